@@ -1,0 +1,106 @@
+"""The main job on one machine without Docker: MLflow, TorchServe, two executions, one prediction.
+
+    python scripts/demo.py [--once] [--data D] [--counts 1-5] [--limit N]
+
+The first execution trains and is promoted; the second one gets a tenth of the training photos,
+the same test photos, and is refused. The summary lands in var/demo.json.
+"""
+
+import json
+import shutil
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from serve.embedded import free_port, mlflow_server, torchserve_server
+from serve.rollout import Rollout
+from serve.torchserve import Inference, Management
+from trainer import cli
+from trainer.abid import read_inventory
+from trainer.dataset import DataSpec, split_by_bin, subset
+from trainer.pipeline import execute
+from trainer.promoter import Outcome, Promoter
+from trainer.tracking import Tracking
+
+STARVED = 0.1
+
+
+def main(args: "cli.argparse.Namespace") -> int:
+    start = time.monotonic()
+    spec = cli.data_spec(vars(args), args.state / "drawn")
+    recipe = cli.recipe(args.recipe, vars(args))
+    home = fresh(args.state / "demo")
+    with ExitStack() as stack:
+        mlflow_url = stack.enter_context(mlflow_server(home / "mlflow", free_port(5000)))
+        inference_url, management_url, store = stack.enter_context(
+            torchserve_server(home / "torchserve", free_port(8080))
+        )
+        registry, inference = Tracking(mlflow_url), Inference(inference_url)
+        promoter = Promoter(registry, Rollout(inference, Management(management_url), store), store / "accuracy.json")
+
+        def promote(version: str) -> Outcome:
+            return promoter.reconcile()
+
+        executions = [
+            execute(registry, each, recipe, promote) for each in (spec, replace(spec, train_share=STARVED))
+        ]
+        prediction = predict_one(spec, inference)
+        summary = {
+            "executions": [each.to_json() for each in executions],
+            "prediction": prediction,
+            "seconds": round(time.monotonic() - start, 1),
+        }
+        (args.state / "demo.json").write_text(json.dumps(summary, indent=1))
+        cli.emit(args, summary, describe(summary, mlflow_url, inference_url))
+        if not args.once:
+            print("Running until Ctrl-C.", flush=True)
+            while True:
+                time.sleep(3600)
+    return cli.OK
+
+
+def fresh(home: Path) -> Path:
+    """An empty folder; the one of the demo before is kept as <name>.previous."""
+    previous = home.with_name(home.name + ".previous")
+    if home.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        home.rename(previous)
+    home.mkdir(parents=True)
+    return home
+
+
+def predict_one(spec: DataSpec, inference: Inference) -> dict[str, object]:
+    """Ask the server about one photo of the test split."""
+    photos = subset(read_inventory(spec.source, spec.counts).photos, spec.limit, spec.seed)
+    splits = split_by_bin(photos, spec.seed)
+    photo = next(each for each in photos if splits[each.id] == "test")
+    return {"photo": str(photo.path), "recorded": photo.count, **inference.predict(photo.path.read_bytes())}
+
+
+def describe(summary: dict[str, Any], mlflow_url: str, inference_url: str) -> str:
+    """What the demo did, for people."""
+    lines = []
+    for number, execution in enumerate(summary["executions"], 1):
+        seconds = sum(step["seconds"] for step in execution["steps"])
+        lines.append(f"execution {number}: {execution['decision']} in {seconds:.0f} s: {'; '.join(execution['reasons'])}")
+    answer = summary["prediction"]
+    lines += [
+        f"prediction: {answer['count']} objects (recorded {answer['recorded']}) by version {answer['model_version']}"
+        f" for {answer['photo']}",
+        f"MLflow UI       {mlflow_url}",
+        f"predictions     curl -T PHOTO.jpg {inference_url}/predictions/bin-counter",
+        f"{summary['seconds']} s in all; the summary is in var/demo.json",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = cli.parser(__doc__.splitlines()[0])
+    parser.add_argument("--once", action="store_true", help="end when done, and stop what was started")
+    parser.add_argument("--recipe", default="resnet18-small")
+    parser.add_argument("--state", type=Path, default=Path("var"))
+    cli.add_data_options(parser, {})
+    cli.add_recipe_options(parser, {})
+    cli.run(main, parser.parse_args())

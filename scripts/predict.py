@@ -1,0 +1,62 @@
+"""Count the objects in photos: ask the server, or with --archive a model archive, no server needed.
+
+    python scripts/predict.py PHOTO-OR-FOLDER... [--url http://127.0.0.1:8080 | --archive FILE]
+
+Prints one JSON line a photo; the exit code is 1 when a photo could not be read.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from serve import archive
+from serve.counter import Counter
+from serve.errors import DataError, PhotoError
+from serve.torchserve import Inference
+from trainer import cli
+
+
+def photos(paths: list[Path]) -> Iterator[Path]:
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"there is no file or folder {path}")
+        found = sorted(each for each in path.iterdir() if each.suffix.lower() in (".jpg", ".jpeg", ".png"))\
+            if path.is_dir() else [path]  # fmt: skip
+        if not found:
+            raise DataError(f"the folder {path} holds no .jpg, .jpeg or .png file")
+        yield from found
+
+
+def answer_all(paths: list[Path], ask: Callable[[bytes], dict[str, Any]]) -> int:
+    code = cli.OK
+    for path in photos(paths):
+        try:
+            answer = ask(path.read_bytes())
+        except PhotoError as error:
+            answer, code = {"error": str(error)}, cli.ERROR
+        print(json.dumps({"photo": str(path), **answer}), flush=True)
+    return code
+
+
+def ask_archive(counter: Counter, data: bytes) -> dict[str, Any]:
+    (answer,) = counter.answer([data])
+    if isinstance(answer, PhotoError):
+        raise answer
+    return answer
+
+
+def main(args: "cli.argparse.Namespace") -> int:
+    if not args.archive:
+        return answer_all(args.photos, Inference(args.url).predict)
+    with archive.unpacked(args.archive) as folder:
+        counter = Counter(folder)
+        return answer_all(args.photos, lambda data: ask_archive(counter, data))
+
+
+if __name__ == "__main__":
+    parser = cli.parser(__doc__.splitlines()[0])
+    parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO-OR-FOLDER")
+    parser.add_argument("--url", default="http://127.0.0.1:8080", help="TorchServe's inference address")
+    parser.add_argument("--archive", type=Path, help="a model archive (.mar), instead of a server")
+    cli.run(main, parser.parse_args())

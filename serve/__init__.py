@@ -1,0 +1,1 @@
+"""From a model archive to an answer: reading photos, serving, rolling out."""

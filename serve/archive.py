@@ -1,0 +1,162 @@
+"""The archive: one file that holds a model and everything that serving needs to know about it.
+
+It is a torch-model-archiver archive (a zip), so TorchServe loads it as it is:
+
+    MAR-INF/MANIFEST.json   TorchServe's own manifest, with the version served
+    handler.py              what TorchServe calls
+    serve/*.py              the modules the handler needs: the preprocessing travels with the model
+    model.onnx              pixels uint8 (B, S, S, 3) -> logits float32 (B, C)
+    binwatch.json           this module's Manifest
+    golden/<n>.jpg          golden photos: the manifest holds the answers they must give
+
+Only the standard library is used here: the promoter checks archives without loading them.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from serve.errors import ArchiveError
+
+FORMAT = 1
+MANIFEST = "binwatch.json"
+MODEL = "model.onnx"
+TORCHSERVE_MANIFEST = "MAR-INF/MANIFEST.json"
+MAX_BYTES = 2 * 1024**3
+"""Largest archive that is unpacked, in bytes, counted unpacked."""
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One golden photo and the probabilities (one a class, 0-1) that the model must give for it."""
+
+    file: str
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an archive says about itself.
+
+    ``classes``: the counts told apart; ``size_px``: side of the square that photos are squashed
+    to; ``tolerance``: how far a golden answer's probability may be off; ``files``: SHA-256 a file.
+    """
+
+    classes: tuple[int, ...]
+    size_px: int
+    run_id: str
+    dataset_fingerprint: str
+    metrics: Mapping[str, float]
+    golden: tuple[Golden, ...]
+    files: Mapping[str, str]
+    licence: str
+    recipe: Mapping[str, Any]
+    tolerance: float = 0.01
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """The text of ``binwatch.json``."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of an unpacked archive and check every file's checksum. Raises ArchiveError."""
+    manifest = parse_manifest((folder / MANIFEST).read_bytes() if (folder / MANIFEST).is_file() else None)
+    for name, expected in manifest.files.items():
+        path = folder / name
+        found = sha256(path) if path.is_file() else "nothing"
+        if found != expected:
+            raise ArchiveError(f"{name} in the archive has SHA-256 {found}, its manifest says {expected}: damaged")
+    return manifest
+
+
+def parse_manifest(text: bytes | None) -> Manifest:
+    """Read ``binwatch.json``. Raises ArchiveError where it is missing or of another format."""
+    if text is None:
+        raise ArchiveError(f"the archive has no {MANIFEST}: it was not made by binwatch")
+    try:
+        content = json.loads(text)
+        if content.get("format") != FORMAT:
+            raise ArchiveError(f"the archive has format {content.get('format')!r}; this version reads {FORMAT}")
+        content["golden"] = tuple(Golden(each["file"], tuple(each["probabilities"])) for each in content["golden"])
+        content["classes"] = tuple(content["classes"])
+        return Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArchiveError(f"{MANIFEST} in the archive is damaged: {error!r}") from error
+
+
+@contextmanager
+def unpacked(archive: Path) -> Iterator[Path]:
+    """Unpack an archive into a temporary folder for as long as the context lasts. Raises ArchiveError."""
+    with tempfile.TemporaryDirectory(prefix="binwatch-") as folder:
+        with _opened(archive) as content:
+            content.extractall(folder)
+        yield Path(folder)
+
+
+def manifest_of(archive: Path) -> Manifest:
+    """The manifest of a packed archive; checksums are not compared. Raises ArchiveError."""
+    with _opened(archive) as content:
+        return parse_manifest(content.read(MANIFEST) if MANIFEST in content.namelist() else None)
+
+
+def golden_photos(archive: Path) -> list[tuple[bytes, tuple[float, ...]]]:
+    """The golden photos' bytes and the probabilities that they must give. Raises ArchiveError."""
+    manifest = manifest_of(archive)
+    with _opened(archive) as content:
+        return [(content.read(each.file), each.probabilities) for each in manifest.golden]
+
+
+def stamp(archive: Path, target: Path, version: str) -> None:
+    """Copy ``archive`` to ``target``, whole or not at all, as TorchServe's model version ``version``."""
+    partial = target.with_name(f".{target.name}.partial")
+    with _opened(archive) as source, zipfile.ZipFile(partial, "w") as copy:
+        for info in source.infolist():
+            with source.open(info) as data:
+                if info.filename == TORCHSERVE_MANIFEST:
+                    copy.writestr(info, _with_version(data.read(), version))
+                else:
+                    with copy.open(info, "w", force_zip64=True) as out:
+                        shutil.copyfileobj(data, out, 1 << 20)
+    partial.chmod(0o644)
+    partial.replace(target)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
+
+
+def _with_version(manifest: bytes, version: str) -> str:
+    content = json.loads(manifest)
+    content["model"]["modelVersion"] = version
+    return json.dumps(content, indent=2)
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(archive) as content:
+            _refuse_dangerous(content)
+            yield content
+    except FileNotFoundError as error:
+        raise ArchiveError(f"there is no archive {archive}") from error
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ArchiveError(f"{archive} is not a whole archive: {error}") from error
+
+
+def _refuse_dangerous(content: zipfile.ZipFile) -> None:
+    total = sum(info.file_size for info in content.infolist())
+    if total > MAX_BYTES:
+        raise ArchiveError(f"the archive unpacks to {total} bytes; at most {MAX_BYTES} are allowed")
+    for name in content.namelist():
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise ArchiveError(f"the archive holds {name!r}, which would leave its folder")

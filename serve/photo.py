@@ -1,0 +1,65 @@
+"""From the bytes of a photo to the pixels a model sees: once, for training, evaluation and serving.
+
+This module travels inside every model archive, so a model is always fed by the code it was
+trained with. Normalisation is not here: it is the first layer of the exported network
+(``trainer/model.py``), where it cannot be forgotten.
+"""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from serve.errors import PhotoError
+
+MAX_PIXELS = 50_000_000
+"""Largest photo that is decoded (width x height); a camera's 48 megapixels pass."""
+
+Pixels = NDArray[np.uint8]
+
+
+def read(data: bytes, size_px: int) -> Pixels:
+    """Decode a JPEG or PNG and squash it to a square of ``size_px``.
+
+    The whole photo is squashed (antialiased bilinear, as PIL's ``resize`` does it), never
+    cropped: an object cut off at the border is a count lost.
+
+    Returns uint8 ``(size_px, size_px, 3)``, RGB, 0-255. Raises PhotoError.
+    """
+    image = decode(data)
+    squashed = image.resize((size_px, size_px), Image.Resampling.BILINEAR)
+    return np.asarray(squashed, dtype=np.uint8)
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode a JPEG or PNG to an upright RGB image. Raises PhotoError with the reason."""
+    if not data:
+        raise PhotoError("the photo is empty (0 bytes); send the bytes of a JPEG or PNG file")
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            _check_size(image.size)
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = str(error)
+        if "cannot identify" in reason:
+            reason = f"it starts with {data[:8]!r}, which is neither JPEG nor PNG"
+        message = f"the photo of {len(data)} bytes cannot be read: {reason}; send a JPEG or PNG"
+        raise PhotoError(message) from error
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise PhotoError(f"the photo has {width}x{height} pixels; at most {MAX_PIXELS} are decoded")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a sample: convert() would clip instead of scale
+        samples = np.asarray(image, dtype=np.uint32)
+        image = Image.fromarray((samples >> 8).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")

@@ -1,0 +1,114 @@
+"""The steps that swap a model in TorchServe without dropping a request.
+
+    load      beside the old version, from an archive stamped with the new one
+    canary    the golden photos through the versioned URL must give the answers promised
+    switch    make it the default
+    retire    let the other versions finish what they hold, then unload them
+
+Each step can be run again: what is done already is left as it is. Unloading a version that still
+holds requests hangs them and gives a 500, hence the drain.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from serve import archive
+from serve.errors import CanaryError, PhotoError, RefusedError, ServerError
+from serve.torchserve import MODEL, Inference, Loaded, Management
+
+POLL_S = 0.1
+
+
+class Rollout:
+    """The server side of a promotion: a TorchServe and its model store."""
+
+    def __init__(self, inference: Inference, management: Management, store: Path, workers: int = 1) -> None:
+        self._inference = inference
+        self._management = management
+        self.store = store
+        self._workers = workers
+
+    def serving(self) -> str | None:
+        """The version that answers requests without a version, if its workers are ready."""
+        return next((each.version for each in self._management.loaded() if each.default and each.ready), None)
+
+    def load(self, version: str, fetch: Callable[[], Path]) -> None:
+        """Load ``version``; ``fetch`` gives its archive and is called only where the store lacks it.
+
+        Raises CanaryError where TorchServe cannot start it, ServerError where it does not answer.
+        """
+        found = self._find(version)
+        if found and found.ready:
+            return
+        if found:  # registered, but its workers are gone
+            self._unload(found)
+        if not self._path(version).is_file():
+            archive.stamp(fetch(), self._path(version), version)
+        try:
+            self._management.register(self._path(version).name, self._workers)
+        except RefusedError as error:
+            raise CanaryError(f"version {version} does not load: {error}") from error
+
+    def canary(self, version: str) -> None:
+        """Ask ``version`` about its golden photos. Raises CanaryError where an answer is off."""
+        path = self._path(version)
+        manifest = archive.manifest_of(path)
+        photos = archive.golden_photos(path)
+        if not photos:
+            raise CanaryError(f"version {version} has no golden photo to be tried with")
+        for number, (photo, expected) in enumerate(photos):
+            try:
+                answer = self._inference.predict(photo, version)
+            except (RefusedError, PhotoError) as error:
+                raise CanaryError(f"version {version} does not answer golden photo {number}: {error}") from error
+            off = max(abs(a - b) for a, b in zip(answer["probabilities"].values(), expected, strict=True))
+            if off > manifest.tolerance or answer["model_version"] != version:
+                raise CanaryError(
+                    f"version {version} answers golden photo {number} with probabilities {off:.3f} off "
+                    f"(at most {manifest.tolerance} allowed), as version {answer['model_version']}"
+                )
+
+    def switch(self, version: str) -> None:
+        """Make ``version`` the one that answers."""
+        self._management.set_default(version)
+
+    def retire(self, keep: str, drain_timeout_s: float = 60.0) -> None:
+        """Unload every version but ``keep`` once it holds no request, and drop its archive from the store."""
+        for each in self._management.loaded():
+            if each.version != keep:
+                self._drain(each, drain_timeout_s)
+                self.discard(each.version)
+        for path in self.store.glob(f"{MODEL}-*.mar"):
+            if path != self._path(keep):
+                path.unlink()
+
+    def discard(self, version: str) -> None:
+        """Unload a version that is not the default, and drop its archive from the store."""
+        found = self._find(version)
+        if found:
+            self._unload(found)
+        self._path(version).unlink(missing_ok=True)
+
+    def _unload(self, found: Loaded) -> None:
+        if found.default and len(self._management.loaded()) > 1:
+            raise ServerError(f"version {found.version} is the default and cannot be unloaded; switch first")
+        self._management.unregister(found.version)
+
+    def _drain(self, old: Loaded, timeout_s: float) -> None:
+        """Wait until ``old`` holds no request: none queued, and every worker done with what it had."""
+        deadline = time.monotonic() + timeout_s
+        while (found := self._find(old.version)) and found.pending and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        if not found or not found.ready or not self._path(old.version).is_file():
+            return
+        photo, _ = archive.golden_photos(self._path(old.version))[0]
+        with ThreadPoolExecutor(found.ready) as pool:  # each is answered behind what a worker still holds
+            list(pool.map(lambda _: self._inference.predict(photo, old.version), range(found.ready)))
+
+    def _find(self, version: str) -> Loaded | None:
+        return next((each for each in self._management.loaded() if each.version == version), None)
+
+    def _path(self, version: str) -> Path:
+        return self.store / f"{MODEL}-{version}.mar"

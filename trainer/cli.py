@@ -1,0 +1,126 @@
+"""What the scripts share: options with their environment variables, logs, errors, exit codes.
+
+Exit codes: 0 done, 1 error, 2 usage, 3 the gate refused.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from serve.errors import BinwatchError, SettingsError
+from trainer import abid, synthetic
+from trainer.dataset import DataSpec
+from trainer.train import RECIPES, Recipe
+
+OK, ERROR, USAGE, REFUSED = 0, 1, 2, 3
+DRAWN_PHOTOS = 1000
+
+
+def parser(description: str, environ: Mapping[str, str] = os.environ) -> argparse.ArgumentParser:
+    """A parser with the options that every script has."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    made.add_argument("--debug", action="store_true", help="show tracebacks")
+    made.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    made.add_argument(
+        "--tracking-uri", default=environ.get("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000"), help="MLflow server"
+    )
+    return made
+
+
+def add_data_options(to: argparse.ArgumentParser, environ: Mapping[str, str] = os.environ) -> None:
+    """--data, --counts, --limit, --data-seed and --train-share."""
+    get = environ.get
+    to.add_argument("--data", default=get("BINWATCH_DATA"), help="folder with bin-images/ and metadata/; drawn without")
+    to.add_argument("--counts", default=get("BINWATCH_COUNTS") or "1-5", help="the counts to tell apart")
+    to.add_argument("--limit", default=get("BINWATCH_LIMIT") or None, help="a stratified subset of so many photos")
+    to.add_argument("--data-seed", default=0, type=int, help="seed of the subset and the split")
+    to.add_argument("--train-share", default=1.0, type=float, help="share of the training photos that is used")
+
+
+def add_recipe_options(to: argparse.ArgumentParser, environ: Mapping[str, str] = os.environ) -> None:
+    """What may be changed of a recipe."""
+    to.add_argument("--epochs", default=environ.get("BINWATCH_EPOCHS") or None)
+    to.add_argument("--size-px", default=None)
+    to.add_argument("--batch-size", default=None)
+    to.add_argument("--learning-rate", default=None)
+    to.add_argument("--seed", default=None, help="seed of weights, order and augmentation")
+
+
+def data_spec(options: Mapping[str, Any], drawn: Path) -> DataSpec:
+    """The data that the options name; without any, bins are drawn into ``drawn`` once."""
+    problems: list[str] = []
+    limit = _number(options, "limit", int, problems)
+    try:
+        counts = abid.parse_counts(str(options.get("counts") or "1-5"))
+    except BinwatchError as error:
+        problems.append(str(error))
+    _refuse(problems)
+    source = Path(options["data"]) if options.get("data") else _drawn(drawn)
+    seed, share = int(options.get("data_seed") or 0), float(options.get("train_share") or 1.0)
+    return DataSpec(source, counts, limit, seed, share)
+
+
+def recipe(name: str, options: Mapping[str, Any]) -> Recipe:
+    """The recipe of that name, with the numbers that the options override. Raises SettingsError."""
+    problems = [] if name in RECIPES else [f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}"]
+    wanted: dict[str, Any] = {
+        key: _number(options, key, int, problems) for key in ("epochs", "size_px", "batch_size", "seed")
+    }
+    wanted["learning_rate"] = _number(options, "learning_rate", float, problems)
+    for key, least in (("epochs", 1), ("size_px", 32), ("batch_size", 2)):
+        if wanted[key] is not None and wanted[key] < least:
+            problems.append(f"{key} is {wanted[key]}; give at least {least}")
+    if wanted["learning_rate"] is not None and not 0 < wanted["learning_rate"] < 10:
+        problems.append(f"learning_rate is {wanted['learning_rate']}; give a number between 0 and 10")
+    _refuse(problems)
+    return replace(RECIPES[name], **{key: value for key, value in wanted.items() if value is not None})
+
+
+def _number(options: Mapping[str, Any], key: str, kind: Callable[[str], Any], problems: list[str]) -> Any:
+    text = options.get(key)
+    if text is None or text == "":
+        return None
+    try:
+        return kind(text)
+    except (TypeError, ValueError):
+        problems.append(f"{key} is {text!r}, which is not a number")
+        return None
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise SettingsError("; ".join(problems))
+
+
+def _drawn(folder: Path) -> Path:
+    if not folder.is_dir():
+        partial = folder.with_name(folder.name + ".partial")
+        synthetic.draw_dataset(partial, DRAWN_PHOTOS)
+        partial.rename(folder)
+    return folder
+
+
+def emit(args: argparse.Namespace, result: Any, text: str) -> None:
+    """The result on stdout: one JSON object with --json, else ``text``."""
+    print(json.dumps(result) if args.json else text, flush=True)
+
+
+def run(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> None:
+    """Run a script's main and exit with its code; an error becomes one readable line on stderr."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    try:
+        sys.exit(main(args))
+    except BinwatchError as error:
+        if args.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USAGE if isinstance(error, SettingsError) else ERROR)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,158 @@
+"""Evaluation of an archive as it will be served: the photos' bytes through its own code.
+
+The champion and the challenger are evaluated on the same photos: an ``Evaluation`` carries the
+fingerprint of its photos, and the gate refuses to compare two that differ.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from serve import archive
+from serve.counter import Counter
+from serve.errors import DataError, PhotoError
+from trainer.abid import Photo
+from trainer.dataset import Part
+
+BATCH = 32
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model said of one photo."""
+
+    id: str
+    bin: str
+    recorded: int
+    count: int
+    expected_count: float
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy (most probable count), its 95 % interval, errors in objects, and what they rest on.
+
+    ``accuracy_interval``: percentile bootstrap over bins, since photos of one bin are not
+    independent (Field, Welsh 2007, "Bootstrapping clustered data"). ``confusion``: rows the
+    recorded counts, columns the predicted, in the order of ``classes``.
+    """
+
+    classes: tuple[int, ...]
+    photos: int
+    fingerprint: str
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    rmse: float
+    rmse_most_probable: float
+    per_class_accuracy: dict[str, float]
+    confusion: tuple[tuple[int, ...], ...]
+
+    def to_sagemaker(self) -> dict[str, Any]:
+        """The shape of SageMaker's model quality metrics, which a pipeline's JsonGet reads.
+
+        https://docs.aws.amazon.com/sagemaker/latest/dg/model-monitor-model-quality-metrics.html
+        """
+        names = [str(each) for each in self.classes]
+        confusion = {
+            recorded: dict(zip(names, row, strict=True)) for recorded, row in zip(names, self.confusion, strict=True)
+        }
+        return {
+            "multiclass_classification_metrics": {
+                "accuracy": {"value": self.accuracy, "standard_deviation": "NaN"},
+                "confusion_matrix": confusion,
+            },
+            "regression_metrics": {"rmse": {"value": self.rmse, "standard_deviation": "NaN"}},
+            "binwatch": asdict(self),
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers to log, by name."""
+        low, high = self.accuracy_interval
+        return {
+            "test_accuracy": self.accuracy, "test_accuracy_low": low, "test_accuracy_high": high,
+            "test_rmse": self.rmse, "test_rmse_most_probable": self.rmse_most_probable,
+            **{f"test_accuracy_of_{count}": value for count, value in self.per_class_accuracy.items()},
+        }  # fmt: skip
+
+
+def from_json(text: str) -> Evaluation:
+    """Read an Evaluation back from ``evaluation.json``. Raises DataError."""
+    try:
+        content = json.loads(text)["binwatch"]
+        content["classes"] = tuple(content["classes"])
+        content["accuracy_interval"] = tuple(content["accuracy_interval"])
+        content["confusion"] = tuple(tuple(row) for row in content["confusion"])
+        return Evaluation(**content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"this is not an evaluation.json of binwatch: {error!r}") from error
+
+
+def predict(model: Path, photos: Sequence[Photo], threads: int = 2) -> list[Prediction]:
+    """Ask the packed archive ``model`` about ``photos``, from their bytes. Raises PhotoError, ArchiveError."""
+    predictions = []
+    with archive.unpacked(model) as folder, tqdm(total=len(photos), desc="evaluating", unit="photo") as bar:
+        counter = Counter(folder, threads)
+        for start in range(0, len(photos), BATCH):
+            batch = photos[start : start + BATCH]
+            answers = counter.answer([photo.path.read_bytes() for photo in batch])
+            predictions += [_prediction(*pair) for pair in zip(batch, answers, strict=True)]
+            bar.update(len(batch))
+    return predictions
+
+
+def _prediction(photo: Photo, answer: dict[str, Any] | PhotoError) -> Prediction:
+    if isinstance(answer, PhotoError):
+        raise PhotoError(f"test photo {photo.id}: {answer}") from answer
+    probabilities = tuple(answer["probabilities"].values())
+    return Prediction(photo.id, photo.bin, photo.count, answer["count"], answer["expected_count"], probabilities)
+
+
+def evaluate(model: Path, part: Part, seed: int = 0) -> tuple[Evaluation, list[Prediction]]:
+    """Evaluate the packed archive ``model`` on the test split ``part``."""
+    predictions = predict(model, part.photos)
+    return summarise(predictions, archive.manifest_of(model).classes, part.fingerprint, seed), predictions
+
+
+def summarise(
+    predictions: Sequence[Prediction], classes: tuple[int, ...], fingerprint: str, seed: int = 0
+) -> Evaluation:
+    """The metrics of ``predictions``. Raises DataError where there are none."""
+    if not predictions:
+        raise DataError("there is no test photo to evaluate on; add photos or raise LIMIT")
+    recorded = np.array([each.recorded for each in predictions])
+    counted = np.array([each.count for each in predictions])
+    expected = np.array([each.expected_count for each in predictions])
+    correct = recorded == counted
+    return Evaluation(
+        classes=classes,
+        photos=len(predictions),
+        fingerprint=fingerprint,
+        accuracy=float(correct.mean()),
+        accuracy_interval=bootstrap_interval(correct, [each.bin for each in predictions], seed),
+        rmse=_rmse(expected - recorded),
+        rmse_most_probable=_rmse(counted - recorded),
+        per_class_accuracy={str(c): float(correct[recorded == c].mean()) for c in classes if (recorded == c).any()},
+        confusion=tuple(tuple(int(((recorded == r) & (counted == c)).sum()) for c in classes) for r in classes),
+    )
+
+
+def _rmse(errors: NDArray[Any]) -> float:
+    return float(np.sqrt(np.mean(np.square(errors, dtype=np.float64))))
+
+
+def bootstrap_interval(correct: NDArray[np.bool_], bins: Sequence[str], seed: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy (0-1), resampling whole bins with replacement."""
+    _, index = np.unique(np.array(bins), return_inverse=True)
+    right, total = np.bincount(index, weights=correct), np.bincount(index)
+    drawn = np.random.default_rng(seed).integers(0, len(total), (RESAMPLES, len(total)))
+    accuracies = right[drawn].sum(axis=1) / total[drawn].sum(axis=1)
+    low, high = np.quantile(accuracies, [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,80 @@
+"""A training job: photos in, a run in MLflow, an archive and ``evaluation.json`` out.
+
+``scripts/train.py``, the SageMaker contract and the pipeline all train through ``run_training``.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from trainer import plots
+from trainer.dataset import Dataset, DataSpec, load
+from trainer.evaluate import Evaluation, Prediction, evaluate
+from trainer.export import MODEL_NAME, write_archive
+from trainer.tracking import TrackedRun
+from trainer.train import Epoch, Fitted, Recipe, fit, pick_device
+
+EVALUATION = "evaluation.json"
+ARCHIVE = f"archive/{MODEL_NAME}.mar"
+"""Where the artifacts of a run lie."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training job gives: the archive, the data it saw, and the run that recorded it."""
+
+    archive: Path
+    data: Dataset
+    run: TrackedRun | None
+
+
+def run_training(spec: DataSpec, recipe: Recipe, out: Path, run: TrackedRun | None) -> Trained:
+    """Load, train, export. Everything goes to ``run`` where there is one; the archive to ``out``."""
+    data = load(spec, recipe.size_px)
+    if run:
+        _log_inputs(run, spec, recipe, data)
+    fitted = fit(data, recipe, on_epoch=lambda epoch: _log_epoch(run, epoch))
+    best = fitted.epochs[fitted.best_epoch - 1]
+    metrics = {"validation_loss": best.validation_loss, "validation_accuracy": best.validation_accuracy}
+    run_id = run.id if run else ""
+    archive = write_archive(fitted.model, data, recipe, out, run_id=run_id, metrics=metrics)
+    if run:
+        _log_outputs(run, fitted, archive)
+    return Trained(archive, data, run)
+
+
+def run_evaluation(trained: Trained) -> Evaluation:
+    """Evaluate the job's archive on its test split; ``evaluation.json`` lands beside the archive."""
+    run = trained.run
+    evaluation, predictions = evaluate(trained.archive, trained.data.test)
+    path = trained.archive.with_name(EVALUATION)
+    path.write_text(json.dumps(evaluation.to_sagemaker(), indent=1))
+    if run:
+        run.log_metrics(evaluation.metrics())
+        run.log_file(path)
+        run.log_picture(plots.confusion_matrix(evaluation), "confusion_matrix.png")
+        run.log_table(_columns(predictions), "predictions.json")
+    return evaluation
+
+
+def _log_inputs(run: TrackedRun, spec: DataSpec, recipe: Recipe, data: Dataset) -> None:
+    settings = {f"data_{key}": value for key, value in asdict(spec).items()}
+    run.log_params({**asdict(recipe), **settings, "device": str(pick_device())})
+    run.log_dataset("bins", data.fingerprint, str(spec.source), data.summary()["photos"])
+    run.log_json(data.summary(), "dataset.json")
+
+
+def _log_epoch(run: TrackedRun | None, epoch: Epoch) -> None:
+    if run:
+        run.log_metrics({key: value for key, value in asdict(epoch).items() if key != "number"}, epoch.number)
+
+
+def _log_outputs(run: TrackedRun, fitted: Fitted, archive: Path) -> None:
+    run.log_metrics({"best_epoch": fitted.best_epoch})
+    run.log_picture(plots.loss_curves(fitted.epochs, fitted.best_epoch), "loss_curves.png")
+    run.log_file(archive, "archive")
+
+
+def _columns(predictions: list[Prediction]) -> dict[str, list[object]]:
+    rows = [asdict(each) for each in predictions]
+    return {key: [row[key] for row in rows] for key in rows[0]}

@@ -1,0 +1,218 @@
+"""MLflow: runs, pictures, archives and the model registry. The only module that imports mlflow.
+
+The registry's words: a version carries the tag ``status``, which goes one way,
+
+    (none) -> approved -> promoted         the gate let it through, the promoter deployed it
+          |           `-> rejected         its canary failed: never tried again
+          `-> refused                      the gate did not let it through
+
+and ``reason``. The alias ``champion`` names the version that TorchServe must serve, ``previous``
+the one before.
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities.dataset import Dataset as TrackedDataset
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+
+from serve.errors import TrackingError
+
+EXPERIMENT = "binwatch"
+MODEL = "bin-counter"
+CHAMPION, PREVIOUS = "champion", "previous"
+APPROVED, REFUSED, REJECTED, PROMOTED = "approved", "refused", "rejected", "promoted"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of the registered model."""
+
+    number: str
+    run_id: str
+    status: str
+    reason: str
+    compared_with: str
+
+
+class Tracking:
+    """A connection to one MLflow server. Raises TrackingError when it does not answer."""
+
+    def __init__(self, uri: str) -> None:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        self.uri = uri
+        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        with _readable_errors(uri):
+            found = self._client.get_experiment_by_name(EXPERIMENT)
+            self._experiment = found.experiment_id if found else self._client.create_experiment(EXPERIMENT)
+
+    @contextmanager
+    def run(self, name: str, parent: "TrackedRun | None" = None) -> Iterator["TrackedRun"]:
+        """A run that is FINISHED when the block ends, FAILED when it raises, KILLED when interrupted."""
+        tags = {MLFLOW_RUN_NAME: name, **_git_tags()}
+        if parent:
+            tags[MLFLOW_PARENT_RUN_ID] = parent.id
+        with _readable_errors(self.uri):
+            started = self._client.create_run(self._experiment, tags=tags, run_name=name)
+        run = TrackedRun(self._client, self.uri, started)
+        status = "FAILED"
+        try:
+            yield run
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            with _readable_errors(self.uri):
+                self._client.set_terminated(run.id, status)
+
+    def register(self, run_id: str, status: str, reason: str, compared_with: str) -> Version:
+        """Make the archive of a run a new version of the model, with what the gate decided of it."""
+        tags = {"status": status, "reason": reason, "compared_with": compared_with}
+        with _readable_errors(self.uri):
+            if not self._client.search_registered_models(f"name = '{MODEL}'"):
+                self._client.create_registered_model(MODEL)
+            source = f"runs:/{run_id}/archive"
+            made = self._client.create_model_version(MODEL, source, run_id, tags, await_creation_for=0)
+        return self.version(str(made.version))
+
+    def version(self, number: str) -> Version:
+        """One version by its number."""
+        with _readable_errors(self.uri):
+            return _version(self._client.get_model_version(MODEL, number))
+
+    def versions(self) -> list[Version]:
+        """All versions, the newest first."""
+        with _readable_errors(self.uri):
+            found = self._client.search_model_versions(f"name = '{MODEL}'", order_by=["version_number DESC"])
+        return sorted((_version(each) for each in found), key=lambda each: -int(each.number))
+
+    def mark(self, number: str, status: str, reason: str, compared_with: str | None = None) -> None:
+        """Write what was decided of a version, the status last: it is what others act on."""
+        tags = {"reason": reason, "compared_with": compared_with, "status": status}
+        with _readable_errors(self.uri):
+            for key, value in tags.items():
+                if value is not None:
+                    self._client.set_model_version_tag(MODEL, number, key, value)
+
+    def alias(self, name: str) -> Version | None:
+        """The version that an alias names, if any."""
+        with _readable_errors(self.uri):
+            try:
+                return _version(self._client.get_model_version_by_alias(MODEL, name))
+            except MlflowException as error:
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    return None
+                raise
+
+    def crown(self, number: str) -> None:
+        """Move the alias champion to a version; the old champion becomes previous."""
+        old = self.alias(CHAMPION)
+        with _readable_errors(self.uri):
+            if old and old.number != number:
+                self._client.set_registered_model_alias(MODEL, PREVIOUS, old.number)
+            self._client.set_registered_model_alias(MODEL, CHAMPION, number)
+
+    def download(self, run_id: str, name: str, folder: Path) -> Path:
+        """Fetch one artifact of a run into ``folder``."""
+        with _readable_errors(self.uri):
+            return Path(self._client.download_artifacts(run_id, name, str(folder)))
+
+    def read_text(self, run_id: str, name: str) -> str | None:
+        """A small artifact's text, or None where the run has none of that name."""
+        with _readable_errors(self.uri):
+            if name not in {each.path for each in self._client.list_artifacts(run_id)}:
+                return None
+        with tempfile.TemporaryDirectory() as folder:
+            return self.download(run_id, name, Path(folder)).read_text()
+
+
+class TrackedRun:
+    """One run: what it was given, how it went, what came out."""
+
+    def __init__(self, client: MlflowClient, uri: str, run: Run) -> None:
+        self._client = client
+        self._uri = uri
+        self.id: str = run.info.run_id
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Inputs, one value each."""
+        with _readable_errors(self._uri):
+            self._client.log_batch(self.id, params=[Param(key, str(value)) for key, value in params.items()])
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Numbers at a step."""
+        now = int(time.time() * 1000)
+        with _readable_errors(self._uri):
+            self._client.log_batch(self.id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Words to search by."""
+        with _readable_errors(self._uri):
+            self._client.log_batch(self.id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def log_dataset(self, name: str, digest: str, source: str, profile: Mapping[str, Any]) -> None:
+        """The dataset that the run used, as a dataset input. ``digest``: at most 36 characters."""
+        dataset = TrackedDataset(name, digest[:36], "local", json.dumps({"uri": source}), profile=json.dumps(profile))
+        with _readable_errors(self._uri):
+            self._client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+    def log_file(self, path: Path, folder: str | None = None) -> None:
+        """A file as an artifact."""
+        with _readable_errors(self._uri):
+            self._client.log_artifact(self.id, str(path), folder)
+
+    def log_json(self, value: Any, name: str) -> None:
+        """A JSON artifact."""
+        with _readable_errors(self._uri):
+            self._client.log_text(self.id, json.dumps(value, indent=1), name)
+
+    def log_table(self, columns: Mapping[str, Sequence[Any]], name: str) -> None:
+        """A table artifact, which the MLflow UI shows and compares."""
+        with _readable_errors(self._uri):
+            self._client.log_table(self.id, {key: list(values) for key, values in columns.items()}, name)
+
+    def log_picture(self, figure: Any, name: str) -> None:
+        """A matplotlib figure as a PNG artifact."""
+        with _readable_errors(self._uri):
+            self._client.log_figure(self.id, figure, name)
+
+
+def _version(found: Any) -> Version:
+    tags = found.tags
+    return Version(
+        str(found.version), found.run_id, tags.get("status", ""), tags.get("reason", ""), tags.get("compared_with", "")
+    )
+
+
+def _git_tags() -> dict[str, str]:
+    """The git revision, from git or from BINWATCH_REVISION (an image has no .git)."""
+    revision = os.environ.get("BINWATCH_REVISION", "")
+    if not revision:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+        try:
+            revision = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return {}
+    return {"mlflow.source.git.commit": revision}
+
+
+@contextmanager
+def _readable_errors(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except MlflowException as error:
+        raise TrackingError(f"MLflow at {uri} did not do what was asked: {str(error)[:500]}") from error
