@@ -1,0 +1,117 @@
+"""What the tests share: drawn bins, real photos where there are any, a trained archive, real servers."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from serve.embedded import mlflow_server, torchserve_server
+from serve.rollout import Rollout
+from serve.torchserve import Inference, Management
+from trainer import synthetic
+from trainer.dataset import DataSpec
+from trainer.job import Trained, run_evaluation, run_training
+from trainer.tracking import Tracking
+from trainer.train import RECIPES
+
+TINY = replace(RECIPES["resnet18-small"], size_px=32, epochs=1)
+"""A recipe for tests that need a model, but not a good one."""
+
+
+def need(name: str, present: bool, reason: str) -> None:
+    """Skip where ``name`` is missing; fail where BINWATCH_REQUIRE lists it."""
+    if present:
+        return
+    if name in os.environ.get("BINWATCH_REQUIRE", "").split(","):
+        pytest.fail(f"BINWATCH_REQUIRE lists {name}, but {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 drawn bins."""
+    return synthetic.draw_dataset(tmp_path_factory.mktemp("drawn"), 300, seed=1)
+
+
+@pytest.fixture(scope="session")
+def abid() -> Path:
+    """The folder of real photos that BINWATCH_DATA names."""
+    path = Path(os.environ.get("BINWATCH_DATA") or "/nonexistent")
+    need("abid", path.is_dir(), "BINWATCH_DATA names no folder of real photos")
+    return path
+
+
+@pytest.fixture(scope="session")
+def full_size() -> Path:
+    """The folder of real full-size photos that BINWATCH_FULL_SIZE names."""
+    path = Path(os.environ.get("BINWATCH_FULL_SIZE") or "/nonexistent")
+    need("abid", path.is_dir(), "BINWATCH_FULL_SIZE names no folder of real photos")
+    return path
+
+
+@pytest.fixture(scope="session")
+def docker() -> None:
+    """A Docker engine that answers."""
+    try:
+        done = subprocess.run(["docker", "compose", "version"], capture_output=True, timeout=60)
+        engine = subprocess.run(["docker", "info"], capture_output=True, timeout=60)
+        present = done.returncode == engine.returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        present = False
+    need("docker", present, "no Docker engine with Compose answers")
+
+
+@pytest.fixture(scope="session")
+def trained(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A barely trained archive of drawn bins, evaluated, without MLflow."""
+    made = run_training(DataSpec(drawn), TINY, tmp_path_factory.mktemp("trained"), None)
+    run_evaluation(made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server on SQLite."""
+    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as url:
+        yield url
+
+
+@pytest.fixture
+def registry(mlflow_url: str) -> Iterator[Tracking]:
+    """A real MLflow whose model registry is empty."""
+    yield Tracking(mlflow_url)
+    client = MlflowClient(mlflow_url, mlflow_url)
+    for model in client.search_registered_models():
+        client.delete_registered_model(model.name)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A real TorchServe, and the promotion's view of it."""
+
+    inference: Inference
+    management: Management
+    store: Path
+    rollout: Rollout
+
+
+@pytest.fixture(scope="session")
+def torchserve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A real TorchServe for the whole session."""
+    with torchserve_server(tmp_path_factory.mktemp("torchserve")) as (inference_url, management_url, store):
+        inference, management = Inference(inference_url), Management(management_url)
+        yield Served(inference, management, store, Rollout(inference, management, store))
+
+
+@pytest.fixture
+def served(torchserve: Served) -> Iterator[Served]:
+    """A real TorchServe without a model."""
+    yield torchserve
+    for each in sorted(torchserve.management.loaded(), key=lambda each: each.default):
+        torchserve.management.unregister(each.version)
+    for path in torchserve.store.iterdir():
+        path.unlink()

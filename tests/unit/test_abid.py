@@ -1,0 +1,164 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from serve.errors import DataError
+from trainer.abid import parse_counts, read_inventory
+
+
+def put(source: Path, photo_id: str, record: object, photo: bytes | None = b"jpeg") -> None:
+    for folder in ("bin-images", "metadata"):
+        (source / folder).mkdir(parents=True, exist_ok=True)
+    text = record if isinstance(record, str) else json.dumps(record)
+    (source / "metadata" / f"{photo_id}.json").write_text(text)
+    if photo is not None:
+        (source / "bin-images" / f"{photo_id}.jpg").write_bytes(photo)
+
+
+def record(count: object, *products: str) -> dict[str, object]:
+    return {"EXPECTED_QUANTITY": count, "BIN_FCSKU_DATA": {product: {} for product in products}}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "data" / "bins"
+    put(folder, "00010", record(1, "a"))
+    put(folder, "00020", record(2, "b"))
+    return folder
+
+
+def bins(source: Path) -> dict[str, str]:
+    return {photo.id: photo.bin for photo in read_inventory(source, (1, 2)).photos}
+
+
+def test_reads_records_without_a_file_list(source: Path) -> None:
+    photos = read_inventory(source, (1, 2)).photos
+    assert [(photo.id, photo.count) for photo in photos] == [("00010", 1), ("00020", 2)]
+
+
+@pytest.mark.parametrize(
+    ("bad", "photo", "reason"),
+    [
+        (record(1), None, "photo is missing"),
+        (record(1), b"", "0 bytes"),
+        ("no json", b"x", "cannot be read"),
+        ("[1]", b"x", "no EXPECTED_QUANTITY"),
+        ({}, b"x", "no EXPECTED_QUANTITY"),
+        (record(-1), b"x", "-1"),
+        (record(1.5), b"x", "1.5"),
+        (record(True), b"x", "True"),
+        (record(10**9), b"x", "1000000000"),
+        (record("2"), b"x", "'2'"),
+        (record(7), b"x", "outside COUNTS"),
+    ],
+)
+def test_names_what_it_skips_and_why(source: Path, bad: object, photo: bytes | None, reason: str) -> None:
+    put(source, "bad", bad, photo)
+    inventory = read_inventory(source, (1, 2))
+    (skipped,) = inventory.skipped
+    assert skipped.id == "bad"
+    assert reason in skipped.reason
+    assert len(inventory.photos) == 2
+
+
+@pytest.mark.parametrize("place", [".", ".."])
+def test_takes_the_photos_of_a_file_list_beside_or_above(source: Path, place: str) -> None:
+    put(source, "00030", record(1))
+    lists = {"1": ["data/metadata/00010.json"], "2": ["data/metadata/00020.json", "data/metadata/00099.json"]}
+    (source / place / "file_list.json").write_text(json.dumps(lists))
+    inventory = read_inventory(source, (1, 2))
+    assert [photo.id for photo in inventory.photos] == ["00010", "00020"]
+    assert [(each.id, each.reason) for each in inventory.skipped] == [("00099", "the record is missing")]
+
+
+def test_skips_a_photo_whose_record_contradicts_the_file_list(source: Path) -> None:
+    put(source, "00030", record(2))
+    lists = {"1": ["data/metadata/00010.json", "data/metadata/00030.json"], "2": ["data/metadata/00020.json"]}
+    (source / "file_list.json").write_text(json.dumps(lists))
+    (skipped,) = read_inventory(source, (1, 2)).skipped
+    assert skipped.reason == "the file list says 1, the record 2"
+
+
+def test_reads_counts_that_the_file_list_does_not_name_from_the_folder(source: Path) -> None:
+    put(source, "00030", record(0))
+    lists = {"1": ["data/metadata/00010.json"], "2": ["data/metadata/00020.json"]}
+    (source / "file_list.json").write_text(json.dumps(lists))
+    assert [photo.count for photo in read_inventory(source, (0, 1, 2)).photos] == [1, 2, 0]
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", '{"x": []}', '{"1": [3]}'])
+def test_refuses_a_damaged_file_list(source: Path, text: str) -> None:
+    (source / "file_list.json").write_text(text)
+    with pytest.raises(DataError, match="not a file list"):
+        read_inventory(source, (1, 2))
+
+
+def test_refuses_an_id_under_two_counts(source: Path) -> None:
+    (source / "file_list.json").write_text('{"1": ["metadata/00010.json"], "2": ["metadata/00010.json"]}')
+    with pytest.raises(DataError, match="00010 under 1 and under 2"):
+        read_inventory(source, (1, 2))
+
+
+def test_an_id_that_leaves_the_folder_stays_inside(source: Path) -> None:
+    (source / "file_list.json").write_text('{"1": ["data/metadata/../../x/..json", "00010.json"], "2": ["00020.json"]}')
+    assert {photo.path.parent.name for photo in read_inventory(source, (1, 2)).photos} == {"bin-images"}
+
+
+def test_says_which_class_is_empty(source: Path) -> None:
+    with pytest.raises(DataError, match="no usable photo with 3 or 4 objects"):
+        read_inventory(source, (1, 2, 3, 4))
+
+
+def test_says_which_folder_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="bin-images/"):
+        read_inventory(tmp_path, (1, 2))
+
+
+def test_neighbours_that_share_a_product_are_one_bin(tmp_path: Path) -> None:
+    for number, products in (("00001", "ab"), ("00003", "bc"), ("00006", "c"), ("00008", "d")):
+        put(tmp_path, number, record(1 + (number == "00003"), *products))
+    found = bins(tmp_path)
+    assert found["00001"] == found["00003"]
+    assert len({found["00003"], found["00006"], found["00008"]}) == 3
+
+
+def test_neighbours_of_which_one_names_no_product_are_one_bin(tmp_path: Path) -> None:
+    put(tmp_path, "00001", record(1, "a"))
+    put(tmp_path, "00002", record(2))
+    put(tmp_path, "00004", record(2, "z"))
+    assert len(set(bins(tmp_path).values())) == 1
+
+
+def test_padded_and_unpadded_ids_are_ordered_apart(tmp_path: Path) -> None:
+    put(tmp_path, "1", record(1, "a"))
+    put(tmp_path, "00001", record(2, "a"))
+    put(tmp_path, "00002", record(2, "a"))
+    found = bins(tmp_path)
+    assert found["00001"] == found["00002"] != found["1"]
+
+
+def test_bins_of_labels_csv_come_before_guesses(tmp_path: Path) -> None:
+    put(tmp_path, "00001", record(1, "a"))
+    put(tmp_path, "00002", record(2, "a"))
+    put(tmp_path, "00050", record(2, "q"))
+    (tmp_path / "labels.csv").write_text("id,count,bin_group\n00001,1,x\n00002,2,y\n00050,2,x\n")
+    assert bins(tmp_path) == {"00001": "x", "00002": "y", "00050": "x"}
+
+
+@pytest.mark.parametrize(("text", "counts"), [("1-5", (1, 2, 3, 4, 5)), ("0,2-3", (0, 2, 3)), (" 1 , 2", (1, 2))])
+def test_reads_counts(text: str, counts: tuple[int, ...]) -> None:
+    assert parse_counts(text) == counts
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "5-1", "3", "1;2"])
+def test_refuses_counts_that_say_nothing(text: str) -> None:
+    with pytest.raises(DataError, match="COUNTS is"):
+        parse_counts(text)
+
+
+def test_reads_the_real_subset(abid: Path) -> None:
+    inventory = read_inventory(abid, (1, 2, 3, 4, 5))
+    assert len(inventory.photos) > 8000
+    assert len({photo.bin for photo in inventory.photos}) < len(inventory.photos)
+    assert len(inventory.photos) + len(inventory.skipped) == 8233

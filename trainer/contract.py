@@ -1,0 +1,103 @@
+"""The trainer as a SageMaker training container: ``docker run IMAGE train``.
+
+    /opt/ml/input/config/hyperparameters.json    all values strings: recipe, epochs, batch-size, ...
+    /opt/ml/input/data/training/                 the photos' channel, in the dataset's layout
+    /opt/ml/model/                               bin-counter.mar and evaluation.json
+    /opt/ml/output/failure                       the reason, with exit code 1, when it fails
+
+https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html
+Where SageMaker's training toolkit has set SM_HPS, SM_CHANNEL_TRAINING and SM_MODEL_DIR, those hold.
+MLflow is used when MLFLOW_TRACKING_URI names a server.
+"""
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serve.errors import BinwatchError, SettingsError
+from trainer import cli
+from trainer.dataset import DataSpec
+from trainer.job import run_evaluation, run_training
+from trainer.tracking import Tracking
+from trainer.train import Recipe
+
+CHANNEL = "training"
+KNOWN = {"recipe", "epochs", "size_px", "batch_size", "learning_rate", "seed",
+         "counts", "limit", "data_seed", "train_share"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What SageMaker asked for."""
+
+    spec: DataSpec
+    recipe: Recipe
+    model_dir: Path
+    tracking_uri: str | None
+
+
+def read_job(base: Path, environ: Mapping[str, str]) -> TrainingJob:
+    """Read the job below ``base`` (/opt/ml) and from SM_* variables. Raises SettingsError, DataError."""
+    hyperparameters = _hyperparameters(base, environ)
+    unknown = sorted(set(hyperparameters) - KNOWN)
+    if unknown:
+        raise SettingsError(f"unknown hyperparameters {', '.join(unknown)}; known are {', '.join(sorted(KNOWN))}")
+    channel = Path(environ.get("SM_CHANNEL_TRAINING") or base / "input" / "data" / CHANNEL)
+    if not channel.is_dir():
+        raise SettingsError(f"there is no channel {CHANNEL!r} at {channel}; give the job an input channel of that name")
+    recipe = cli.recipe(str(hyperparameters.get("recipe", "resnet34-scratch")), hyperparameters)
+    spec = cli.data_spec({**hyperparameters, "data": str(_data_root(channel))}, channel)
+    model_dir = Path(environ.get("SM_MODEL_DIR") or base / "model")
+    return TrainingJob(spec, recipe, model_dir, environ.get("MLFLOW_TRACKING_URI") or None)
+
+
+def _data_root(channel: Path) -> Path:
+    """The folder with bin-images/: the channel itself, or the only folder in it that has one."""
+    found = [path.parent for path in channel.glob("*/bin-images")]
+    return found[0] if len(found) == 1 and not (channel / "bin-images").is_dir() else channel
+
+
+def _hyperparameters(base: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+    path = base / "input" / "config" / "hyperparameters.json"
+    text = environ.get("SM_HPS") or (path.read_text() if path.is_file() else "{}")
+    try:
+        content = json.loads(text)
+        # SageMaker's SDK encodes strings once more, as JSON
+        values = {key.replace("-", "_"): str(value).strip('"') for key, value in content.items()}
+    except (ValueError, AttributeError) as error:
+        raise SettingsError(f"the hyperparameters {text[:200]!r} are no JSON object: {error}") from error
+    return {key: value for key, value in values.items() if not key.startswith("sagemaker_")}
+
+
+def train(job: TrainingJob) -> None:
+    """Run the job; the archive and evaluation.json land in the model directory."""
+    if job.tracking_uri is None:
+        run_evaluation(run_training(job.spec, job.recipe, job.model_dir, None))
+        return
+    with Tracking(job.tracking_uri).run(f"train {job.recipe.name}") as run:
+        run_evaluation(run_training(job.spec, job.recipe, job.model_dir, run))
+
+
+def main(environ: Mapping[str, str] = os.environ) -> int:
+    """SageMaker's entry point: 0, or 1 with the reason in output/failure."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    base = Path(environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+    try:
+        train(read_job(base, environ))
+    except Exception as error:  # whatever it is, SageMaker must be told in the failure file
+        reason = str(error) if isinstance(error, BinwatchError) else traceback.format_exc()
+        (base / "output").mkdir(parents=True, exist_ok=True)
+        (base / "output" / "failure").write_text(reason[-1024:])  # SageMaker shows 1,024 characters
+        print(f"error: {reason}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
