@@ -113,7 +113,8 @@ def emit(args: argparse.Namespace, result: Any, text: str) -> None:
 
 def run(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> None:
     """Run a script's main and exit with its code; an error becomes one readable line on stderr."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("trainer").setLevel(logging.INFO)
     try:
         sys.exit(main(args))
     except BinwatchError as error:

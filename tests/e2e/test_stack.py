@@ -1,0 +1,255 @@
+"""The compose stack itself, built and run for real: in the order in which an engineer meets it."""
+
+import json
+import os
+import subprocess
+import threading
+import time
+from collections import Counter as Tally
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from serve.embedded import free_port
+from trainer import synthetic
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
+ROOT = Path(__file__).parents[2]
+FIRST_ANSWER_S = 600
+
+
+class Stack:
+    """One compose project of its own, with its own ports and volumes."""
+
+    def __init__(self) -> None:
+        self.port, self.mlflow_port = free_port(), free_port()
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("BINWATCH_")}
+        # A first champion of three epochs leaves room for a better one.
+        self.env = {**kept, "BINWATCH_PORT": str(self.port), "BINWATCH_MLFLOW_PORT": str(self.mlflow_port),
+                    "BINWATCH_EPOCHS": "4", "COMPOSE_PROJECT_NAME": "binwatch-e2e"}  # fmt: skip
+
+    def compose(self, *words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run(
+            ["docker", "compose", *words], cwd=ROOT, env=self.env, text=True, capture_output=True, timeout=1800
+        )
+        if check and done.returncode:
+            logs = self.compose("logs", "--tail", "30", check=False).stdout
+            pytest.fail(f"docker compose {' '.join(words)}: {done.returncode}\n{done.stderr[-3000:]}\n{logs[-6000:]}")
+        return done
+
+    def python(self, service: str, code: str) -> "subprocess.CompletedProcess[str]":
+        return self.compose("exec", "-T", service, "python3", "-c", code, check=False)
+
+    def ask(self, photo: bytes) -> requests.Response:
+        return requests.post(f"http://127.0.0.1:{self.port}/predictions/bin-counter", data=photo, timeout=60)
+
+    def wait_for_answer(self, photo: bytes, timeout_s: float = FIRST_ANSWER_S) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            try:
+                response = self.ask(photo)
+                if response.ok:
+                    return dict(response.json())
+            except requests.ConnectionError:
+                pass
+            time.sleep(1)
+        logs = self.compose("logs", "--tail", "40", "trainer", "promoter", "serve").stdout
+        pytest.fail(f"no answer within {timeout_s:.0f} s\n{logs[-6000:]}")
+
+    def versions(self) -> list[dict[str, Any]]:
+        url = f"http://127.0.0.1:{self.mlflow_port}/api/2.0/mlflow/model-versions/search"
+        return list(requests.get(url, timeout=30).json().get("model_versions", []))
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    made = Stack()
+    made.compose("down", "--volumes")
+    made.compose("up", "--build", "--wait")
+    yield made
+    made.compose("down", "--volumes")
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A drawn bin."""
+    source = synthetic.draw_dataset(tmp_path_factory.mktemp("drawn"), 5, seed=9)
+    return sorted((source / "bin-images").iterdir())[0].read_bytes()
+
+
+def test_a_first_champion_answers_with_no_further_command(stack: Stack, photo: bytes) -> None:
+    start = time.monotonic()
+    answer = stack.wait_for_answer(photo)
+    print(f"first answer {time.monotonic() - start:.0f} s after `docker compose up --wait`")
+    assert answer["model_version"] == "1"
+    assert set(answer["probabilities"]) == {"1", "2", "3", "4", "5"}
+
+
+def test_a_broken_photo_is_400(stack: Stack) -> None:
+    assert stack.ask(b"no photo").status_code == 400
+
+
+def test_a_better_model_is_swapped_in_without_a_failed_request(stack: Stack, photo: bytes) -> None:
+    stop, answers = threading.Event(), Tally[str]()
+
+    def ask() -> Tally[str]:
+        mine = Tally[str]()
+        while not stop.is_set():
+            response = stack.ask(photo)
+            mine[response.json()["model_version"] if response.ok else f"HTTP {response.status_code}"] += 1
+            time.sleep(0.05)
+        return mine
+
+    with ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(ask) for _ in range(4)]
+        try:
+            done = stack.compose("exec", "-T", "trainer", "python", "scripts/pipeline.py", "--epochs", "12", "--json")
+            time.sleep(1)
+        finally:
+            stop.set()
+        for client in clients:
+            answers += client.result()
+    execution = json.loads(done.stdout)
+    print(f"requests during the execution, by version: {dict(answers)}")
+    assert execution["decision"] == "promoted"
+    assert [step["status"] for step in execution["steps"]] == ["Succeeded"] * 4
+    assert execution["challenger"]["accuracy"] > execution["champion"]["accuracy"]
+    assert set(answers) == {"1", "2"}
+
+
+def test_a_run_on_a_tenth_of_the_photos_is_refused(stack: Stack, photo: bytes) -> None:
+    done = stack.compose(
+        "exec", "-T", "trainer", "python", "scripts/pipeline.py", "--train-share", "0.1", "--json", check=False
+    )
+    assert done.returncode == 3, done.stderr[-2000:]
+    assert json.loads(done.stdout)["decision"] == "refused"
+    assert stack.ask(photo).json()["model_version"] == "2"
+
+
+def test_the_champion_comes_back_after_a_restart_of_serve(stack: Stack, full_size: Path) -> None:
+    photo = (full_size / "05049.jpg").read_bytes()
+    before = stack.ask(photo).json()
+    stack.compose("restart", "serve")
+    after = stack.wait_for_answer(photo, 120)
+    print(f"full-size photo before the restart {before}, after it {after}")
+    assert after == before
+
+
+def test_down_and_up_bring_the_champion_back_without_training(stack: Stack, photo: bytes) -> None:
+    before, versions = stack.ask(photo).json(), len(stack.versions())
+    stack.compose("down")
+    stack.compose("up", "--wait")
+    assert stack.wait_for_answer(photo, 180) == before
+    assert len(stack.versions()) == versions
+
+
+def reaches(stack: Stack, service: str, host: str, port: int) -> bool:
+    code = f"import socket; socket.create_connection(({host!r}, {port}), 3)"
+    return stack.python(service, code).returncode == 0
+
+
+def test_the_networks_are_the_fence(stack: Stack) -> None:
+    assert reaches(stack, "promoter", "serve", 8081)
+    assert reaches(stack, "trainer", "mlflow", 5000)
+    assert reaches(stack, "mlflow", "postgres", 5432)
+    for service, host, port in [
+        ("serve", "mlflow", 5000), ("serve", "postgres", 5432), ("trainer", "serve", 8081), ("trainer", "serve", 8080),
+        ("trainer", "postgres", 5432), ("promoter", "postgres", 5432), ("mlflow", "serve", 8081),
+    ]:  # fmt: skip
+        assert not reaches(stack, service, host, port), f"{service} reaches {host}:{port}"
+
+
+def test_an_address_does_not_get_around_the_fence(stack: Stack) -> None:
+    """A name may be unknown and the host reachable all the same."""
+    containers = stack.compose("ps", "--quiet", "serve").stdout.split()
+    found = subprocess.run(["docker", "inspect", *containers], capture_output=True, text=True, check=True)
+    for network in json.loads(found.stdout)[0]["NetworkSettings"]["Networks"].values():
+        assert not reaches(stack, "trainer", network["IPAddress"], 8081)
+        assert not reaches(stack, "mlflow", network["IPAddress"], 8081)
+
+
+def inspect(stack: Stack) -> list[dict[str, Any]]:
+    containers = stack.compose("ps", "--all", "--quiet").stdout.split()
+    done = subprocess.run(["docker", "inspect", *containers], capture_output=True, text=True, check=True)
+    return list(json.loads(done.stdout))
+
+
+def test_only_two_ports_are_published_and_only_on_this_machine(stack: Stack) -> None:
+    published = [
+        (binding["HostIp"], int(binding["HostPort"]))
+        for container in inspect(stack)
+        for bindings in (container["NetworkSettings"]["Ports"] or {}).values()
+        for binding in bindings or ()
+    ]
+    assert sorted(published) == sorted([("127.0.0.1", stack.port), ("127.0.0.1", stack.mlflow_port)])
+
+
+def test_nobody_is_root_and_nobody_holds_the_docker_socket(stack: Stack) -> None:
+    for container in inspect(stack):
+        assert container["Config"]["User"] not in ("", "0", "root"), container["Name"]
+        assert "docker.sock" not in json.dumps(container["Mounts"])
+    for service in ("postgres", "mlflow", "serve", "trainer", "promoter"):
+        assert stack.compose("exec", "-T", service, "id", "-u").stdout.strip() != "0"
+
+
+def test_only_the_promoter_writes_the_model_store(stack: Stack) -> None:
+    writable = {
+        container["Config"]["Labels"]["com.docker.compose.service"]: mount["RW"]
+        for container in inspect(stack)
+        for mount in container["Mounts"]
+        if mount["Destination"] == "/models"
+    }
+    assert writable == {"promoter": True, "serve": False}
+
+
+def test_the_password_is_made_up_and_needed(stack: Stack) -> None:
+    code = "import psycopg2; psycopg2.connect('postgresql://binwatch:{}@postgres/mlflow')"
+    for guess in ("binwatch", "postgres", "password"):
+        done = stack.python("mlflow", code.format(guess))
+        assert "password authentication failed" in done.stderr
+    done = stack.python("mlflow", (
+        "import psycopg2; p = open('/secrets/postgres-password').read(); assert len(p) > 30; "
+        "psycopg2.connect(f'postgresql://binwatch:{p}@postgres/mlflow')"))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not any("POSTGRES_PASSWORD=" in entry for c in inspect(stack) for entry in c["Config"]["Env"])
+
+
+def test_the_gpu_file_adds_the_reservation_and_nothing_else(stack: Stack) -> None:
+    plain = json.loads(stack.compose("config", "--format", "json").stdout)
+    gpu = json.loads(
+        stack.compose("-f", "docker-compose.yml", "-f", "docker-compose.gpu.yml", "config", "--format", "json").stdout
+    )
+    (device,) = gpu["services"]["trainer"].pop("deploy")["resources"]["reservations"]["devices"]
+    assert device["driver"] == "nvidia"
+    assert device["capabilities"] == ["gpu"]
+    plain["services"]["trainer"].pop("deploy", None)
+    assert gpu == plain
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_the_trainer_image_is_a_sagemaker_training_container(stack: Stack, tmp_path: Path, good: bool) -> None:
+    base = tmp_path / "ml"
+    (base / "input" / "config").mkdir(parents=True)
+    hyperparameters = {"recipe": "resnet18-small", "epochs": "1" if good else "none", "size-px": "32"}
+    (base / "input" / "config" / "hyperparameters.json").write_text(json.dumps(hyperparameters))
+    synthetic.draw_dataset(base / "input" / "data" / "training", 120, seed=2)
+    for folder in ("model", "output"):
+        (base / folder).mkdir()
+        (base / folder).chmod(0o777)
+    for path in (tmp_path.parent, tmp_path, base):
+        path.chmod(0o755)
+    done = subprocess.run(
+        ["docker", "run", "--rm", "--network", "none", "-v", f"{base}:/opt/ml", "binwatch-trainer", "train"],
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    if good:
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert {path.name for path in (base / "model").iterdir()} == {"bin-counter.mar", "evaluation.json"}
+        assert not (base / "output" / "failure").exists()
+    else:
+        assert done.returncode == 1
+        assert "epochs is 'none'" in (base / "output" / "failure").read_text()

@@ -1,0 +1,173 @@
+import io
+import json
+import shutil
+import threading
+import zipfile
+from collections import Counter as Tally
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import requests
+from PIL import Image
+
+from serve import archive
+from serve.counter import Counter
+from serve.errors import CanaryError, PhotoError
+from tests.conftest import TINY, Served
+from trainer.dataset import DataSpec
+from trainer.evaluate import predict
+from trainer.job import Trained, run_training
+
+
+def deploy(served: Served, path: Path, version: str) -> None:
+    served.rollout.load(version, lambda: path)
+    served.rollout.canary(version)
+    served.rollout.switch(version)
+    served.rollout.retire(version)
+
+
+def altered(path: Path, target: Path, name: str, change: "dict[bytes, bytes]") -> Path:
+    """A copy of an archive with bytes of one file replaced and its checksum made right again."""
+    with zipfile.ZipFile(path) as source:
+        files = {each: source.read(each) for each in source.namelist()}
+    for old, new in change.items():
+        assert old in files[name]
+        files[name] = files[name].replace(old, new)
+    manifest = json.loads(files[archive.MANIFEST])
+    import hashlib
+
+    manifest["files"] = {each: hashlib.sha256(files[each]).hexdigest() for each in manifest["files"]}
+    files[archive.MANIFEST] = json.dumps(manifest).encode()
+    with zipfile.ZipFile(target, "w") as copy:
+        for each, data in files.items():
+            copy.writestr(each, data)
+    return target
+
+
+def test_the_server_answers_what_the_evaluation_found(served: Served, trained: Trained) -> None:
+    deploy(served, trained.archive, "3")
+    photos = trained.data.test.photos
+    for photo, found in zip(photos, predict(trained.archive, photos), strict=True):
+        answer = served.inference.predict(photo.path.read_bytes())
+        assert answer["count"] == found.count
+        assert answer["expected_count"] == pytest.approx(found.expected_count, abs=1e-4)
+        assert list(answer["probabilities"].values()) == pytest.approx(found.probabilities, abs=1e-5)
+        assert answer["model_version"] == "3"
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_full_size_photos_get_the_evaluation_s_answer_and_nearly_that_of_their_small_twins(
+    served: Served, abid: Path, full_size: Path, tmp_path: Path
+) -> None:
+    recipe = replace(TINY, size_px=64, epochs=3)
+    made = run_training(DataSpec(abid, limit=600), recipe, tmp_path, None)
+    deploy(served, made.archive, "1")
+    with archive.unpacked(made.archive) as folder:
+        counter = Counter(folder)
+        distances = []
+        for path in sorted(full_size.iterdir()):
+            data = path.read_bytes()
+            (evaluated,) = counter.answer([data])
+            assert not isinstance(evaluated, PhotoError)
+            answer = served.inference.predict(data)
+            assert list(answer["probabilities"].values()) == pytest.approx(
+                list(evaluated["probabilities"].values()), abs=1e-5
+            )
+            (twin,) = counter.answer([(abid / "bin-images" / path.name).read_bytes()])
+            assert not isinstance(twin, PhotoError)
+            distances.append(abs(evaluated["expected_count"] - twin["expected_count"]))
+    assert len(distances) == 200
+    print(f"full size against 224 px: expected counts differ by {max(distances):.3f} at most")
+    assert sorted(distances)[190] < 0.1
+
+
+@pytest.mark.parametrize("body", [b"", b"no photo", b"GIF89a....", b'{"uri": "s3://bucket/key"}', b"\xff\xd8\xff"])
+def test_a_bad_photo_is_400_with_a_reason(served: Served, trained: Trained, body: bytes) -> None:
+    deploy(served, trained.archive, "1")
+    response = requests.post(f"{served.inference.url}/predictions/bin-counter", data=body, timeout=30)
+    assert response.status_code == 400
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.json()["code"] == 400
+    assert "send" in response.json()["message"]
+    assert "Traceback" not in response.text
+
+
+def test_a_json_body_is_400_too(served: Served, trained: Trained) -> None:
+    deploy(served, trained.archive, "1")
+    response = requests.post(f"{served.inference.url}/predictions/bin-counter", json={"image": "x"}, timeout=30)
+    assert response.status_code == 400
+
+
+def test_a_png_is_answered_like_a_jpeg(served: Served, trained: Trained) -> None:
+    deploy(served, trained.archive, "1")
+    data = trained.data.test.photos[0].path.read_bytes()
+    out = io.BytesIO()
+    Image.open(io.BytesIO(data)).save(out, "PNG")
+    assert served.inference.predict(out.getvalue()) == served.inference.predict(data)
+
+
+def test_the_worker_runs_the_code_of_the_archive(served: Served, trained: Trained, tmp_path: Path) -> None:
+    marked = altered(trained.archive, tmp_path / "a.mar", "serve/counter.py", {b'"count": ': b'"marked": 1, "count": '})
+    deploy(served, marked, "1")
+    assert served.inference.predict(trained.data.test.photos[0].path.read_bytes())["marked"] == 1
+
+
+def test_no_request_fails_while_the_model_is_swapped(served: Served, trained: Trained) -> None:
+    deploy(served, trained.archive, "1")
+    photo = trained.data.test.photos[0].path.read_bytes()
+    url = f"{served.inference.url}/predictions/bin-counter"
+    stop, answers = threading.Event(), Tally[str]()
+
+    def ask() -> Tally[str]:
+        mine = Tally[str]()
+        with requests.Session() as session:
+            while not stop.is_set():
+                response = session.post(url, data=photo, timeout=60)
+                mine[response.json()["model_version"] if response.ok else f"HTTP {response.status_code}"] += 1
+        return mine
+
+    with ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(ask) for _ in range(4)]
+        try:
+            for version in ("2", "3", "4"):
+                deploy(served, trained.archive, version)
+        finally:
+            stop.set()
+        for client in clients:
+            answers += client.result()
+    print(f"requests while swapping three times, by version: {dict(answers)}")
+    assert set(answers) == {"1", "2", "3", "4"}
+    assert sum(answers.values()) > 50
+
+
+def test_a_model_that_breaks_its_promise_does_not_pass_the_canary(
+    served: Served, trained: Trained, tmp_path: Path
+) -> None:
+    deploy(served, trained.archive, "1")
+    other = tmp_path / "other.mar"
+    shutil.copy(trained.archive, other)
+    manifest = archive.manifest_of(other)
+    golden = tuple(replace(each, probabilities=each.probabilities[::-1]) for each in manifest.golden)
+    with zipfile.ZipFile(trained.archive) as source, zipfile.ZipFile(other, "w") as copy:
+        for name in source.namelist():
+            text = replace(manifest, golden=golden).to_json().encode()
+            copy.writestr(name, text if name == archive.MANIFEST else source.read(name))
+    served.rollout.load("2", lambda: other)
+    with pytest.raises(CanaryError, match="golden photo 0"):
+        served.rollout.canary("2")
+    assert served.rollout.serving() == "1"
+
+
+def test_a_damaged_model_does_not_load(served: Served, trained: Trained, tmp_path: Path) -> None:
+    deploy(served, trained.archive, "1")
+    path = tmp_path / "damaged.mar"
+    with zipfile.ZipFile(trained.archive) as source, zipfile.ZipFile(path, "w") as copy:
+        for name in source.namelist():
+            copy.writestr(name, b"damaged" if name == archive.MODEL else source.read(name))
+    with pytest.raises(CanaryError, match="does not load"):
+        served.rollout.load("2", lambda: path)
+    served.rollout.discard("2")
+    assert [each.version for each in served.management.loaded()] == ["1"]
+    assert served.inference.predict(trained.data.test.photos[0].path.read_bytes())["model_version"] == "1"
