@@ -8,10 +8,13 @@ the same test photos, and is refused. The summary lands in var/demo.json.
 
 import json
 import shutil
+import sys
 import time
+from argparse import Namespace
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from serve.embedded import free_port, mlflow_server, torchserve_server
@@ -21,13 +24,13 @@ from trainer import cli
 from trainer.abid import read_inventory
 from trainer.dataset import DataSpec, split_by_bin, subset
 from trainer.pipeline import execute
-from trainer.promoter import Outcome, Promoter
+from trainer.promoter import Promoter, watch
 from trainer.tracking import Tracking
 
 STARVED = 0.1
 
 
-def main(args: "cli.argparse.Namespace") -> int:
+def main(args: Namespace) -> int:
     start = time.monotonic()
     spec = cli.data_spec(vars(args), args.state / "drawn")
     recipe = cli.recipe(args.recipe, vars(args))
@@ -40,11 +43,8 @@ def main(args: "cli.argparse.Namespace") -> int:
         registry, inference = Tracking(mlflow_url), Inference(inference_url)
         promoter = Promoter(registry, Rollout(inference, Management(management_url), store), store / "accuracy.json")
 
-        def promote(version: str) -> Outcome:
-            return promoter.reconcile()
-
         executions = [
-            execute(registry, each, recipe, promote) for each in (spec, replace(spec, train_share=STARVED))
+            execute(registry, each, recipe, promoter.promote) for each in (spec, replace(spec, train_share=STARVED))
         ]
         prediction = predict_one(spec, inference)
         summary = {
@@ -55,9 +55,8 @@ def main(args: "cli.argparse.Namespace") -> int:
         (args.state / "demo.json").write_text(json.dumps(summary, indent=1))
         cli.emit(args, summary, describe(summary, mlflow_url, inference_url))
         if not args.once:
-            print("Running until Ctrl-C.", flush=True)
-            while True:
-                time.sleep(3600)
+            print("Running until Ctrl-C; what the gate approves from now on is promoted.", file=sys.stderr)
+            watch(promoter, home / "heartbeat", 3, Event())
     return cli.OK
 
 
@@ -84,7 +83,9 @@ def describe(summary: dict[str, Any], mlflow_url: str, inference_url: str) -> st
     lines = []
     for number, execution in enumerate(summary["executions"], 1):
         seconds = sum(step["seconds"] for step in execution["steps"])
-        lines.append(f"execution {number}: {execution['decision']} in {seconds:.0f} s: {'; '.join(execution['reasons'])}")
+        lines.append(
+            f"execution {number}: {execution['decision']} in {seconds:.0f} s: {'; '.join(execution['reasons'])}"
+        )
     answer = summary["prediction"]
     lines += [
         f"prediction: {answer['count']} objects (recorded {answer['recorded']}) by version {answer['model_version']}"

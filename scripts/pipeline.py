@@ -1,12 +1,13 @@
 """Run the pipeline: train, evaluate, gate, and wait for the promoter's verdict.
 
-    python scripts/pipeline.py [--recipe R] [--data D]   one execution; exit code 3: refused
-    python scripts/pipeline.py --watch                   an execution whenever there is no champion
+python scripts/pipeline.py [--recipe R] [--data D]   one execution; exit code 3: refused
+python scripts/pipeline.py --watch                   an execution whenever there is no champion
 """
 
 import os
 import signal
 import tempfile
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -16,7 +17,7 @@ from trainer.pipeline import execute, wait_for_promoter, watch
 from trainer.tracking import Tracking
 
 
-def main(args: "cli.argparse.Namespace") -> int:
+def main(args: Namespace) -> int:
     options = vars(args)
     recipe = cli.recipe(args.recipe, options)
     spec = cli.data_spec(options, args.state / "drawn")

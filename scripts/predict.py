@@ -6,6 +6,7 @@ Prints one JSON line a photo; the exit code is 1 when a photo could not be read.
 """
 
 import json
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def ask_archive(counter: Counter, data: bytes) -> dict[str, Any]:
     return answer
 
 
-def main(args: "cli.argparse.Namespace") -> int:
+def main(args: Namespace) -> int:
     if not args.archive:
         return answer_all(args.photos, Inference(args.url).predict)
     with archive.unpacked(args.archive) as folder:

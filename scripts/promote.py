@@ -9,6 +9,7 @@ Once: exit code 3 when the newest version was refused or its canary failed.
 import os
 import signal
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 from threading import Event
 
@@ -19,7 +20,7 @@ from trainer.promoter import Promoter, watch
 from trainer.tracking import Tracking
 
 
-def main(args: "cli.argparse.Namespace") -> int:
+def main(args: Namespace) -> int:
     registry = Tracking(args.tracking_uri)
     server = Rollout(Inference(args.inference_url), Management(args.management_url), args.model_store, args.workers)
     promoter = Promoter(registry, server, args.model_store / "accuracy.json")

@@ -5,6 +5,7 @@
 Without a reachable MLflow, ``--no-tracking`` trains all the same.
 """
 
+from argparse import Namespace
 from pathlib import Path
 
 from trainer import cli
@@ -13,7 +14,7 @@ from trainer.tracking import Tracking
 from trainer.train import RECIPES
 
 
-def main(args: "cli.argparse.Namespace") -> int:
+def main(args: Namespace) -> int:
     options = vars(args)
     recipe = cli.recipe(args.recipe, options)
     spec = cli.data_spec(options, Path("var/drawn"))

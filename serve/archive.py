@@ -121,9 +121,9 @@ def stamp(archive: Path, target: Path, version: str) -> None:
         for info in source.infolist():
             with source.open(info) as data:
                 if info.filename == TORCHSERVE_MANIFEST:
-                    copy.writestr(info, _with_version(data.read(), version))
-                else:
-                    with copy.open(info, "w", force_zip64=True) as out:
+                    copy.writestr(info.filename, _with_version(data.read(), version))
+                else:  # stored as it is: weights hardly shrink
+                    with copy.open(info.filename, "w", force_zip64=True) as out:
                         shutil.copyfileobj(data, out, 1 << 20)
     partial.chmod(0o644)
     partial.replace(target)

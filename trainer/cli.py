@@ -7,6 +7,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -115,6 +116,7 @@ def run(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> 
     """Run a script's main and exit with its code; an error becomes one readable line on stderr."""
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("trainer").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that contexts are left
     try:
         sys.exit(main(args))
     except BinwatchError as error:

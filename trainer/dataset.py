@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from serve import photo as photos_io
 from serve.errors import DataError, PhotoError
-from trainer.abid import Inventory, Photo, Skipped, read_inventory
+from trainer.abid import Photo, Skipped, read_inventory
 
 SHARES = {"train": 0.7, "validation": 0.2, "test": 0.1}
 

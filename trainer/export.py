@@ -110,7 +110,7 @@ def _pack(stage: Path, out: Path) -> Path:
     command = [
         sys.executable, "-m", "model_archiver.model_packaging", "--model-name", MODEL_NAME, "--version", "0",
         "--serialized-file", stage / archive.MODEL, "--handler", stage / "handler.py",
-        "--extra-files", stage, "--export-path", out, "--force",
+        "--extra-files", stage, "--export-path", out, "--force", "--archive-format", "zip-store",
     ]  # fmt: skip
     done = subprocess.run(
         [str(word) for word in command], env={**os.environ, "TMPDIR": str(work)}, capture_output=True, text=True

@@ -4,6 +4,7 @@
 """
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from trainer.tracking import TrackedRun
 from trainer.train import Epoch, Fitted, Recipe, fit, pick_device
 
 EVALUATION = "evaluation.json"
+DATASET = "dataset.json"
 ARCHIVE = f"archive/{MODEL_NAME}.mar"
 """Where the artifacts of a run lie."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Trained:
 def run_training(spec: DataSpec, recipe: Recipe, out: Path, run: TrackedRun | None) -> Trained:
     """Load, train, export. Everything goes to ``run`` where there is one; the archive to ``out``."""
     data = load(spec, recipe.size_px)
+    _report_data(data, out)
     if run:
         _log_inputs(run, spec, recipe, data)
     fitted = fit(data, recipe, on_epoch=lambda epoch: _log_epoch(run, epoch))
@@ -57,11 +62,21 @@ def run_evaluation(trained: Trained) -> Evaluation:
     return evaluation
 
 
+def _report_data(data: Dataset, out: Path) -> None:
+    """Write ``dataset.json``: what was used, and every photo that was left out, with the reason."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / DATASET).write_text(json.dumps(data.summary(), indent=1))
+    if data.skipped:
+        first = data.skipped[0]
+        log.warning("left out %d photos, all named in %s; the first is %s: %s",
+                    len(data.skipped), DATASET, first.id, first.reason)  # fmt: skip
+
+
 def _log_inputs(run: TrackedRun, spec: DataSpec, recipe: Recipe, data: Dataset) -> None:
     settings = {f"data_{key}": value for key, value in asdict(spec).items()}
     run.log_params({**asdict(recipe), **settings, "device": str(pick_device())})
     run.log_dataset("bins", data.fingerprint, str(spec.source), data.summary()["photos"])
-    run.log_json(data.summary(), "dataset.json")
+    run.log_json(data.summary(), DATASET)
 
 
 def _log_epoch(run: TrackedRun | None, epoch: Epoch) -> None:

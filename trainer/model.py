@@ -34,6 +34,7 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Normalise a batch."""
         # a permuted NHWC tensor is channels_last in memory already: no copy
         return (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
 
@@ -47,6 +48,7 @@ class Counter(nn.Module):
         self.backbone = backbone
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Count the objects of a batch."""
         logits: Tensor = self.backbone(self.normalise(pixels))
         return logits
 

@@ -162,7 +162,6 @@ def wait_for_promoter(registry: Tracking, version: str, timeout_s: float = 600.0
     )
 
 
-
 def watch(
     registry: Tracking, run: Callable[[], Execution], heartbeat: Path, interval_s: float, stop: Event
 ) -> None:  # fmt: skip

@@ -29,7 +29,9 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     highest = max(max(row) for row in evaluation.confusion)
     for row, values in enumerate(evaluation.confusion):
         for column, value in enumerate(values):
-            axes.text(column, row, value, ha="center", va="center", color="white" if value > highest / 2 else "black")
+            axes.text(
+                column, row, str(value), ha="center", va="center", color="white" if value > highest / 2 else "black"
+            )
     ticks = range(len(evaluation.classes))
     axes.set(xlabel="predicted count", ylabel="recorded count",
              title=f"{evaluation.accuracy:.1%} of {evaluation.photos} test photos")  # fmt: skip

@@ -32,12 +32,23 @@ log = logging.getLogger(__name__)
 class Server(Protocol):
     """What the promoter needs of a server; ``serve.rollout.Rollout`` is the real one."""
 
-    def serving(self) -> str | None: ...
-    def load(self, version: str, fetch: Callable[[], Path]) -> None: ...
-    def canary(self, version: str) -> None: ...
-    def switch(self, version: str) -> None: ...
-    def retire(self, keep: str) -> None: ...
-    def discard(self, version: str) -> None: ...
+    def serving(self) -> str | None:
+        """The version that answers, if one does."""
+
+    def load(self, version: str, fetch: Callable[[], Path]) -> None:
+        """Load a version beside the others; ``fetch`` gives its archive."""
+
+    def canary(self, version: str) -> None:
+        """Try a loaded version. Raises CanaryError."""
+
+    def switch(self, version: str) -> None:
+        """Let a loaded version answer."""
+
+    def retire(self, keep: str) -> None:
+        """Drain and unload the others."""
+
+    def discard(self, version: str) -> None:
+        """Unload a version that does not answer."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +74,15 @@ class Promoter:
         outcome = self._follow(champion) if champion else None
         waiting = self._next(champion)
         if waiting:
-            outcome = self._promote(waiting, champion)
+            outcome = self._promote(waiting)
         self._write_accuracy()
         return outcome or Outcome("nothing", champion.number if champion else "", "nothing waits to be promoted")
+
+    def promote(self, version: str) -> Outcome:
+        """Reconcile, for a pipeline in this process that waits for ``version``."""
+        outcome = self.reconcile()
+        found = self._registry.version(version)
+        return outcome if outcome.version == version else Outcome(found.status, version, found.reason)
 
     def _next(self, champion: Version | None) -> Version | None:
         """The newest approved version. Approvals against another champion than today's are withdrawn."""
@@ -88,7 +105,7 @@ class Promoter:
         self._registry.mark(version.number, *verdict(decision), champion.number if champion else "")
         return self._registry.version(version.number)
 
-    def _promote(self, version: Version, champion: Version | None) -> Outcome:
+    def _promote(self, version: Version) -> Outcome:
         try:
             with self._archive_of(version) as fetch:
                 self._server.load(version.number, fetch)

@@ -50,9 +50,7 @@ class Bin:
     seed: int
 
 
-def draw_dataset(
-    out: Path, photos: int = 1000, seed: int = 0, counts: tuple[int, ...] = (1, 2, 3, 4, 5)
-) -> Path:
+def draw_dataset(out: Path, photos: int = 1000, seed: int = 0, counts: tuple[int, ...] = (1, 2, 3, 4, 5)) -> Path:
     """Draw ``photos`` bins, counts evenly spread, into ``out`` and return it. Same seed, same bytes."""
     for folder in ("bin-images", "metadata"):
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -159,7 +157,9 @@ def _place(image: Image.Image, item: Item, floor: float, rng: random.Random) -> 
         stripe = top + item.height * rng.uniform(0.2, 0.6)
         pen.rectangle([left + 3, stripe, left + item.width - 3, stripe + item.height * 0.14],
                       fill=_rgb([min(255.0, c * 1.3 + 30) for c in item.colour]))  # fmt: skip
-        pen.rectangle([left + item.width * 0.8, top + 2, left + item.width - 2, top + item.height - 2], fill=(0, 0, 0, 50))
+        pen.rectangle(
+            [left + item.width * 0.8, top + 2, left + item.width - 2, top + item.height - 2], fill=(0, 0, 0, 50)
+        )
     patch = patch.rotate(item.tilt_deg, Image.Resampling.BILINEAR)
     image.paste(patch, (int(item.x - side / 2), int(floor - (side + item.height) / 2)), patch)
 

@@ -76,7 +76,7 @@ def pick_device() -> torch.device:
 
 
 def fit(
-    data: Dataset, recipe: Recipe, on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    data: Dataset, recipe: Recipe, on_epoch: Callable[[Epoch], object] = lambda _: None,
     device: torch.device | None = None,
 ) -> Fitted:  # fmt: skip
     """Train ``recipe`` on ``data.train`` and keep the weights with the lowest validation loss.
@@ -85,7 +85,7 @@ def fit(
     """
     device = device or pick_device()
     torch.manual_seed(recipe.seed)
-    model = create(recipe.architecture, len(data.classes)).to(device, memory_format=torch.channels_last)
+    model = create(recipe.architecture, len(data.classes)).to(device).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
     steps = -(-len(data.train) // recipe.batch_size)
     schedule = _schedule(optimiser, recipe, steps)
@@ -109,9 +109,7 @@ def fit(
     return fitted
 
 
-def _schedule(
-    optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
+def _schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     if recipe.one_cycle:  # Smith, Topin 2018, https://arxiv.org/abs/1708.07120
         return torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=recipe.epochs * steps)
     return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
@@ -164,7 +162,9 @@ def batches(part: Part, recipe: Recipe, epoch: int) -> Iterator[tuple[Tensor, Te
             yield torch.from_numpy(pixels), torch.from_numpy(part.labels[chosen])
 
 
-def _augment(pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", rng: np.random.Generator) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+def _augment(
+    pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", rng: np.random.Generator
+) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
     """Mirror half of the photos and shift each by up to a sixteenth, edges repeated."""
     size = pixels.shape[1]
     reach = size // 16

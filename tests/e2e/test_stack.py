@@ -248,7 +248,11 @@ def test_the_trainer_image_is_a_sagemaker_training_container(stack: Stack, tmp_p
     )  # fmt: skip
     if good:
         assert done.returncode == 0, done.stderr[-2000:]
-        assert {path.name for path in (base / "model").iterdir()} == {"bin-counter.mar", "evaluation.json"}
+        assert {path.name for path in (base / "model").iterdir()} == {
+            "bin-counter.mar",
+            "dataset.json",
+            "evaluation.json",
+        }
         assert not (base / "output" / "failure").exists()
     else:
         assert done.returncode == 1

@@ -1,12 +1,11 @@
+import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from trainer.evaluate import Evaluation, Prediction, bootstrap_interval, from_json, summarise
 from trainer.gate import decide
-
-import json
-import numpy as np
 
 
 def evaluation(accuracy: float) -> Evaluation:

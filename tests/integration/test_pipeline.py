@@ -1,0 +1,117 @@
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from threading import Thread
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from serve.errors import DataError, ServerError, TrackingError
+from tests.conftest import TINY, Served
+from trainer import tracking
+from trainer.dataset import DataSpec
+from trainer.pipeline import Execution, execute, wait_for_promoter
+from trainer.promoter import Outcome, Promoter
+from trainer.tracking import Tracking
+
+
+@pytest.fixture
+def promote(registry: Tracking, served: Served) -> Callable[[str], Outcome]:
+    return Promoter(registry, served.rollout, served.store / "accuracy.json").promote
+
+
+def steps(execution: Execution) -> dict[str, str]:
+    return {step.name: step.status for step in execution.steps}
+
+
+def nested(url: str, execution_id: str) -> dict[str, Run]:
+    client = MlflowClient(url, url)
+    experiment = client.get_run(execution_id).info.experiment_id
+    found = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{execution_id}'")
+    return {run.info.run_name: run for run in found}
+
+
+def test_the_folder_mlflow_does_not_hide_the_package() -> None:
+    assert mlflow.__file__
+    assert "site-packages" in mlflow.__file__ or "dist-packages" in mlflow.__file__
+
+
+def test_promotes_the_first_and_refuses_its_equal(
+    registry: Tracking, mlflow_url: str, drawn: Path, promote: Callable[[str], Outcome], served: Served
+) -> None:
+    recipe = replace(TINY, epochs=2)
+    first = execute(registry, DataSpec(drawn), recipe, promote)
+    assert (first.decision, first.champion) == ("promoted", None)
+    assert steps(first) == dict.fromkeys(("train", "evaluate", "gate", "promote"), "Succeeded")
+    assert served.rollout.serving() == "1"
+
+    second = execute(registry, DataSpec(drawn), recipe, promote)
+    assert second.decision == "refused"
+    assert steps(second)["promote"] == "Skipped"
+    assert second.champion is not None
+    assert second.challenger is not None
+    assert second.champion.accuracy == second.challenger.accuracy == first.challenger.accuracy  # type: ignore[union-attr]
+    assert "not greater" in second.reasons[0]
+    assert registry.version("2").status == tracking.REFUSED
+    assert served.rollout.serving() == "1"
+    assert_recorded(mlflow_url, first, second, recipe.epochs)
+
+
+def assert_recorded(url: str, first: Execution, second: Execution, epochs: int) -> None:
+    client, runs = MlflowClient(url, url), nested(url, first.id)
+    assert set(runs) == {"train", "evaluate", "gate", "promote"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    train = runs["train"]
+    assert train.data.params["architecture"] == "resnet18"
+    assert train.data.params["data_limit"] == "None"
+    for metric in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate",
+                   "photos_per_second"):  # fmt: skip
+        assert [each.step for each in client.get_metric_history(train.info.run_id, metric)] == list(
+            range(1, epochs + 1)
+        )
+    assert 0 <= train.data.metrics["test_accuracy_low"] <= train.data.metrics["test_accuracy"]
+    assert train.data.tags["mlflow.source.git.commit"]
+    assert train.inputs
+    (dataset,) = train.inputs.dataset_inputs
+    assert len(dataset.dataset.digest) == 36
+    artifacts = {each.path for each in client.list_artifacts(train.info.run_id)}
+    assert artifacts >= {"archive", "evaluation.json", "predictions.json", "dataset.json", "loss_curves.png",
+                         "confusion_matrix.png"}  # fmt: skip
+    judged = nested(url, second.id)["evaluate"].data
+    assert judged.params["champion"] == "1"
+    assert judged.metrics["champion_test_accuracy"] == train.data.metrics["test_accuracy"]
+    assert judged.params["test_fingerprint"] == runs["evaluate"].data.params["test_fingerprint"]
+
+
+def test_a_failing_step_is_recorded_and_the_champion_serves_on(
+    registry: Tracking, mlflow_url: str, tmp_path: Path, promote: Callable[[str], Outcome]
+) -> None:
+    with pytest.raises(DataError, match="bin-images"):
+        execute(registry, DataSpec(tmp_path), TINY, promote)
+    experiment = MlflowClient(mlflow_url).get_experiment_by_name(tracking.EXPERIMENT)
+    assert experiment
+    newest = MlflowClient(mlflow_url).search_runs([experiment.experiment_id], "tags.binwatch.kind = 'execution'")[0]
+    assert newest.info.status == "FAILED"
+    assert nested(mlflow_url, newest.info.run_id)["train"].info.status == "FAILED"
+    assert registry.versions() == []
+
+
+def test_waits_for_another_process_s_verdict(registry: Tracking) -> None:
+    with registry.run("train") as run:
+        pass
+    version = registry.register(run.id, tracking.APPROVED, "better", "").number
+    with pytest.raises(ServerError, match="is it running"):
+        wait_for_promoter(registry, version, timeout_s=0.2)
+    marking = Thread(target=partial(registry.mark, version, tracking.REJECTED, "canary"))
+    marking.start()
+    assert wait_for_promoter(registry, version, 20) == Outcome("rejected", version, "canary")
+    marking.join()
+
+
+def test_an_mlflow_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TrackingError, match="MLflow at http"):
+        Tracking("http://127.0.0.1:9")

@@ -1,0 +1,123 @@
+"""The scripts as a user calls them: output, exit codes, errors."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Served
+from trainer.job import Trained
+from trainer.tracking import Tracking
+
+ROOT = Path(__file__).parents[2]
+
+
+def call(*words: object, **env: str) -> "subprocess.CompletedProcess[str]":
+    import os
+
+    return subprocess.run(
+        [sys.executable, *map(str, words)], cwd=ROOT, env={**os.environ, "BINWATCH_DATA": "", **env},
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+
+
+def test_train_leaves_an_archive_and_an_evaluation(drawn: Path, tmp_path: Path, mlflow_url: str) -> None:
+    done = call("scripts/train.py", "resnet18-small", "--data", drawn, "--out", tmp_path, "--epochs", 1,
+                "--size-px", 32, "--tracking-uri", mlflow_url, "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert {path.name for path in tmp_path.iterdir()} == {"bin-counter.mar", "dataset.json", "evaluation.json"}
+    assert result["binwatch"] == json.loads((tmp_path / "evaluation.json").read_text())["binwatch"]
+    assert "training resnet18-small" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["nothing", "--out", "x", "--data", "."], 2, "there is no recipe 'nothing'"),
+        (["resnet18-small", "--out", "x", "--data", ".", "--no-tracking"], 1, "has no folder bin-images/"),
+        (["resnet18-small", "--out", "x", "--epochs", "many", "--size-px", "1"], 2,
+         "size_px is 1; give at least 32"),
+        (["resnet18-small", "--out", "x", "--limit", "few", "--counts", "x", "--data", "."], 2, "limit is 'few'"),
+        (["resnet18-small"], 2, "--out"),
+    ],
+)  # fmt: skip
+def test_train_says_what_is_wrong_without_a_traceback(words: list[str], code: int, message: str) -> None:
+    done = call("scripts/train.py", *words)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_settings_problems_are_listed_all_at_once() -> None:
+    done = call("scripts/train.py", "resnet18-small", "--out", "x", "--epochs", "many", "--learning-rate", "-1")
+    assert "epochs is 'many'" in done.stderr
+    assert "learning_rate is -1.0" in done.stderr
+
+
+def test_predict_answers_from_an_archive_without_a_server(trained: Trained, drawn: Path) -> None:
+    done = call("scripts/predict.py", drawn / "bin-images", "--archive", trained.archive)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == 300
+    assert {"photo", "count", "expected_count", "probabilities"} <= set(lines[0])
+
+
+def test_predict_asks_the_server_and_names_a_bad_photo(served: Served, trained: Trained, tmp_path: Path) -> None:
+    served.rollout.load("5", lambda: trained.archive)
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"x")
+    good = trained.data.test.photos[0].path
+    done = call("scripts/predict.py", bad, good, "--url", served.inference.url)
+    assert done.returncode == 1
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert "neither JPEG nor PNG" in first["error"]
+    assert second["model_version"] == "5"
+
+
+def test_predict_says_that_no_server_answers() -> None:
+    done = call("scripts/predict.py", "README.md", "--url", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "does not answer" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("path", ["missing.jpg", "tests"])
+def test_predict_says_that_there_is_no_photo(path: str) -> None:
+    done = call("scripts/predict.py", path)
+    assert done.returncode == 1
+    assert path in done.stderr
+
+
+def test_pipeline_and_promoter_work_as_two_processes(
+    served: Served, registry: Tracking, drawn: Path, tmp_path: Path
+) -> None:
+    reach = {"MLFLOW_TRACKING_URI": registry.uri, "BINWATCH_INFERENCE_URL": served.inference.url,
+             "BINWATCH_MANAGEMENT_URL": served.management.url, "BINWATCH_MODEL_STORE": str(served.store)}  # fmt: skip
+    import os
+
+    watcher = subprocess.Popen(
+        [sys.executable, "scripts/promote.py", "--watch", "--interval", "0.5", "--heartbeat", tmp_path / "beat"],
+        cwd=ROOT, env={**os.environ, **reach}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    words = ["scripts/pipeline.py", "--data", drawn, "--epochs", 1, "--size-px", 32, "--json"]
+    try:
+        first = call(*words, **reach)
+        second = call(*words, "--train-share", 0.1, **reach)
+    finally:
+        watcher.terminate()
+        _, log = watcher.communicate(timeout=30)
+    assert first.returncode == 0, first.stderr + log
+    assert json.loads(first.stdout)["decision"] == "promoted"
+    assert second.returncode == 3, second.stderr + log
+    assert watcher.returncode == 0
+    assert "promoted version 1" in log
+    assert (tmp_path / "beat").exists()
+    assert served.rollout.serving() == "1"
+
+    once = call("scripts/promote.py", "--json", **reach)
+    assert once.returncode == 3
+    assert json.loads(once.stdout)["did"] == "nothing"

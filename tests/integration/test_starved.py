@@ -1,0 +1,35 @@
+"""The gate and the trainer together: a model starved of training photos is refused, whatever the seed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from trainer import synthetic
+from trainer.dataset import DataSpec
+from trainer.evaluate import Evaluation
+from trainer.gate import decide
+from trainer.job import run_evaluation, run_training
+from trainer.train import RECIPES
+
+SEEDS = 10
+
+
+@pytest.fixture(scope="module")
+def bins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthetic.draw_dataset(tmp_path_factory.mktemp("bins"), 800, seed=5)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_refuses_a_challenger_with_a_tenth_of_the_training_photos(bins: Path, tmp_path: Path, seed: int) -> None:
+    recipe = replace(RECIPES["resnet18-small"], size_px=48, epochs=8, seed=seed)
+
+    def train(share: float) -> Evaluation:
+        spec = DataSpec(bins, seed=seed, train_share=share)
+        return run_evaluation(run_training(spec, recipe, tmp_path / str(share), None))
+
+    champion, challenger = train(1.0), train(0.1)
+    assert decide(champion, None).promote
+    decision = decide(challenger, champion)
+    print(f"seed {seed}: {champion.accuracy:.1%} with all, {challenger.accuracy:.1%} with a tenth")
+    assert not decision.promote

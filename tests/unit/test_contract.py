@@ -1,0 +1,106 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from serve.errors import DataError, SettingsError
+from trainer import contract
+
+
+@pytest.fixture
+def base(tmp_path: Path, drawn: Path) -> Path:
+    """An /opt/ml as SageMaker lays it out."""
+    (tmp_path / "input" / "config").mkdir(parents=True)
+    (tmp_path / "input" / "data").mkdir()
+    (tmp_path / "input" / "data" / "training").symlink_to(drawn)
+    return tmp_path
+
+
+def put(base: Path, **hyperparameters: str) -> None:
+    named = {key.replace("_", "-"): value for key, value in hyperparameters.items()}
+    (base / "input" / "config" / "hyperparameters.json").write_text(json.dumps(named))
+
+
+def environment(base: Path) -> dict[str, str]:
+    return {"SAGEMAKER_BASE_DIR": str(base)}
+
+
+def test_reads_hyperparameters_that_are_strings(base: Path) -> None:
+    put(base, recipe="resnet18-small", epochs="3", batch_size="8", learning_rate="0.01", limit="200", counts="1-4")
+    job = contract.read_job(base, {})
+    assert (job.recipe.epochs, job.recipe.batch_size, job.recipe.learning_rate) == (3, 8, 0.01)
+    assert (job.spec.limit, job.spec.counts) == (200, (1, 2, 3, 4))
+    assert job.model_dir == base / "model"
+    assert job.tracking_uri is None
+
+
+def test_takes_what_the_training_toolkit_has_set(base: Path, tmp_path: Path, drawn: Path) -> None:
+    put(base, epochs="3")
+    environ = {"SM_HPS": '{"epochs": 7, "recipe": "\\"resnet18-small\\"", "sagemaker_program": "x.py"}',
+               "SM_CHANNEL_TRAINING": str(drawn), "SM_MODEL_DIR": str(tmp_path / "elsewhere"),
+               "MLFLOW_TRACKING_URI": "http://mlflow:5000"}  # fmt: skip
+    job = contract.read_job(base, environ)
+    assert (job.recipe.name, job.recipe.epochs, job.spec.source) == ("resnet18-small", 7, drawn)
+    assert job.model_dir == tmp_path / "elsewhere"
+    assert job.tracking_uri == "http://mlflow:5000"
+
+
+def test_finds_the_photos_one_folder_below_the_channel(base: Path, drawn: Path) -> None:
+    channel = base / "input" / "data" / "training"
+    channel.unlink()
+    channel.mkdir()
+    (channel / "aft-vbi-pds").symlink_to(drawn)
+    assert contract.read_job(base, {}).spec.source == channel / "aft-vbi-pds"
+
+
+def test_without_hyperparameters_it_is_the_report_s_reference(base: Path) -> None:
+    assert contract.read_job(base, {}).recipe.name == "resnet34-scratch"
+
+
+def test_refuses_unknown_hyperparameters_and_a_missing_channel(base: Path) -> None:
+    put(base, epoch="3")
+    with pytest.raises(SettingsError, match="unknown hyperparameters epoch;"):
+        contract.read_job(base, {})
+    put(base)
+    (base / "input" / "data" / "training").unlink()
+    with pytest.raises(SettingsError, match="channel 'training'"):
+        contract.read_job(base, {})
+
+
+def test_a_job_leaves_the_archive_and_the_evaluation(base: Path) -> None:
+    put(base, recipe="resnet18-small", epochs="1", size_px="32", limit="150")
+    assert contract.main(environment(base)) == 0
+    assert {path.name for path in (base / "model").iterdir()} == {"bin-counter.mar", "dataset.json", "evaluation.json"}
+    assert not (base / "output" / "failure").exists()
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "reason"),
+    [
+        ({"epochs": "0"}, "epochs is 0"),
+        ({"recipe": "x"}, "there is no recipe 'x'"),
+        ({"counts": "8-9"}, "no usable photo"),
+    ],
+)
+def test_a_failure_leaves_its_reason_and_exit_code_1(
+    base: Path, hyperparameters: dict[str, str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(base, **hyperparameters)
+    assert contract.main(environment(base)) == 1
+    failure = (base / "output" / "failure").read_text()
+    assert reason in failure
+    assert "Traceback" not in failure
+    assert reason in capsys.readouterr().err
+
+
+def test_a_bug_leaves_its_traceback(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "train", lambda job: 1 / 0)
+    assert contract.main(environment(base)) == 1
+    assert "ZeroDivisionError" in (base / "output" / "failure").read_text()
+
+
+def test_a_data_error_is_one_line(base: Path) -> None:
+    put(base, counts="8-9", recipe="resnet18-small")
+    job = contract.read_job(base, {})
+    with pytest.raises(DataError):
+        contract.train(job)
