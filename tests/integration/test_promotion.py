@@ -150,15 +150,16 @@ def test_an_approval_against_another_champion_is_withdrawn(
 class CutOff:
     """A server side that dies just before or just after one step, as a killed promoter does."""
 
-    def __init__(self, real: Rollout, step: str, after: bool) -> None:
-        self._real, self._step, self._after = real, step, after
+    def __init__(self, real: Rollout, step: str, version: str, after: bool) -> None:
+        self._real, self._cut, self._after = real, (step, version), after
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
-            if name == self._step and not self._after:
+            here = (name, *args[:1]) == self._cut
+            if here and not self._after:
                 raise ServerError("killed")
             result = getattr(self._real, name)(*args)
-            if name == self._step:
+            if here:
                 raise ServerError("killed")
             return result
 
@@ -174,7 +175,7 @@ def test_a_promotion_that_was_cut_off_is_finished_by_the_next_round(
     promoter(registry, served).reconcile()
     second = challenger(registry, trained, 0.6, compared_with=first)
     with pytest.raises(ServerError, match="killed"):
-        promoter(registry, served, CutOff(served.rollout, step, after)).reconcile()
+        promoter(registry, served, CutOff(served.rollout, step, second, after)).reconcile()
     assert served.inference.predict(trained.data.test.photos[0].path.read_bytes())["model_version"] in (first, second)
     promoter(registry, served).reconcile()
     assert_only(registry, served, second)
@@ -187,5 +188,5 @@ def test_a_promoter_that_cannot_reach_the_server_rejects_nothing(
     number = challenger(registry, trained, 0.5)
     for step in ("load", "canary"):
         with pytest.raises(ServerError):
-            promoter(registry, served, CutOff(served.rollout, step, False)).reconcile()
+            promoter(registry, served, CutOff(served.rollout, step, number, False)).reconcile()
         assert registry.version(number).status == tracking.APPROVED

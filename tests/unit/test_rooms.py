@@ -1,0 +1,64 @@
+"""What the project's layout promises."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LEAVES = {"serve", "serve.archive", "serve.counter", "serve.errors", "serve.photo"}
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the project's own modules that a file imports, and mlflow."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return {name for name in names if name.split(".")[0] in ("serve", "trainer", "scripts", "mlflow", "tests")}
+
+
+def modules(room: str) -> list[Path]:
+    return sorted((ROOT / room).glob("*.py"))
+
+
+@pytest.mark.parametrize("path", modules("serve"), ids=lambda path: path.name)
+def test_serve_imports_neither_the_trainer_nor_mlflow(path: Path) -> None:
+    assert {name.split(".")[0] for name in imported(path)} <= {"serve"}
+
+
+@pytest.mark.parametrize("path", modules("trainer"), ids=lambda path: path.name)
+def test_the_trainer_imports_only_the_leaves_of_serve(path: Path) -> None:
+    rooms = {name.split(".")[0] for name in imported(path)}
+    assert rooms <= {"serve", "trainer"} | ({"mlflow"} if path.name == "tracking.py" else set())
+    used = {".".join(name.split(".")[:2]) for name in imported(path) if name.startswith("serve")}
+    assert used <= LEAVES
+
+
+def test_the_images_of_trainer_and_server_share_the_torch_layer() -> None:
+    heads = [(ROOT / room / "Dockerfile").read_text().split("# -- shared --")[0] for room in ("trainer", "serve")]
+    first, second = ([line for line in head.splitlines() if not line.startswith("#")] for head in heads)
+    assert first == second
+    assert any("torch.txt" in line for line in first)
+
+
+def test_versions_are_pinned_in_one_place() -> None:
+    pinned = re.compile(r"[A-Za-z0-9_.-]+==\d")
+    constraints = (ROOT / "requirements" / "constraints.txt").read_text()
+    names = {line.split("==")[0].lower().replace("_", "-") for line in constraints.splitlines() if "==" in line}
+    for path in (ROOT / "requirements").glob("*.txt"):
+        if path.name != "constraints.txt":
+            lines = [line for line in path.read_text().splitlines() if line and not line.startswith(("#", "-"))]
+            assert {line.lower() for line in lines} <= names
+    others = [*ROOT.glob("*/Dockerfile"), ROOT / "pyproject.toml", ROOT / "Makefile", ROOT / "docker-compose.yml"]
+    assert not [path for path in others if pinned.search(path.read_text())]
+
+
+def test_every_target_of_the_makefile_is_in_its_help() -> None:
+    text = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z0-9]+):", text, re.MULTILINE))
+    assert targets == set(re.findall(r"^([a-z0-9]+):.*##", text, re.MULTILINE))
+    assert targets >= {"help", "demo", "test", "e2e", "check", "up", "down"}
