@@ -5,12 +5,10 @@ python scripts/pipeline.py --watch                   an execution whenever there
 """
 
 import os
-import signal
 import tempfile
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
-from threading import Event
 
 from trainer import cli
 from trainer.pipeline import execute, wait_for_promoter, watch
@@ -24,10 +22,7 @@ def main(args: Namespace) -> int:
     registry = Tracking(args.tracking_uri)
     run = partial(execute, registry, spec, recipe, partial(wait_for_promoter, registry))
     if args.watch:
-        stop = Event()
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
-        watch(registry, run, args.heartbeat, args.interval, stop)
-        return cli.OK
+        watch(registry, run, args.heartbeat, args.interval)
     execution = run()
     cli.emit(args, execution.to_json(), f"{execution.decision}: {'; '.join(execution.reasons)}")
     return cli.OK if execution.decision == "promoted" else cli.REFUSED

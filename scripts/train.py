@@ -10,8 +10,8 @@ from pathlib import Path
 
 from trainer import cli
 from trainer.job import run_evaluation, run_training
+from trainer.recipes import RECIPES
 from trainer.tracking import Tracking
-from trainer.train import RECIPES
 
 
 def main(args: Namespace) -> int:

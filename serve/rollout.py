@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from serve import archive
-from serve.errors import CanaryError, PhotoError, RefusedError, ServerError
+from serve.errors import CanaryError, PhotoError, RefusedError
 from serve.torchserve import MODEL, Inference, Loaded, Management
 
 POLL_S = 0.1
@@ -39,16 +39,17 @@ class Rollout:
 
         Raises CanaryError where TorchServe cannot start it, ServerError where it does not answer.
         """
+        if not self._path(version).is_file():
+            archive.stamp(fetch(), self._path(version), version)
         found = self._find(version)
         if found and found.ready:
             return
         if found:  # registered, but its workers are gone
-            self._unload(found)
-        if not self._path(version).is_file():
-            archive.stamp(fetch(), self._path(version), version)
+            self._management.unregister(version)
         try:
             self._management.register(self._path(version).name, self._workers)
         except RefusedError as error:
+            self._path(version).unlink()  # damaged, perhaps: the next try fetches it again
             raise CanaryError(f"version {version} does not load: {error}") from error
 
     def canary(self, version: str) -> None:
@@ -80,21 +81,15 @@ class Rollout:
             if each.version != keep:
                 self._drain(each, drain_timeout_s)
                 self.discard(each.version)
-        for path in self.store.glob(f"{MODEL}-*.mar"):
+        for path in self.store.glob(f"*{MODEL}-*.mar*"):  # cut-off copies too
             if path != self._path(keep):
                 path.unlink()
 
     def discard(self, version: str) -> None:
-        """Unload a version that is not the default, and drop its archive from the store."""
-        found = self._find(version)
-        if found:
-            self._unload(found)
+        """Unload a version that others do not depend on, and drop its archive from the store."""
+        if self._find(version):
+            self._management.unregister(version)
         self._path(version).unlink(missing_ok=True)
-
-    def _unload(self, found: Loaded) -> None:
-        if found.default and len(self._management.loaded()) > 1:
-            raise ServerError(f"version {found.version} is the default and cannot be unloaded; switch first")
-        self._management.unregister(found.version)
 
     def _drain(self, old: Loaded, timeout_s: float) -> None:
         """Wait until ``old`` holds no request: none queued, and every worker done with what it had."""

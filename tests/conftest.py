@@ -15,8 +15,8 @@ from serve.torchserve import Inference, Management
 from trainer import synthetic
 from trainer.dataset import DataSpec
 from trainer.job import Trained, run_evaluation, run_training
+from trainer.recipes import RECIPES
 from trainer.tracking import Tracking
-from trainer.train import RECIPES
 
 TINY = replace(RECIPES["resnet18-small"], size_px=32, epochs=1)
 """A recipe for tests that need a model, but not a good one."""

@@ -17,7 +17,7 @@ from typing import Any
 from serve.errors import BinwatchError, SettingsError
 from trainer import abid, synthetic
 from trainer.dataset import DataSpec
-from trainer.train import RECIPES, Recipe
+from trainer.recipes import RECIPES, Recipe
 
 OK, ERROR, USAGE, REFUSED = 0, 1, 2, 3
 DRAWN_PHOTOS = 1000

@@ -24,8 +24,8 @@ from serve.errors import BinwatchError, SettingsError
 from trainer import cli
 from trainer.dataset import DataSpec
 from trainer.job import run_evaluation, run_training
+from trainer.recipes import Recipe
 from trainer.tracking import Tracking
-from trainer.train import Recipe
 
 CHANNEL = "training"
 KNOWN = {"recipe", "epochs", "size_px", "batch_size", "learning_rate", "seed",

@@ -21,7 +21,7 @@ from serve.errors import ArchiveError
 from trainer.abid import LICENCE
 from trainer.dataset import Dataset, Part
 from trainer.model import Counter
-from trainer.train import Recipe
+from trainer.recipes import Recipe
 
 MODEL_NAME = "bin-counter"
 PARITY = 1e-3
@@ -38,6 +38,7 @@ def write_archive(
     with tempfile.TemporaryDirectory(prefix="binwatch-export-") as temporary:
         stage = Path(temporary) / "stage"
         _copy_code(stage)
+        model = copy.deepcopy(model).cpu().eval()  # a GPU's TF32 would blur the comparison below
         _export_onnx(model, data.size_px, stage / archive.MODEL)
         photos = _copy_golden(data.validation, stage)
         manifest = archive.Manifest(
@@ -65,7 +66,7 @@ def _export_onnx(model: Counter, size_px: int, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
         torch.onnx.export(
-            copy.deepcopy(model).cpu().eval(), (example,), str(path), input_names=["pixels"],
+            model, (example,), str(path), input_names=["pixels"],
             output_names=["logits"], dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
             dynamo=True, external_data=False, verbose=False,
         )  # fmt: skip
@@ -93,8 +94,7 @@ def _checksums(stage: Path) -> dict[str, str]:
 
 @torch.no_grad()
 def _check_parity(model: Counter, counter: ServedCounter, pixels: photo.Pixels) -> None:
-    device = next(model.parameters()).device
-    expected = model.eval()(torch.from_numpy(pixels).to(device)).double().softmax(1).cpu().numpy()
+    expected = model(torch.from_numpy(pixels)).double().softmax(1).numpy()
     difference = float(np.abs(counter.probabilities(pixels) - expected).max())
     if not difference <= PARITY:
         raise ArchiveError(

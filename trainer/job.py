@@ -12,8 +12,9 @@ from trainer import plots
 from trainer.dataset import Dataset, DataSpec, load
 from trainer.evaluate import Evaluation, Prediction, evaluate
 from trainer.export import MODEL_NAME, write_archive
+from trainer.recipes import Recipe
 from trainer.tracking import TrackedRun
-from trainer.train import Epoch, Fitted, Recipe, fit, pick_device
+from trainer.train import Epoch, Fitted, fit, pick_device
 
 EVALUATION = "evaluation.json"
 DATASET = "dataset.json"

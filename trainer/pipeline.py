@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from threading import Event
-from typing import Any
+from typing import Any, NoReturn
 
 from serve.errors import BinwatchError, ServerError
 from trainer import gate, tracking
@@ -21,8 +20,8 @@ from trainer.dataset import DataSpec
 from trainer.evaluate import Evaluation, evaluate
 from trainer.job import ARCHIVE, Trained, run_evaluation, run_training
 from trainer.promoter import Outcome, verdict
+from trainer.recipes import Recipe
 from trainer.tracking import TrackedRun, Tracking, Version
-from trainer.train import Recipe
 
 POLL_S = 1.0
 log = logging.getLogger(__name__)
@@ -163,14 +162,14 @@ def wait_for_promoter(registry: Tracking, version: str, timeout_s: float = 600.0
 
 
 def watch(
-    registry: Tracking, run: Callable[[], Execution], heartbeat: Path, interval_s: float, stop: Event
-) -> None:  # fmt: skip
+    registry: Tracking, run: Callable[[], Execution], heartbeat: Path, interval_s: float
+) -> NoReturn:  # fmt: skip
     """Run an execution whenever there is no champion; touch ``heartbeat`` at each look.
 
     After a failure the wait doubles, up to ten minutes; nothing is retried in a hurry.
     """
     wait_s = interval_s
-    while not stop.is_set():
+    while True:
         try:
             heartbeat.touch()
             if registry.alias(tracking.CHAMPION) is None:
@@ -180,4 +179,4 @@ def watch(
         except BinwatchError as error:
             wait_s = min(2 * wait_s, 600)
             log.warning("%s; trying again in %.0f s", error, wait_s)
-        stop.wait(wait_s)
+        time.sleep(wait_s)

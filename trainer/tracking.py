@@ -72,7 +72,7 @@ class Tracking:
         try:
             yield run
             status = "FINISHED"
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             status = "KILLED"
             raise
         finally:

@@ -18,34 +18,7 @@ from tqdm import tqdm
 from serve.errors import TrainingError
 from trainer.dataset import Dataset, Part
 from trainer.model import Counter, create
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained. ``size_px``: side of the squashed photo; ``learning_rate``: the peak."""
-
-    name: str
-    architecture: str
-    size_px: int = 224
-    batch_size: int = 16
-    learning_rate: float = 0.002
-    epochs: int = 10
-    weight_decay: float = 0.0
-    one_cycle: bool = False
-    augment: bool = True
-    seed: int = 0
-
-
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        # the report's reference: Adam, constant rate, from scratch
-        Recipe("resnet34-scratch", "resnet34"),
-        # for machines without a GPU and for the demo
-        Recipe("resnet18-small", "resnet18", size_px=64, batch_size=32, learning_rate=0.003, epochs=12,
-               weight_decay=0.02, one_cycle=True),
-    )
-}  # fmt: skip
+from trainer.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -159,7 +132,9 @@ def batches(part: Part, recipe: Recipe, epoch: int) -> Iterator[tuple[Tensor, Te
         if recipe.augment:
             pixels = _augment(pixels, rng)
         if len(chosen) > 1:  # batch normalisation needs two
-            yield torch.from_numpy(pixels), torch.from_numpy(part.labels[chosen])
+            batch = torch.from_numpy(pixels), torch.from_numpy(part.labels[chosen])
+            # from pinned memory a copy to the GPU does not wait
+            yield (batch[0].pin_memory(), batch[1].pin_memory()) if torch.cuda.is_available() else batch
 
 
 def _augment(

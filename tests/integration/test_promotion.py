@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serve.errors import ServerError
+from serve.errors import CanaryError, ServerError
 from serve.rollout import Rollout
 from tests.conftest import Served
 from tests.integration.test_serving import altered
@@ -89,6 +89,19 @@ def test_a_server_that_came_up_empty_gets_the_champion_back(
     served.management.unregister(first)
     (served.store / f"bin-counter-{first}.mar").unlink()
     assert served.rollout.serving() is None
+    assert promoter(registry, served).reconcile().did == "restored"
+    assert_only(registry, served, first)
+
+
+def test_a_damaged_archive_in_the_store_is_fetched_again(registry: Tracking, served: Served, trained: Trained) -> None:
+    first = challenger(registry, trained, 0.5)
+    promoter(registry, served).reconcile()
+    served.management.unregister(first)
+    path = served.store / f"bin-counter-{first}.mar"
+    path.write_bytes(path.read_bytes()[:100_000])
+    (served.store / f".bin-counter-{first}.mar.partial").write_bytes(b"cut off")
+    with pytest.raises(CanaryError, match="does not load"):
+        promoter(registry, served).reconcile()
     assert promoter(registry, served).reconcile().did == "restored"
     assert_only(registry, served, first)
 

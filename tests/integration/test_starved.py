@@ -10,19 +10,19 @@ from trainer.dataset import DataSpec
 from trainer.evaluate import Evaluation
 from trainer.gate import decide
 from trainer.job import run_evaluation, run_training
-from trainer.train import RECIPES
+from trainer.recipes import RECIPES
 
 SEEDS = 10
 
 
 @pytest.fixture(scope="module")
 def bins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic.draw_dataset(tmp_path_factory.mktemp("bins"), 800, seed=5)
+    return synthetic.draw_dataset(tmp_path_factory.mktemp("bins"), 500, seed=5)
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_refuses_a_challenger_with_a_tenth_of_the_training_photos(bins: Path, tmp_path: Path, seed: int) -> None:
-    recipe = replace(RECIPES["resnet18-small"], size_px=48, epochs=8, seed=seed)
+    recipe = replace(RECIPES["resnet18-small"], size_px=48, epochs=6, seed=seed)
 
     def train(share: float) -> Evaluation:
         spec = DataSpec(bins, seed=seed, train_share=share)

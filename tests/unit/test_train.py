@@ -9,7 +9,8 @@ from serve.errors import TrainingError
 from tests.conftest import TINY
 from trainer.dataset import Dataset, DataSpec, load
 from trainer.model import ARCHITECTURES, create
-from trainer.train import RECIPES, batches, fit, score
+from trainer.recipes import RECIPES
+from trainer.train import batches, fit, score
 
 
 @pytest.fixture(scope="module")
