@@ -9,13 +9,13 @@ help: ## list the targets
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 8
 
 demo: $(READY) ## the main job on this machine; ONCE=1 ends by itself, DATA= COUNTS= LIMIT= choose the photos
-	$(PY) scripts/demo.py $(if $(ONCE),--once) $(if $(DATA),--data $(DATA)) $(if $(COUNTS),--counts $(COUNTS)) $(if $(LIMIT),--limit $(LIMIT))
+	@$(PY) scripts/demo.py $(if $(ONCE),--once) $(if $(DATA),--data $(DATA)) $(if $(COUNTS),--counts $(COUNTS)) $(if $(LIMIT),--limit $(LIMIT))
 
 test: $(READY) ## all tests that this machine can run
-	$(PY) -m pytest -m "not e2e"
+	@$(PY) -m pytest -m "not e2e"
 
 e2e: $(READY) ## the tests in containers; needs Docker
-	$(PY) -m pytest -m e2e
+	@$(PY) -m pytest -m e2e
 
 check: $(READY) ## ruff, mypy strict, tests
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(MAKE) test
@@ -30,7 +30,7 @@ $(READY): requirements/*.txt pyproject.toml
 	@command -v python3.11 >/dev/null || python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or later is needed; found $$(python3 --version)"; exit 1; }
 	@echo "setting up $(VENV) (some minutes and about 6 GB the first time)"
-	python3 -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements/test.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@python3 -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements/test.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
