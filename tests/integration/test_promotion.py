@@ -1,10 +1,14 @@
 import json
+import threading
+from collections import Counter as Tally
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from serve.errors import CanaryError, ServerError
 from serve.rollout import Rollout
@@ -158,6 +162,36 @@ def test_an_approval_against_another_champion_is_withdrawn(
     assert promoter(registry, served).reconcile().did == "nothing"
     assert registry.version(stale).status == tracking.REFUSED
     assert "run the pipeline again" in registry.version(stale).reason
+
+
+def ask_until(stop: threading.Event, served: Served, photo: bytes) -> Tally[str]:
+    """Ask without pause; the answers by model version, failures by status."""
+    mine = Tally[str]()
+    with requests.Session() as session:
+        while not stop.is_set():
+            response = session.post(f"{served.inference.url}/predictions/bin-counter", data=photo, timeout=60)
+            mine[response.json()["model_version"] if response.ok else f"HTTP {response.status_code}"] += 1
+    return mine
+
+
+def test_no_request_fails_while_the_model_is_promoted_four_times(
+    registry: Tracking, served: Served, trained: Trained
+) -> None:
+    photo, stop = trained.data.test.photos[0].path.read_bytes(), threading.Event()
+    numbers = [challenger(registry, trained, 0.5)]
+    promoter(registry, served).reconcile()
+    with ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(ask_until, stop, served, photo) for _ in range(4)]
+        try:
+            for accuracy in (0.6, 0.7, 0.8):
+                numbers.append(challenger(registry, trained, accuracy, compared_with=numbers[-1]))
+                assert promoter(registry, served).reconcile().did == "promoted"
+        finally:
+            stop.set()
+        answers = sum((client.result() for client in clients), Tally[str]())
+    print(f"{answers.total()} requests of four clients while swapping three times, by version: {dict(answers)}")
+    assert set(answers) == set(numbers)
+    assert answers.total() > 50
 
 
 class CutOff:
