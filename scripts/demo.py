@@ -21,9 +21,9 @@ from serve.embedded import free_port, mlflow_server, torchserve_server
 from serve.rollout import Rollout
 from serve.torchserve import Inference, Management
 from trainer import cli
-from trainer.abid import read_inventory
-from trainer.dataset import DataSpec, split_by_bin, subset
+from trainer.dataset import DataSpec
 from trainer.pipeline import execute
+from trainer.prepared import splits_of
 from trainer.promoter import Promoter, watch
 from trainer.tracking import Tracking
 
@@ -72,8 +72,7 @@ def fresh(home: Path) -> Path:
 
 def predict_one(spec: DataSpec, inference: Inference) -> dict[str, object]:
     """Ask the server about one photo of the test split."""
-    photos = subset(read_inventory(spec.source, spec.counts).photos, spec.limit, spec.seed)
-    splits = split_by_bin(photos, spec.seed)
+    photos, splits = splits_of(spec)
     photo = next(each for each in photos if splits[each.id] == "test")
     return {"photo": str(photo.path), "recorded": photo.count, **inference.predict(photo.path.read_bytes())}
 

@@ -27,7 +27,11 @@ def read(data: bytes, size_px: int) -> Pixels:
 
     Returns uint8 ``(size_px, size_px, 3)``, RGB, 0-255. Raises PhotoError.
     """
-    image = decode(data)
+    return squash(decode(data), size_px)
+
+
+def squash(image: Image.Image, size_px: int) -> Pixels:
+    """Squash a decoded photo: uint8 ``(size_px, size_px, 3)``."""
     squashed = image.resize((size_px, size_px), Image.Resampling.BILINEAR)
     return np.asarray(squashed, dtype=np.uint8)
 

@@ -87,7 +87,7 @@ def read_inventory(source: Path, counts: tuple[int, ...]) -> Inventory:
     for photo_id, listed in _ids(source, counts):
         found = _read_one(source, photo_id, listed, counts)
         (photos if isinstance(found, Photo) else skipped).append(found)  # type: ignore[arg-type]
-    _refuse_empty(source, photos, skipped, counts)
+    refuse_empty(source, photos, skipped, counts)
     photos.sort(key=lambda photo: (_series(photo.id), photo.id))
     return Inventory(source, tuple(_with_bins(source, photos)), tuple(skipped))
 
@@ -156,7 +156,8 @@ def _quantity(record: Any) -> int:
     return quantity
 
 
-def _refuse_empty(source: Path, photos: list[Photo], skipped: list[Skipped], counts: tuple[int, ...]) -> None:
+def refuse_empty(source: Path, photos: list[Photo], skipped: list[Skipped], counts: tuple[int, ...]) -> None:
+    """Raise DataError where one of ``counts`` is left without a photo."""
     found = Counter(photo.count for photo in photos)
     missing = [count for count in counts if not found[count]]
     if missing:

@@ -1,30 +1,30 @@
-"""From an inventory of photos to arrays: a stratified subset, splits by bin, decoded pixels.
+"""From a source of photos to the three splits as arrays.
 
-Every photo is in exactly one of train, validation and test, and so is every bin: photos of one
-bin are near copies of each other, and a model that has seen one has seen the answer.
+``scan`` reads every photo once: can it be decoded, what are its bytes and its picture. Photos with
+the same picture become one bin, then ``trainer/split.py`` assigns the bins. ``load`` does all of
+that in memory; ``trainer/prepared.py`` keeps it on disk, with the decoded photos.
 """
 
 import hashlib
 import json
-import math
 import os
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from serve import photo as photos_io
-from serve.errors import DataError, PhotoError
-from trainer.abid import Photo, Skipped, read_inventory
-
-SHARES = {"train": 0.7, "validation": 0.2, "test": 0.1}
+from serve.errors import PhotoError
+from trainer import duplicates, split
+from trainer.abid import Photo, Skipped
+from trainer.sources import read_source
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,19 @@ class DataSpec:
     train_share: float = 1.0
 
 
+class Pixels(Protocol):
+    """Decoded photos, uint8 ``(N, S, S, 3)``: an array in memory, or rows of one on disk."""
+
+    def __getitem__(self, rows: Any) -> NDArray[np.uint8]:
+        """The rows of a slice or an index array, in memory."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One split: photos, pixels uint8 ``(N, S, S, 3)`` and labels int64 ``(N,)``, indices into the classes."""
 
     photos: tuple[Photo, ...]
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
     labels: NDArray[np.int64]
     fingerprint: str
 
@@ -80,135 +87,84 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class _Decoded:
+class Scanned:
+    """One readable photo: SHA-256 of its bytes, its signature, and its pixels where a size was asked for."""
+
     photo: Photo
     digest: str
-    pixels: photos_io.Pixels
+    signature: duplicates.Signature
+    pixels: photos_io.Pixels | None
 
 
 def load(spec: DataSpec, size_px: int) -> Dataset:
-    """Read, decode and split the photos of ``spec`` at ``size_px``. Raises DataError."""
-    inventory = read_inventory(spec.source, spec.counts)
-    chosen = subset(inventory.photos, spec.limit, spec.seed)
-    decoded, unreadable = _decode_all(chosen, size_px)
-    splits = split_by_bin([each.photo for each in decoded], spec.seed)
-    splits = keep_train_share(splits, spec.train_share, spec.seed)
-    parts = {name: _part([each for each in decoded if splits.get(each.photo.id) == name], spec.counts)
-             for name in SHARES}  # fmt: skip
-    skipped = tuple(each for each in inventory.skipped) + unreadable
-    return Dataset(spec.counts, size_px, **parts, skipped=skipped, fingerprint=_digest(
-        f"{name}:{part.fingerprint}" for name, part in parts.items()))  # fmt: skip
+    """Read, decode and split the photos of ``spec`` at ``size_px``, in memory. Raises DataError."""
+    inventory = read_source(spec.source, spec.counts)
+    chosen = split.subset(inventory.photos, spec.limit, spec.seed)
+    scanned, unreadable = scan(chosen, size_px)
+    pairs = duplicates.find_duplicates([each.signature for each in scanned])
+    photos = duplicates.merge_bins([each.photo for each in scanned], pairs)
+    splits = split.split_by_bin(photos, spec.seed)
+    pixels = np.stack([each.pixels for each in scanned if each.pixels is not None])
+    digests = {each.photo.id: each.digest for each in scanned}
+    return build(spec, size_px, photos, splits.of, digests, pixels, (*inventory.skipped, *unreadable))
 
 
-def subset(photos: Sequence[Photo], limit: int | None, seed: int) -> list[Photo]:
-    """At most ``limit`` photos with the counts in the same proportions, chosen by a hash of the id."""
-    if limit is None or limit >= len(photos):
-        return list(photos)
-    if limit < 1:
-        raise DataError(f"LIMIT is {limit}; give a number of photos above 0, or leave it away for all")
-    by_count = _by_count(photos, seed)
-    wanted = _shares_of(limit, {count: len(group) for count, group in by_count.items()})
-    kept = {photo.id for count, group in by_count.items() for photo in group[: wanted[count]]}
-    return [photo for photo in photos if photo.id in kept]
+def build(
+    spec: DataSpec, size_px: int, photos: Sequence[Photo], of: Mapping[str, str], digests: Mapping[str, str],
+    pixels: Pixels, skipped: tuple[Skipped, ...],
+) -> Dataset:  # fmt: skip
+    """Put the parts together. ``pixels`` has a row for each of ``photos``, in their order."""
+    kept = split.keep_train_share(of, spec.train_share, spec.seed)
+    parts = {}
+    for name in split.SHARES:
+        rows = [row for row, photo in enumerate(photos) if kept.get(photo.id) == name]
+        part = tuple(photos[row] for row in rows)
+        labels = np.array([spec.counts.index(photo.count) for photo in part], dtype=np.int64)
+        parts[name] = Part(part, Rows(pixels, np.array(rows, dtype=np.int64)), labels, fingerprint(part, digests))
+    whole = digest(f"{name}:{part.fingerprint}" for name, part in parts.items())
+    return Dataset(spec.counts, size_px, **parts, skipped=skipped, fingerprint=whole)
 
 
-def split_by_bin(photos: Sequence[Photo], seed: int) -> dict[str, str]:
-    """Assign every photo id to ``train``, ``validation`` or ``test``, each bin wholly to one.
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a larger array, read when they are asked for."""
 
-    Greedy: bins, the largest first, go where the photos of their counts are most lacking.
-    Deterministic in the photos and the seed. Raises DataError where a split lacks a count.
-    """
-    bins: dict[str, list[Photo]] = defaultdict(list)
-    for photo in photos:
-        bins[photo.bin].append(photo)
-    totals = Counter(photo.count for photo in photos)
-    lacking = {name: {count: share * total for count, total in totals.items()} for name, share in SHARES.items()}
-    splits: dict[str, str] = {}
-    for name in sorted(bins, key=lambda name: (-len(bins[name]), _hash(seed, name))):
-        counts = Counter(photo.count for photo in bins[name])
-        place = max(SHARES, key=lambda split: _need(lacking[split], counts, SHARES[split], totals))
-        for count, number in counts.items():
-            lacking[place][count] -= number
-        splits.update({photo.id: place for photo in bins[name]})
-    _refuse_missing(photos, splits)
-    return splits
+    pixels: Pixels
+    index: NDArray[np.int64]
+
+    def __getitem__(self, rows: Any) -> NDArray[np.uint8]:
+        """The rows of a slice or an index array, in memory."""
+        return np.asarray(self.pixels[self.index[rows]])
 
 
-def _need(lacking: dict[int, float], counts: Counter[int], share: float, totals: Counter[int]) -> float:
-    return sum(number * lacking[count] / (share * totals[count]) for count, number in counts.items())
-
-
-def _refuse_missing(photos: Sequence[Photo], splits: dict[str, str]) -> None:
-    found = Counter((splits[photo.id], photo.count) for photo in photos)
-    for count in {photo.count for photo in photos}:
-        for name in SHARES:
-            if not found[name, count]:
-                raise DataError(
-                    f"the {name} split has no photo with {count} objects, of {len(photos)} photos in all; "
-                    "add photos of that count, raise LIMIT or narrow COUNTS"
-                )
-
-
-def keep_train_share(splits: dict[str, str], share: float, seed: int) -> dict[str, str]:
-    """Drop all but ``share`` of the training photos, chosen by a hash of the id; the rest stays."""
-    if not 0 < share <= 1:
-        raise DataError(f"the share of training photos is {share}; give a number above 0 and at most 1")
-    train = sorted((i for i, name in splits.items() if name == "train"), key=partial(_hash, seed))
-    dropped = set(train[math.ceil(share * len(train)) :])
-    return {photo_id: name for photo_id, name in splits.items() if photo_id not in dropped}
-
-
-def _decode_all(photos: Sequence[Photo], size_px: int) -> tuple[list[_Decoded], tuple[Skipped, ...]]:
-    decoded: list[_Decoded] = []
-    unreadable: list[Skipped] = []
+def scan(photos: Sequence[Photo], size_px: int | None = None) -> tuple[list[Scanned], tuple[Skipped, ...]]:
+    """Read every photo, in parallel; what cannot be read is named."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes and resizes outside the GIL
-        results = pool.map(partial(_decode, size_px=size_px), photos)
-        for result in tqdm(results, total=len(photos), desc="reading photos", unit="photo"):
-            if isinstance(result, Skipped):
-                unreadable.append(result)
-            else:
-                decoded.append(result)
-    return decoded, tuple(unreadable)
+        results = pool.map(partial(_scan_one, size_px=size_px), photos)
+        found = list(tqdm(results, total=len(photos), desc="reading photos", unit="photo"))
+    readable = [each for each in found if isinstance(each, Scanned)]
+    return readable, tuple(each for each in found if isinstance(each, Skipped))
 
 
-def _decode(photo: Photo, size_px: int) -> _Decoded | Skipped:
+def _scan_one(photo: Photo, size_px: int | None) -> Scanned | Skipped:
     try:
         data = photo.path.read_bytes()
-        return _Decoded(photo, hashlib.sha256(data).hexdigest(), photos_io.read(data, size_px))
+        image = photos_io.decode(data)
     except (PhotoError, OSError) as error:
         return Skipped(photo.id, str(error))
+    pixels = photos_io.squash(image, size_px) if size_px else None
+    return Scanned(photo, hashlib.sha256(data).hexdigest(), duplicates.signature(image), pixels)
 
 
-def _part(decoded: list[_Decoded], classes: tuple[int, ...]) -> Part:
-    photos = tuple(each.photo for each in decoded)
-    labels = np.array([classes.index(photo.count) for photo in photos], dtype=np.int64)
-    lines = (json.dumps([each.photo.id, each.photo.count, each.digest]) for each in decoded)
-    return Part(photos, np.stack([each.pixels for each in decoded]), labels, _digest(lines))
+def fingerprint(photos: Iterable[Photo], digests: Mapping[str, str]) -> str:
+    """SHA-256 over ids, counts and photo bytes, in whatever order."""
+    return digest(json.dumps([photo.id, photo.count, digests[photo.id]]) for photo in photos)
+
+
+def digest(lines: Iterable[str]) -> str:
+    """SHA-256 of lines, in whatever order."""
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def _per_count(photos: Sequence[Photo]) -> dict[str, int]:
     return {str(count): number for count, number in sorted(Counter(photo.count for photo in photos).items())}
-
-
-def _by_count(photos: Sequence[Photo], seed: int) -> dict[int, list[Photo]]:
-    by_count: dict[int, list[Photo]] = defaultdict(list)
-    for photo in sorted(photos, key=lambda photo: _hash(seed, photo.id)):
-        by_count[photo.count].append(photo)
-    return by_count
-
-
-def _shares_of(limit: int, sizes: dict[int, int]) -> dict[int, int]:
-    """``limit`` divided like ``sizes``, by largest remainder."""
-    exact = {count: limit * size / sum(sizes.values()) for count, size in sizes.items()}
-    whole = {count: math.floor(value) for count, value in exact.items()}
-    for count in sorted(exact, key=lambda count: whole[count] - exact[count])[: limit - sum(whole.values())]:
-        whole[count] += 1
-    return whole
-
-
-def _hash(seed: int, text: str) -> str:
-    return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
-
-
-def _digest(lines: Any) -> str:
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()

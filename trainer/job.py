@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trainer import plots
-from trainer.dataset import Dataset, DataSpec, load
+from trainer.dataset import Dataset, DataSpec
 from trainer.evaluate import Evaluation, Prediction, evaluate
 from trainer.export import MODEL_NAME, write_archive
+from trainer.prepared import load_any
 from trainer.recipes import Recipe
 from trainer.tracking import TrackedRun
 from trainer.train import Epoch, Fitted, fit, pick_device
@@ -35,7 +36,7 @@ class Trained:
 
 def run_training(spec: DataSpec, recipe: Recipe, out: Path, run: TrackedRun | None) -> Trained:
     """Load, train, export. Everything goes to ``run`` where there is one; the archive to ``out``."""
-    data = load(spec, recipe.size_px)
+    data = load_any(spec, recipe.size_px)
     _report_data(data, out)
     if run:
         _log_inputs(run, spec, recipe, data)

@@ -8,7 +8,8 @@ import pytest
 from serve.errors import DataError
 from trainer import synthetic
 from trainer.abid import Photo, read_inventory
-from trainer.dataset import SHARES, DataSpec, load, split_by_bin, subset
+from trainer.dataset import DataSpec, load
+from trainer.split import SHARES, split_by_bin, subset
 
 
 def photos(number: int, per_bin: int = 1, classes: int = 5) -> list[Photo]:
@@ -18,7 +19,7 @@ def photos(number: int, per_bin: int = 1, classes: int = 5) -> list[Photo]:
 @pytest.mark.parametrize("per_bin", [1, 3, 17])
 def test_every_bin_is_wholly_in_one_split(per_bin: int) -> None:
     many = photos(3000, per_bin)
-    splits = split_by_bin(many, seed=0)
+    splits = split_by_bin(many, seed=0).of
     places: dict[str, set[str]] = {}
     for photo in many:
         places.setdefault(photo.bin, set()).add(splits[photo.id])
@@ -28,7 +29,7 @@ def test_every_bin_is_wholly_in_one_split(per_bin: int) -> None:
 
 def test_splits_are_70_20_10_for_every_count() -> None:
     many = photos(5000, per_bin=3)
-    splits = split_by_bin(many, seed=0)
+    splits = split_by_bin(many, seed=0).of
     found = Counter((photo.count, splits[photo.id]) for photo in many)
     for count in range(1, 6):
         for name, share in SHARES.items():
@@ -37,7 +38,7 @@ def test_splits_are_70_20_10_for_every_count() -> None:
 
 def test_splits_are_the_same_each_time_and_differ_by_seed() -> None:
     many = photos(500, 2)
-    assert split_by_bin(many, 0) == split_by_bin(many[::-1], 0) != split_by_bin(many, 1)
+    assert split_by_bin(many, 0).of == split_by_bin(many[::-1], 0).of != split_by_bin(many, 1).of
 
 
 def test_says_which_split_lacks_a_count() -> None:
@@ -91,14 +92,14 @@ def test_an_unreadable_photo_is_named_and_left_out(tmp_path: Path) -> None:
 
 def test_pixels_and_labels_belong_together(drawn: Path) -> None:
     data = load(DataSpec(drawn), 48)
-    assert data.train.pixels.shape == (len(data.train), 48, 48, 3)
-    assert data.train.pixels.dtype == np.uint8
+    assert data.train.pixels[:].shape == (len(data.train), 48, 48, 3)
+    assert data.train.pixels[:].dtype == np.uint8
     assert [data.classes[label] for label in data.test.labels] == [photo.count for photo in data.test.photos]
 
 
 def test_no_bin_of_the_real_subset_is_on_two_sides(abid: Path) -> None:
     many = read_inventory(abid, (1, 2, 3, 4, 5)).photos
-    splits = split_by_bin(many, seed=0)
+    splits = split_by_bin(many, seed=0).of
     sides = Counter(name for name, _ in {(splits[photo.id], photo.bin) for photo in many})
     assert sum(sides.values()) == len({photo.bin for photo in many})
     shares = Counter(splits.values())

@@ -1,0 +1,42 @@
+"""Turn a source of photos into a prepared dataset: split table, fingerprint, decoded photos.
+
+    python scripts/prepare_data.py --data SOURCE --out PREPARED [--counts 1-5] [--size-px 64]
+
+Run it again after photos were added: every old photo stays in its split. Train with --data PREPARED.
+"""
+
+from argparse import Namespace
+from collections import Counter
+from pathlib import Path
+
+from trainer import cli
+from trainer.prepared import decoded, prepare
+
+
+def main(args: Namespace) -> int:
+    spec = cli.data_spec(vars(args), args.out.with_name("drawn"))
+    prepared = prepare(spec.source, args.out, spec.counts, spec.seed)
+    for size_px in args.size_px:
+        decoded(prepared, size_px)
+    splits = Counter(row.split for row in prepared.rows)
+    result = {
+        "fingerprint": prepared.fingerprint,
+        "photos": dict(splits),
+        "bins": len({row.bin for row in prepared.rows}),
+        "skipped": len(prepared.skipped),
+    }
+    shares = ", ".join(f"{number} {name}" for name, number in splits.items())
+    text = (
+        f"{args.out}: version {prepared.fingerprint[:12]}, {shares}, {result['bins']} bins; "
+        f"{len(prepared.skipped)} photos left out, named in {args.out / 'prepared.json'}"
+    )
+    cli.emit(args, result, text)
+    return cli.OK
+
+
+if __name__ == "__main__":
+    parser = cli.parser(__doc__.splitlines()[0])
+    cli.add_data_options(parser)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--size-px", type=int, nargs="*", default=[], help="decode the photos at these sizes at once")
+    cli.run(main, parser.parse_args())

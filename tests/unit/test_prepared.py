@@ -1,0 +1,255 @@
+import csv
+import json
+import os
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serve import photo as photos_io
+from serve.errors import DataError
+from tests.conftest import TINY
+from trainer import dataset, prepared, synthetic
+from trainer.dataset import DataSpec
+from trainer.duplicates import find_duplicates, signature
+from trainer.sources import read_source
+from trainer.train import fit
+
+COUNTS = (1, 2, 3, 4, 5)
+
+
+@pytest.fixture
+def bins(tmp_path: Path) -> Path:
+    return synthetic.draw_dataset(tmp_path / "bins", 150, seed=4)
+
+
+def hide(source: Path, ids: set[str]) -> Path:
+    """A copy of ``source`` that lacks the photos ``ids``, its file list too."""
+    copy = source.with_name("copy")
+    shutil.copytree(source, copy)
+    (copy / "file_list.json").unlink()
+    for photo_id in ids:
+        (copy / "bin-images" / f"{photo_id}.jpg").unlink()
+        (copy / "metadata" / f"{photo_id}.json").unlink()
+    return copy
+
+
+def put(source: Path, photo_id: str, image: Image.Image, count: int, *products: str) -> None:
+    image.save(source / "bin-images" / f"{photo_id}.jpg", quality=90)
+    record = {"EXPECTED_QUANTITY": count, "BIN_FCSKU_DATA": {product: {} for product in products}}
+    (source / "metadata" / f"{photo_id}.json").write_text(json.dumps(record))
+
+
+def places(made: prepared.Prepared) -> dict[str, str]:
+    return {row.id: row.split for row in made.rows}
+
+
+def test_a_prepared_dataset_is_the_one_in_memory(bins: Path, tmp_path: Path) -> None:
+    prepared.prepare(bins, tmp_path / "out", COUNTS)
+    memory, disk = dataset.load(DataSpec(bins), 32), prepared.load_any(DataSpec(tmp_path / "out"), 32)
+    for name in ("train", "validation", "test"):
+        one, other = getattr(memory, name), getattr(disk, name)
+        assert one.fingerprint == other.fingerprint
+        assert np.array_equal(one.pixels[:], other.pixels[:])
+        assert np.array_equal(one.labels, other.labels)
+    assert memory.fingerprint == disk.fingerprint
+
+
+def test_the_splits_are_known_without_decoding(bins: Path, tmp_path: Path) -> None:
+    made = prepared.prepare(bins, tmp_path / "out", COUNTS)
+    for source in (bins, tmp_path / "out"):
+        photos, splits = prepared.splits_of(DataSpec(source))
+        assert len(photos) == 150
+        assert {photo.id: splits[photo.id] for photo in photos} == places(made)
+
+
+def test_training_from_the_cache_gives_the_same_weights(bins: Path, tmp_path: Path) -> None:
+    prepared.prepare(bins, tmp_path / "out", COUNTS)
+    first = fit(dataset.load(DataSpec(bins), 32), TINY)
+    second = fit(prepared.load_any(DataSpec(tmp_path / "out"), 32), TINY)
+    assert first.epochs[0].validation_loss == second.epochs[0].validation_loss
+
+
+def test_preparing_again_changes_nothing(bins: Path, tmp_path: Path) -> None:
+    first = prepared.prepare(bins, tmp_path / "out", COUNTS)
+    second = prepared.prepare(bins, tmp_path / "out", COUNTS)
+    assert first == second
+    assert prepared.read(tmp_path / "out").rows == first.rows
+
+
+def test_the_cache_is_made_once_and_again_when_a_photo_changes(bins: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepared.decoded(prepared.prepare(bins, out, COUNTS), 32)
+    (cache,) = (out / "cache").iterdir()
+    made = cache.stat().st_mtime_ns
+    prepared.load_any(DataSpec(out), 32)
+    assert cache.stat().st_mtime_ns == made
+
+    photo = sorted((bins / "bin-images").iterdir())[0]
+    Image.open(photo).rotate(180).save(photo)
+    with pytest.raises(DataError, match=f"1 photos .*the first is {photo.stem}.*prepare it again"):
+        prepared.load_any(DataSpec(out), 32)
+    again = prepared.prepare(bins, out, COUNTS)
+    pixels = prepared.decoded(again, 32)
+    row = [each.id for each in again.rows].index(photo.stem)
+    assert np.array_equal(pixels[row], photos_io.read(photo.read_bytes(), 32))
+    (other,) = (out / "cache").iterdir()
+    assert other != cache
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_added_photos_leave_every_old_one_where_it_was(bins: Path, tmp_path: Path, seed: int) -> None:
+    ids = [path.stem for path in sorted((bins / "bin-images").iterdir())]
+    late = set(random.Random(seed).sample(ids, 60))
+    copy = hide(bins, late)
+    before = prepared.prepare(copy, tmp_path / "out", COUNTS)
+    for photo_id in late:
+        for folder, suffix in (("bin-images", "jpg"), ("metadata", "json")):
+            shutil.copy(bins / folder / f"{photo_id}.{suffix}", copy / folder)
+    after = prepared.prepare(copy, tmp_path / "out", COUNTS)
+    assert places(before).items() <= places(after).items()
+    test_sizes = [sum(row.split == "test" for row in each.rows) for each in (before, after)]
+    assert test_sizes[0] < test_sizes[1]
+    assert len(after.rows) + len(after.skipped) == 150
+    sides: dict[str, set[str]] = {}
+    for row in after.rows:
+        sides.setdefault(row.bin, set()).add(row.split)
+    assert all(len(side) == 1 for side in sides.values())
+
+
+def test_a_photo_that_would_join_two_splits_is_set_aside_and_named(bins: Path, tmp_path: Path) -> None:
+    made = prepared.prepare(bins, tmp_path / "out", COUNTS)
+    numbers = {int(row.id): row for row in made.rows}
+    first = next(n for n in sorted(numbers) if n + 1 not in numbers and n + 2 not in numbers and n + 3 in numbers
+                 and numbers[n].split != numbers[n + 3].split)  # fmt: skip
+    products = [
+        next(iter(json.loads((bins / "metadata" / f"{n:05d}.json").read_text())["BIN_FCSKU_DATA"]))
+        for n in (first, first + 3)
+    ]
+    (bins / "file_list.json").unlink()
+    put(bins, f"{first + 2:05d}", Image.effect_noise((224, 224), 90).convert("RGB"), 2, *products)
+    after = prepared.prepare(bins, tmp_path / "out", COUNTS)
+    assert places(after) == places(made)
+    (skipped,) = after.skipped
+    assert skipped.id == f"{first + 2:05d}"
+    assert "joins bins of" in skipped.reason
+
+
+def test_the_same_picture_twice_is_one_bin(bins: Path, tmp_path: Path) -> None:
+    (bins / "file_list.json").unlink()
+    ids = [path.stem for path in sorted((bins / "bin-images").iterdir())]
+    for number, photo_id in enumerate(ids[:40]):
+        image = Image.open(bins / "bin-images" / f"{photo_id}.jpg")
+        put(bins, f"{90_000 + 10 * number}", image.resize((260, 250)), 1 + number % 5, f"other{number}")
+    made = prepared.prepare(bins, tmp_path / "out", COUNTS)
+    where = places(made)
+    assert all(where[photo_id] == where[f"{90_000 + 10 * number}"] for number, photo_id in enumerate(ids[:40]))
+
+
+def test_the_same_picture_on_two_sides_of_a_split_that_is_made_is_refused(bins: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    made = prepared.prepare(bins, out, COUNTS)
+    train, test = (next(row for row in made.rows if row.split == name) for name in ("train", "test"))
+    shutil.copy(made.source / train.path, made.source / test.path)
+    with pytest.raises(DataError, match="same picture"):
+        prepared.prepare(bins, out, COUNTS)
+
+
+def test_a_table_with_a_leak_is_refused(bins: Path, tmp_path: Path) -> None:
+    rows = list(prepared.prepare(bins, tmp_path / "out", COUNTS).rows)
+    prepared.check_leaks(rows)
+    train = next(row for row in rows if row.split == "train")
+    test = next(row for row in rows if row.split == "test")
+    for leaking in (replace(test, id="leak", bin=train.bin), replace(test, id="leak", digest=train.digest)):
+        with pytest.raises(DataError, match="leak"):
+            prepared.check_leaks([*rows, leaking])
+
+
+def test_a_table_changed_by_hand_is_refused(bins: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    made = prepared.prepare(bins, out, COUNTS)
+    path = out / "versions" / f"{made.fingerprint[:12]}.csv"
+    path.write_text(path.read_text().replace(",test,", ",train,", 1))
+    with pytest.raises(DataError, match="was changed"):
+        prepared.load_any(DataSpec(out), 32)
+
+
+def test_another_source_or_other_counts_need_another_folder(bins: Path, tmp_path: Path) -> None:
+    prepared.prepare(bins, tmp_path / "out", COUNTS)
+    with pytest.raises(DataError, match="another folder"):
+        prepared.prepare(bins, tmp_path / "out", (1, 2, 3))
+    with pytest.raises(DataError, match="prepared for the counts"):
+        prepared.load_any(DataSpec(tmp_path / "out", counts=(1, 2)), 32)
+
+
+def test_a_preparation_that_was_cut_off_leaves_the_version_before(bins: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    made = prepared.prepare(bins, out, COUNTS)
+    (out / "versions" / "0123456789ab.csv").write_text("id,cou")
+    (out / "prepared.json.partial").write_text("{")
+    assert prepared.read(out) == made
+
+
+def test_finds_a_picture_again_after_scaling_and_compression(bins: Path) -> None:
+    images = [Image.open(path).convert("RGB") for path in sorted((bins / "bin-images").iterdir())[:60]]
+    copies = []
+    for number, image in enumerate(images):
+        path = bins / f"{number}.jpg"
+        image.resize((300, 280)).save(path, quality=60)
+        copies.append(Image.open(path))
+    pairs = find_duplicates([signature(image) for image in [*images, *copies]])
+    found = {pair for pair in pairs if pair[1] - pair[0] == 60}
+    assert len(found) >= 57
+    assert set(pairs) == found
+
+
+def test_a_folder_per_count_and_a_csv_are_read_too(bins: Path, tmp_path: Path) -> None:
+    folders, table = tmp_path / "folders", []
+    for photo in read_source(bins, COUNTS).photos:
+        target = folders / "train" / str(photo.count) / photo.path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(photo.path, target)
+        table.append({"path": f"bins/bin-images/{photo.path.name}", "count": photo.count, "group": photo.bin})
+    with (tmp_path / "photos.csv").open("w", newline="") as lines:
+        writer = csv.DictWriter(lines, ["path", "count", "group"])
+        writer.writeheader()
+        writer.writerows(table)
+    by_folder = read_source(folders, COUNTS).photos
+    by_csv = read_source(tmp_path / "photos.csv", COUNTS).photos
+    original = read_source(bins, COUNTS).photos
+    assert sorted(p.count for p in by_folder) == sorted(p.count for p in by_csv) == sorted(p.count for p in original)
+    assert {p.bin for p in by_csv} == {p.bin for p in original}
+    assert len(prepared.prepare(folders, tmp_path / "out", COUNTS).rows) == 150
+
+
+def test_what_a_csv_names_wrongly_is_skipped_and_named(bins: Path, tmp_path: Path) -> None:
+    photos = read_source(bins, COUNTS).photos
+    lines = [f"bins/bin-images/{photo.path.name},{photo.count}" for photo in photos]
+    bad = ["gone.jpg,1", "/etc/hostname,1", "../x.jpg,1", "a.jpg,-1", "b.jpg,1.5", "c.jpg,", "d.jpg,99999999"]
+    (tmp_path / "p.csv").write_text("\n".join(["path,count", *lines, *bad]))
+    found = read_source(tmp_path / "p.csv", COUNTS)
+    assert len(found.photos) == 150
+    assert len(found.skipped) == len(bad)
+    assert all(each.reason for each in found.skipped)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a,b\n1,2\n", "needs path and count"),
+        ("path,count\nbins/file_list.json,1\nbins/file_list.json,2\n", "under 1 and under 2"),
+    ],
+)
+def test_a_csv_that_says_nothing_or_two_things_is_an_error(bins: Path, tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "p.csv").write_text(text)
+    with pytest.raises(DataError, match=reason):
+        read_source(tmp_path / "p.csv", (1, 2))
+
+
+def test_a_source_that_is_not_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no file or folder"):
+        read_source(tmp_path / "nowhere", COUNTS)

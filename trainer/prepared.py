@@ -1,0 +1,269 @@
+"""Prepared datasets: a source turned once into a split table and decoded photos on disk.
+
+    OUT/prepared.json         fingerprint, counts, seed, source, what was skipped or set aside
+    OUT/versions/<fp>.csv     the split table of every version, by the start of its fingerprint:
+                              id, count, bin, split, digest, path, size, mtime_ns of every photo
+    OUT/cache/<S>px-<key>.npy decoded photos, uint8 (N, S, S, 3), in the order of the table
+
+Preparing again after photos were added leaves every old photo in its old split. The decoded
+photos are made when a size is first asked for, memory-mapped, and valid for those photo bytes.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from serve import photo as photos_io
+from serve.errors import DataError
+from trainer import dataset, duplicates, split
+from trainer.abid import Photo, Skipped
+from trainer.dataset import Dataset, DataSpec, Pixels, Scanned
+from trainer.sources import read_source
+
+FORMAT = 1
+DESCRIPTION = "prepared.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the split table. ``path``: relative to the source; ``size`` in bytes."""
+
+    id: str
+    count: int
+    bin: str
+    split: str
+    digest: str
+    path: str
+    size: int
+    mtime_ns: int
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared dataset as it lies on disk."""
+
+    folder: Path
+    source: Path
+    counts: tuple[int, ...]
+    seed: int
+    fingerprint: str
+    rows: tuple[Row, ...]
+    skipped: tuple[Skipped, ...]
+
+    def photos(self) -> list[Photo]:
+        """The photos in the order of the table."""
+        return [Photo(row.id, row.count, self.source / row.path, row.bin) for row in self.rows]
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether ``folder`` is a prepared dataset."""
+    return (folder / DESCRIPTION).is_file()
+
+
+def load_any(spec: DataSpec, size_px: int) -> Dataset:
+    """The data of ``spec``: a prepared dataset from its table and cache, any other source in memory."""
+    if not is_prepared(spec.source):
+        return dataset.load(spec, size_px)
+    prepared = read(spec.source)
+    if spec.counts != prepared.counts:
+        raise DataError(
+            f"{spec.source} was prepared for the counts {prepared.counts}, not {spec.counts}; "
+            "prepare the source again, into another folder"
+        )
+    _refuse_stale(prepared)
+    pixels = decoded(prepared, size_px)
+    photos = prepared.photos()
+    chosen = {photo.id for photo in split.subset(photos, spec.limit, spec.seed)}
+    of = {row.id: row.split for row in prepared.rows if row.id in chosen}
+    digests = {row.id: row.digest for row in prepared.rows}
+    return dataset.build(spec, size_px, photos, of, digests, pixels, prepared.skipped)
+
+
+def splits_of(spec: DataSpec) -> tuple[list[Photo], dict[str, str]]:
+    """The photos of ``spec`` and the split of each, without decoding any."""
+    if is_prepared(spec.source):
+        prepared = read(spec.source)
+        photos = split.subset(prepared.photos(), spec.limit, spec.seed)
+        return photos, {row.id: row.split for row in prepared.rows}
+    photos = split.subset(read_source(spec.source, spec.counts).photos, spec.limit, spec.seed)
+    return photos, split.split_by_bin(photos, spec.seed).of
+
+
+def prepare(source: Path, out: Path, counts: tuple[int, ...], seed: int = 0) -> Prepared:
+    """Prepare ``source`` in ``out``, or bring ``out`` up to date with it. Raises DataError.
+
+    Old photos keep their split; a new one that would join bins of different splits is set aside.
+    """
+    before = _read_before(out, source, counts, seed)
+    inventory = read_source(source, counts)
+    scanned, unreadable = dataset.scan(inventory.photos)
+    pairs = duplicates.find_duplicates([each.signature for each in scanned])
+    photos = duplicates.merge_bins([each.photo for each in scanned], pairs)
+    splits = split.split_by_bin(photos, seed, {row.id: row.split for row in before})
+    _refuse_divided_pairs([(photos[a].id, photos[b].id) for a, b in pairs], splits.of)
+    photos = _with_old_bins(photos, before)
+    rows = tuple(_row(source, each, photo, splits.of[photo.id])
+                 for each, photo in zip(scanned, photos, strict=True) if photo.id in splits.of)  # fmt: skip
+    check_leaks(rows)
+    skipped = (*inventory.skipped, *unreadable, *splits.set_aside)
+    made = Prepared(out, source.resolve(), counts, seed, _fingerprint(rows), rows, skipped)
+    _write(made)
+    return made
+
+
+def _refuse_divided_pairs(pairs: Sequence[tuple[str, str]], of: Mapping[str, str]) -> None:
+    for first, second in pairs:
+        if first in of and second in of and of[first] != of[second]:
+            raise DataError(
+                f"photos {first} ({of[first]}) and {second} ({of[second]}) show the same picture, but the split is "
+                "made; remove one of them, or prepare into a new folder"
+            )
+
+
+def check_leaks(rows: Sequence[Row]) -> None:
+    """Refuse a table in which a bin, or the same photo bytes, are on two sides. Raises DataError."""
+    for what in ("bin", "digest"):
+        sides: dict[str, Row] = {}
+        for row in rows:
+            other = sides.setdefault(getattr(row, what), row)
+            if other.split != row.split:
+                raise DataError(
+                    f"photos {other.id} ({other.split}) and {row.id} ({row.split}) have the same {what} "
+                    f"{getattr(row, what)}; remove one of them, or prepare into a new folder"
+                )
+
+
+def read(folder: Path) -> Prepared:
+    """Read a prepared dataset and check it for leaks. Raises DataError."""
+    try:
+        about = json.loads((folder / DESCRIPTION).read_text())
+        with _table(folder, about["fingerprint"]).open(newline="", encoding="utf-8") as lines:
+            rows = tuple(_parse(line) for line in csv.DictReader(lines))
+        skipped = tuple(Skipped(*pair) for pair in about["skipped"].items())
+        found = Prepared(folder, Path(about["source"]), tuple(about["counts"]), about["seed"], about["fingerprint"],
+                         rows, skipped)  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder} is not a whole prepared dataset: {error!r}; prepare it again") from error
+    if _fingerprint(rows) != found.fingerprint:
+        path = _table(folder, found.fingerprint)
+        raise DataError(f"{path} was changed: its fingerprint is another; bring it back, or prepare into a new folder")
+    check_leaks(rows)
+    return found
+
+
+def decoded(prepared: Prepared, size_px: int) -> Pixels:
+    """The decoded photos at ``size_px``, uint8 ``(N, S, S, 3)``, memory-mapped; made when not there yet."""
+    key = dataset.digest(f"{number}:{row.digest}" for number, row in enumerate(prepared.rows))[:16]
+    path = prepared.folder / "cache" / f"{size_px}px-{key}.npy"
+    if not path.is_file():
+        path.parent.mkdir(exist_ok=True)
+        for stale in path.parent.glob(f"{size_px}px-*"):
+            stale.unlink()
+        _decode_to(path, prepared.photos(), size_px)
+    return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+
+
+def _decode_to(path: Path, photos: Sequence[Photo], size_px: int) -> None:
+    partial = path.with_suffix(".partial")
+    shape = (len(photos), size_px, size_px, 3)
+    pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+
+    def fill(row: int) -> None:
+        pixels[row] = photos_io.read(photos[row].path.read_bytes(), size_px)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in tqdm(pool.map(fill, range(len(photos))), total=len(photos), desc="decoding photos", unit="photo"):
+            pass
+    pixels.flush()
+    partial.replace(path)
+
+
+def _refuse_stale(prepared: Prepared) -> None:
+    changed = [row.id for row in prepared.rows if _stat(prepared.source / row.path) != (row.size, row.mtime_ns)]
+    if changed:
+        raise DataError(
+            f"{len(changed)} photos of {prepared.source} have changed or gone since {prepared.folder} was prepared "
+            f"(the first is {changed[0]}); prepare it again"
+        )
+
+
+def _stat(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _read_before(out: Path, source: Path, counts: tuple[int, ...], seed: int) -> tuple[Row, ...]:
+    if not is_prepared(out):
+        return ()
+    before = read(out)
+    now = (source.resolve(), counts, seed)
+    if (before.source, before.counts, before.seed) != now:
+        raise DataError(
+            f"{out} was prepared from {before.source} with counts {before.counts} and seed {before.seed}; "
+            f"now it is {now}: prepare into another folder"
+        )
+    return before.rows
+
+
+def _with_old_bins(photos: Sequence[Photo], before: Sequence[Row]) -> list[Photo]:
+    """Old photos keep the bin they were split by; new ones take that of the old ones they join."""
+    old = {row.id: row.bin for row in before}
+    joined = {photo.bin: old[photo.id] for photo in photos if photo.id in old}
+    return [replace(photo, bin=old.get(photo.id) or joined.get(photo.bin, photo.bin)) for photo in photos]
+
+
+def _row(source: Path, scanned: Scanned, photo: Photo, name: str) -> Row:
+    found = photo.path.stat()
+    path = str(photo.path.relative_to(source))
+    return Row(photo.id, photo.count, photo.bin, name, scanned.digest, path, found.st_size, found.st_mtime_ns)
+
+
+def _parse(line: Mapping[str, str]) -> Row:
+    numbers = {"count", "size", "mtime_ns"}
+    values: dict[str, Any] = {name: int(line[name]) if name in numbers else line[name] for name in COLUMNS}
+    return Row(**values)
+
+
+def _fingerprint(rows: Sequence[Row]) -> str:
+    return dataset.digest(json.dumps([row.id, row.count, row.bin, row.split, row.digest]) for row in rows)
+
+
+def _write(made: Prepared) -> None:
+    """The table first, then the description that names it: a cut-off leaves the version before."""
+    table = _table(made.folder, made.fingerprint)
+    table.parent.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in made.rows)
+    _replace(table, text.getvalue())
+    about = {
+        "format": FORMAT, "fingerprint": made.fingerprint, "source": str(made.source), "counts": made.counts,
+        "seed": made.seed, "skipped": {each.id: each.reason for each in made.skipped},
+    }  # fmt: skip
+    _replace(made.folder / DESCRIPTION, json.dumps(about, indent=1))
+
+
+def _table(folder: Path, fingerprint: str) -> Path:
+    return folder / "versions" / f"{fingerprint[:12]}.csv"
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
