@@ -1,4 +1,4 @@
-"""Turn a source of photos into a prepared dataset: split table, fingerprint, decoded photos.
+"""Turn a source of photos into a prepared dataset: split table, fingerprint, report, decoded photos.
 
     python scripts/prepare_data.py --data SOURCE --out PREPARED [--counts 1-5] [--size-px 64]
 
@@ -10,7 +10,8 @@ from collections import Counter
 from pathlib import Path
 
 from trainer import cli
-from trainer.prepared import decoded, prepare
+from trainer.prepared import REPORT, decoded, prepare
+from trainer.report import write_report
 
 
 def main(args: Namespace) -> int:
@@ -18,17 +19,19 @@ def main(args: Namespace) -> int:
     prepared = prepare(spec.source, args.out, spec.counts, spec.seed)
     for size_px in args.size_px:
         decoded(prepared, size_px)
+    report = write_report(prepared, args.out / REPORT)
     splits = Counter(row.split for row in prepared.rows)
     result = {
         "fingerprint": prepared.fingerprint,
         "photos": dict(splits),
         "bins": len({row.bin for row in prepared.rows}),
         "skipped": len(prepared.skipped),
+        "report": str(report),
     }
     shares = ", ".join(f"{number} {name}" for name, number in splits.items())
     text = (
         f"{args.out}: version {prepared.fingerprint[:12]}, {shares}, {result['bins']} bins; "
-        f"{len(prepared.skipped)} photos left out, named in {args.out / 'prepared.json'}"
+        f"{len(prepared.skipped)} photos left out, named in the report {report}"
     )
     cli.emit(args, result, text)
     return cli.OK

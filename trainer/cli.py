@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from serve.errors import BinwatchError, SettingsError
-from trainer import abid, synthetic
+from trainer import abid, prepared, synthetic
 from trainer.dataset import DataSpec
 from trainer.recipes import RECIPES, Recipe
 
@@ -38,7 +38,7 @@ def add_data_options(to: argparse.ArgumentParser, environ: Mapping[str, str] = o
     """--data, --counts, --limit, --data-seed and --train-share."""
     get = environ.get
     to.add_argument("--data", default=get("BINWATCH_DATA"), help="folder with bin-images/ and metadata/; drawn without")
-    to.add_argument("--counts", default=get("BINWATCH_COUNTS") or "1-5", help="the counts to tell apart")
+    to.add_argument("--counts", default=get("BINWATCH_COUNTS") or None, help="the counts to tell apart; 1-5 without")
     to.add_argument("--limit", default=get("BINWATCH_LIMIT") or None, help="a stratified subset of so many photos")
     to.add_argument("--data-seed", default=0, type=int, help="seed of the subset and the split")
     to.add_argument("--train-share", default=1.0, type=float, help="share of the training photos that is used")
@@ -57,8 +57,9 @@ def data_spec(options: Mapping[str, Any], drawn: Path) -> DataSpec:
     """The data that the options name; without any, bins are drawn into ``drawn`` once."""
     problems: list[str] = []
     limit = _number(options, "limit", int, problems)
+    prepared_counts = options.get("data") and prepared.counts_of(Path(options["data"]))
     try:
-        counts = abid.parse_counts(str(options.get("counts") or "1-5"))
+        counts = abid.parse_counts(str(options.get("counts") or prepared_counts or "1-5"))
     except BinwatchError as error:
         problems.append(str(error))
     _refuse(problems)

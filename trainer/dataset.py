@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from tqdm import tqdm
 
 from serve import photo as photos_io
@@ -25,6 +26,9 @@ from serve.errors import PhotoError
 from trainer import duplicates, split
 from trainer.abid import Photo, Skipped
 from trainer.sources import read_source
+
+LOOK_PX = 224
+"""Sharpness is measured at this size, so that photos of different sizes compare."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,22 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class Look:
+    """How a photo looks: size in px, mean grey (0-255), and variance of the Laplacian of its grey picture."""
+
+    width: int
+    height: int
+    brightness: float
+    sharpness: float
+
+
+@dataclass(frozen=True)
 class Scanned:
     """One readable photo: SHA-256 of its bytes, its signature, and its pixels where a size was asked for."""
 
     photo: Photo
     digest: str
+    look: Look
     signature: duplicates.Signature
     pixels: photos_io.Pixels | None
 
@@ -153,7 +168,13 @@ def _scan_one(photo: Photo, size_px: int | None) -> Scanned | Skipped:
     except (PhotoError, OSError) as error:
         return Skipped(photo.id, str(error))
     pixels = photos_io.squash(image, size_px) if size_px else None
-    return Scanned(photo, hashlib.sha256(data).hexdigest(), duplicates.signature(image), pixels)
+    return Scanned(photo, hashlib.sha256(data).hexdigest(), _look(image), duplicates.signature(image), pixels)
+
+
+def _look(image: Image.Image) -> Look:
+    grey = np.asarray(image.convert("L").resize((LOOK_PX, LOOK_PX), Image.Resampling.BILINEAR), dtype=np.float32)
+    laplacian = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
+    return Look(*image.size, round(float(grey.mean()), 2), round(float(laplacian.var()), 2))
 
 
 def fingerprint(photos: Iterable[Photo], digests: Mapping[str, str]) -> str:

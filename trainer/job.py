@@ -12,7 +12,7 @@ from trainer import plots
 from trainer.dataset import Dataset, DataSpec
 from trainer.evaluate import Evaluation, Prediction, evaluate
 from trainer.export import MODEL_NAME, write_archive
-from trainer.prepared import load_any
+from trainer.prepared import REPORT, load_any
 from trainer.recipes import Recipe
 from trainer.tracking import TrackedRun
 from trainer.train import Epoch, Fitted, fit, pick_device
@@ -79,6 +79,9 @@ def _log_inputs(run: TrackedRun, spec: DataSpec, recipe: Recipe, data: Dataset) 
     run.log_params({**asdict(recipe), **settings, "device": str(pick_device())})
     run.log_dataset("bins", data.fingerprint, str(spec.source), data.summary()["photos"])
     run.log_json(data.summary(), DATASET)
+    report = spec.source / REPORT
+    if report.is_file():
+        run.log_file(report)
 
 
 def _log_epoch(run: TrackedRun | None, epoch: Epoch) -> None:

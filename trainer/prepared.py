@@ -2,7 +2,8 @@
 
     OUT/prepared.json         fingerprint, counts, seed, source, what was skipped or set aside
     OUT/versions/<fp>.csv     the split table of every version, by the start of its fingerprint:
-                              id, count, bin, split, digest, path, size, mtime_ns of every photo
+                              one Row a photo
+    OUT/report.html           the inspection report (``trainer/report.py``)
     OUT/cache/<S>px-<key>.npy decoded photos, uint8 (N, S, S, 3), in the order of the table
 
 Preparing again after photos were added leaves every old photo in its old split. The decoded
@@ -30,12 +31,16 @@ from trainer.dataset import Dataset, DataSpec, Pixels, Scanned
 from trainer.sources import read_source
 
 FORMAT = 1
-DESCRIPTION = "prepared.json"
+DESCRIPTION, REPORT = "prepared.json", "report.html"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the split table. ``path``: relative to the source; ``size`` in bytes."""
+    """One line of the split table.
+
+    ``path``: relative to the source; ``size``: bytes; ``picture``: digest of the decoded pixels;
+    ``width``, ``height``: px; ``brightness``: mean grey, 0-255; ``sharpness``: variance of the Laplacian.
+    """
 
     id: str
     count: int
@@ -45,6 +50,11 @@ class Row:
     path: str
     size: int
     mtime_ns: int
+    picture: str
+    width: int
+    height: int
+    brightness: float
+    sharpness: float
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
@@ -70,6 +80,11 @@ class Prepared:
 def is_prepared(folder: Path) -> bool:
     """Whether ``folder`` is a prepared dataset."""
     return (folder / DESCRIPTION).is_file()
+
+
+def counts_of(folder: Path) -> str | None:
+    """The counts that ``folder`` was prepared for, as COUNTS writes them; None where it is not prepared."""
+    return ",".join(map(str, read(folder).counts)) if is_prepared(folder) else None
 
 
 def load_any(spec: DataSpec, size_px: int) -> Dataset:
@@ -230,13 +245,20 @@ def _with_old_bins(photos: Sequence[Photo], before: Sequence[Row]) -> list[Photo
 def _row(source: Path, scanned: Scanned, photo: Photo, name: str) -> Row:
     found = photo.path.stat()
     path = str(photo.path.relative_to(source))
-    return Row(photo.id, photo.count, photo.bin, name, scanned.digest, path, found.st_size, found.st_mtime_ns)
+    return Row(
+        photo.id, photo.count, photo.bin, name, scanned.digest, path, found.st_size, found.st_mtime_ns,
+        scanned.signature.pixels, **asdict(scanned.look),
+    )  # fmt: skip
 
 
 def _parse(line: Mapping[str, str]) -> Row:
-    numbers = {"count", "size", "mtime_ns"}
-    values: dict[str, Any] = {name: int(line[name]) if name in numbers else line[name] for name in COLUMNS}
-    return Row(**values)
+    kinds: dict[str, Any] = {"str": str, "int": int, "float": float}
+    return Row(
+        **{
+            field.name: kinds[field.type.__name__ if isinstance(field.type, type) else field.type](line[field.name])
+            for field in fields(Row)
+        }
+    )
 
 
 def _fingerprint(rows: Sequence[Row]) -> str:

@@ -14,8 +14,10 @@ from serve import photo as photos_io
 from serve.errors import DataError
 from tests.conftest import TINY
 from trainer import dataset, prepared, synthetic
+from trainer.abid import Photo
 from trainer.dataset import DataSpec
 from trainer.duplicates import find_duplicates, signature
+from trainer.report import write_report
 from trainer.sources import read_source
 from trainer.train import fit
 
@@ -224,6 +226,30 @@ def test_a_folder_per_count_and_a_csv_are_read_too(bins: Path, tmp_path: Path) -
     assert sorted(p.count for p in by_folder) == sorted(p.count for p in by_csv) == sorted(p.count for p in original)
     assert {p.bin for p in by_csv} == {p.bin for p in original}
     assert len(prepared.prepare(folders, tmp_path / "out", COUNTS).rows) == 150
+
+
+def test_the_report_shows_every_count_and_names_what_was_left_out(bins: Path, tmp_path: Path) -> None:
+    photo = sorted((bins / "bin-images").iterdir())[0]
+    photo.write_bytes(b"<broken>")
+    made = prepared.prepare(bins, tmp_path / "out", COUNTS)
+    text = write_report(made, tmp_path / "out" / prepared.REPORT).read_text()
+    assert text.count("<figure>") >= 4 + len(COUNTS)
+    assert all(f"Photos with {count} recorded" in text for count in COUNTS)
+    assert "Left out: 1" in text
+    assert "&lt;broken&gt;" in text
+    assert "http" not in text
+    assert text.count("alt=") == text.count("<img")
+
+
+def test_the_look_of_a_photo_is_measured(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
+    for name, image in (("sharp", Image.fromarray(noise)), ("flat", Image.new("RGB", (200, 300), (40, 40, 40)))):
+        path = tmp_path / f"{name}.png"
+        image.save(path)
+        ((found,), _) = dataset.scan([Photo(name, 1, path, name)])
+        assert (found.look.width, found.look.height) == (200, 300)
+        assert (found.look.sharpness > 100) == (name == "sharp")
+        assert found.look.brightness == pytest.approx(40 if name == "flat" else 127, abs=3)
 
 
 def test_what_a_csv_names_wrongly_is_skipped_and_named(bins: Path, tmp_path: Path) -> None:
