@@ -113,10 +113,15 @@ def emit(args: argparse.Namespace, result: Any, text: str) -> None:
     print(json.dumps(result) if args.json else text, flush=True)
 
 
-def run(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> None:
-    """Run a script's main and exit with its code; an error becomes one readable line on stderr."""
+def log_to_stderr() -> None:
+    """Our own words, and the warnings of libraries."""
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("trainer").setLevel(logging.INFO)
+
+
+def run(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> None:
+    """Run a script's main and exit with its code; an error becomes one readable line on stderr."""
+    log_to_stderr()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that contexts are left
     try:
         sys.exit(main(args))

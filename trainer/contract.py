@@ -11,7 +11,6 @@ MLflow is used when MLFLOW_TRACKING_URI names a server.
 """
 
 import json
-import logging
 import os
 import sys
 import traceback
@@ -86,7 +85,7 @@ def train(job: TrainingJob) -> None:
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
     """SageMaker's entry point: 0, or 1 with the reason in output/failure."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    cli.log_to_stderr()
     base = Path(environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
     try:
         train(read_job(base, environ))
