@@ -3,7 +3,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e check up down
+.PHONY: help demo test e2e check bench up down
 
 help: ## list the targets
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 8
@@ -19,6 +19,9 @@ e2e: $(READY) ## the tests in containers; needs Docker
 
 check: $(READY) ## ruff, mypy strict, tests
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(MAKE) test
+
+bench: $(READY) ## all benchmarks against their peers; DATA= the photos
+	@for name in fetch loader; do $(PY) scripts/bench.py $$name $(if $(DATA),--data $(DATA)); done
 
 up: ## start the containers and wait until they are healthy
 	docker compose up --build --wait

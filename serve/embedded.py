@@ -64,6 +64,22 @@ def torchserve_server(state: Path, port: int | None = None) -> Iterator[tuple[st
         yield inference, management, store
 
 
+@contextmanager
+def s3_server(state: Path) -> Iterator[str]:
+    """An S3 server (SeaweedFS) that asks for no credentials; yields its address."""
+    ports = {name: free_port() for name in ("master.port", "volume.port", "filer.port", "s3.port")}
+    grpc = {f"{name}.grpc": free_port() for name in ports}
+    (state / "weed").mkdir(parents=True, exist_ok=True)
+    command = [
+        Path(sys.executable).with_name("weed"), "server", "-s3", f"-dir={state.resolve() / 'weed'}", "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1", "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=0",
+        *(f"-{name}={port}" for name, port in {**ports, **grpc}.items()),
+    ]  # fmt: skip
+    url = f"http://127.0.0.1:{ports['s3.port']}"
+    with _running("SeaweedFS", command, state, {}, f"{url}/healthz"):
+        yield url
+
+
 def java_home() -> str:
     """A Java runtime: the machine's where JAVA_HOME or ``java`` names one, else the wheel's."""
     if os.environ.get("JAVA_HOME"):

@@ -101,7 +101,7 @@ def _ids(source: Path, counts: tuple[int, ...]) -> Iterator[tuple[str, int | Non
     listed: dict[str, int] = {}
     path = _find(source, "file_list.json")
     named = set()
-    for count, ids in _file_list(path).items() if path else ():
+    for count, ids in read_file_list(path).items() if path else ():
         named.add(count)
         for photo_id in ids:
             if listed.setdefault(photo_id, count) != count:
@@ -114,14 +114,32 @@ def _ids(source: Path, counts: tuple[int, ...]) -> Iterator[tuple[str, int | Non
         yield from ((photo_id, None) for photo_id in stems if photo_id not in listed)
 
 
-def _file_list(path: Path) -> dict[int, list[str]]:
+def read_file_list(path: Path) -> dict[int, list[str]]:
+    """A file list as ids by count. Raises DataError."""
     try:
         content = json.loads(path.read_text())
         return {int(count): [PurePosixPath(entry).stem for entry in entries] for count, entries in content.items()}
-    except (ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise DataError(
             f'{path} is not a file list ({error}); it must look like {{"1": ["data/metadata/<id>.json", ...]}}'
         ) from error
+
+
+def choose(lists: dict[int, list[str]], counts: tuple[int, ...] | None, limit: int | None) -> dict[int, list[str]]:
+    """The ids of ``counts``, or of all, and of each count its share of ``limit``, the first of the list."""
+    chosen = {count: ids for count, ids in sorted(lists.items()) if counts is None or count in counts}
+    total = sum(map(len, chosen.values()))
+    if not total:
+        raise DataError(f"the file list holds no photo with the counts {counts}; it has {sorted(lists)}")
+    if limit is None or limit >= total:
+        return chosen
+    return {count: ids[: round(limit * len(ids) / total)] for count, ids in chosen.items()}
+
+
+def file_list_json(lists: dict[int, list[str]]) -> bytes:
+    """The bytes of a file list."""
+    named = {str(count): [f"data/metadata/{photo_id}.json" for photo_id in ids] for count, ids in lists.items()}
+    return json.dumps(named, indent=1).encode()
 
 
 def _read_one(source: Path, photo_id: str, listed: int | None, counts: tuple[int, ...]) -> Photo | Skipped:

@@ -57,13 +57,14 @@ def data_spec(options: Mapping[str, Any], drawn: Path) -> DataSpec:
     """The data that the options name; without any, bins are drawn into ``drawn`` once."""
     problems: list[str] = []
     limit = _number(options, "limit", int, problems)
-    prepared_counts = options.get("data") and prepared.counts_of(Path(options["data"]))
+    source = _source(options.get("data"), drawn)
+    prepared_counts = prepared.counts_of(source) if source else None
     try:
         counts = abid.parse_counts(str(options.get("counts") or prepared_counts or "1-5"))
     except BinwatchError as error:
         problems.append(str(error))
     _refuse(problems)
-    source = Path(options["data"]) if options.get("data") else _drawn(drawn)
+    source = source or _drawn(drawn)
     seed, share = int(options.get("data_seed") or 0), float(options.get("train_share") or 1.0)
     return DataSpec(source, counts, limit, seed, share)
 
@@ -98,6 +99,15 @@ def _number(options: Mapping[str, Any], key: str, kind: Callable[[str], Any], pr
 def _refuse(problems: list[str]) -> None:
     if problems:
         raise SettingsError("; ".join(problems))
+
+
+def _source(data: str | None, drawn: Path) -> Path | None:
+    """The folder that was named; one that mirrors the bucket where an S3 address was."""
+    if data and data.startswith("s3://"):
+        from trainer import s3  # boto3 takes half a second, and most calls do without
+
+        return s3.mirror(data, drawn.with_name("s3"))
+    return Path(data) if data else None
 
 
 def _drawn(folder: Path) -> Path:

@@ -1,0 +1,26 @@
+"""Measure how many times faster we are than a named peer, in one run.
+
+python scripts/bench.py fetch|loader [--data DIR] [--json]
+"""
+
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from trainer import cli
+from trainer.benches import BENCHES
+
+
+def main(args: Namespace) -> int:
+    result = BENCHES[args.name](cli.data_spec(vars(args), Path("var/drawn")).source)
+    peers = "; ".join(f"{ratio} times as fast as {peer}" for peer, ratio in result.peers.items())
+    verdict = "holds" if result.holds else "does not hold"
+    cli.emit(args, asdict(result), f"{result.name}: {peers}; the target {result.target} {verdict} ({result.machine})")
+    return cli.OK if result.holds else cli.ERROR
+
+
+if __name__ == "__main__":
+    parser = cli.parser(__doc__.splitlines()[0])
+    parser.add_argument("name", choices=sorted(BENCHES))
+    cli.add_data_options(parser)
+    cli.run(main, parser.parse_args())

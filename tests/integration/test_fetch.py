@@ -1,0 +1,180 @@
+"""Fetching from a real S3 server, through a bad network."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from serve.embedded import s3_server
+from serve.errors import DataError
+from trainer import abid, cli, s3
+from trainer.slow_proxy import SlowProxy
+from trainer.sources import read_source
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Iterator[str]:
+    """An S3 server whose bucket ``bins`` holds 300 drawn bins below ``abid/``."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as address:
+        s3.S3Store("s3://bins", address).client.create_bucket(Bucket="bins")
+        assert s3.upload(drawn, "s3://bins/abid", address) == (601, 0)
+        yield address
+
+
+def upstream(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return str(parts.hostname), int(parts.port or 0)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def command(url: str, drawn: Path, out: Path, *more: str) -> list[str]:
+    return [sys.executable, "scripts/fetch_data.py", "--source", "s3://bins/abid", "--endpoint-url", url,
+            "--file-list", str(drawn / "file_list.json"), "--out", str(out), "--workers", "8", *more]  # fmt: skip
+
+
+def call(words: list[str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_fetches_what_was_uploaded_and_nothing_twice(url: str, drawn: Path, tmp_path: Path) -> None:
+    first = call([*command(url, drawn, tmp_path), "--json"])
+    assert first.returncode == 0, first.stderr
+    assert json.loads(first.stdout)["fetched"] == 600
+    fetched = content(tmp_path)
+    assert fetched.pop(s3.REPORT)
+    assert json.loads(fetched.pop("file_list.json")) == json.loads((drawn / "file_list.json").read_text())
+    assert fetched == {name: data for name, data in content(drawn).items() if name != "file_list.json"}
+    second = json.loads(call([*command(url, drawn, tmp_path), "--json"]).stdout)
+    assert (second["fetched"], second["present"], second["size_bytes"]) == (0, 600, 0)
+
+
+def test_a_bad_network_changes_nothing_but_the_time(url: str, drawn: Path, tmp_path: Path) -> None:
+    proxy = SlowProxy(upstream(url), 0.005, throttled=0.1, cut=0.1, reset=0.1, seed=3)
+    with proxy.running() as slow:
+        done = call([*command(slow, drawn, tmp_path), "--json"])
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    print(f"requests through the bad network: {dict(proxy.done)}")
+    assert (report["fetched"], report["missing"], report["damaged"]) == (600, {}, {})
+    assert all(proxy.done[fate] > 20 for fate in ("throttled", "cut", "reset"))
+    assert content(tmp_path / "bin-images") == content(drawn / "bin-images")
+    assert content(tmp_path / "metadata") == content(drawn / "metadata")
+
+
+def test_killed_at_any_moment_and_run_again_it_gives_the_same_bytes(url: str, drawn: Path, tmp_path: Path) -> None:
+    assert call(command(url, drawn, tmp_path / "clean")).returncode == 0
+    clean, moments = content(tmp_path / "clean"), random.Random(0)
+    with SlowProxy(upstream(url), 0.01).running() as slow:
+        for round_number in range(20):
+            out = tmp_path / str(round_number)
+            process = subprocess.Popen(
+                command(slow, drawn, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            time.sleep(moments.uniform(0.4, 1.8))  # the moment is the test
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            assert call(command(url, drawn, out)).returncode == 0
+            assert content(out) == clean
+
+
+def test_missing_and_damaged_objects_are_listed_and_not_fatal(url: str, drawn: Path, tmp_path: Path) -> None:
+    store = s3.S3Store("s3://bins/odd", url)
+    for name, data in {"bin-images/1.jpg": b"\xff\xd8 cut", "metadata/1.json": b"{", "metadata/2.json": b"{}"}.items():
+        store.write(name, data)
+    report = s3.fetch(store, ["1", "2"], 2, tmp_path)
+    assert (report.fetched, set(report.damaged), set(report.missing)) == (
+        1, {"bin-images/1.jpg", "metadata/1.json"}, {"bin-images/2.jpg"})  # fmt: skip
+    listed = json.loads((tmp_path / s3.REPORT).read_text())
+    assert "no JSON" in listed["damaged"]["metadata/1.json"]
+    assert not (tmp_path / "metadata" / "1.json").exists()
+
+
+def test_takes_only_the_counts_and_the_number_that_were_asked_for(url: str, drawn: Path, tmp_path: Path) -> None:
+    done = call([*command(url, drawn, tmp_path), "--counts", "1-2", "--limit", "40"])
+    assert done.returncode == 0, done.stderr
+    assert [len(ids) for ids in abid.read_file_list(tmp_path / "file_list.json").values()] == [20, 20]
+    assert len(read_source(tmp_path, (1, 2)).photos) == 40
+
+
+def test_a_wrong_bucket_and_no_network_are_one_clear_error(url: str, drawn: Path, tmp_path: Path) -> None:
+    words = command(url, drawn, tmp_path)
+    words[3] = "s3://nobucket"
+    wrong = call(words)
+    assert wrong.returncode == 1
+    assert "NoSuchBucket" in wrong.stderr
+    words[3] = "nobucket"
+    assert "there is no folder nobucket" in call(words).stderr
+    assert "Traceback" not in wrong.stderr
+
+
+def test_no_network_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(s3, "ATTEMPTS", 2)
+    with pytest.raises(DataError, match="check the network"):
+        s3.fetch(s3.S3Store("s3://bins", "http://127.0.0.1:9"), ["1"], 1, tmp_path)
+
+
+def test_a_full_disk_is_one_clear_error(url: str, drawn: Path, tmp_path: Path) -> None:
+    out = tmp_path / "full"
+    out.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", out]).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        done = call(command(url, drawn, out))
+    finally:
+        subprocess.run(["umount", out], check=True)
+    assert done.returncode == 1
+    assert "No space left on device; free some space" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_is_a_source_too(drawn: Path, tmp_path: Path) -> None:
+    words = command("", drawn, tmp_path)
+    words[3] = str(drawn)
+    assert call(words).returncode == 0
+    assert content(tmp_path / "bin-images") == content(drawn / "bin-images")
+
+
+def test_an_s3_address_works_where_a_folder_does(
+    url: str, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BINWATCH_S3_ENDPOINT", url)
+    spec = cli.data_spec({"data": "s3://bins/abid"}, tmp_path / "drawn")
+    found = read_source(spec.source, spec.counts).photos
+    assert [(photo.id, photo.bin) for photo in found] == [
+        (photo.id, photo.bin) for photo in read_source(drawn, spec.counts).photos
+    ]
+
+
+@pytest.mark.parametrize("uri", ["s3://", "http://bucket/x", "bucket"])
+def test_an_address_that_names_no_bucket_is_refused(uri: str) -> None:
+    with pytest.raises(DataError, match="s3://bucket"):
+        s3.parse_uri(uri)
+
+
+def test_a_file_list_of_half_a_million_entries_needs_less_than_a_gigabyte(tmp_path: Path) -> None:
+    path = tmp_path / "file_list.json"
+    path.write_text(
+        json.dumps({str(c): [f"data/metadata/{c}{n:06d}.json" for n in range(100_000)] for c in range(1, 6)})
+    )
+    code = (
+        "import resource, sys; from pathlib import Path; from trainer import abid, s3;"
+        f"lists = abid.choose(abid.read_file_list(Path({str(path)!r})), None, None);"
+        "assert sum(map(len, lists.values())) == 500_000; abid.file_list_json(lists);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    done = call([sys.executable, "-c", code])
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 1024
