@@ -7,12 +7,13 @@ from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
+from serve.embedded import s3_server
 from trainer import cli
 from trainer.benches import BENCHES
 
 
 def main(args: Namespace) -> int:
-    result = BENCHES[args.name](cli.data_spec(vars(args), Path("var/drawn")).source)
+    result = BENCHES[args.name](cli.data_spec(vars(args), Path("var/drawn")).source, s3_server)
     peers = "; ".join(f"{ratio} times as fast as {peer}" for peer, ratio in result.peers.items())
     verdict = "holds" if result.holds else "does not hold"
     cli.emit(args, asdict(result), f"{result.name}: {peers}; the target {result.target} {verdict} ({result.machine})")

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,15 @@ import numpy as np
 from botocore import UNSIGNED
 from botocore.config import Config
 
-from serve.embedded import s3_server
 from trainer import s3
 from trainer.prepared import decoded, prepare
 from trainer.slow_proxy import SlowProxy
 from trainer.sources import read_source
 
 COUNTS = (1, 2, 3, 4, 5)
+
+Server = Callable[[Path], AbstractContextManager[str]]
+"""Starts an S3 server that keeps its state in a folder, and gives its address."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def _timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def bench_fetch(data: Path, photos: int = 1000, delay_s: float = 0.05) -> Result:
+def bench_fetch(data: Path, s3_server: Server, photos: int = 1000, delay_s: float = 0.05) -> Result:
     """1,000 photos and records from a real S3 server, every request delayed by 50 ms.
 
     Peers: the report's loop (boto3's download_file, one after another) and ``aws s3 cp --recursive``.
@@ -108,7 +110,7 @@ def _aws_copy(url: str, out: Path) -> None:
     subprocess.run(command, check=True, env=clean)
 
 
-def bench_loader(data: Path, photos: int = 2000, size_px: int = 64, workers: int = 2) -> Result:
+def bench_loader(data: Path, _: Server, photos: int = 2000, size_px: int = 64, workers: int = 2) -> Result:
     """One shuffled epoch of batches of 32 from the decoded cache.
 
     Peer: torchvision's ImageFolder in a DataLoader, same photos, same output (uint8, squashed to
@@ -150,4 +152,4 @@ def _cached(pixels: Any, photos: int) -> None:
         torch.from_numpy(np.asarray(pixels[order[start : start + 32]])).sum()
 
 
-BENCHES: dict[str, Callable[[Path], Result]] = {"fetch": bench_fetch, "loader": bench_loader}
+BENCHES: dict[str, Callable[[Path, Server], Result]] = {"fetch": bench_fetch, "loader": bench_loader}
