@@ -7,12 +7,11 @@ Prints one JSON line a photo; the exit code is 1 when a photo could not be read.
 
 import json
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from serve import archive
-from serve.counter import Counter
 from serve.errors import DataError, PhotoError
 from serve.torchserve import Inference
 from trainer import cli
@@ -29,30 +28,21 @@ def photos(paths: list[Path]) -> Iterator[Path]:
         yield from found
 
 
-def answer_all(paths: list[Path], ask: Callable[[bytes], dict[str, Any]]) -> int:
-    code = cli.OK
-    for path in photos(paths):
-        try:
-            answer = ask(path.read_bytes())
-        except PhotoError as error:
-            answer, code = {"error": str(error)}, cli.ERROR
-        print(json.dumps({"photo": str(path), **answer}), flush=True)
-    return code
-
-
-def ask_archive(counter: Counter, data: bytes) -> dict[str, Any]:
-    (answer,) = counter.answer([data])
-    if isinstance(answer, PhotoError):
-        raise answer
-    return answer
+def ask_server(server: Inference, path: Path) -> dict[str, Any]:
+    try:
+        return server.predict(path.read_bytes())
+    except PhotoError as error:
+        return {"error": str(error)}
 
 
 def main(args: Namespace) -> int:
-    if not args.archive:
-        return answer_all(args.photos, Inference(args.url).predict)
-    with archive.unpacked(args.archive) as folder:
-        counter = Counter(folder)
-        return answer_all(args.photos, lambda data: ask_archive(counter, data))
+    paths, server = list(photos(args.photos)), Inference(args.url)
+    answers = archive.ask(args.archive, paths) if args.archive else (ask_server(server, path) for path in paths)
+    code = cli.OK
+    for path, answer in zip(paths, answers, strict=True):
+        print(json.dumps({"photo": str(path), **answer}), flush=True)
+        code = cli.ERROR if "error" in answer else code
+    return code
 
 
 if __name__ == "__main__":

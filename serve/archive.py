@@ -14,11 +14,14 @@ Only the standard library is used here: the promoter checks archives without loa
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -112,6 +115,30 @@ def golden_photos(archive: Path) -> list[tuple[bytes, tuple[float, ...]]]:
     manifest = manifest_of(archive)
     with _opened(archive) as content:
         return [(content.read(each.file), each.probabilities) for each in manifest.golden]
+
+
+def ask(archive: Path, photos: Sequence[Path], threads: int = 2) -> Iterator[dict[str, Any]]:
+    """The answers of a packed archive, one for each of ``photos``, in order; ``{"error": reason}`` for a bad one.
+
+    It runs in a process of its own with the archive's own code, as it does in TorchServe.
+    Raises ArchiveError where that code fails.
+    """
+    with unpacked(archive) as folder, tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serve.counter", str(threads)], cwd=folder, env={**os.environ, "PYTHONPATH": ""},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+        )  # fmt: skip
+        with process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with suppress(BrokenPipeError):
+                process.stdin.write("".join(f"{path.resolve()}\n" for path in photos))
+                process.stdin.close()
+            yield from (json.loads(line) for line in process.stdout)
+        if process.returncode:
+            log.seek(0)
+            reason = log.read().strip().rpartition("\n")[2]  # a traceback ends with it
+            raise ArchiveError(f"{archive} does not run: {reason}")
 
 
 def stamp(archive: Path, target: Path, version: str) -> None:

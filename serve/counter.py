@@ -1,9 +1,13 @@
 """Counting: an unpacked archive and the bytes of photos in, answers out.
 
-The one place where an archive is run: TorchServe's handler, the evaluation and
-``scripts/predict.py --archive`` all answer through it. It travels in the archive.
+The one place where a model is run: TorchServe's handler answers through it, and so do the
+evaluation and ``scripts/predict.py --archive``, which start the archive's own copy of it with
+
+    python -m serve.counter THREADS <paths >answers    one path a line, one JSON object a line
 """
 
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,8 @@ from numpy.typing import NDArray
 
 from serve import archive, photo
 from serve.errors import PhotoError
+
+BATCH = 32
 
 
 class Counter:
@@ -49,8 +55,21 @@ class Counter:
         }
 
 
+def main() -> None:
+    """Answer for the paths on stdin, from the archive that is unpacked in this folder."""
+    counter = Counter(Path.cwd(), threads=int(sys.argv[1]))
+    paths = [Path(line) for line in sys.stdin.read().splitlines()]
+    for start in range(0, len(paths), BATCH):
+        for answer in counter.answer([path.read_bytes() for path in paths[start : start + BATCH]]):
+            print(json.dumps({"error": str(answer)} if isinstance(answer, PhotoError) else answer), flush=True)
+
+
 def _read(data: bytes, size_px: int) -> photo.Pixels | PhotoError:
     try:
         return photo.read(data, size_px)
     except PhotoError as error:
         return error
+
+
+if __name__ == "__main__":
+    main()

@@ -110,7 +110,7 @@ def _aws_copy(url: str, out: Path) -> None:
     subprocess.run(command, check=True, env=clean)
 
 
-def bench_loader(data: Path, _: Server, photos: int = 2000, size_px: int = 64, workers: int = 2) -> Result:
+def bench_loader(data: Path, _server: Server, photos: int = 2000, size_px: int = 64, workers: int = 2) -> Result:
     """One shuffled epoch of batches of 32 from the decoded cache.
 
     Peer: torchvision's ImageFolder in a DataLoader, same photos, same output (uint8, squashed to

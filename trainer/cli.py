@@ -63,10 +63,10 @@ def data_spec(options: Mapping[str, Any], drawn: Path) -> DataSpec:
         counts = abid.parse_counts(str(options.get("counts") or prepared_counts or "1-5"))
     except BinwatchError as error:
         problems.append(str(error))
+    seed = _number(options, "data_seed", int, problems)
+    share = _number(options, "train_share", float, problems)
     _refuse(problems)
-    source = source or _drawn(drawn)
-    seed, share = int(options.get("data_seed") or 0), float(options.get("train_share") or 1.0)
-    return DataSpec(source, counts, limit, seed, share)
+    return DataSpec(source or _drawn(drawn), counts, limit, seed or 0, 1.0 if share is None else share)
 
 
 def recipe(name: str, options: Mapping[str, Any]) -> Recipe:

@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from serve import archive
-from serve.counter import Counter
 from serve.errors import DataError, PhotoError
 from trainer.abid import Photo
 from trainer.dataset import Part
 
-BATCH = 32
 RESAMPLES = 2000
 
 
@@ -96,21 +94,15 @@ def from_json(text: str) -> Evaluation:
 
 
 def predict(model: Path, photos: Sequence[Photo], threads: int = 2) -> list[Prediction]:
-    """Ask the packed archive ``model`` about ``photos``, from their bytes. Raises PhotoError, ArchiveError."""
-    predictions = []
-    with archive.unpacked(model) as folder, tqdm(total=len(photos), desc="evaluating", unit="photo") as bar:
-        counter = Counter(folder, threads)
-        for start in range(0, len(photos), BATCH):
-            batch = photos[start : start + BATCH]
-            answers = counter.answer([photo.path.read_bytes() for photo in batch])
-            predictions += [_prediction(*pair) for pair in zip(batch, answers, strict=True)]
-            bar.update(len(batch))
-    return predictions
+    """Ask the packed archive ``model``, with its own code, about ``photos``. Raises PhotoError, ArchiveError."""
+    answers = archive.ask(model, [photo.path for photo in photos], threads)
+    bar = tqdm(answers, total=len(photos), desc="evaluating", unit="photo")
+    return [_prediction(*pair) for pair in zip(photos, bar, strict=True)]
 
 
-def _prediction(photo: Photo, answer: dict[str, Any] | PhotoError) -> Prediction:
-    if isinstance(answer, PhotoError):
-        raise PhotoError(f"test photo {photo.id}: {answer}") from answer
+def _prediction(photo: Photo, answer: dict[str, Any]) -> Prediction:
+    if "error" in answer:
+        raise PhotoError(f"test photo {photo.id}: {answer['error']}")
     probabilities = tuple(answer["probabilities"].values())
     return Prediction(photo.id, photo.bin, photo.count, answer["count"], answer["expected_count"], probabilities)
 

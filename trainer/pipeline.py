@@ -51,7 +51,10 @@ class Model:
 
 @dataclass
 class Execution:
-    """One run of the pipeline. ``decision``: ``promoted`` or ``refused``, with its reasons."""
+    """One run of the pipeline. ``decision``: ``promoted`` or ``refused``, with its reasons.
+
+    Where the promoter could not be reached it stays ``approved``: the version waits for it.
+    """
 
     id: str
     decision: str = ""
@@ -100,15 +103,14 @@ def _run_steps(
         step.log_json(decision.to_json(), "decision.json")
     execution.challenger = _model(version.number, challenger_evaluation)
     execution.champion = _model(champion.number, champion_evaluation) if champion and champion_evaluation else None
-    execution.decision, execution.reasons = "refused", decision.reasons
+    execution.decision, execution.reasons = version.status, decision.reasons
     if decision.promote:
         with _step(registry, run, execution, "promote") as step:
             step.log_params({"version": version.number})
             outcome = promote(version.number)
             step.log_json(asdict(outcome), "outcome.json")
-        if outcome.did == tracking.PROMOTED:
-            execution.decision = "promoted"
-        else:
+        execution.decision = "promoted" if outcome.did == tracking.PROMOTED else "refused"
+        if execution.decision == "refused":
             execution.reasons = (*decision.reasons, outcome.reason)
     else:
         execution.steps.append(Step("promote", "Skipped"))

@@ -52,6 +52,14 @@ def test_train_says_what_is_wrong_without_a_traceback(words: list[str], code: in
     assert done.stdout == ""
 
 
+def test_a_share_of_nothing_is_refused(drawn: Path) -> None:
+    done = call(
+        "scripts/train.py", "resnet18-small", "--out", "x", "--data", drawn, "--train-share", 0, "--no-tracking"
+    )
+    assert done.returncode == 1
+    assert "share of training photos is 0" in done.stderr
+
+
 def test_settings_problems_are_listed_all_at_once() -> None:
     done = call("scripts/train.py", "resnet18-small", "--out", "x", "--epochs", "many", "--learning-rate", "-1")
     assert "epochs is 'many'" in done.stderr

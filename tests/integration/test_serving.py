@@ -108,7 +108,10 @@ def test_a_png_is_answered_like_a_jpeg(served: Served, trained: Trained) -> None
 def test_the_worker_runs_the_code_of_the_archive(served: Served, trained: Trained, tmp_path: Path) -> None:
     marked = altered(trained.archive, tmp_path / "a.mar", "serve/counter.py", {b'"count": ': b'"marked": 1, "count": '})
     deploy(served, marked, "1")
-    assert served.inference.predict(trained.data.test.photos[0].path.read_bytes())["marked"] == 1
+    photo = trained.data.test.photos[0].path
+    assert served.inference.predict(photo.read_bytes())["marked"] == 1
+    (answer,) = archive.ask(marked, [photo])
+    assert answer["marked"] == 1
 
 
 def test_a_model_that_breaks_its_promise_does_not_pass_the_canary(

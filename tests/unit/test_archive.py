@@ -85,6 +85,12 @@ def test_a_foreign_archive_is_refused(trained: Trained, tmp_path: Path, change: 
         archive.manifest_of(path)
 
 
+def test_an_archive_whose_code_fails_says_so(trained: Trained, tmp_path: Path) -> None:
+    path = rewrite(trained.archive, tmp_path / "a.mar", {"model.onnx": b"damaged"})
+    with pytest.raises(ArchiveError, match=r"does not run.*damaged"):
+        list(archive.ask(path, [trained.data.test.photos[0].path]))
+
+
 def test_a_truncated_archive_is_refused(trained: Trained, tmp_path: Path) -> None:
     path = tmp_path / "a.mar"
     path.write_bytes(trained.archive.read_bytes()[:100_000])
