@@ -1,5 +1,6 @@
 # Everything is done from here; `make help` lists it.
 VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
@@ -30,10 +31,10 @@ down: ## stop the containers; volumes are kept
 	docker compose down
 
 $(READY): requirements/*.txt pyproject.toml
-	@command -v python3.11 >/dev/null || python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or later is needed; found $$(python3 --version)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed; found $$($(PYTHON) --version)"; exit 1; }
 	@echo "setting up $(VENV) (some minutes and about 6 GB the first time)"
-	@python3 -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements/test.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

@@ -12,6 +12,7 @@ holds requests hangs them and gives a 500, hence the drain.
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from serve import archive
@@ -64,11 +65,14 @@ class Rollout:
                 answer = self._inference.predict(photo, version)
             except (RefusedError, PhotoError) as error:
                 raise CanaryError(f"version {version} does not answer golden photo {number}: {error}") from error
-            off = max(abs(a - b) for a, b in zip(answer["probabilities"].values(), expected, strict=True))
-            if off > manifest.tolerance or answer["model_version"] != version:
+            try:
+                off = max(abs(a - b) for a, b in zip(answer["probabilities"].values(), expected, strict=True))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise CanaryError(f"version {version} answers golden photo {number} with {answer!r:.200}") from error
+            if off > manifest.tolerance or answer.get("model_version") != version:
                 raise CanaryError(
                     f"version {version} answers golden photo {number} with probabilities {off:.3f} off "
-                    f"(at most {manifest.tolerance} allowed), as version {answer['model_version']}"
+                    f"(at most {manifest.tolerance} allowed), as version {answer.get('model_version')}"
                 )
 
     def switch(self, version: str) -> None:
@@ -100,7 +104,10 @@ class Rollout:
             return
         photo, _ = archive.golden_photos(self._path(old.version))[0]
         with ThreadPoolExecutor(found.ready) as pool:  # each is answered behind what a worker still holds
-            list(pool.map(lambda _: self._inference.predict(photo, old.version), range(found.ready)))
+            probes = [pool.submit(self._inference.predict, photo, old.version) for _ in range(found.ready)]
+            for probe in probes:
+                with suppress(RefusedError, PhotoError):  # a version that cannot answer holds nothing to wait for
+                    probe.result()
 
     def _find(self, version: str) -> Loaded | None:
         return next((each for each in self._management.loaded() if each.version == version), None)

@@ -74,7 +74,12 @@ class Prepared:
 
     def photos(self) -> list[Photo]:
         """The photos in the order of the table."""
-        return [Photo(row.id, row.count, self.source / row.path, row.bin) for row in self.rows]
+        return [Photo(row.id, row.count, self.root / row.path, row.bin) for row in self.rows]
+
+    @property
+    def root(self) -> Path:
+        """The folder that the paths of the table are relative to."""
+        return _root(self.source)
 
 
 def is_prepared(folder: Path) -> bool:
@@ -170,7 +175,7 @@ def read(folder: Path) -> Prepared:
         found = Prepared(folder, Path(about["source"]), tuple(about["counts"]), about["seed"], about["fingerprint"],
                          rows, skipped)  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder} is not a whole prepared dataset: {error!r}; prepare it again") from error
+        raise DataError(f"{folder} is not a whole prepared dataset: {error!r}; prepare into a new folder") from error
     if _fingerprint(rows) != found.fingerprint:
         path = _table(folder, found.fingerprint)
         raise DataError(f"{path} was changed: its fingerprint is another; bring it back, or prepare into a new folder")
@@ -206,12 +211,17 @@ def _decode_to(path: Path, photos: Sequence[Photo], size_px: int) -> None:
 
 
 def _refuse_stale(prepared: Prepared) -> None:
-    changed = [row.id for row in prepared.rows if _stat(prepared.source / row.path) != (row.size, row.mtime_ns)]
+    changed = [row.id for row in prepared.rows if _stat(prepared.root / row.path) != (row.size, row.mtime_ns)]
     if changed:
         raise DataError(
             f"{len(changed)} photos of {prepared.source} have changed or gone since {prepared.folder} was prepared "
             f"(the first is {changed[0]}); prepare it again"
         )
+
+
+def _root(source: Path) -> Path:
+    """The folder of a source: a CSV file's is the one that it lies in."""
+    return source.parent if source.is_file() else source
 
 
 def _stat(path: Path) -> tuple[int, int] | None:
@@ -244,7 +254,7 @@ def _with_old_bins(photos: Sequence[Photo], before: Sequence[Row]) -> list[Photo
 
 def _row(source: Path, scanned: Scanned, photo: Photo, name: str) -> Row:
     found = photo.path.stat()
-    path = str(photo.path.relative_to(source))
+    path = str(photo.path.relative_to(_root(source)))
     return Row(
         photo.id, photo.count, photo.bin, name, scanned.digest, path, found.st_size, found.st_mtime_ns,
         scanned.signature.pixels, **asdict(scanned.look),

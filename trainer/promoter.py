@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Event
 from typing import Protocol
 
-from serve.errors import ArchiveError, BinwatchError, CanaryError
+from serve.errors import ArchiveError, BinwatchError, CanaryError, DataError
 from trainer import gate, tracking
 from trainer.evaluate import Evaluation, from_json
 from trainer.job import ARCHIVE, EVALUATION
@@ -100,9 +100,13 @@ class Promoter:
         return None
 
     def _decide(self, version: Version, champion: Version | None) -> Version:
-        challenger = self._evaluation(version)
-        decision = gate.decide(challenger, self._evaluation(champion) if champion else None)
-        self._registry.mark(version.number, *verdict(decision), champion.number if champion else "")
+        now = champion.number if champion else ""
+        try:
+            decision = gate.decide(self._evaluation(version), self._evaluation(champion) if champion else None)
+            status, reason = verdict(decision)
+        except DataError as error:  # registered by hand: one that cannot be judged must not hold up the others
+            status, reason = tracking.REFUSED, f"its run or the champion's has no usable {EVALUATION}: {error}"
+        self._registry.mark(version.number, status, reason, now)
         return self._registry.version(version.number)
 
     def _promote(self, version: Version) -> Outcome:

@@ -102,7 +102,7 @@ def _samples(prepared: Prepared, count: int) -> str:
     rows = sorted((row for row in prepared.rows if row.count == count), key=lambda row: stable_hash(0, row.id))[
         :SAMPLES
     ]
-    sheet = _sheet([prepared.source / row.path for row in rows])
+    sheet = _sheet([prepared.root / row.path for row in rows])
     return _embed(sheet, f"Photos with {count} recorded: {', '.join(row.id for row in rows)}")
 
 
@@ -112,7 +112,7 @@ def _twins(prepared: Prepared) -> str:
     rows = sorted((row for row in prepared.rows if same[row.picture] > 1), key=lambda row: row.picture)
     if not rows:
         return "<p>No two photos have the same pixels.</p>"
-    sheet = _sheet([prepared.source / row.path for row in rows[:SAMPLES]])
+    sheet = _sheet([prepared.root / row.path for row in rows[:SAMPLES]])
     return _embed(sheet, f"{len(rows)} photos have pixels that occur twice; the first: "
                   f"{', '.join(row.id for row in rows[:SAMPLES])}")  # fmt: skip
 

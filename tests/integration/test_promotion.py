@@ -152,6 +152,28 @@ def test_an_undecided_version_goes_through_the_gate(registry: Tracking, served: 
     assert_only(registry, served, first)
 
 
+def test_a_version_that_cannot_be_judged_is_refused_and_holds_up_nobody(
+    registry: Tracking, served: Served, trained: Trained
+) -> None:
+    good = challenger(registry, trained, 0.5)
+    with registry.run("by hand") as run:
+        pass
+    odd = registry.register(run.id, "", "", "").number
+    assert promoter(registry, served).reconcile().did == "promoted"
+    assert_only(registry, served, good)
+    assert registry.version(odd).status == tracking.REFUSED
+    assert "evaluation.json" in registry.version(odd).reason
+
+
+def test_an_answer_of_another_shape_does_not_pass_the_canary(
+    registry: Tracking, served: Served, trained: Trained, tmp_path: Path
+) -> None:
+    odd = altered(trained.archive, tmp_path / "bin-counter.mar", "serve/counter.py", {b'"probabilities"': b'"p"'})
+    number = challenger(registry, trained, 0.5, archive=odd)
+    assert promoter(registry, served).reconcile().did == "rejected"
+    assert "golden photo 0 with" in registry.version(number).reason
+
+
 def test_an_approval_against_another_champion_is_withdrawn(
     registry: Tracking, served: Served, trained: Trained
 ) -> None:

@@ -225,7 +225,9 @@ def test_a_folder_per_count_and_a_csv_are_read_too(bins: Path, tmp_path: Path) -
     original = read_source(bins, COUNTS).photos
     assert sorted(p.count for p in by_folder) == sorted(p.count for p in by_csv) == sorted(p.count for p in original)
     assert {p.bin for p in by_csv} == {p.bin for p in original}
-    assert len(prepared.prepare(folders, tmp_path / "out", COUNTS).rows) == 150
+    for name, source in (("of_folders", folders), ("of_csv", tmp_path / "photos.csv")):
+        assert len(prepared.prepare(source, tmp_path / name, COUNTS).rows) == 150
+        assert len(prepared.load_any(DataSpec(tmp_path / name), 32).train) > 100
 
 
 def test_the_report_shows_every_count_and_names_what_was_left_out(bins: Path, tmp_path: Path) -> None:
