@@ -10,7 +10,7 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from trainer import abid, cli, s3
+from trainer import abid, cli, counts, s3
 
 
 def main(args: Namespace) -> int:
@@ -19,9 +19,9 @@ def main(args: Namespace) -> int:
         cli.emit(args, {"sent": sent, "present": there}, f"sent {sent} files to {args.upload}; {there} were there")
         return cli.OK
     store = s3.open_store(args.source, args.endpoint_url, args.workers)
-    counts = abid.parse_counts(args.counts) if args.counts else None
+    wanted = counts.parse(args.counts) if args.counts else None
     if args.file_list:
-        chosen = abid.choose(abid.read_file_list(args.file_list), counts, args.limit)
+        chosen = abid.choose(abid.read_file_list(args.file_list), wanted, args.limit)
         ids = [photo_id for each in chosen.values() for photo_id in each]
         args.out.mkdir(parents=True, exist_ok=True)
         s3.write_whole(args.out / "file_list.json", abid.file_list_json(chosen))

@@ -48,8 +48,9 @@ class Golden:
 class Manifest:
     """What an archive says about itself.
 
-    ``classes``: the counts told apart; ``size_px``: side of the square that photos are squashed
-    to; ``tolerance``: how far a golden answer's probability may be off; ``files``: SHA-256 a file.
+    ``classes``: the counts told apart, of which the last stands for all above too with ``open_top``;
+    ``size_px``: side of the square that photos are squashed to; ``tolerance``: how far a golden
+    answer's probability may be off; ``files``: SHA-256 a file.
     """
 
     classes: tuple[int, ...]
@@ -62,11 +63,17 @@ class Manifest:
     licence: str
     recipe: Mapping[str, Any]
     tolerance: float = 0.01
+    open_top: bool = False
     format: int = FORMAT
 
     def to_json(self) -> str:
         """The text of ``binwatch.json``."""
         return json.dumps(asdict(self), indent=1, sort_keys=True)
+
+
+def class_names(classes: Sequence[int], open_top: bool) -> tuple[str, ...]:
+    """How answers name the classes: ``8+`` where the last one stands for 8 and above."""
+    return (*map(str, classes[:-1]), f"{classes[-1]}{'+' * open_top}")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -90,7 +97,7 @@ def parse_manifest(text: bytes | None) -> Manifest:
             raise ArchiveError(f"the archive has format {content.get('format')!r}; this version reads {FORMAT}")
         content["golden"] = tuple(Golden(each["file"], tuple(each["probabilities"])) for each in content["golden"])
         content["classes"] = tuple(content["classes"])
-        return Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
+        return Manifest(**{field.name: content[field.name] for field in fields(Manifest) if field.name in content})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArchiveError(f"{MANIFEST} in the archive is damaged: {error!r}") from error
 

@@ -48,10 +48,11 @@ class Counter:
 
     def _answer(self, row: NDArray[np.float64]) -> dict[str, Any]:
         classes = self.manifest.classes
+        names = archive.class_names(classes, self.manifest.open_top)
         return {
             "count": classes[int(row.argmax())],
             "expected_count": round(float(row @ np.asarray(classes)), 4),
-            "probabilities": {str(count): round(float(p), 6) for count, p in zip(classes, row, strict=True)},
+            "probabilities": {name: round(float(p), 6) for name, p in zip(names, row, strict=True)},
         }
 
 

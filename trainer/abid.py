@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from serve.errors import DataError
+from trainer.counts import Counts
 
 LICENCE = (
     "Amazon Bin Image Dataset, Amazon.com, Inc., CC BY-NC-SA 3.0 US: "
@@ -59,21 +60,7 @@ class Inventory:
     skipped: tuple[Skipped, ...]
 
 
-def parse_counts(text: str) -> tuple[int, ...]:
-    """Read ``1-5``, ``0-8`` or ``1,3,5`` as the counts to tell apart. Raises DataError."""
-    counts: set[int] = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
-        if not match:
-            raise DataError(f"COUNTS is {text!r}; write a range such as 1-5, or a list such as 1,3,5")
-        first, last = int(match[1]), int(match[2] or match[1])
-        counts.update(range(first, last + 1))
-    if len(counts) < 2:
-        raise DataError(f"COUNTS is {text!r}, which is fewer than two counts to tell apart")
-    return tuple(sorted(counts))
-
-
-def read_inventory(source: Path, counts: tuple[int, ...]) -> Inventory:
+def read_inventory(source: Path, counts: Counts) -> Inventory:
     """Read the records of ``source`` and keep the photos whose count is one of ``counts``.
 
     What cannot be used is named in ``skipped``. Raises DataError where the folders are missing,
@@ -96,7 +83,7 @@ def _find(source: Path, name: str) -> Path | None:
     return next((folder / name for folder in (source, source.parent) if (folder / name).is_file()), None)
 
 
-def _ids(source: Path, counts: tuple[int, ...]) -> Iterator[tuple[str, int | None]]:
+def _ids(source: Path, counts: Counts) -> Iterator[tuple[str, int | None]]:
     """The ids to read, with the count of the file list. The list decides for the counts it names."""
     listed: dict[str, int] = {}
     path = _find(source, "file_list.json")
@@ -108,8 +95,8 @@ def _ids(source: Path, counts: tuple[int, ...]) -> Iterator[tuple[str, int | Non
                 raise DataError(
                     f"{path} lists {photo_id} under {listed[photo_id]} and under {count}; remove one of the two"
                 )
-    yield from ((photo_id, count) for photo_id, count in listed.items() if count in counts)
-    if not named.issuperset(counts):
+    yield from ((photo_id, count) for photo_id, count in listed.items() if counts.of(count) is not None)
+    if not named.issuperset(counts.values):
         stems = sorted(path.stem for path in (source / "metadata").glob("*.json"))
         yield from ((photo_id, None) for photo_id in stems if photo_id not in listed)
 
@@ -125,12 +112,12 @@ def read_file_list(path: Path) -> dict[int, list[str]]:
         ) from error
 
 
-def choose(lists: dict[int, list[str]], counts: tuple[int, ...] | None, limit: int | None) -> dict[int, list[str]]:
+def choose(lists: dict[int, list[str]], counts: Counts | None, limit: int | None) -> dict[int, list[str]]:
     """The ids of ``counts``, or of all, and of each count its share of ``limit``, the first of the list."""
-    chosen = {count: ids for count, ids in sorted(lists.items()) if counts is None or count in counts}
+    chosen = {count: ids for count, ids in sorted(lists.items()) if counts is None or counts.of(count) is not None}
     total = sum(map(len, chosen.values()))
     if not total:
-        raise DataError(f"the file list holds no photo with the counts {counts}; it has {sorted(lists)}")
+        raise DataError(f"the file list holds no photo with {counts or 'any'} objects; it has {sorted(lists)}")
     if limit is None or limit >= total:
         return chosen
     return {count: ids[: round(limit * len(ids) / total)] for count, ids in chosen.items()}
@@ -142,20 +129,21 @@ def file_list_json(lists: dict[int, list[str]]) -> bytes:
     return json.dumps(named, indent=1).encode()
 
 
-def _read_one(source: Path, photo_id: str, listed: int | None, counts: tuple[int, ...]) -> Photo | Skipped:
+def _read_one(source: Path, photo_id: str, listed: int | None, counts: Counts) -> Photo | Skipped:
     if not _ID.fullmatch(photo_id):
         return Skipped(photo_id, "the id has characters other than letters, digits, - and _")
     try:
         record = json.loads((source / "metadata" / f"{photo_id}.json").read_bytes())
-        count = _quantity(record)
+        quantity = _quantity(record)
     except FileNotFoundError:
         return Skipped(photo_id, "the record is missing")
     except (ValueError, OSError) as error:
         return Skipped(photo_id, f"the record cannot be read: {error}")
-    if listed is not None and listed != count:
-        return Skipped(photo_id, f"the file list says {listed}, the record {count}")
-    if count not in counts:
-        return Skipped(photo_id, f"the count {count} is outside COUNTS")
+    if listed is not None and listed != quantity:
+        return Skipped(photo_id, f"the file list says {listed}, the record {quantity}")
+    count = counts.of(quantity)
+    if count is None:
+        return Skipped(photo_id, f"the count {quantity} is outside COUNTS")
     path = source / "bin-images" / f"{photo_id}.jpg"
     if not path.is_file():
         return Skipped(photo_id, "the photo is missing")
@@ -174,10 +162,10 @@ def _quantity(record: Any) -> int:
     return quantity
 
 
-def refuse_empty(source: Path, photos: list[Photo], skipped: list[Skipped], counts: tuple[int, ...]) -> None:
+def refuse_empty(source: Path, photos: list[Photo], skipped: list[Skipped], counts: Counts) -> None:
     """Raise DataError where one of ``counts`` is left without a photo."""
     found = Counter(photo.count for photo in photos)
-    missing = [count for count in counts if not found[count]]
+    missing = [count for count in counts.values if not found[count]]
     if missing:
         example = f"; for example {skipped[0].id}: {skipped[0].reason}" if skipped else ""
         raise DataError(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from serve.errors import BinwatchError, SettingsError
-from trainer import abid, prepared, synthetic
+from trainer import counts, prepared, synthetic
 from trainer.dataset import DataSpec
 from trainer.recipes import RECIPES, Recipe
 
@@ -35,13 +35,20 @@ def parser(description: str, environ: Mapping[str, str] = os.environ) -> argpars
 
 
 def add_data_options(to: argparse.ArgumentParser, environ: Mapping[str, str] = os.environ) -> None:
-    """--data, --counts, --limit, --data-seed and --train-share."""
+    """--data, --counts, --limit, --data-seed, and what changes the training photos."""
     get = environ.get
     to.add_argument("--data", default=get("BINWATCH_DATA"), help="folder with bin-images/ and metadata/; drawn without")
-    to.add_argument("--counts", default=get("BINWATCH_COUNTS") or None, help="the counts to tell apart; 1-5 without")
+    to.add_argument(
+        "--counts",
+        default=get("BINWATCH_COUNTS") or None,
+        help="the counts to tell apart: 0-5, 1-8+; 1-5 without",
+    )
     to.add_argument("--limit", default=get("BINWATCH_LIMIT") or None, help="a stratified subset of so many photos")
     to.add_argument("--data-seed", default=0, type=int, help="seed of the subset and the split")
     to.add_argument("--train-share", default=1.0, type=float, help="share of the training photos that is used")
+    to.add_argument("--drop-suspects", default=0.0, type=float, metavar="SHARE",
+                    help="leave out the training photos that scripts/audit_labels.py doubts most")  # fmt: skip
+    to.add_argument("--relabel-file", metavar="CSV", help="columns id, count: other counts for training photos")
 
 
 def add_recipe_options(to: argparse.ArgumentParser, environ: Mapping[str, str] = os.environ) -> None:
@@ -60,13 +67,16 @@ def data_spec(options: Mapping[str, Any], drawn: Path) -> DataSpec:
     source = _source(options.get("data"), drawn)
     prepared_counts = prepared.counts_of(source) if source else None
     try:
-        counts = abid.parse_counts(str(options.get("counts") or prepared_counts or "1-5"))
+        wanted = counts.parse(str(options.get("counts") or prepared_counts or "1-5"))
     except BinwatchError as error:
         problems.append(str(error))
     seed = _number(options, "data_seed", int, problems)
     share = _number(options, "train_share", float, problems)
+    suspects = _number(options, "drop_suspects", float, problems)
     _refuse(problems)
-    return DataSpec(source or _drawn(drawn), counts, limit, seed or 0, 1.0 if share is None else share)
+    relabel_file = Path(options["relabel_file"]) if options.get("relabel_file") else None
+    share = 1.0 if share is None else share
+    return DataSpec(source or _drawn(drawn), wanted, limit, seed or 0, share, suspects or 0.0, relabel_file)
 
 
 def recipe(name: str, options: Mapping[str, Any]) -> Recipe:

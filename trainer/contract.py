@@ -28,7 +28,7 @@ from trainer.tracking import Tracking
 
 CHANNEL = "training"
 KNOWN = {"recipe", "epochs", "size_px", "batch_size", "learning_rate", "seed",
-         "counts", "limit", "data_seed", "train_share"}  # fmt: skip
+         "counts", "limit", "data_seed", "train_share", "drop_suspects", "relabel_file"}  # fmt: skip
 
 
 @dataclass(frozen=True)

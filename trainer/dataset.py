@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,9 +22,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from serve import photo as photos_io
-from serve.errors import PhotoError
-from trainer import duplicates, split
+from serve.errors import DataError, PhotoError
+from trainer import corrections, duplicates, split
 from trainer.abid import Photo, Skipped
+from trainer.counts import Counts
 from trainer.sources import read_source
 
 LOOK_PX = 224
@@ -35,15 +36,18 @@ LOOK_PX = 224
 class DataSpec:
     """Which photos, and how they are divided.
 
-    ``limit`` takes a stratified subset; ``train_share`` (0-1] keeps that share of the training
-    photos and leaves validation and test as they are.
+    ``limit`` takes a stratified subset. The others touch training photos alone: ``train_share``
+    (0-1] keeps that share of them, ``drop_suspects`` [0-1) leaves that share out which the audit
+    doubts most, ``relabel_file`` (CSV: id, count) gives some another count.
     """
 
     source: Path
-    counts: tuple[int, ...] = (1, 2, 3, 4, 5)
+    counts: Counts = field(default_factory=Counts)
     limit: int | None = None
     seed: int = 0
     train_share: float = 1.0
+    drop_suspects: float = 0.0
+    relabel_file: Path | None = None
 
 
 class Pixels(Protocol):
@@ -70,7 +74,7 @@ class Part:
 class Dataset:
     """The three splits, what was skipped, and a fingerprint of ids, labels, photo bytes and split."""
 
-    classes: tuple[int, ...]
+    counts: Counts
     size_px: int
     train: Part
     validation: Part
@@ -113,6 +117,11 @@ class Scanned:
 
 def load(spec: DataSpec, size_px: int) -> Dataset:
     """Read, decode and split the photos of ``spec`` at ``size_px``, in memory. Raises DataError."""
+    if spec.drop_suspects:
+        raise DataError(
+            f"{spec.source} is not a prepared dataset, so its suspects are not known; run scripts/prepare_data.py "
+            "and scripts/audit_labels.py, and train on what they prepared"
+        )
     inventory = read_source(spec.source, spec.counts)
     chosen = split.subset(inventory.photos, spec.limit, spec.seed)
     scanned, unreadable = scan(chosen, size_px)
@@ -126,15 +135,23 @@ def load(spec: DataSpec, size_px: int) -> Dataset:
 
 def build(
     spec: DataSpec, size_px: int, photos: Sequence[Photo], of: Mapping[str, str], digests: Mapping[str, str],
-    pixels: Pixels, skipped: tuple[Skipped, ...],
+    pixels: Pixels, skipped: tuple[Skipped, ...], suspects: Sequence[str] = (),
 ) -> Dataset:  # fmt: skip
-    """Put the parts together. ``pixels`` has a row for each of ``photos``, in their order."""
+    """Put the parts together.
+
+    ``pixels`` has a row for each of ``photos``, in their order; ``suspects``: ids, the most doubted first.
+    """
+    of, dropped = corrections.drop_suspects(spec.drop_suspects, suspects, of)
+    skipped += dropped
+    if spec.relabel_file:
+        photos, of, dropped = corrections.relabel(spec.relabel_file, photos, of, spec.counts)
+        skipped += dropped
     kept = split.keep_train_share(of, spec.train_share, spec.seed)
     parts = {}
     for name in split.SHARES:
         rows = [row for row, photo in enumerate(photos) if kept.get(photo.id) == name]
         part = tuple(photos[row] for row in rows)
-        labels = np.array([spec.counts.index(photo.count) for photo in part], dtype=np.int64)
+        labels = np.array([spec.counts.values.index(photo.count) for photo in part], dtype=np.int64)
         parts[name] = Part(part, Rows(pixels, np.array(rows, dtype=np.int64)), labels, fingerprint(part, digests))
     whole = digest(f"{name}:{part.fingerprint}" for name, part in parts.items())
     return Dataset(spec.counts, size_px, **parts, skipped=skipped, fingerprint=whole)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from serve import archive
 from serve.errors import DataError, PhotoError
 from trainer.abid import Photo
+from trainer.counts import Counts
 from trainer.dataset import Part
 
 RESAMPLES = 2000
@@ -38,12 +39,14 @@ class Prediction:
 class Evaluation:
     """Accuracy (most probable count), its 95 % interval, errors in objects, and what they rest on.
 
+    ``classes``: the names of the counts, such as ``5`` or ``8+``, which counts as 8.
+
     ``accuracy_interval``: percentile bootstrap over bins, since photos of one bin are not
     independent (Field, Welsh 2007, "Bootstrapping clustered data"). ``confusion``: rows the
     recorded counts, columns the predicted, in the order of ``classes``.
     """
 
-    classes: tuple[int, ...]
+    classes: tuple[str, ...]
     photos: int
     fingerprint: str
     accuracy: float
@@ -58,9 +61,9 @@ class Evaluation:
 
         https://docs.aws.amazon.com/sagemaker/latest/dg/model-monitor-model-quality-metrics.html
         """
-        names = [str(each) for each in self.classes]
         confusion = {
-            recorded: dict(zip(names, row, strict=True)) for recorded, row in zip(names, self.confusion, strict=True)
+            recorded: dict(zip(self.classes, row, strict=True))
+            for recorded, row in zip(self.classes, self.confusion, strict=True)
         }
         return {
             "multiclass_classification_metrics": {
@@ -77,7 +80,8 @@ class Evaluation:
         return {
             "test_accuracy": self.accuracy, "test_accuracy_low": low, "test_accuracy_high": high,
             "test_rmse": self.rmse, "test_rmse_most_probable": self.rmse_most_probable,
-            **{f"test_accuracy_of_{count}": value for count, value in self.per_class_accuracy.items()},
+            **{f"test_accuracy_of_{name.replace('+', '_and_above')}": value
+               for name, value in self.per_class_accuracy.items()},
         }  # fmt: skip
 
 
@@ -85,7 +89,7 @@ def from_json(text: str) -> Evaluation:
     """Read an Evaluation back from ``evaluation.json``. Raises DataError."""
     try:
         content = json.loads(text)["binwatch"]
-        content["classes"] = tuple(content["classes"])
+        content["classes"] = tuple(map(str, content["classes"]))
         content["accuracy_interval"] = tuple(content["accuracy_interval"])
         content["confusion"] = tuple(tuple(row) for row in content["confusion"])
         return Evaluation(**content)
@@ -110,12 +114,12 @@ def _prediction(photo: Photo, answer: dict[str, Any]) -> Prediction:
 def evaluate(model: Path, part: Part, seed: int = 0) -> tuple[Evaluation, list[Prediction]]:
     """Evaluate the packed archive ``model`` on the test split ``part``."""
     predictions = predict(model, part.photos)
-    return summarise(predictions, archive.manifest_of(model).classes, part.fingerprint, seed), predictions
+    about = archive.manifest_of(model)
+    counts = Counts(about.classes, about.open_top)
+    return summarise(predictions, counts, part.fingerprint, seed), predictions
 
 
-def summarise(
-    predictions: Sequence[Prediction], classes: tuple[int, ...], fingerprint: str, seed: int = 0
-) -> Evaluation:
+def summarise(predictions: Sequence[Prediction], counts: Counts, fingerprint: str, seed: int = 0) -> Evaluation:
     """The metrics of ``predictions``. Raises DataError where there are none."""
     if not predictions:
         raise DataError("there is no test photo to evaluate on; add photos or raise LIMIT")
@@ -124,15 +128,21 @@ def summarise(
     expected = np.array([each.expected_count for each in predictions])
     correct = recorded == counted
     return Evaluation(
-        classes=classes,
+        classes=counts.names,
         photos=len(predictions),
         fingerprint=fingerprint,
         accuracy=float(correct.mean()),
         accuracy_interval=bootstrap_interval(correct, [each.bin for each in predictions], seed),
         rmse=_rmse(expected - recorded),
         rmse_most_probable=_rmse(counted - recorded),
-        per_class_accuracy={str(c): float(correct[recorded == c].mean()) for c in classes if (recorded == c).any()},
-        confusion=tuple(tuple(int(((recorded == r) & (counted == c)).sum()) for c in classes) for r in classes),
+        per_class_accuracy={
+            name: float(correct[recorded == c].mean())
+            for name, c in zip(counts.names, counts.values, strict=True)
+            if (recorded == c).any()
+        },
+        confusion=tuple(
+            tuple(int(((recorded == r) & (counted == c)).sum()) for c in counts.values) for r in counts.values
+        ),
     )
 
 

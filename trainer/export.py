@@ -42,7 +42,8 @@ def write_archive(
         _export_onnx(model, data.size_px, stage / archive.MODEL)
         photos = _copy_golden(data.validation, stage)
         manifest = archive.Manifest(
-            classes=data.classes, size_px=data.size_px, run_id=run_id, dataset_fingerprint=data.fingerprint,
+            classes=data.counts.values, open_top=data.counts.open_top,
+            size_px=data.size_px, run_id=run_id, dataset_fingerprint=data.fingerprint,
             metrics=dict(metrics), golden=(), files=_checksums(stage), licence=LICENCE, recipe=asdict(recipe),
         )  # fmt: skip
         (stage / archive.MANIFEST).write_text(manifest.to_json())

@@ -12,7 +12,7 @@ from trainer import plots
 from trainer.dataset import Dataset, DataSpec
 from trainer.evaluate import Evaluation, Prediction, evaluate
 from trainer.export import MODEL_NAME, write_archive
-from trainer.prepared import REPORT, load_any
+from trainer.prepared import AUDIT, REPORT, load_any
 from trainer.recipes import Recipe
 from trainer.tracking import TrackedRun
 from trainer.train import Epoch, Fitted, fit, pick_device
@@ -75,13 +75,13 @@ def _report_data(data: Dataset, out: Path) -> None:
 
 
 def _log_inputs(run: TrackedRun, spec: DataSpec, recipe: Recipe, data: Dataset) -> None:
-    settings = {f"data_{key}": value for key, value in asdict(spec).items()}
+    settings = {f"data_{key}": value for key, value in {**asdict(spec), "counts": spec.counts}.items()}
     run.log_params({**asdict(recipe), **settings, "device": str(pick_device())})
     run.log_dataset("bins", data.fingerprint, str(spec.source), data.summary()["photos"])
     run.log_json(data.summary(), DATASET)
-    report = spec.source / REPORT
-    if report.is_file():
-        run.log_file(report)
+    for page in (REPORT, AUDIT):
+        if (spec.source / page).is_file():
+            run.log_file(spec.source / page)
 
 
 def _log_epoch(run: TrackedRun | None, epoch: Epoch) -> None:

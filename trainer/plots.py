@@ -35,6 +35,6 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     ticks = range(len(evaluation.classes))
     axes.set(xlabel="predicted count", ylabel="recorded count",
              title=f"{evaluation.accuracy:.1%} of {evaluation.photos} test photos")  # fmt: skip
-    axes.set_xticks(ticks, map(str, evaluation.classes))
-    axes.set_yticks(ticks, map(str, evaluation.classes))
+    axes.set_xticks(ticks, evaluation.classes)
+    axes.set_yticks(ticks, evaluation.classes)
     return figure

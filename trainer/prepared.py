@@ -5,6 +5,7 @@
                               one Row a photo
     OUT/report.html           the inspection report (``trainer/report.py``)
     OUT/cache/<S>px-<key>.npy decoded photos, uint8 (N, S, S, 3), in the order of the table
+    OUT/audits/<fp>.csv       the label audit of a version, the most doubted first (``trainer/audit.py``)
 
 Preparing again after photos were added leaves every old photo in its old split. The decoded
 photos are made when a size is first asked for, memory-mapped, and valid for those photo bytes.
@@ -14,31 +15,33 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from serve import photo as photos_io
 from serve.errors import DataError
 from trainer import dataset, duplicates, split
 from trainer.abid import Photo, Skipped
+from trainer.counts import Counts, parse
 from trainer.dataset import Dataset, DataSpec, Pixels, Scanned
 from trainer.sources import read_source
 
-FORMAT = 1
-DESCRIPTION, REPORT = "prepared.json", "report.html"
+FORMAT = 2
+DESCRIPTION, REPORT, AUDIT = "prepared.json", "report.html", "audit.html"
 
 
 @dataclass(frozen=True)
 class Row:
     """One line of the split table.
 
-    ``path``: relative to the source; ``size``: bytes; ``picture``: digest of the decoded pixels;
+    ``path``: relative to the source; ``size``: bytes; ``twin``: the photo that shows the same picture, if any;
     ``width``, ``height``: px; ``brightness``: mean grey, 0-255; ``sharpness``: variance of the Laplacian.
     """
 
@@ -50,7 +53,7 @@ class Row:
     path: str
     size: int
     mtime_ns: int
-    picture: str
+    twin: str
     width: int
     height: int
     brightness: float
@@ -66,7 +69,7 @@ class Prepared:
 
     folder: Path
     source: Path
-    counts: tuple[int, ...]
+    counts: Counts
     seed: int
     fingerprint: str
     rows: tuple[Row, ...]
@@ -89,7 +92,7 @@ def is_prepared(folder: Path) -> bool:
 
 def counts_of(folder: Path) -> str | None:
     """The counts that ``folder`` was prepared for, as COUNTS writes them; None where it is not prepared."""
-    return ",".join(map(str, read(folder).counts)) if is_prepared(folder) else None
+    return str(read(folder).counts) if is_prepared(folder) else None
 
 
 def load_any(spec: DataSpec, size_px: int) -> Dataset:
@@ -108,7 +111,24 @@ def load_any(spec: DataSpec, size_px: int) -> Dataset:
     chosen = {photo.id for photo in split.subset(photos, spec.limit, spec.seed)}
     of = {row.id: row.split for row in prepared.rows if row.id in chosen}
     digests = {row.id: row.digest for row in prepared.rows}
-    return dataset.build(spec, size_px, photos, of, digests, pixels, prepared.skipped)
+    suspects = read_suspects(prepared) if spec.drop_suspects else ()
+    return dataset.build(spec, size_px, photos, of, digests, pixels, prepared.skipped, suspects)
+
+
+def read_suspects(prepared: Prepared) -> tuple[str, ...]:
+    """The photos in the order of the audit, the most doubted first. Raises DataError where there is none."""
+    try:
+        with audit_table(prepared).open(newline="", encoding="utf-8") as lines:
+            return tuple(row["id"] for row in csv.DictReader(lines))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"this version of {prepared.folder} was not audited; run scripts/audit_labels.py --data {prepared.folder}"
+        ) from error
+
+
+def audit_table(prepared: Prepared) -> Path:
+    """Where the audit of this version lies (``trainer/audit.py``)."""
+    return prepared.folder / "audits" / f"{prepared.fingerprint[:12]}.csv"
 
 
 def splits_of(spec: DataSpec) -> tuple[list[Photo], dict[str, str]]:
@@ -121,7 +141,7 @@ def splits_of(spec: DataSpec) -> tuple[list[Photo], dict[str, str]]:
     return photos, split.split_by_bin(photos, spec.seed).of
 
 
-def prepare(source: Path, out: Path, counts: tuple[int, ...], seed: int = 0) -> Prepared:
+def prepare(source: Path, out: Path, counts: Counts, seed: int = 0) -> Prepared:
     """Prepare ``source`` in ``out``, or bring ``out`` up to date with it. Raises DataError.
 
     Old photos keep their split; a new one that would join bins of different splits is set aside.
@@ -134,7 +154,8 @@ def prepare(source: Path, out: Path, counts: tuple[int, ...], seed: int = 0) -> 
     splits = split.split_by_bin(photos, seed, {row.id: row.split for row in before})
     _refuse_divided_pairs([(photos[a].id, photos[b].id) for a, b in pairs], splits.of)
     photos = _with_old_bins(photos, before)
-    rows = tuple(_row(source, each, photo, splits.of[photo.id])
+    twins = {photos[b].id: photos[a].id for a, b in reversed(pairs)}
+    rows = tuple(_row(source, each, photo, splits.of[photo.id], twins.get(photo.id, ""))
                  for each, photo in zip(scanned, photos, strict=True) if photo.id in splits.of)  # fmt: skip
     check_leaks(rows)
     skipped = (*inventory.skipped, *unreadable, *splits.set_aside)
@@ -169,10 +190,12 @@ def read(folder: Path) -> Prepared:
     """Read a prepared dataset and check it for leaks. Raises DataError."""
     try:
         about = json.loads((folder / DESCRIPTION).read_text())
+        if about["format"] != FORMAT:
+            raise ValueError(f"its format is {about['format']}, this version reads {FORMAT}")
         with _table(folder, about["fingerprint"]).open(newline="", encoding="utf-8") as lines:
             rows = tuple(_parse(line) for line in csv.DictReader(lines))
         skipped = tuple(Skipped(*pair) for pair in about["skipped"].items())
-        found = Prepared(folder, Path(about["source"]), tuple(about["counts"]), about["seed"], about["fingerprint"],
+        found = Prepared(folder, Path(about["source"]), parse(about["counts"]), about["seed"], about["fingerprint"],
                          rows, skipped)  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} is not a whole prepared dataset: {error!r}; prepare into a new folder") from error
@@ -185,29 +208,39 @@ def read(folder: Path) -> Prepared:
 
 def decoded(prepared: Prepared, size_px: int) -> Pixels:
     """The decoded photos at ``size_px``, uint8 ``(N, S, S, 3)``, memory-mapped; made when not there yet."""
+    photos = prepared.photos()
+
+    def fill(out: NDArray[Any]) -> None:
+        def read_one(row: int) -> None:
+            out[row] = photos_io.read(photos[row].path.read_bytes(), size_px)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            done = pool.map(read_one, range(len(photos)))
+            for _ in tqdm(done, total=len(photos), desc="decoding photos", unit="photo"):
+                pass
+
+    return kept(prepared, f"{size_px}px", (size_px, size_px, 3), np.uint8, fill)
+
+
+def kept(
+    prepared: Prepared, name: str, shape: tuple[int, ...], dtype: type, fill: Callable[[NDArray[Any]], None]
+) -> NDArray[Any]:
+    """An array ``(N, *shape)`` with a row for each photo, memory-mapped.
+
+    ``fill`` writes it when there is none of that name for these photo bytes; one for other bytes goes.
+    """
     key = dataset.digest(f"{number}:{row.digest}" for number, row in enumerate(prepared.rows))[:16]
-    path = prepared.folder / "cache" / f"{size_px}px-{key}.npy"
+    path = prepared.folder / "cache" / f"{name}-{key}.npy"
     if not path.is_file():
         path.parent.mkdir(exist_ok=True)
-        for stale in path.parent.glob(f"{size_px}px-*"):
+        for stale in path.parent.glob(f"{name}-*"):
             stale.unlink()
-        _decode_to(path, prepared.photos(), size_px)
+        partial = path.with_suffix(".partial")
+        out = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=(len(prepared.rows), *shape))
+        fill(out)
+        out.flush()
+        partial.replace(path)
     return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
-
-
-def _decode_to(path: Path, photos: Sequence[Photo], size_px: int) -> None:
-    partial = path.with_suffix(".partial")
-    shape = (len(photos), size_px, size_px, 3)
-    pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-
-    def fill(row: int) -> None:
-        pixels[row] = photos_io.read(photos[row].path.read_bytes(), size_px)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in tqdm(pool.map(fill, range(len(photos))), total=len(photos), desc="decoding photos", unit="photo"):
-            pass
-    pixels.flush()
-    partial.replace(path)
 
 
 def _refuse_stale(prepared: Prepared) -> None:
@@ -232,7 +265,7 @@ def _stat(path: Path) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def _read_before(out: Path, source: Path, counts: tuple[int, ...], seed: int) -> tuple[Row, ...]:
+def _read_before(out: Path, source: Path, counts: Counts, seed: int) -> tuple[Row, ...]:
     if not is_prepared(out):
         return ()
     before = read(out)
@@ -252,12 +285,12 @@ def _with_old_bins(photos: Sequence[Photo], before: Sequence[Row]) -> list[Photo
     return [replace(photo, bin=old.get(photo.id) or joined.get(photo.bin, photo.bin)) for photo in photos]
 
 
-def _row(source: Path, scanned: Scanned, photo: Photo, name: str) -> Row:
+def _row(source: Path, scanned: Scanned, photo: Photo, name: str, twin: str) -> Row:
     found = photo.path.stat()
     path = str(photo.path.relative_to(_root(source)))
     return Row(
         photo.id, photo.count, photo.bin, name, scanned.digest, path, found.st_size, found.st_mtime_ns,
-        scanned.signature.pixels, **asdict(scanned.look),
+        twin, **asdict(scanned.look),
     )  # fmt: skip
 
 
@@ -283,19 +316,20 @@ def _write(made: Prepared) -> None:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in made.rows)
-    _replace(table, text.getvalue())
+    replace_text(table, text.getvalue())
     about = {
-        "format": FORMAT, "fingerprint": made.fingerprint, "source": str(made.source), "counts": made.counts,
+        "format": FORMAT, "fingerprint": made.fingerprint, "source": str(made.source), "counts": str(made.counts),
         "seed": made.seed, "skipped": {each.id: each.reason for each in made.skipped},
     }  # fmt: skip
-    _replace(made.folder / DESCRIPTION, json.dumps(about, indent=1))
+    replace_text(made.folder / DESCRIPTION, json.dumps(about, indent=1))
 
 
 def _table(folder: Path, fingerprint: str) -> Path:
     return folder / "versions" / f"{fingerprint[:12]}.csv"
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> Path:
+    """Write a file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    return partial.replace(path)

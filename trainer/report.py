@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from serve import photo as photos_io
-from trainer.prepared import Prepared, Row
+from trainer.prepared import Prepared, Row, replace_text
 from trainer.split import SHARES, stable_hash
 
 SAMPLES, SAMPLE_PX = 8, 128
@@ -23,20 +23,22 @@ MOST_LISTED = 200
 
 _STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 figure { margin: 1.5rem 0; } img { max-width: 100%; } table { border-collapse: collapse; }
-td, th { border: 1px solid #999; padding: .2rem .6rem; text-align: left; }"""
+td, th { border: 1px solid #999; padding: .2rem .6rem; text-align: left; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 1rem; }
+.card { margin: 0; font-size: .9rem; } input[type=number] { width: 4rem; }"""
 
 
 def write_report(prepared: Prepared, path: Path) -> Path:
     """Write the report of ``prepared`` to ``path``, whole or not at all, and return it."""
     rows = prepared.rows
     sections = [
-        _picture(_counts(rows), "Photos of each count, by split"),
-        _picture(_sizes(rows), "Width and height of the photos as they came, in pixels"),
-        _picture(
+        picture(_counts(rows), "Photos of each count, by split"),
+        picture(_sizes(rows), "Width and height of the photos as they came, in pixels"),
+        picture(
             _light(rows), "Mean brightness (0-255), and sharpness (variance of the Laplacian): far left is out of focus"
         ),
-        _picture(_bins(rows), "How many photos show the same bin"),
-        *(_samples(prepared, count) for count in prepared.counts),
+        picture(_bins(rows), "How many photos show the same bin"),
+        *(_samples(prepared, *each) for each in zip(prepared.counts.values, prepared.counts.names, strict=True)),
         _twins(prepared),
         _left_out(prepared),
     ]
@@ -44,13 +46,16 @@ def write_report(prepared: Prepared, path: Path) -> Path:
     splits = Counter(row.split for row in rows)
     shares = ", ".join(f"{splits[name]} {name}" for name in SHARES)
     lead = f"{len(rows)} photos ({shares}) of {len({row.bin for row in rows})} bins; {len(prepared.skipped)} left out."
-    page = (
+    lead += f" Source: {html.escape(str(prepared.source))}"
+    return replace_text(path, page(title, lead, "".join(sections)))
+
+
+def page(title: str, lead: str, body: str) -> str:
+    """A whole HTML page; ``lead`` and ``body`` are HTML already."""
+    return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
-        f"<h1>{title}</h1><p>{lead} Source: {html.escape(str(prepared.source))}</p>{''.join(sections)}</html>\n"
+        f"<h1>{title}</h1><p>{lead}</p>{body}</html>\n"
     )
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(path)
 
 
 def _counts(rows: Sequence[Row]) -> Figure:
@@ -98,23 +103,24 @@ def _bins(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _samples(prepared: Prepared, count: int) -> str:
+def _samples(prepared: Prepared, count: int, name: str) -> str:
     rows = sorted((row for row in prepared.rows if row.count == count), key=lambda row: stable_hash(0, row.id))[
         :SAMPLES
     ]
     sheet = _sheet([prepared.root / row.path for row in rows])
-    return _embed(sheet, f"Photos with {count} recorded: {', '.join(row.id for row in rows)}")
+    return _embed(sheet, f"Photos with {name} recorded: {', '.join(row.id for row in rows)}")
 
 
 def _twins(prepared: Prepared) -> str:
-    """Pictures that occur more than once, side by side."""
-    same = Counter(row.picture for row in prepared.rows)
-    rows = sorted((row for row in prepared.rows if same[row.picture] > 1), key=lambda row: row.picture)
-    if not rows:
-        return "<p>No two photos have the same pixels.</p>"
-    sheet = _sheet([prepared.root / row.path for row in rows[:SAMPLES]])
-    return _embed(sheet, f"{len(rows)} photos have pixels that occur twice; the first: "
-                  f"{', '.join(row.id for row in rows[:SAMPLES])}")  # fmt: skip
+    """Photos that show the same picture, each beside the one that it repeats."""
+    by_id = {row.id: row for row in prepared.rows}
+    pairs = [(by_id[row.twin], row) for row in prepared.rows if row.twin in by_id]
+    if not pairs:
+        return "<p>No two photos show the same picture.</p>"
+    shown = pairs[: SAMPLES // 2]
+    sheet = _sheet([prepared.root / row.path for pair in shown for row in pair])
+    named = "; ".join(f"{first.id} ({first.count}) and {second.id} ({second.count})" for first, second in shown)
+    return _embed(sheet, f"{len(pairs)} photos repeat the picture of another, counts in brackets: {named}")
 
 
 def _sheet(paths: Sequence[Path]) -> Image.Image:
@@ -135,21 +141,32 @@ def _left_out(prepared: Prepared) -> str:
     return f"<h2>Left out: {more}{len(prepared.skipped)}</h2><table><tr><th>photo<th>why{lines}</table>"
 
 
-def _picture(figure: Figure, caption: str) -> str:
+def picture(figure: Figure, caption: str) -> str:
+    """A plot as a figure."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=90)
     return _figure(out.getvalue(), "png", caption)
 
 
 def _embed(image: Image.Image, caption: str) -> str:
+    return _figure(_jpeg(image), "jpeg", caption)
+
+
+def embed_photo(path: Path, text: str, side_px: int = 200) -> str:
+    """A photo, squashed, as an image element."""
+    return _image(_jpeg(Image.fromarray(photos_io.read(path.read_bytes(), side_px))), "jpeg", text)
+
+
+def _jpeg(image: Image.Image) -> bytes:
     out = io.BytesIO()
     image.save(out, "JPEG", quality=85)
-    return _figure(out.getvalue(), "jpeg", caption)
+    return out.getvalue()
 
 
 def _figure(data: bytes, kind: str, caption: str) -> str:
-    text = html.escape(caption, quote=True)
+    return f"<figure>{_image(data, kind, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def _image(data: bytes, kind: str, text: str) -> str:
     encoded = base64.b64encode(data).decode()
-    return (
-        f'<figure><img alt="{text}" src="data:image/{kind};base64,{encoded}"><figcaption>{text}</figcaption></figure>'
-    )
+    return f'<img alt="{html.escape(text, quote=True)}" src="data:image/{kind};base64,{encoded}">'

@@ -10,15 +10,17 @@ A division into train and test that the folders suggest is not kept: photos are 
 
 import csv
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from serve.errors import DataError
 from trainer.abid import MAX_QUANTITY, Inventory, Photo, Skipped, read_inventory, refuse_empty
+from trainer.counts import Counts
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-def read_source(source: Path, counts: tuple[int, ...]) -> Inventory:
+def read_source(source: Path, counts: Counts) -> Inventory:
     """What ``source`` holds of ``counts``; what cannot be used is named. Raises DataError."""
     if not source.exists():
         raise DataError(f"there is no file or folder {source}; give photos, or leave DATA away to draw bins")
@@ -31,7 +33,7 @@ def read_source(source: Path, counts: tuple[int, ...]) -> Inventory:
     return _inventory(source, found, counts)
 
 
-def _inventory(source: Path, found: list[Photo | Skipped], counts: tuple[int, ...]) -> Inventory:
+def _inventory(source: Path, found: list[Photo | Skipped], counts: Counts) -> Inventory:
     photos: dict[str, Photo] = {}
     skipped: list[Skipped] = []
     for each in found:
@@ -44,13 +46,17 @@ def _inventory(source: Path, found: list[Photo | Skipped], counts: tuple[int, ..
                 raise DataError(
                     f"{source} has {each.id} under {other.count} and under {each.count}; remove one of the two"
                 )
-    kept = sorted(photos.values(), key=lambda photo: photo.id)
+    kept = [_classed(photo, counts) for _, photo in sorted(photos.items())]
     refuse_empty(source, kept, skipped, counts)
     return Inventory(source, tuple(kept), tuple(skipped))
 
 
-def _unusable(photo: Photo, counts: tuple[int, ...]) -> str | None:
-    if photo.count not in counts:
+def _classed(photo: Photo, counts: Counts) -> Photo:
+    return replace(photo, count=counts.of(photo.count) or 0)
+
+
+def _unusable(photo: Photo, counts: Counts) -> str | None:
+    if counts.of(photo.count) is None:
         return f"the count {photo.count} is outside COUNTS"
     if not photo.path.is_file():
         return "the photo is missing"

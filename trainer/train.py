@@ -58,7 +58,11 @@ def fit(
     """
     device = device or pick_device()
     torch.manual_seed(recipe.seed)
-    model = create(recipe.architecture, len(data.classes)).to(device).to(memory_format=torch.channels_last)
+    model = (
+        create(recipe.architecture, len(data.counts.values), recipe.size_px)
+        .to(device)
+        .to(memory_format=torch.channels_last)
+    )
     optimiser = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
     steps = -(-len(data.train) // recipe.batch_size)
     schedule = _schedule(optimiser, recipe, steps)

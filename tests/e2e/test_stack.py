@@ -17,6 +17,7 @@ import requests
 from serve.embedded import free_port
 from trainer import synthetic
 from trainer.abid import read_inventory
+from trainer.counts import Counts
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
 ROOT = Path(__file__).parents[2]
@@ -234,13 +235,13 @@ def test_the_gpu_file_adds_the_reservation_and_nothing_else(stack: Stack) -> Non
 def test_the_trainer_sees_real_photos_and_the_files_beside_them(stack: Stack, abid: Path) -> None:
     code = (
         "import os; from pathlib import Path; from trainer.abid import read_inventory; "
-        "photos = read_inventory(Path(os.environ['BINWATCH_DATA']), (1, 2, 3, 4, 5)).photos; "
+        "photos = read_inventory(Path(os.environ['BINWATCH_DATA']), Counts()).photos; "
         "print(len(photos), len({photo.bin for photo in photos}))"
     )
     command = ["docker", "compose", "run", "--rm", "--no-deps", "trainer", "python", "-c", code]
     env = {**stack.env, "BINWATCH_DATA": str(abid)}
     done = subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, timeout=120)
-    photos = read_inventory(abid, (1, 2, 3, 4, 5)).photos
+    photos = read_inventory(abid, Counts()).photos
     assert done.stdout.split() == [str(len(photos)), str(len({photo.bin for photo in photos}))], done.stderr
 
 

@@ -16,6 +16,7 @@ import pytest
 from serve.embedded import s3_server
 from serve.errors import DataError
 from trainer import abid, cli, s3
+from trainer.counts import Counts
 from trainer.slow_proxy import SlowProxy
 from trainer.sources import read_source
 
@@ -106,7 +107,7 @@ def test_takes_only_the_counts_and_the_number_that_were_asked_for(url: str, draw
     done = call([*command(url, drawn, tmp_path), "--counts", "1-2", "--limit", "40"])
     assert done.returncode == 0, done.stderr
     assert [len(ids) for ids in abid.read_file_list(tmp_path / "file_list.json").values()] == [20, 20]
-    assert len(read_source(tmp_path, (1, 2)).photos) == 40
+    assert len(read_source(tmp_path, Counts((1, 2))).photos) == 40
 
 
 def test_a_wrong_bucket_and_no_network_are_one_clear_error(url: str, drawn: Path, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from serve.errors import DataError
-from trainer.abid import parse_counts, read_inventory
+from trainer.abid import read_inventory
+from trainer.counts import Counts, parse
 
 
 def put(source: Path, photo_id: str, record: object, photo: bytes | None = b"jpeg") -> None:
@@ -29,11 +30,11 @@ def source(tmp_path: Path) -> Path:
 
 
 def bins(source: Path) -> dict[str, str]:
-    return {photo.id: photo.bin for photo in read_inventory(source, (1, 2)).photos}
+    return {photo.id: photo.bin for photo in read_inventory(source, Counts((1, 2))).photos}
 
 
 def test_reads_records_without_a_file_list(source: Path) -> None:
-    photos = read_inventory(source, (1, 2)).photos
+    photos = read_inventory(source, Counts((1, 2))).photos
     assert [(photo.id, photo.count) for photo in photos] == [("00010", 1), ("00020", 2)]
 
 
@@ -55,7 +56,7 @@ def test_reads_records_without_a_file_list(source: Path) -> None:
 )
 def test_names_what_it_skips_and_why(source: Path, bad: object, photo: bytes | None, reason: str) -> None:
     put(source, "bad", bad, photo)
-    inventory = read_inventory(source, (1, 2))
+    inventory = read_inventory(source, Counts((1, 2)))
     (skipped,) = inventory.skipped
     assert skipped.id == "bad"
     assert reason in skipped.reason
@@ -67,7 +68,7 @@ def test_takes_the_photos_of_a_file_list_beside_or_above(source: Path, place: st
     put(source, "00030", record(1))
     lists = {"1": ["data/metadata/00010.json"], "2": ["data/metadata/00020.json", "data/metadata/00099.json"]}
     (source / place / "file_list.json").write_text(json.dumps(lists))
-    inventory = read_inventory(source, (1, 2))
+    inventory = read_inventory(source, Counts((1, 2)))
     assert [photo.id for photo in inventory.photos] == ["00010", "00020"]
     assert [(each.id, each.reason) for each in inventory.skipped] == [("00099", "the record is missing")]
 
@@ -76,7 +77,7 @@ def test_skips_a_photo_whose_record_contradicts_the_file_list(source: Path) -> N
     put(source, "00030", record(2))
     lists = {"1": ["data/metadata/00010.json", "data/metadata/00030.json"], "2": ["data/metadata/00020.json"]}
     (source / "file_list.json").write_text(json.dumps(lists))
-    (skipped,) = read_inventory(source, (1, 2)).skipped
+    (skipped,) = read_inventory(source, Counts((1, 2))).skipped
     assert skipped.reason == "the file list says 1, the record 2"
 
 
@@ -84,35 +85,35 @@ def test_reads_counts_that_the_file_list_does_not_name_from_the_folder(source: P
     put(source, "00030", record(0))
     lists = {"1": ["data/metadata/00010.json"], "2": ["data/metadata/00020.json"]}
     (source / "file_list.json").write_text(json.dumps(lists))
-    assert [photo.count for photo in read_inventory(source, (0, 1, 2)).photos] == [1, 2, 0]
+    assert [photo.count for photo in read_inventory(source, Counts((0, 1, 2))).photos] == [1, 2, 0]
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", '{"x": []}', '{"1": [3]}'])
 def test_refuses_a_damaged_file_list(source: Path, text: str) -> None:
     (source / "file_list.json").write_text(text)
     with pytest.raises(DataError, match="not a file list"):
-        read_inventory(source, (1, 2))
+        read_inventory(source, Counts((1, 2)))
 
 
 def test_refuses_an_id_under_two_counts(source: Path) -> None:
     (source / "file_list.json").write_text('{"1": ["metadata/00010.json"], "2": ["metadata/00010.json"]}')
     with pytest.raises(DataError, match="00010 under 1 and under 2"):
-        read_inventory(source, (1, 2))
+        read_inventory(source, Counts((1, 2)))
 
 
 def test_an_id_that_leaves_the_folder_stays_inside(source: Path) -> None:
     (source / "file_list.json").write_text('{"1": ["data/metadata/../../x/..json", "00010.json"], "2": ["00020.json"]}')
-    assert {photo.path.parent.name for photo in read_inventory(source, (1, 2)).photos} == {"bin-images"}
+    assert {photo.path.parent.name for photo in read_inventory(source, Counts((1, 2))).photos} == {"bin-images"}
 
 
 def test_says_which_class_is_empty(source: Path) -> None:
     with pytest.raises(DataError, match="no usable photo with 3 or 4 objects"):
-        read_inventory(source, (1, 2, 3, 4))
+        read_inventory(source, Counts((1, 2, 3, 4)))
 
 
 def test_says_which_folder_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="bin-images/"):
-        read_inventory(tmp_path, (1, 2))
+        read_inventory(tmp_path, Counts((1, 2)))
 
 
 def test_neighbours_that_share_a_product_are_one_bin(tmp_path: Path) -> None:
@@ -146,19 +147,39 @@ def test_bins_of_labels_csv_come_before_guesses(tmp_path: Path) -> None:
     assert bins(tmp_path) == {"00001": "x", "00002": "y", "00050": "x"}
 
 
-@pytest.mark.parametrize(("text", "counts"), [("1-5", (1, 2, 3, 4, 5)), ("0,2-3", (0, 2, 3)), (" 1 , 2", (1, 2))])
-def test_reads_counts(text: str, counts: tuple[int, ...]) -> None:
-    assert parse_counts(text) == counts
+@pytest.mark.parametrize(
+    ("text", "counts", "written"),
+    [
+        ("1-5", Counts((1, 2, 3, 4, 5)), "1-5"),
+        ("0,2-3", Counts((0, 2, 3)), "0,2,3"),
+        (" 1 , 2", Counts((1, 2)), "1-2"),
+        ("1-8+", Counts((1, 2, 3, 4, 5, 6, 7, 8), open_top=True), "1-8+"),
+        ("1,3+", Counts((1, 3), open_top=True), "1,3+"),
+    ],
+)
+def test_reads_and_writes_counts(text: str, counts: Counts, written: str) -> None:
+    assert parse(text) == counts
+    assert str(counts) == written
+    assert parse(written) == counts
 
 
-@pytest.mark.parametrize("text", ["", "a", "1-", "5-1", "3", "1;2"])
+@pytest.mark.parametrize("text", ["", "a", "1-", "5-1", "3", "3+", "1;2", "1+-5", "1-5++"])
 def test_refuses_counts_that_say_nothing(text: str) -> None:
     with pytest.raises(DataError, match="COUNTS is"):
-        parse_counts(text)
+        parse(text)
+
+
+def test_an_open_top_takes_every_larger_quantity(tmp_path: Path) -> None:
+    for number, quantity in (("00001", 1), ("00010", 3), ("00020", 4), ("00030", 99), ("00040", 2)):
+        put(tmp_path, number, record(quantity, number))
+    found = read_inventory(tmp_path, parse("1,3+"))
+    assert {photo.id: photo.count for photo in found.photos} == {"00001": 1, "00010": 3, "00020": 3, "00030": 3}
+    assert [(each.id, each.reason) for each in found.skipped] == [("00040", "the count 2 is outside COUNTS")]
+    assert parse("1,3+").names == ("1", "3+")
 
 
 def test_reads_the_real_subset(abid: Path) -> None:
-    inventory = read_inventory(abid, (1, 2, 3, 4, 5))
+    inventory = read_inventory(abid, Counts())
     assert len(inventory.photos) > 8000
     assert len({photo.bin for photo in inventory.photos}) < len(inventory.photos)
     assert len(inventory.photos) + len(inventory.skipped) == 8233

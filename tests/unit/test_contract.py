@@ -5,6 +5,7 @@ import pytest
 
 from serve.errors import DataError, SettingsError
 from trainer import contract
+from trainer.counts import Counts
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_reads_hyperparameters_that_are_strings(base: Path) -> None:
     put(base, recipe="resnet18-small", epochs="3", batch_size="8", learning_rate="0.01", limit="200", counts="1-4")
     job = contract.read_job(base, {})
     assert (job.recipe.epochs, job.recipe.batch_size, job.recipe.learning_rate) == (3, 8, 0.01)
-    assert (job.spec.limit, job.spec.counts) == (200, (1, 2, 3, 4))
+    assert (job.spec.limit, job.spec.counts) == (200, Counts((1, 2, 3, 4)))
     assert job.model_dir == base / "model"
     assert job.tracking_uri is None
 

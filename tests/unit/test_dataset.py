@@ -8,6 +8,7 @@ import pytest
 from serve.errors import DataError
 from trainer import synthetic
 from trainer.abid import Photo, read_inventory
+from trainer.counts import Counts
 from trainer.dataset import DataSpec, load
 from trainer.split import SHARES, split_by_bin, subset
 
@@ -94,11 +95,11 @@ def test_pixels_and_labels_belong_together(drawn: Path) -> None:
     data = load(DataSpec(drawn), 48)
     assert data.train.pixels[:].shape == (len(data.train), 48, 48, 3)
     assert data.train.pixels[:].dtype == np.uint8
-    assert [data.classes[label] for label in data.test.labels] == [photo.count for photo in data.test.photos]
+    assert [data.counts.values[label] for label in data.test.labels] == [photo.count for photo in data.test.photos]
 
 
 def test_no_bin_of_the_real_subset_is_on_two_sides(abid: Path) -> None:
-    many = read_inventory(abid, (1, 2, 3, 4, 5)).photos
+    many = read_inventory(abid, Counts()).photos
     splits = split_by_bin(many, seed=0).of
     sides = Counter(name for name, _ in {(splits[photo.id], photo.bin) for photo in many})
     assert sum(sides.values()) == len({photo.bin for photo in many})
@@ -113,7 +114,7 @@ def test_drawn_bins_are_the_same_for_a_seed(tmp_path: Path) -> None:
 
 
 def test_some_drawn_bins_are_photographed_twice(drawn: Path) -> None:
-    many = read_inventory(drawn, (1, 2, 3, 4, 5)).photos
+    many = read_inventory(drawn, Counts()).photos
     assert 0.5 * len(many) < len({photo.bin for photo in many}) < 0.97 * len(many)
 
 

@@ -4,12 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from trainer.counts import Counts
 from trainer.evaluate import Evaluation, Prediction, bootstrap_interval, from_json, summarise
 from trainer.gate import decide
 
 
 def evaluation(accuracy: float) -> Evaluation:
-    return Evaluation((1, 2), 100, "photos", accuracy, (0.0, 1.0), 1.0, 1.0, {}, ((1, 0), (0, 1)))
+    return Evaluation(("1", "2"), 100, "photos", accuracy, (0.0, 1.0), 1.0, 1.0, {}, ((1, 0), (0, 1)))
 
 
 def test_promotes_a_challenger_that_is_better() -> None:
@@ -37,9 +38,9 @@ def test_never_compares_accuracies_on_different_photos() -> None:
 
 
 def test_never_compares_models_of_different_counts() -> None:
-    decision = decide(replace(evaluation(0.9), classes=(1, 2, 3)), evaluation(0.5))
+    decision = decide(replace(evaluation(0.9), classes=("1", "2", "3")), evaluation(0.5))
     assert not decision.promote
-    assert "(1, 2, 3)" in decision.reasons[0]
+    assert "('1', '2', '3')" in decision.reasons[0]
 
 
 def prediction(recorded: int, count: int, expected: float, where: str = "a") -> Prediction:
@@ -48,7 +49,7 @@ def prediction(recorded: int, count: int, expected: float, where: str = "a") -> 
 
 def test_summarises_what_was_predicted() -> None:
     rows = [prediction(1, 1, 1.5), prediction(1, 2, 1.5), prediction(2, 2, 2.0), prediction(2, 2, 2.0)]
-    found = summarise(rows, (1, 2), "f")
+    found = summarise(rows, Counts((1, 2)), "f")
     assert found.accuracy == 0.75
     assert found.rmse == pytest.approx((2 * 0.25 / 4) ** 0.5)
     assert found.rmse_most_probable == 0.5
@@ -66,7 +67,7 @@ def test_the_interval_knows_that_photos_of_one_bin_are_not_independent() -> None
 
 
 def test_an_evaluation_has_the_shape_that_sagemaker_reads_and_comes_back() -> None:
-    found = summarise([prediction(1, 1, 1.2), prediction(2, 1, 1.2)], (1, 2), "f")
+    found = summarise([prediction(1, 1, 1.2), prediction(2, 1, 1.2)], Counts((1, 2)), "f")
     text = json.dumps(found.to_sagemaker())
     assert json.loads(text)["multiclass_classification_metrics"]["accuracy"]["value"] == 0.5
     assert json.loads(text)["regression_metrics"]["rmse"]["value"] == found.rmse

@@ -15,13 +15,14 @@ from serve.errors import DataError
 from tests.conftest import TINY
 from trainer import dataset, prepared, synthetic
 from trainer.abid import Photo
+from trainer.counts import Counts
 from trainer.dataset import DataSpec
 from trainer.duplicates import find_duplicates, signature
 from trainer.report import write_report
 from trainer.sources import read_source
 from trainer.train import fit
 
-COUNTS = (1, 2, 3, 4, 5)
+COUNTS = Counts()
 
 
 @pytest.fixture
@@ -183,9 +184,9 @@ def test_a_table_changed_by_hand_is_refused(bins: Path, tmp_path: Path) -> None:
 def test_another_source_or_other_counts_need_another_folder(bins: Path, tmp_path: Path) -> None:
     prepared.prepare(bins, tmp_path / "out", COUNTS)
     with pytest.raises(DataError, match="another folder"):
-        prepared.prepare(bins, tmp_path / "out", (1, 2, 3))
+        prepared.prepare(bins, tmp_path / "out", Counts((1, 2, 3)))
     with pytest.raises(DataError, match="prepared for the counts"):
-        prepared.load_any(DataSpec(tmp_path / "out", counts=(1, 2)), 32)
+        prepared.load_any(DataSpec(tmp_path / "out", counts=Counts((1, 2))), 32)
 
 
 def test_a_preparation_that_was_cut_off_leaves_the_version_before(bins: Path, tmp_path: Path) -> None:
@@ -235,8 +236,8 @@ def test_the_report_shows_every_count_and_names_what_was_left_out(bins: Path, tm
     photo.write_bytes(b"<broken>")
     made = prepared.prepare(bins, tmp_path / "out", COUNTS)
     text = write_report(made, tmp_path / "out" / prepared.REPORT).read_text()
-    assert text.count("<figure>") >= 4 + len(COUNTS)
-    assert all(f"Photos with {count} recorded" in text for count in COUNTS)
+    assert text.count("<figure>") >= 4 + len(COUNTS.values)
+    assert all(f"Photos with {count} recorded" in text for count in COUNTS.names)
     assert "Left out: 1" in text
     assert "&lt;broken&gt;" in text
     assert "http" not in text
@@ -275,7 +276,7 @@ def test_what_a_csv_names_wrongly_is_skipped_and_named(bins: Path, tmp_path: Pat
 def test_a_csv_that_says_nothing_or_two_things_is_an_error(bins: Path, tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "p.csv").write_text(text)
     with pytest.raises(DataError, match=reason):
-        read_source(tmp_path / "p.csv", (1, 2))
+        read_source(tmp_path / "p.csv", Counts((1, 2)))
 
 
 def test_a_source_that_is_not_there_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""Find the photos whose record most likely disagrees with what is in the bin.
+
+    python scripts/audit_labels.py --data PREPARED [--show 200]
+
+Look through PREPARED/audit.html; then train with --drop-suspects 0.02, or with --relabel-file relabel.csv.
+"""
+
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from trainer import cli
+from trainer.audit import audit, summary, write_audit
+from trainer.prepared import AUDIT, audit_table, read
+
+
+def main(args: Namespace) -> int:
+    prepared = read(args.data)
+    found = audit(prepared, args.seed)
+    write_audit(prepared, found, args.show)
+    result = {
+        "photos": len(found.doubts),
+        "wrong_at_most": found.wrong_at_most,
+        "cleanlab": found.cleanlab,
+        "planted_found": found.found,
+        "most_doubted": [asdict(each) for each in found.doubts[: args.show]],
+        "table": str(audit_table(prepared)),
+        "page": str(args.data / AUDIT),
+    }
+    cli.emit(args, result, f"{summary(found)}. Look through {args.data / AUDIT}")
+    return cli.OK
+
+
+if __name__ == "__main__":
+    parser = cli.parser(__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="a dataset that scripts/prepare_data.py prepared")
+    parser.add_argument("--show", type=int, default=200, help="photos on the contact sheet")
+    parser.add_argument("--seed", type=int, default=0, help="of the folds and of the falsified records")
+    cli.run(main, parser.parse_args())
