@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e check bench up down
+.PHONY: help demo test e2e check proof bench up down
 
 help: ## list the targets
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 8
@@ -20,6 +20,10 @@ e2e: $(READY) ## the tests in containers; needs Docker
 
 check: $(READY) ## ruff, mypy strict, tests
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(MAKE) test
+
+proof: $(READY) ## what takes long: every round of the tests that CI samples, then the benchmarks
+	@BINWATCH_PROOF=1 $(PY) -m pytest -m "not e2e"
+	@$(MAKE) bench
 
 bench: $(READY) ## all benchmarks against their peers; DATA= the photos
 	@for name in fetch loader; do $(PY) scripts/bench.py $$name $(if $(DATA),--data $(DATA)); done

@@ -22,6 +22,11 @@ TINY = replace(RECIPES["resnet18-small"], size_px=32, epochs=1)
 """A recipe for tests that need a model, but not a good one."""
 
 
+def rounds(sample: int, full: int) -> int:
+    """How often a test that takes long repeats itself: ``full`` in `make proof`, else the first ``sample``."""
+    return full if os.environ.get("BINWATCH_PROOF") else sample
+
+
 def need(name: str, present: bool, reason: str) -> None:
     """Skip where ``name`` is missing; fail where BINWATCH_REQUIRE lists it."""
     if present:

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import requests
 
-from serve.embedded import free_port
-from trainer import synthetic
+from serve.embedded import free_port, s3_server
+from trainer import s3, synthetic
 from trainer.abid import read_inventory
 from trainer.counts import Counts
 
@@ -235,6 +235,7 @@ def test_the_gpu_file_adds_the_reservation_and_nothing_else(stack: Stack) -> Non
 def test_the_trainer_sees_real_photos_and_the_files_beside_them(stack: Stack, abid: Path) -> None:
     code = (
         "import os; from pathlib import Path; from trainer.abid import read_inventory; "
+        "from trainer.counts import Counts; "
         "photos = read_inventory(Path(os.environ['BINWATCH_DATA']), Counts()).photos; "
         "print(len(photos), len({photo.bin for photo in photos}))"
     )
@@ -243,6 +244,28 @@ def test_the_trainer_sees_real_photos_and_the_files_beside_them(stack: Stack, ab
     done = subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, timeout=120)
     photos = read_inventory(abid, Counts()).photos
     assert done.stdout.split() == [str(len(photos)), str(len({photo.bin for photo in photos}))], done.stderr
+
+
+def test_the_trainer_takes_photos_from_an_s3_store(stack: Stack, drawn: Path, tmp_path: Path) -> None:
+    variables = {"BINWATCH_DATA_URL": "s3://bins/abid", "BINWATCH_S3_ENDPOINT": "http://store:1"}
+    done = subprocess.run(
+        ["docker", "compose", "config", "--format", "json"],
+        cwd=ROOT, env={**stack.env, **variables}, text=True, capture_output=True, check=True,
+    )  # fmt: skip
+    given = json.loads(done.stdout)["services"]["trainer"]["environment"]
+    assert (given["BINWATCH_DATA"], given["BINWATCH_S3_ENDPOINT"]) == ("s3://bins/abid", "http://store:1")
+    code = (
+        "from pathlib import Path; from trainer import cli; from trainer.sources import read_source; "
+        "spec = cli.data_spec({'data': 's3://bins/abid'}, Path('/state/drawn')); "
+        "print(len(read_source(spec.source, spec.counts).photos))"
+    )
+    with s3_server(tmp_path) as url:
+        s3.S3Store("s3://bins", url).client.create_bucket(Bucket="bins")
+        s3.upload(drawn, "s3://bins/abid", url)
+        command = ["docker", "run", "--rm", "--network", "host", "--env", f"BINWATCH_S3_ENDPOINT={url}",
+                   "binwatch-trainer", "python", "-c", code]  # fmt: skip
+        found = subprocess.run(command, text=True, capture_output=True, timeout=120)
+    assert found.stdout.strip() == "300", found.stderr
 
 
 @pytest.mark.parametrize("good", [True, False])

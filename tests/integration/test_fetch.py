@@ -15,6 +15,7 @@ import pytest
 
 from serve.embedded import s3_server
 from serve.errors import DataError
+from tests.conftest import rounds
 from trainer import abid, cli, s3
 from trainer.counts import Counts
 from trainer.slow_proxy import SlowProxy
@@ -79,7 +80,7 @@ def test_killed_at_any_moment_and_run_again_it_gives_the_same_bytes(url: str, dr
     assert call(command(url, drawn, tmp_path / "clean")).returncode == 0
     clean, moments = content(tmp_path / "clean"), random.Random(0)
     with SlowProxy(upstream(url), 0.01).running() as slow:
-        for round_number in range(20):
+        for round_number in range(rounds(6, 20)):
             out = tmp_path / str(round_number)
             process = subprocess.Popen(
                 command(slow, drawn, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -33,6 +33,25 @@ def test_train_leaves_an_archive_and_an_evaluation(drawn: Path, tmp_path: Path, 
     assert "training resnet18-small" in done.stderr
 
 
+def test_prepare_audit_and_train_with_an_open_top(drawn: Path, tmp_path: Path, mlflow_url: str) -> None:
+    made = tmp_path / "prepared"
+    prepared = call("scripts/prepare_data.py", "--data", drawn, "--counts", "1-3+", "--out", made, "--json")
+    assert prepared.returncode == 0, prepared.stderr
+    assert json.loads(prepared.stdout)["photos"].keys() == {"train", "validation", "test"}
+    audited = call("scripts/audit_labels.py", "--data", made, "--show", 5, "--json")
+    assert audited.returncode == 0, audited.stderr
+    result = json.loads(audited.stdout)
+    assert len(result["most_doubted"]) == 5
+    assert Path(result["page"]).is_file()
+    done = call("scripts/train.py", "resnet18-small", "--data", made, "--out", tmp_path / "out", "--epochs", 1,
+                "--size-px", 32, "--drop-suspects", 0.1, "--tracking-uri", mlflow_url, "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["binwatch"]["classes"] == ["1", "2", "3+"]
+    photo = next((drawn / "bin-images").iterdir())
+    answer = call("scripts/predict.py", "--archive", tmp_path / "out" / "bin-counter.mar", photo, "--json")
+    assert list(json.loads(answer.stdout)["probabilities"]) == ["1", "2", "3+"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -114,7 +133,7 @@ def test_pipeline_and_promoter_work_as_two_processes(
     words = ["scripts/pipeline.py", "--data", drawn, "--epochs", 1, "--size-px", 32, "--json"]
     try:
         first = call(*words, **reach)
-        second = call(*words, "--train-share", 0.1, **reach)
+        second = call(*words, **reach)  # the same model again is not better
     finally:
         watcher.terminate()
         _, log = watcher.communicate(timeout=30)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import rounds
 from trainer import synthetic
 from trainer.dataset import DataSpec
 from trainer.evaluate import Evaluation
@@ -12,15 +13,13 @@ from trainer.gate import decide
 from trainer.job import run_evaluation, run_training
 from trainer.recipes import RECIPES
 
-SEEDS = 10
-
 
 @pytest.fixture(scope="module")
 def bins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthetic.draw_dataset(tmp_path_factory.mktemp("bins"), 500, seed=5)
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", range(rounds(4, 10)))
 def test_refuses_a_challenger_with_a_tenth_of_the_training_photos(bins: Path, tmp_path: Path, seed: int) -> None:
     recipe = replace(RECIPES["resnet18-small"], size_px=48, epochs=6, seed=seed)
 

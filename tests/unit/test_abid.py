@@ -1,9 +1,11 @@
 import json
+import random
 from pathlib import Path
 
 import pytest
 
 from serve.errors import DataError
+from tests.conftest import rounds
 from trainer.abid import read_inventory
 from trainer.counts import Counts, parse
 
@@ -183,3 +185,21 @@ def test_reads_the_real_subset(abid: Path) -> None:
     assert len(inventory.photos) > 8000
     assert len({photo.bin for photo in inventory.photos}) < len(inventory.photos)
     assert len(inventory.photos) + len(inventory.skipped) == 8233
+
+
+def test_odd_records_are_skipped_and_never_stop_the_reading(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    odd: list[object] = [None, True, -1, 2.5, 10**30, "3", [], {}, float("nan"), 7]
+    put(tmp_path, "00001", record(1, "a"))
+    put(tmp_path, "00010", record(2, "b"))
+    for number in range(rounds(200, 3000)):
+        text = json.dumps({"EXPECTED_QUANTITY": rng.choice(odd), "BIN_FCSKU_DATA": rng.choice(odd)})
+        data = bytearray(text.encode())
+        for _ in range(rng.randrange(4)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        put(tmp_path, f"x{number}", None)
+        (tmp_path / "metadata" / f"x{number}.json").write_bytes(bytes(data))
+    found = read_inventory(tmp_path, Counts((1, 2)))
+    assert {photo.id for photo in found.photos} >= {"00001", "00010"}
+    assert all(photo.count in (1, 2) for photo in found.photos)
+    assert len(found.photos) + len(found.skipped) == 2 + rounds(200, 3000)

@@ -6,6 +6,7 @@ from PIL import Image
 
 from serve import photo
 from serve.errors import PhotoError
+from tests.conftest import rounds
 
 
 def encode(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
@@ -63,3 +64,21 @@ def test_refuses_a_decompression_bomb() -> None:
     bomb = encode(Image.new("1", (20_000, 20_000)))
     with pytest.raises(PhotoError, match=r"20000|bomb"):
         photo.read(bomb, 16)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_damaged_bytes_are_refused_and_never_crash(half: Image.Image, form: str) -> None:
+    whole, rng = encode(half, form), np.random.default_rng(0)
+    refused = 0
+    for _ in range(rounds(300, 20_000)):
+        data = bytearray(whole[: rng.integers(1, len(whole) + 1)] if rng.random() < 0.3 else whole)
+        for place in rng.integers(0, len(data), rng.integers(1, 9)):
+            data[place] = rng.integers(0, 256)
+        try:
+            pixels = photo.read(bytes(data), 8)
+        except PhotoError:
+            refused += 1
+        else:
+            assert pixels.shape == (8, 8, 3)
+            assert pixels.dtype == np.uint8
+    assert refused > 50

@@ -61,4 +61,4 @@ def test_every_target_of_the_makefile_is_in_its_help() -> None:
     text = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z0-9]+):", text, re.MULTILINE))
     assert targets == set(re.findall(r"^([a-z0-9]+):.*##", text, re.MULTILINE))
-    assert targets >= {"help", "demo", "test", "e2e", "check", "up", "down"}
+    assert targets >= {"help", "demo", "test", "e2e", "check", "proof", "bench", "up", "down"}
