@@ -2,10 +2,11 @@
 
     python scripts/train.py resnet18-small --data DATA --out out/
 
-Without a reachable MLflow, ``--no-tracking`` trains all the same.
+Started again after an interruption, it goes on where it was. ``--no-tracking`` needs no MLflow.
 """
 
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 
 from trainer import cli
@@ -18,13 +19,12 @@ def main(args: Namespace) -> int:
     options = vars(args)
     recipe = cli.recipe(args.recipe, options)
     spec = cli.data_spec(options, Path("var/drawn"))
-    if args.no_tracking:
-        trained = run_training(spec, recipe, args.out, None)
+    tracked = nullcontext() if args.no_tracking else Tracking(args.tracking_uri).run(f"train {recipe.name}")
+    with tracked as run:
+        trained = run_training(
+            spec, recipe, args.out, run, stop_on=cli.stop_on(options), checkpoints=args.checkpoints or args.out
+        )
         evaluation = run_evaluation(trained)
-    else:
-        with Tracking(args.tracking_uri).run(f"train {recipe.name}") as run:
-            trained = run_training(spec, recipe, args.out, run)
-            evaluation = run_evaluation(trained)
     low, high = evaluation.accuracy_interval
     text = (
         f"{recipe.name}: accuracy {evaluation.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}), "
@@ -41,4 +41,5 @@ if __name__ == "__main__":
     parser.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
     cli.add_data_options(parser)
     cli.add_recipe_options(parser)
+    cli.add_training_options(parser)
     cli.run(main, parser.parse_args())

@@ -50,7 +50,8 @@ class Manifest:
 
     ``classes``: the counts told apart, of which the last stands for all above too with ``open_top``;
     ``size_px``: side of the square that photos are squashed to; ``tolerance``: how far a golden
-    answer's probability may be off; ``files``: SHA-256 a file.
+    answer's probability may be off; ``files``: SHA-256 a file; ``temperature``: what the logits are
+    divided by, so that a probability can be believed.
     """
 
     classes: tuple[int, ...]
@@ -64,6 +65,7 @@ class Manifest:
     recipe: Mapping[str, Any]
     tolerance: float = 0.01
     open_top: bool = False
+    temperature: float = 1.0
     format: int = FORMAT
 
     def to_json(self) -> str:

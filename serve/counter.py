@@ -43,7 +43,8 @@ class Counter:
     def probabilities(self, pixels: photo.Pixels) -> NDArray[np.float64]:
         """Pixels uint8 ``(B, S, S, 3)`` -> probabilities ``(B, C)``, one column a class."""
         (logits,) = self._session.run(None, {"pixels": pixels})
-        exponent = np.exp(np.asarray(logits, dtype=np.float64) - logits.max(axis=1, keepdims=True))
+        calibrated = np.asarray(logits, dtype=np.float64) / self.manifest.temperature
+        exponent = np.exp(calibrated - calibrated.max(axis=1, keepdims=True))
         return np.asarray(exponent / exponent.sum(axis=1, keepdims=True))
 
     def _answer(self, row: NDArray[np.float64]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from serve.errors import BinwatchError, SettingsError
 from trainer import counts, prepared, synthetic
 from trainer.dataset import DataSpec
 from trainer.recipes import RECIPES, Recipe
+from trainer.rules import RULES
 
 OK, ERROR, USAGE, REFUSED = 0, 1, 2, 3
 DRAWN_PHOTOS = 1000
@@ -58,6 +59,22 @@ def add_recipe_options(to: argparse.ArgumentParser, environ: Mapping[str, str] =
     to.add_argument("--batch-size", default=None)
     to.add_argument("--learning-rate", default=None)
     to.add_argument("--seed", default=None, help="seed of weights, order and augmentation")
+    to.add_argument("--architecture", default=None, help="another network than the recipe's")
+    to.add_argument("--weights", default=None, help="of the network's body: none, pretrained, or a file")
+
+
+def add_training_options(to: argparse.ArgumentParser) -> None:
+    """What may be said of how a training goes."""
+    to.add_argument("--stop-on", default="", metavar="RULES", help=f"rules that end it, of {', '.join(RULES)}")
+    to.add_argument("--checkpoints", type=Path, help="where an interrupted training is resumed from; --out without")
+
+
+def stop_on(options: Mapping[str, Any]) -> frozenset[str]:
+    """The rules that end a training. Raises SettingsError for one that there is not."""
+    wanted = frozenset(filter(None, str(options.get("stop_on") or "").replace(" ", "").split(",")))
+    unknown = sorted(wanted - set(RULES))
+    _refuse([f"there is no rule {each!r}; choose of {', '.join(RULES)}" for each in unknown])
+    return wanted
 
 
 def data_spec(options: Mapping[str, Any], drawn: Path) -> DataSpec:
@@ -91,6 +108,7 @@ def recipe(name: str, options: Mapping[str, Any]) -> Recipe:
             problems.append(f"{key} is {wanted[key]}; give at least {least}")
     if wanted["learning_rate"] is not None and not 0 < wanted["learning_rate"] < 10:
         problems.append(f"learning_rate is {wanted['learning_rate']}; give a number between 0 and 10")
+    wanted |= {key: options.get(key) or None for key in ("architecture", "weights")}
     _refuse(problems)
     return replace(RECIPES[name], **{key: value for key, value in wanted.items() if value is not None})
 
@@ -139,10 +157,15 @@ def log_to_stderr() -> None:
     logging.getLogger("trainer").setLevel(logging.INFO)
 
 
+def leave_on_sigterm() -> None:
+    """Make SIGTERM raise SystemExit, so that contexts are left."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def run(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> None:
     """Run a script's main and exit with its code; an error becomes one readable line on stderr."""
     log_to_stderr()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that contexts are left
+    leave_on_sigterm()
     try:
         sys.exit(main(args))
     except BinwatchError as error:

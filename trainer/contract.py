@@ -3,6 +3,7 @@
     /opt/ml/input/config/hyperparameters.json    all values strings: recipe, epochs, batch-size, ...
     /opt/ml/input/data/training/                 the photos' channel, in the dataset's layout
     /opt/ml/model/                               bin-counter.mar and evaluation.json
+    /opt/ml/checkpoints/                         each epoch and on SIGTERM; the next start resumes
     /opt/ml/output/failure                       the reason, with exit code 1, when it fails
 
 https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html
@@ -24,10 +25,10 @@ from trainer import cli
 from trainer.dataset import DataSpec
 from trainer.job import run_evaluation, run_training
 from trainer.recipes import Recipe
-from trainer.tracking import Tracking
+from trainer.tracking import TrackedRun, Tracking
 
 CHANNEL = "training"
-KNOWN = {"recipe", "epochs", "size_px", "batch_size", "learning_rate", "seed",
+KNOWN = {"recipe", "epochs", "size_px", "batch_size", "learning_rate", "seed", "architecture", "weights", "stop_on",
          "counts", "limit", "data_seed", "train_share", "drop_suspects", "relabel_file"}  # fmt: skip
 
 
@@ -39,6 +40,8 @@ class TrainingJob:
     recipe: Recipe
     model_dir: Path
     tracking_uri: str | None
+    stop_on: frozenset[str]
+    checkpoints: Path
 
 
 def read_job(base: Path, environ: Mapping[str, str]) -> TrainingJob:
@@ -53,7 +56,8 @@ def read_job(base: Path, environ: Mapping[str, str]) -> TrainingJob:
     recipe = cli.recipe(str(hyperparameters.get("recipe", "resnet34-scratch")), hyperparameters)
     spec = cli.data_spec({**hyperparameters, "data": str(_data_root(channel))}, channel)
     model_dir = Path(environ.get("SM_MODEL_DIR") or base / "model")
-    return TrainingJob(spec, recipe, model_dir, environ.get("MLFLOW_TRACKING_URI") or None)
+    uri = environ.get("MLFLOW_TRACKING_URI") or None
+    return TrainingJob(spec, recipe, model_dir, uri, cli.stop_on(hyperparameters), base / "checkpoints")
 
 
 def _data_root(channel: Path) -> Path:
@@ -77,15 +81,23 @@ def _hyperparameters(base: Path, environ: Mapping[str, str]) -> dict[str, Any]:
 def train(job: TrainingJob) -> None:
     """Run the job; the archive and evaluation.json land in the model directory."""
     if job.tracking_uri is None:
-        run_evaluation(run_training(job.spec, job.recipe, job.model_dir, None))
+        _run(job, None)
         return
     with Tracking(job.tracking_uri).run(f"train {job.recipe.name}") as run:
-        run_evaluation(run_training(job.spec, job.recipe, job.model_dir, run))
+        _run(job, run)
+
+
+def _run(job: TrainingJob, run: TrackedRun | None) -> None:
+    trained = run_training(
+        job.spec, job.recipe, job.model_dir, run, stop_on=job.stop_on, checkpoints=job.checkpoints
+    )  # fmt: skip
+    run_evaluation(trained)
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
     """SageMaker's entry point: 0, or 1 with the reason in output/failure."""
     cli.log_to_stderr()
+    cli.leave_on_sigterm()
     base = Path(environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
     try:
         train(read_job(base, environ))

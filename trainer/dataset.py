@@ -51,10 +51,22 @@ class DataSpec:
 
 
 class Pixels(Protocol):
-    """Decoded photos, uint8 ``(N, S, S, 3)``: an array in memory, or rows of one on disk."""
+    """Decoded photos, uint8 ``(N, S, S, 3)``: an array in memory, or a file mapped into it."""
 
-    def __getitem__(self, rows: Any) -> NDArray[np.uint8]:
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
         """The rows of a slice or an index array, in memory."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a larger array, read when they are asked for: decoded photos, or features of them."""
+
+    whole: Pixels
+    index: NDArray[np.int64]
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        """The rows of a slice or an index array, in memory."""
+        return np.asarray(self.whole[self.index[rows]])
 
 
 @dataclass(frozen=True)
@@ -62,17 +74,32 @@ class Part:
     """One split: photos, pixels uint8 ``(N, S, S, 3)`` and labels int64 ``(N,)``, indices into the classes."""
 
     photos: tuple[Photo, ...]
-    pixels: Pixels
+    pixels: Rows
     labels: NDArray[np.int64]
     fingerprint: str
 
     def __len__(self) -> int:
         return len(self.photos)
 
+    def halves(self, seed: int) -> tuple["Part", "Part"]:
+        """Two parts of about half of the photos each, every bin wholly in one: bins alternate by a hash."""
+        names = sorted({photo.bin for photo in self.photos}, key=partial(split.stable_hash, seed))
+        first = set(names[::2])
+        of_first = np.array([photo.bin in first for photo in self.photos], dtype=bool)
+        return self._rows(np.flatnonzero(of_first)), self._rows(np.flatnonzero(~of_first))
+
+    def _rows(self, index: NDArray[np.int64]) -> "Part":
+        return Part(
+            tuple(self.photos[i] for i in index), Rows(self.pixels, index), self.labels[index], self.fingerprint
+        )
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """The three splits, what was skipped, and a fingerprint of ids, labels, photo bytes and split."""
+    """The three splits, what was skipped, and a fingerprint of ids, labels, photo bytes and split.
+
+    ``folder``: the prepared dataset that they come from, if it was prepared.
+    """
 
     counts: Counts
     size_px: int
@@ -81,6 +108,7 @@ class Dataset:
     test: Part
     skipped: tuple[Skipped, ...]
     fingerprint: str
+    folder: Path | None = None
 
     def summary(self) -> dict[str, Any]:
         """What a report shows: photos per split and count, bins, and what was skipped, by name."""
@@ -154,19 +182,9 @@ def build(
         labels = np.array([spec.counts.values.index(photo.count) for photo in part], dtype=np.int64)
         parts[name] = Part(part, Rows(pixels, np.array(rows, dtype=np.int64)), labels, fingerprint(part, digests))
     whole = digest(f"{name}:{part.fingerprint}" for name, part in parts.items())
-    return Dataset(spec.counts, size_px, **parts, skipped=skipped, fingerprint=whole)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Some rows of a larger array, read when they are asked for."""
-
-    pixels: Pixels
-    index: NDArray[np.int64]
-
-    def __getitem__(self, rows: Any) -> NDArray[np.uint8]:
-        """The rows of a slice or an index array, in memory."""
-        return np.asarray(self.pixels[self.index[rows]])
+    return Dataset(
+        spec.counts, size_px, parts["train"], parts["validation"], parts["test"], skipped=skipped, fingerprint=whole
+    )
 
 
 def scan(photos: Sequence[Photo], size_px: int | None = None) -> tuple[list[Scanned], tuple[Skipped, ...]]:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from serve import archive
 from serve.errors import DataError, PhotoError
 from trainer.abid import Photo
+from trainer.calibration import expected_calibration_error
 from trainer.counts import Counts
 from trainer.dataset import Part
 
@@ -43,7 +44,8 @@ class Evaluation:
 
     ``accuracy_interval``: percentile bootstrap over bins, since photos of one bin are not
     independent (Field, Welsh 2007, "Bootstrapping clustered data"). ``confusion``: rows the
-    recorded counts, columns the predicted, in the order of ``classes``.
+    recorded counts, columns the predicted, in the order of ``classes``. ``calibration_error``: how far
+    confidence and accuracy are apart (0-1).
     """
 
     classes: tuple[str, ...]
@@ -55,6 +57,7 @@ class Evaluation:
     rmse_most_probable: float
     per_class_accuracy: dict[str, float]
     confusion: tuple[tuple[int, ...], ...]
+    calibration_error: float | None = None
 
     def to_sagemaker(self) -> dict[str, Any]:
         """The shape of SageMaker's model quality metrics, which a pipeline's JsonGet reads.
@@ -82,6 +85,7 @@ class Evaluation:
             "test_rmse": self.rmse, "test_rmse_most_probable": self.rmse_most_probable,
             **{f"test_accuracy_of_{name.replace('+', '_and_above')}": value
                for name, value in self.per_class_accuracy.items()},
+            **({} if self.calibration_error is None else {"test_calibration_error": self.calibration_error}),
         }  # fmt: skip
 
 
@@ -127,12 +131,14 @@ def summarise(predictions: Sequence[Prediction], counts: Counts, fingerprint: st
     counted = np.array([each.count for each in predictions])
     expected = np.array([each.expected_count for each in predictions])
     correct = recorded == counted
+    probabilities = np.array([each.probabilities for each in predictions])
     return Evaluation(
         classes=counts.names,
         photos=len(predictions),
         fingerprint=fingerprint,
         accuracy=float(correct.mean()),
         accuracy_interval=bootstrap_interval(correct, [each.bin for each in predictions], seed),
+        calibration_error=expected_calibration_error(probabilities, correct),
         rmse=_rmse(expected - recorded),
         rmse_most_probable=_rmse(counted - recorded),
         per_class_accuracy={

@@ -31,7 +31,8 @@ _TRAVELLING = ("__init__.py", "archive.py", "counter.py", "errors.py", "photo.py
 
 
 def write_archive(
-    model: Counter, data: Dataset, recipe: Recipe, out: Path, *, run_id: str, metrics: Mapping[str, float]
+    model: Counter, data: Dataset, recipe: Recipe, out: Path, *, run_id: str, metrics: Mapping[str, float],
+    temperature: float = 1.0,
 ) -> Path:  # fmt: skip
     """Export ``model`` and pack it as ``out/bin-counter.mar``. Raises ArchiveError where ONNX and torch differ."""
     out.mkdir(parents=True, exist_ok=True)
@@ -45,6 +46,7 @@ def write_archive(
             classes=data.counts.values, open_top=data.counts.open_top,
             size_px=data.size_px, run_id=run_id, dataset_fingerprint=data.fingerprint,
             metrics=dict(metrics), golden=(), files=_checksums(stage), licence=LICENCE, recipe=asdict(recipe),
+            temperature=temperature,
         )  # fmt: skip
         (stage / archive.MANIFEST).write_text(manifest.to_json())
         counter = ServedCounter(stage)
@@ -95,7 +97,8 @@ def _checksums(stage: Path) -> dict[str, str]:
 
 @torch.no_grad()
 def _check_parity(model: Counter, counter: ServedCounter, pixels: photo.Pixels) -> None:
-    expected = model(torch.from_numpy(pixels)).double().softmax(1).numpy()
+    logits = model(torch.from_numpy(pixels)).double()
+    expected = (logits / counter.manifest.temperature).softmax(1).numpy()
     difference = float(np.abs(counter.probabilities(pixels) - expected).max())
     if not difference <= PARITY:
         raise ArchiveError(

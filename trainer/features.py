@@ -5,6 +5,8 @@ those photo bytes, that size and those weights, and are made anew when one of th
 """
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,16 +16,47 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from trainer.dataset import Dataset, Part, Pixels, Rows
 from trainer.model import PRETRAINED, Counter, EfficientNetLite, create
-from trainer.prepared import Prepared, decoded, kept
+from trainer.prepared import Prepared, decoded, kept, read
 
 BATCH = 64
 TAPS, COLUMNS = (10, 14), 5
 
 
-def frozen_features(prepared: Prepared, counter: Counter, name: str, size_px: int) -> NDArray[np.float32]:
-    """The features of ``counter``'s body, float32 ``(N, width)``, in the order of the table."""
-    return _rows(prepared, nn.Sequential(counter.normalise, counter.body), name, size_px)
+class Head(nn.Module):
+    """The part of a counter with a frozen body that learns: features ``(B, width)`` -> logits ``(B, C)``."""
+
+    def __init__(self, counter: Counter) -> None:
+        super().__init__()
+        self.counter = counter
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Count by features."""
+        return self.counter.classify(features)
+
+
+def with_features(data: Dataset, counter: Counter, name: str) -> Dataset:
+    """``data`` with the features of ``counter``'s frozen body, float32 ``(N, width)``, in place of pixels.
+
+    The test photos keep their pixels: they are left alone. The features of a prepared dataset are
+    kept beside its decoded photos, and every later training reads them.
+    """
+    network = nn.Sequential(counter.normalise, counter.body)
+    if data.folder:
+        whole = _kept_rows(read(data.folder), network, name, data.size_px)
+        rows = [Rows(whole, part.pixels.index) for part in (data.train, data.validation)]
+    else:
+        rows = [_computed(part, network, name) for part in (data.train, data.validation)]
+    train, validation = (replace(part, pixels=r) for part, r in zip((data.train, data.validation), rows, strict=True))
+    return replace(data, train=train, validation=validation)
+
+
+def _computed(part: Part, network: nn.Module, name: str) -> Rows:
+    ask = _asking(network, part.pixels)
+    blocks = tqdm(range(0, len(part), BATCH), desc=f"features of {name}", unit="batch")
+    found = np.concatenate([ask(slice(start, start + BATCH)) for start in blocks])
+    return Rows(found, np.arange(len(found)))
 
 
 def layout_features(prepared: Prepared, size_px: int = 160) -> NDArray[np.float32]:
@@ -34,7 +67,7 @@ def layout_features(prepared: Prepared, size_px: int = 160) -> NDArray[np.float3
     features of the last layer for 57 %.
     """
     counter = create("efficientnet-lite0", 2, size_px, PRETRAINED)
-    return _rows(prepared, nn.Sequential(counter.normalise, Layout(counter.body)), "layout", size_px)
+    return _kept_rows(prepared, nn.Sequential(counter.normalise, Layout(counter.body)), "layout", size_px)
 
 
 class Layout(nn.Module):
@@ -57,16 +90,8 @@ class Layout(nn.Module):
         return torch.cat(found, 1)
 
 
-def _rows(prepared: Prepared, network: nn.Module, name: str, size_px: int) -> NDArray[np.float32]:
-    network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device)
-    pixels = decoded(prepared, size_px)
-
-    def ask(rows: slice) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            found: Any = network(torch.from_numpy(np.array(pixels[rows])).to(device)).float().cpu().numpy()
-        return np.asarray(found, dtype=np.float32)
+def _kept_rows(prepared: Prepared, network: nn.Module, name: str, size_px: int) -> NDArray[np.float32]:
+    ask = _asking(network, decoded(prepared, size_px))
 
     def fill(out: NDArray[Any]) -> None:
         with tqdm(total=len(out), desc=f"features of {name}", unit="photo") as bar:
@@ -77,6 +102,19 @@ def _rows(prepared: Prepared, network: nn.Module, name: str, size_px: int) -> ND
 
     width = ask(slice(0, 1)).shape[1]
     return kept(prepared, f"{name}-{size_px}px-{_digest(network)}", (width,), np.float32, fill)
+
+
+def _asking(network: nn.Module, pixels: Pixels) -> Callable[[slice], NDArray[np.float32]]:
+    """A function from rows of ``pixels`` to what ``network`` makes of them, in evaluation mode."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = network.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def ask(rows: slice) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            found = network(torch.from_numpy(np.array(pixels[rows])).to(device))
+        return np.asarray(found.float().cpu().numpy(), dtype=np.float32)
+
+    return ask
 
 
 def _digest(network: nn.Module) -> str:

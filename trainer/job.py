@@ -5,17 +5,23 @@
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from trainer import plots
-from trainer.dataset import Dataset, DataSpec
+from scipy.special import softmax
+
+from trainer import checkpoint, plots
+from trainer.calibration import expected_calibration_error, fit_temperature
+from trainer.dataset import Dataset, DataSpec, Part
 from trainer.evaluate import Evaluation, Prediction, evaluate
 from trainer.export import MODEL_NAME, write_archive
+from trainer.model import Counter
 from trainer.prepared import AUDIT, REPORT, load_any
 from trainer.recipes import Recipe
+from trainer.rules import Fired
 from trainer.tracking import TrackedRun
-from trainer.train import Epoch, Fitted, fit, pick_device
+from trainer.train import Epoch, Fitted, fit, pick_device, predict_logits
 
 EVALUATION = "evaluation.json"
 DATASET = "dataset.json"
@@ -34,20 +40,46 @@ class Trained:
     run: TrackedRun | None
 
 
-def run_training(spec: DataSpec, recipe: Recipe, out: Path, run: TrackedRun | None) -> Trained:
-    """Load, train, export. Everything goes to ``run`` where there is one; the archive to ``out``."""
+def run_training(
+    spec: DataSpec, recipe: Recipe, out: Path, run: TrackedRun | None, *,
+    stop_on: frozenset[str] = frozenset(), checkpoints: Path | None = None,
+) -> Trained:  # fmt: skip
+    """Load, train, calibrate, export. Everything goes to ``run`` where there is one; the archive to ``out``.
+
+    One half of the validation photos, by bin, selects the epoch, the other fits the temperature.
+    ``stop_on``: rules that end the training; ``checkpoints``: where an interrupted one is resumed from.
+    """
     data = load_any(spec, recipe.size_px)
     _report_data(data, out)
     if run:
         _log_inputs(run, spec, recipe, data)
-    fitted = fit(data, recipe, on_epoch=lambda epoch: _log_epoch(run, epoch))
+    selection, calibration = data.validation.halves(spec.seed)
+    fitted = fit(
+        replace(data, validation=selection), recipe, lambda epoch: _log_epoch(run, epoch),
+        on_rule=lambda fired: _log_rule(run, fired), stop_on=stop_on, checkpoints=checkpoints,
+    )  # fmt: skip
+    temperature, metrics = _calibrate(fitted.model, calibration)
     best = fitted.epochs[fitted.best_epoch - 1]
-    metrics = {"validation_loss": best.validation_loss, "validation_accuracy": best.validation_accuracy}
-    run_id = run.id if run else ""
-    archive = write_archive(fitted.model, data, recipe, out, run_id=run_id, metrics=metrics)
+    metrics |= {"validation_loss": best.validation_loss, "validation_accuracy": best.validation_accuracy}
+    archive = write_archive(fitted.model, data, recipe, out, run_id=run.id if run else "", metrics=metrics,
+                            temperature=temperature)  # fmt: skip
     if run:
-        _log_outputs(run, fitted, archive)
+        _log_outputs(run, fitted, metrics, archive)
+    if checkpoints:
+        checkpoint.remove(checkpoints)
     return Trained(archive, data, run)
+
+
+def _calibrate(model: Counter, part: Part) -> tuple[float, dict[str, float]]:
+    """The temperature, and how far confidence and accuracy are apart without and with it, on ``part``."""
+    logits = predict_logits(model, part).double().numpy()
+    temperature = fit_temperature(logits, part.labels)
+    correct = logits.argmax(axis=1) == part.labels
+    errors = {
+        name: expected_calibration_error(softmax(logits / divisor, axis=1), correct)
+        for name, divisor in (("calibration_error_before", 1.0), ("calibration_error", temperature))
+    }
+    return temperature, {"temperature": temperature, **errors}
 
 
 def run_evaluation(trained: Trained) -> Evaluation:
@@ -60,6 +92,7 @@ def run_evaluation(trained: Trained) -> Evaluation:
         run.log_metrics(evaluation.metrics())
         run.log_file(path)
         run.log_picture(plots.confusion_matrix(evaluation), "confusion_matrix.png")
+        run.log_picture(plots.reliability_diagram(predictions), "reliability.png")
         run.log_table(_columns(predictions), "predictions.json")
     return evaluation
 
@@ -86,11 +119,22 @@ def _log_inputs(run: TrackedRun, spec: DataSpec, recipe: Recipe, data: Dataset) 
 
 def _log_epoch(run: TrackedRun | None, epoch: Epoch) -> None:
     if run:
-        run.log_metrics({key: value for key, value in asdict(epoch).items() if key != "number"}, epoch.number)
+        run.keep_metrics(epoch.metrics(), epoch.number)
 
 
-def _log_outputs(run: TrackedRun, fitted: Fitted, archive: Path) -> None:
-    run.log_metrics({"best_epoch": fitted.best_epoch})
+def _log_rule(run: TrackedRun | None, fired: Fired) -> None:
+    place = f"epoch {fired.epoch}, step {fired.step}"
+    log.warning("rule %s fired in %s: %s", fired.rule, place, fired.reason)
+    if run:
+        run.keep_metrics({f"rule_{fired.rule}": 1.0}, fired.step)
+        run.keep_tags({f"rule.{fired.rule}": f"{place}: {fired.reason}"})
+
+
+def _log_outputs(run: TrackedRun, fitted: Fitted, metrics: Mapping[str, float], archive: Path) -> None:
+    run.send_kept()
+    run.log_metrics({"best_epoch": fitted.best_epoch, **metrics})
+    run.log_json([asdict(each) for each in fitted.fired], "rules.json")
+    run.set_tags({"stopped_by": fitted.stopped_by, "resumed_at_epoch": str(fitted.resumed_at or "")})
     run.log_picture(plots.loss_curves(fitted.epochs, fitted.best_epoch), "loss_curves.png")
     run.log_file(archive, "archive")
 

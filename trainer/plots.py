@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
-from trainer.evaluate import Evaluation
+from trainer.calibration import reliability
+from trainer.evaluate import Evaluation, Prediction
 from trainer.train import Epoch
 
 
@@ -37,4 +39,19 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
              title=f"{evaluation.accuracy:.1%} of {evaluation.photos} test photos")  # fmt: skip
     axes.set_xticks(ticks, evaluation.classes)
     axes.set_yticks(ticks, evaluation.classes)
+    return figure
+
+
+def reliability_diagram(predictions: Sequence[Prediction]) -> Figure:
+    """Confidence against the share that is right: on the diagonal a probability can be believed."""
+    probabilities = np.array([each.probabilities for each in predictions])
+    steps = reliability(probabilities, np.array([each.count == each.recorded for each in predictions]))
+    figure = Figure(figsize=(5, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="can be believed")
+    sizes = [20 + 400 * step.answers / len(predictions) for step in steps]
+    axes.scatter([step.confidence for step in steps], [step.accuracy for step in steps], sizes, alpha=0.6)
+    axes.set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1),
+             title=f"{len(predictions)} test photos; area: how many")  # fmt: skip
+    axes.legend()
     return figure

@@ -112,7 +112,8 @@ def load_any(spec: DataSpec, size_px: int) -> Dataset:
     of = {row.id: row.split for row in prepared.rows if row.id in chosen}
     digests = {row.id: row.digest for row in prepared.rows}
     suspects = read_suspects(prepared) if spec.drop_suspects else ()
-    return dataset.build(spec, size_px, photos, of, digests, pixels, prepared.skipped, suspects)
+    made = dataset.build(spec, size_px, photos, of, digests, pixels, prepared.skipped, suspects)
+    return replace(made, folder=prepared.folder)
 
 
 def read_suspects(prepared: Prepared) -> tuple[str, ...]:

@@ -11,11 +11,13 @@ the one before.
 """
 
 import json
+import logging
 import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from serve.errors import TrackingError
+
+log = logging.getLogger(__name__)
 
 EXPERIMENT = "binwatch"
 MODEL = "bin-counter"
@@ -146,6 +150,7 @@ class TrackedRun:
     def __init__(self, client: MlflowClient, uri: str, run: Run) -> None:
         self._client = client
         self._uri = uri
+        self._kept: deque[Callable[[], object]] = deque()
         self.id: str = run.info.run_id
 
     def log_params(self, params: Mapping[str, Any]) -> None:
@@ -155,14 +160,44 @@ class TrackedRun:
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Numbers at a step."""
-        now = int(time.time() * 1000)
         with _readable_errors(self._uri):
-            self._client.log_batch(self.id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
+            self._client.log_batch(self.id, metrics=_metrics(metrics, step))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Words to search by."""
         with _readable_errors(self._uri):
             self._client.log_batch(self.id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def keep_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Numbers at a step, sent now or, where MLflow does not answer, later."""
+        numbers = _metrics(metrics, step)
+        self._kept.append(lambda: self._client.log_batch(self.id, metrics=numbers))
+        self._send_some()
+
+    def keep_tags(self, tags: Mapping[str, str]) -> None:
+        """Words to search by, sent now or, where MLflow does not answer, later."""
+        self._kept.append(lambda: self._client.log_batch(self.id, tags=[RunTag(*pair) for pair in tags.items()]))
+        self._send_some()
+
+    def _send_some(self) -> None:
+        try:
+            while self._kept:
+                self._kept[0]()
+                self._kept.popleft()
+        except MlflowException as error:
+            log.warning("MLflow does not take what it is sent (%s); it is kept, %d so far", str(error)[:200],
+                        len(self._kept))  # fmt: skip
+
+    def send_kept(self, timeout_s: float = 300.0) -> None:
+        """Send what was kept, waiting for MLflow to come back. Raises TrackingError when it does not."""
+        deadline = time.monotonic() + timeout_s
+        while self._kept:
+            self._send_some()
+            if self._kept and time.monotonic() > deadline:
+                with _readable_errors(self._uri):
+                    self._kept[0]()
+            elif self._kept:
+                time.sleep(1)
 
     def log_dataset(self, name: str, digest: str, source: str, profile: Mapping[str, Any]) -> None:
         """The dataset that the run used, as a dataset input. ``digest``: at most 36 characters."""
@@ -189,6 +224,11 @@ class TrackedRun:
         """A matplotlib figure as a PNG artifact."""
         with _readable_errors(self._uri):
             self._client.log_figure(self.id, figure, name)
+
+
+def _metrics(metrics: Mapping[str, float], step: int) -> list[Metric]:
+    now = int(time.time() * 1000)
+    return [Metric(key, value, now, step) for key, value in metrics.items()]
 
 
 def _version(found: Any) -> Version:

@@ -1,29 +1,48 @@
-"""Training: one epoch, and the loop around it that keeps the best weights.
+"""Training: one step, one epoch, and the loop around them that keeps the best weights.
 
-Read ``fit`` first. A recipe is a small value; everything random comes from its seed.
+Read ``fit`` first, then ``_Training``. A recipe is a small value; everything random comes from its
+seed, the epoch and the batch, so that a training that was interrupted goes on as if it had not been.
 """
 
 import copy
+import math
+import signal
+import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from serve.errors import TrainingError
+from trainer import checkpoint, rules
 from trainer.dataset import Dataset, Part
-from trainer.model import Counter, create
+from trainer.features import Head, with_features
+from trainer.model import NO_WEIGHTS, Counter, create
 from trainer.recipes import Recipe
+from trainer.rules import Fired, Layer
+
+WATCH_EVERY = 10
+"""Steps between two looks at gradients and weights; the first step is looked at too."""
+TERMINATED = 128 + signal.SIGTERM
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave. Losses are mean cross-entropies in nats, accuracies 0-1."""
+    """What one epoch gave. Losses are mean cross-entropies in nats, accuracies and shares 0-1.
+
+    ``majority_share``: of the validation photos, how many got the most frequent answer; ``step_ms``:
+    median time of a step; ``data_wait_share``: of the time, how much went by waiting for photos.
+    """
 
     number: int
     train_loss: float
@@ -32,15 +51,37 @@ class Epoch:
     validation_accuracy: float
     learning_rate: float
     photos_per_second: float
+    majority_share: float
+    step_ms: float
+    data_wait_share: float
+    gpu_utilisation: float | None = None
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers to log, by name."""
+        return {key: value for key, value in asdict(self).items() if key != "number" and value is not None}
 
 
 @dataclass
 class Fitted:
-    """A trained counter with the weights of its best epoch (lowest validation loss)."""
+    """A trained counter with the weights of its best epoch (lowest validation loss).
+
+    ``fired``: the rules that did, each once; ``stopped_by``: the rule that ended the training early.
+    """
 
     model: Counter
     epochs: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0
+    fired: list[Fired] = field(default_factory=list)
+    stopped_by: str = ""
+    resumed_at: int = 0
+
+
+class Score(NamedTuple):
+    """Mean cross-entropy, accuracy (0-1), and the share of the photos that got the most frequent answer (0-1)."""
+
+    loss: float
+    accuracy: float
+    majority_share: float
 
 
 def pick_device() -> torch.device:
@@ -49,76 +90,256 @@ def pick_device() -> torch.device:
 
 
 def fit(
-    data: Dataset, recipe: Recipe, on_epoch: Callable[[Epoch], object] = lambda _: None,
-    device: torch.device | None = None,
+    data: Dataset, recipe: Recipe, on_epoch: Callable[[Epoch], object] = lambda _: None, *,
+    on_rule: Callable[[Fired], object] = lambda _: None, stop_on: frozenset[str] = frozenset(),
+    checkpoints: Path | None = None, device: torch.device | None = None,
 ) -> Fitted:  # fmt: skip
-    """Train ``recipe`` on ``data.train`` and keep the weights with the lowest validation loss.
+    """Train ``recipe`` on ``data.train`` and keep the weights with the lowest loss on ``data.validation``.
 
-    ``on_epoch`` is called after each epoch. Raises TrainingError when the loss is not finite.
+    ``on_epoch`` and ``on_rule`` are called when an epoch ends and a rule fires, for those of before an
+    interruption too. A checkpoint is kept in ``checkpoints`` after each epoch and on SIGTERM, which
+    then raises SystemExit; one that is there is resumed. ``stop_on``: rules that end the training
+    early. Raises TrainingError when the loss is not finite.
     """
     device = device or pick_device()
     torch.manual_seed(recipe.seed)
-    model = (
-        create(recipe.architecture, len(data.counts.values), recipe.size_px)
-        .to(device)
-        .to(memory_format=torch.channels_last)
-    )
-    optimiser = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-    steps = -(-len(data.train) // recipe.batch_size)
-    schedule = _schedule(optimiser, recipe, steps)
-    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
-    fitted = Fitted(model)
-    best_weights, best_loss = copy.deepcopy(model.state_dict()), float("inf")
-    with tqdm(total=recipe.epochs * steps, desc=f"training {recipe.name}", unit="batch") as bar:
-        for number in range(1, recipe.epochs + 1):
-            start, rate = time.perf_counter(), optimiser.param_groups[0]["lr"]
-            loss, accuracy = _train_epoch(model, data.train, recipe, number, optimiser, schedule, scaler, bar)
-            speed = len(data.train) / (time.perf_counter() - start)
-            validation_loss, validation_accuracy = score(model, data.validation)
-            epoch = Epoch(number, loss, accuracy, validation_loss, validation_accuracy, rate, speed)
-            fitted.epochs.append(epoch)
-            on_epoch(epoch)
-            bar.set_postfix(loss=f"{loss:.3f}", val=f"{validation_loss:.3f}", acc=f"{validation_accuracy:.1%}")
-            if validation_loss < best_loss:
-                best_loss, fitted.best_epoch = validation_loss, number
-                best_weights = copy.deepcopy(model.state_dict())
-    model.load_state_dict(best_weights)
-    return fitted
+    classes = len(data.counts.values)
+    model = create(recipe.architecture, classes, recipe.size_px, recipe.weights, recipe.frozen)
+    model = model.to(device).to(memory_format=torch.channels_last)
+    if recipe.frozen:
+        data = with_features(data, model, recipe.architecture)
+    training = _Training(Head(model) if recipe.frozen else model, data, recipe, stop_on, device)
+    if checkpoints:
+        training.resume(checkpoints)
+    for epoch in training.done.epochs:
+        on_epoch(epoch)
+    for fired in training.done.fired:
+        on_rule(fired)
+    training.run(on_epoch, on_rule, checkpoints)
+    done = training.done
+    return Fitted(model, done.epochs, done.best_epoch, done.fired, training.stopped_by, training.resumed_at)
 
 
-def _schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    if recipe.one_cycle:  # Smith, Topin 2018, https://arxiv.org/abs/1708.07120
-        return torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=recipe.epochs * steps)
-    return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
+@dataclass
+class _Done:
+    """How far a training has come: ``batch`` batches of ``epoch``, and what they summed up to."""
+
+    epoch: int = 1
+    batch: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    waited_s: float = 0.0
+    steps_s: list[float] = field(default_factory=list)
+    utilisation: list[float] = field(default_factory=list)
+    epochs: list[Epoch] = field(default_factory=list)
+    fired: list[Fired] = field(default_factory=list)
+    best_epoch: int = 0
+    best_loss: float = float("inf")
 
 
-def _train_epoch(
-    model: Counter, part: Part, recipe: Recipe, number: int, optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler, scaler: "torch.amp.GradScaler", bar: "tqdm[None]",
-) -> tuple[float, float]:  # fmt: skip
-    """One pass over ``part``. Returns mean loss and accuracy as seen while training."""
-    device = next(model.parameters()).device
-    model.train()
-    loss_sum, correct = 0.0, 0
-    for pixels, labels in batches(part, recipe, number):
-        pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        with _precision(device):
-            logits = model(pixels)  # (B, C)
+class _Training:
+    """One training: model, optimiser, schedule, and how far it has come."""
+
+    def __init__(
+        self, model: nn.Module, data: Dataset, recipe: Recipe, stop_on: frozenset[str], device: torch.device
+    ) -> None:
+        self.model, self.data, self.recipe, self.stop_on, self.device = model, data, recipe, stop_on, device
+        self.steps = -(-len(data.train) // recipe.batch_size)
+        self.optimiser = _optimiser(model, recipe)
+        self.schedule = _schedule(self.optimiser, recipe, self.steps)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+        self.done = _Done()
+        self.best_weights = copy.deepcopy(model.state_dict())
+        self.stopped_by, self.resumed_at = "", 0
+
+    def run(
+        self, on_epoch: Callable[[Epoch], object], on_rule: Callable[[Fired], object], checkpoints: Path | None
+    ) -> None:  # fmt: skip
+        """Train to the end, to a rule that stops it, or to SIGTERM."""
+        recipe = self.recipe
+        at = (self.done.epoch - 1) * self.steps + self.done.batch
+        with (
+            tqdm(total=recipe.epochs * self.steps, initial=at, desc=f"training {recipe.name}", unit="batch") as bar,
+            _sigterm() as stop,
+        ):
+            if at == 0:
+                only = "" if recipe.weights == NO_WEIGHTS else "head."
+                self._fire(rules.AT_START, _layers(self.model, 1.0, only), 0, on_rule)
+            while self.done.epoch <= recipe.epochs and not self.stopped_by:
+                self._train_epoch(bar, on_rule, stop)
+                if stop.is_set():
+                    if checkpoints:
+                        self._save(checkpoints)
+                    raise SystemExit(TERMINATED)
+                if self.stopped_by:
+                    break
+                self._end_epoch(bar, on_epoch, on_rule)
+                if checkpoints:
+                    self._save(checkpoints)
+        if not self.done.epochs:
+            reason = self.done.fired[-1].reason
+            raise TrainingError(f"{self.stopped_by} stopped the training before an epoch ended: {reason}")
+        self.model.load_state_dict(self.best_weights)
+
+    def _train_epoch(self, bar: "tqdm[None]", on_rule: Callable[[Fired], object], stop: threading.Event) -> None:
+        """The rest of the epoch under way."""
+        self.model.train()
+        done = self.done
+        waiting = time.perf_counter()
+        for inputs, labels in batches(self.data.train, self.recipe, done.epoch, done.batch):
+            start = time.perf_counter()
+            done.waited_s += start - waiting
+            self._step(inputs.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True), on_rule)
+            waiting = time.perf_counter()
+            done.steps_s.append(waiting - start)
+            bar.update()
+            if stop.is_set() or self.stopped_by:
+                return
+
+    def _step(self, inputs: Tensor, labels: Tensor, on_rule: Callable[[Fired], object]) -> None:
+        done = self.done
+        done.batch += 1
+        step = (done.epoch - 1) * self.steps + done.batch
+        with _precision(self.device):
+            logits = self.model(inputs)  # (B, C)
             loss = F.cross_entropy(logits, labels)
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"the loss became {loss.item()} in epoch {number}; lower the learning rate "
-                f"(now {optimiser.param_groups[0]['lr']:.2g})"
+                f"the loss became {loss.item()} in epoch {done.epoch}, batch {done.batch} of {self.steps}; lower the "
+                f"learning rate (now {self.optimiser.param_groups[0]['lr']:.2g})"
             )
-        optimiser.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        scaler.step(optimiser)
-        scaler.update()
-        schedule.step()
-        loss_sum += loss.item() * len(labels)
-        correct += int((logits.argmax(1) == labels).sum())
-        bar.update()
-    return loss_sum / len(part), correct / len(part)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if step == 1 or step % WATCH_EVERY == 0:
+            self._fire(rules.AT_STEP, _layers(self.model, self.scaler.get_scale()), step, on_rule)
+            done.utilisation += _utilisation(self.device)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.schedule.step()
+        done.loss_sum += loss.item() * len(labels)
+        done.correct += int((logits.argmax(1) == labels).sum())
+        done.seen += len(labels)
+
+    def _end_epoch(
+        self, bar: "tqdm[None]", on_epoch: Callable[[Epoch], object], on_rule: Callable[[Fired], object]
+    ) -> None:  # fmt: skip
+        """Score the epoch, keep its weights if they are the best, and begin the next."""
+        done = self.done
+        found = score(self.model, self.data.validation)
+        seconds = sum(done.steps_s) + done.waited_s
+        epoch = Epoch(
+            done.epoch, done.loss_sum / done.seen, done.correct / done.seen, found.loss, found.accuracy,
+            self.optimiser.param_groups[0]["lr"], done.seen / seconds, found.majority_share,
+            1000 * statistics.median(done.steps_s), done.waited_s / seconds,
+            statistics.mean(done.utilisation) if done.utilisation else None,
+        )  # fmt: skip
+        done.epochs.append(epoch)
+        if found.loss < done.best_loss:
+            done.best_loss, done.best_epoch = found.loss, done.epoch
+            self.best_weights = copy.deepcopy(self.model.state_dict())
+        on_epoch(epoch)
+        self._fire(rules.AT_EPOCH, done.epochs, done.epoch * self.steps, on_rule)
+        bar.set_postfix(loss=f"{epoch.train_loss:.3f}", val=f"{found.loss:.3f}", acc=f"{found.accuracy:.1%}")
+        self.done = _Done(done.epoch + 1, epochs=done.epochs, fired=done.fired, best_epoch=done.best_epoch,
+                          best_loss=done.best_loss)  # fmt: skip
+
+    def _fire(self, which: Any, numbers: Any, step: int, on_rule: Callable[[Fired], object]) -> None:
+        """Evaluate rules that have not fired yet."""
+        for name, rule in which.items():
+            reason = None if name in {each.rule for each in self.done.fired} else rule(numbers)
+            if reason:
+                fired = Fired(name, self.done.epoch, step, reason)
+                self.done.fired.append(fired)
+                on_rule(fired)
+                if name in self.stop_on:
+                    self.stopped_by = name
+
+    def _belongs_to(self) -> dict[str, Any]:
+        return {**asdict(self.recipe), "dataset": self.data.fingerprint}
+
+    def _save(self, folder: Path) -> None:
+        checkpoint.save(folder, {
+            "belongs_to": self._belongs_to(), "done": asdict(self.done), "best_weights": self.best_weights,
+            "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(), "scaler": self.scaler.state_dict(),
+            "random": torch.get_rng_state(),
+            "gpu_random": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+        })  # fmt: skip
+
+    def resume(self, folder: Path) -> None:
+        """Take up the training that the checkpoint in ``folder`` interrupted, if there is one."""
+        state = checkpoint.load(folder, self._belongs_to())
+        if state is None:
+            return
+        for part in ("model", "optimiser", "schedule", "scaler"):
+            getattr(self, part).load_state_dict(state[part])
+        self.best_weights = {key: value.to(self.device) for key, value in state["best_weights"].items()}
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state_all(state["gpu_random"])
+        done = state["done"]
+        self.done = _Done(**{**done, "epochs": [Epoch(**each) for each in done["epochs"]],
+                             "fired": [Fired(**each) for each in done["fired"]]})  # fmt: skip
+        self.resumed_at = self.done.epoch
+
+
+@contextmanager
+def _sigterm() -> Iterator[threading.Event]:
+    """While the context lasts SIGTERM sets the event: what is stopped may end its batch first."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread may say what a signal does
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    learning = [each for each in model.parameters() if each.requires_grad]
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(learning, recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(learning, recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+
+def _schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """What the learning rate does from one step to the next."""
+    if recipe.schedule == "one-cycle":  # Smith, Topin 2018, https://arxiv.org/abs/1708.07120
+        return torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=recipe.epochs * steps)
+    if recipe.schedule == "step":
+        return torch.optim.lr_scheduler.StepLR(optimiser, 10 * steps, gamma=0.1)
+    return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
+
+
+def _layers(model: nn.Module, scale: float, only: str = "") -> list[Layer]:
+    """The numbers of all layers that learn. ``scale``: what the gradients were multiplied with."""
+    weights = [
+        (name, each)
+        for name, each in model.named_parameters()
+        if each.requires_grad and each.dim() > 1 and only in name
+    ]
+    nothing = torch.zeros((), device=weights[0][1].device)
+    numbers = torch.stack([
+        torch.stack([
+            each.grad.abs().mean().float() / scale if each.grad is not None else nothing,
+            each.detach().abs().max().float(),
+            each.detach().float().std() * math.sqrt(each.numel() / each.shape[0]),
+        ]) for _, each in weights
+    ]).tolist()  # fmt: skip
+    return [Layer(name, *row) for (name, _), row in zip(weights, numbers, strict=True)]
+
+
+def _utilisation(device: torch.device) -> list[float]:
+    """The share (0-1) of the last second that the GPU computed; nothing where it cannot be read."""
+    if device.type != "cuda":
+        return []
+    try:
+        return [torch.cuda.utilization(device) / 100]
+    except (ModuleNotFoundError, RuntimeError):  # NVIDIA's library of measurements is not installed
+        return []
 
 
 def _precision(device: torch.device) -> "torch.autocast | nullcontext[None]":
@@ -126,19 +347,22 @@ def _precision(device: torch.device) -> "torch.autocast | nullcontext[None]":
     return torch.autocast("cuda", dtype=torch.float16) if device.type == "cuda" else nullcontext()
 
 
-def batches(part: Part, recipe: Recipe, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled, augmented batches: pixels uint8 ``(B, S, S, 3)``, labels int64 ``(B,)``."""
-    rng = np.random.default_rng([recipe.seed, epoch])
-    order = rng.permutation(len(part))
-    for start in range(0, len(part), recipe.batch_size):
-        chosen = order[start : start + recipe.batch_size]
-        pixels = part.pixels[chosen]
-        if recipe.augment:
-            pixels = _augment(pixels, rng)
-        if len(chosen) > 1:  # batch normalisation needs two
-            batch = torch.from_numpy(pixels), torch.from_numpy(part.labels[chosen])
-            # from pinned memory a copy to the GPU does not wait
-            yield (batch[0].pin_memory(), batch[1].pin_memory()) if torch.cuda.is_available() else batch
+def batches(part: Part, recipe: Recipe, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled batches from number ``first`` on: labels int64 ``(B,)``, and what the model takes.
+
+    That is pixels uint8 ``(B, S, S, 3)``, augmented, or for a frozen body features float32 ``(B, F)``.
+    """
+    order = np.random.default_rng([recipe.seed, epoch]).permutation(len(part))
+    for number in range(first, -(-len(part) // recipe.batch_size)):
+        chosen = order[number * recipe.batch_size : (number + 1) * recipe.batch_size]
+        if len(chosen) == 1:  # batch normalisation needs two
+            chosen = np.append(chosen, order[0])
+        inputs: NDArray[Any] = part.pixels[chosen]
+        if recipe.augment and not recipe.frozen:
+            inputs = _augment(inputs, np.random.default_rng([recipe.seed, epoch, number]))
+        batch = torch.from_numpy(inputs), torch.from_numpy(part.labels[chosen])
+        # from pinned memory a copy to the GPU does not wait
+        yield (batch[0].pin_memory(), batch[1].pin_memory()) if torch.cuda.is_available() else batch
 
 
 def _augment(
@@ -156,13 +380,21 @@ def _augment(
 
 
 @torch.no_grad()
-def score(model: nn.Module, part: Part, batch_size: int = 64) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy on ``part``, without augmentation."""
+def predict_logits(model: nn.Module, part: Part, batch_size: int = 64) -> Tensor:
+    """Logits float32 ``(N, C)`` for ``part``, on the CPU, without augmentation."""
     model.eval()
     device = next(model.parameters()).device
-    logits = torch.cat([
+    return torch.cat([
         model(torch.from_numpy(part.pixels[i : i + batch_size]).to(device)).float().cpu()
         for i in range(0, len(part), batch_size)
     ])  # fmt: skip
-    labels = torch.from_numpy(part.labels)
-    return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).double().mean().item()
+
+
+def score(model: nn.Module, part: Part) -> Score:
+    """How well ``model`` does on ``part``."""
+    logits, labels = predict_logits(model, part), torch.from_numpy(part.labels)
+    answers = logits.argmax(1)
+    majority = int(answers.bincount().max()) / len(answers)
+    return Score(
+        F.cross_entropy(logits, labels).item(), (answers == labels).double().mean().item(), majority
+    )  # fmt: skip

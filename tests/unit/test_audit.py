@@ -15,8 +15,6 @@ from trainer import features, prepared, synthetic
 from trainer.audit import Audit, audit, write_audit
 from trainer.counts import Counts
 from trainer.dataset import Dataset, DataSpec
-from trainer.features import frozen_features
-from trainer.model import create
 from trainer.train import fit
 
 
@@ -160,19 +158,6 @@ def test_the_contact_sheet_offers_training_photos_for_correction(audited: Audite
     assert text.count('type="number"') == sum(each.split == "train" for each in shown) > 0
     assert "http" not in text
     assert "<script src" not in text
-
-
-def test_frozen_features_are_computed_once(drawn: Path, tmp_path: Path) -> None:
-    made = prepared.prepare(drawn, tmp_path / "out", Counts())
-    counter = create("resnet18", 5, 32, frozen=True).eval()
-    first = frozen_features(made, counter, "resnet18", 32)
-    assert first.shape == (300, 512)
-    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cache").iterdir()}
-    again = frozen_features(made, counter, "resnet18", 32)
-    assert np.array_equal(first, again)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cache").iterdir()} == files
-    other = frozen_features(made, create("resnet18", 5, 32, frozen=True).eval(), "resnet18", 32)
-    assert not np.array_equal(first, other), "other weights, other features"
 
 
 def test_features_do_not_depend_on_the_batch(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def test_a_last_batch_of_one_photo_does_not_stop_the_training(data: Dataset) -> 
 
 def test_says_when_the_loss_is_no_number(data: Dataset) -> None:
     with pytest.raises(TrainingError, match="lower the learning rate"):
-        fit(data, replace(TINY, learning_rate=1e30, epochs=3, one_cycle=False))
+        fit(data, replace(TINY, learning_rate=1e30, epochs=3, schedule="constant"))
 
 
 def test_an_unknown_model_names_the_known_ones() -> None:

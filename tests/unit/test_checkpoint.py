@@ -1,0 +1,154 @@
+"""A training that was interrupted goes on as if it had not been."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from serve.errors import TrainingError
+from tests.conftest import TINY, rounds
+from trainer import checkpoint, train
+from trainer.dataset import Dataset, DataSpec, load
+from trainer.rules import Fired
+from trainer.train import Epoch, Fitted, fit
+
+RECIPE = replace(TINY, architecture="efficientnet-lite0", epochs=3)  # it has dropout: its random state counts
+
+
+@pytest.fixture(scope="module")
+def data(drawn: Path) -> Dataset:
+    return load(DataSpec(drawn, limit=100), 32)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Dataset) -> Fitted:
+    """The training, undisturbed."""
+    return fit(data, RECIPE)
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def same(one: Fitted, other: Fitted) -> None:
+    for key, value in one.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[key]), key
+    timeless = [
+        [replace(each, photos_per_second=0, step_ms=0, data_wait_share=0) for each in fitted.epochs]
+        for fitted in (one, other)
+    ]
+    assert timeless[0] == timeless[1]
+    assert (one.best_epoch, one.fired) == (other.best_epoch, other.fired)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_killed_after_an_epoch(data: Dataset, whole: Fitted, tmp_path: Path, epoch: int) -> None:
+    def die(found: Epoch) -> None:
+        if found.number == epoch + 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(data, RECIPE, die, checkpoints=tmp_path)
+    told: list[int] = []
+    resumed = fit(data, RECIPE, lambda found: told.append(found.number), checkpoints=tmp_path)
+    assert resumed.resumed_at == epoch + 1
+    assert told == [1, 2, 3], "the new record is whole"
+    same(resumed, whole)
+
+
+@pytest.mark.parametrize("batch", range(1, 1 + rounds(2, 8)))
+def test_sigterm_in_the_middle_of_an_epoch(
+    data: Dataset, whole: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    ran = 0
+    step = train._Training._step
+
+    def terminate(self: Any, *arguments: Any) -> None:
+        nonlocal ran
+        step(self, *arguments)
+        ran += 1
+        if ran == batch:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train._Training, "_step", terminate)
+        with pytest.raises(SystemExit) as left:
+            fit(data, RECIPE, checkpoints=tmp_path)
+    assert left.value.code == 143
+    assert ran == batch
+    same(fit(data, RECIPE, checkpoints=tmp_path), whole)
+
+
+def test_a_checkpoint_of_another_training_is_refused(data: Dataset, drawn: Path, tmp_path: Path) -> None:
+    fit(data, TINY, checkpoints=tmp_path)
+    with pytest.raises(TrainingError, match=r"its learning_rate is 0\.003, now it is 0\.01"):
+        fit(data, replace(TINY, learning_rate=0.01), checkpoints=tmp_path)
+    with pytest.raises(TrainingError, match="its dataset is"):
+        fit(load(DataSpec(drawn, limit=110), 32), TINY, checkpoints=tmp_path)
+
+
+def test_a_damaged_checkpoint_is_refused(data: Dataset, tmp_path: Path) -> None:
+    (tmp_path / checkpoint.NAME).write_bytes(b"nothing of the kind")
+    with pytest.raises(TrainingError, match="remove it to begin anew"):
+        fit(data, TINY, checkpoints=tmp_path)
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_training(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert checkpoint.save(tmp_path, {"belongs_to": {"old": 1}})
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert not checkpoint.save(tmp_path, {"belongs_to": {"new": 1}})
+    assert "No space left" in caplog.text
+    assert checkpoint.load(tmp_path, {"old": 1}) == {"belongs_to": {"old": 1}}
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.NAME]
+    assert fit(data, TINY, checkpoints=tmp_path / "other").best_epoch == 1
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(data: Dataset, tmp_path: Path) -> None:
+    seen: list[Fired] = []
+
+    def poison(epoch: Epoch) -> None:
+        if epoch.number == 1:
+            data.train.pixels.whole[:]
+
+    recipe = replace(TINY, epochs=3, schedule="constant", learning_rate=1e18)
+    with pytest.raises(TrainingError, match=r"in epoch \d, batch \d+ of \d+; lower the learning rate"):
+        fit(data, recipe, poison, on_rule=seen.append, checkpoints=tmp_path)
+
+
+def test_a_script_that_is_killed_and_started_again_gives_the_same_archive(drawn: Path, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+
+    def words(out: str) -> list[str]:
+        return [sys.executable, "scripts/train.py", "resnet18-small", "--data", str(drawn), "--no-tracking",
+                "--size-px", "32", "--epochs", "6", "--out", str(tmp_path / out)]  # fmt: skip
+
+    clean = subprocess.run(words("clean"), cwd=root, capture_output=True, text=True, timeout=300)
+    assert clean.returncode == 0, clean.stderr
+    process = subprocess.Popen(words("torn"), cwd=root, stderr=subprocess.PIPE, text=True)
+    place = tmp_path / "torn" / checkpoint.NAME
+    until = time.monotonic() + 120
+    while not place.is_file() and time.monotonic() < until and process.poll() is None:
+        threading.Event().wait(0.01)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it was still training"
+    again = subprocess.run(words("torn"), cwd=root, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert not place.exists()
+    text = (tmp_path / "clean" / "evaluation.json").read_text()
+    assert text == (tmp_path / "torn" / "evaluation.json").read_text()
