@@ -58,19 +58,21 @@ def run_training(
         replace(data, validation=selection), recipe, lambda epoch: _log_epoch(run, epoch),
         on_rule=lambda fired: _log_rule(run, fired), stop_on=stop_on, checkpoints=checkpoints,
     )  # fmt: skip
-    temperature, metrics = _calibrate(fitted.model, calibration)
+    calibrated = _calibrate(fitted.model, calibration)
     best = fitted.epochs[fitted.best_epoch - 1]
-    metrics |= {"validation_loss": best.validation_loss, "validation_accuracy": best.validation_accuracy}
-    archive = write_archive(fitted.model, data, recipe, out, run_id=run.id if run else "", metrics=metrics,
-                            temperature=temperature)  # fmt: skip
+    chosen = {"validation_loss": best.validation_loss, "validation_accuracy": best.validation_accuracy}
+    archive = write_archive(
+        fitted.model, data, recipe, out, run_id=run.id if run else "", metrics={**calibrated, **chosen},
+        temperature=calibrated["temperature"],
+    )  # fmt: skip
     if run:
-        _log_outputs(run, fitted, metrics, archive)
+        _log_outputs(run, fitted, calibrated, archive)
     if checkpoints:
         checkpoint.remove(checkpoints)
     return Trained(archive, data, run)
 
 
-def _calibrate(model: Counter, part: Part) -> tuple[float, dict[str, float]]:
+def _calibrate(model: Counter, part: Part) -> dict[str, float]:
     """The temperature, and how far confidence and accuracy are apart without and with it, on ``part``."""
     logits = predict_logits(model, part).double().numpy()
     temperature = fit_temperature(logits, part.labels)
@@ -79,7 +81,7 @@ def _calibrate(model: Counter, part: Part) -> tuple[float, dict[str, float]]:
         name: expected_calibration_error(softmax(logits / divisor, axis=1), correct)
         for name, divisor in (("calibration_error_before", 1.0), ("calibration_error", temperature))
     }
-    return temperature, {"temperature": temperature, **errors}
+    return {"temperature": temperature, **errors}
 
 
 def run_evaluation(trained: Trained) -> Evaluation:
@@ -130,9 +132,9 @@ def _log_rule(run: TrackedRun | None, fired: Fired) -> None:
         run.keep_tags({f"rule.{fired.rule}": f"{place}: {fired.reason}"})
 
 
-def _log_outputs(run: TrackedRun, fitted: Fitted, metrics: Mapping[str, float], archive: Path) -> None:
+def _log_outputs(run: TrackedRun, fitted: Fitted, calibrated: Mapping[str, float], archive: Path) -> None:
     run.send_kept()
-    run.log_metrics({"best_epoch": fitted.best_epoch, **metrics})
+    run.log_metrics({"best_epoch": fitted.best_epoch, **calibrated})
     run.log_json([asdict(each) for each in fitted.fired], "rules.json")
     run.set_tags({"stopped_by": fitted.stopped_by, "resumed_at_epoch": str(fitted.resumed_at or "")})
     run.log_picture(plots.loss_curves(fitted.epochs, fitted.best_epoch), "loss_curves.png")

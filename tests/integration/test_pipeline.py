@@ -8,11 +8,15 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from torch import nn
 
+from serve.embedded import free_port, mlflow_server
 from serve.errors import DataError, ServerError, TrackingError
 from tests.conftest import TINY, Served
-from trainer import tracking
+from trainer import model, tracking
 from trainer.dataset import DataSpec
+from trainer.job import run_training
+from trainer.model import Architecture
 from trainer.pipeline import Execution, execute, wait_for_promoter
 from trainer.promoter import Outcome, Promoter
 from trainer.tracking import Tracking
@@ -68,7 +72,7 @@ def assert_recorded(url: str, first: Execution, second: Execution, epochs: int) 
     assert train.data.params["architecture"] == "resnet18"
     assert train.data.params["data_limit"] == "None"
     for metric in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate",
-                   "photos_per_second"):  # fmt: skip
+                   "photos_per_second", "step_ms", "data_wait_share"):  # fmt: skip
         assert [each.step for each in client.get_metric_history(train.info.run_id, metric)] == list(
             range(1, epochs + 1)
         )
@@ -79,7 +83,9 @@ def assert_recorded(url: str, first: Execution, second: Execution, epochs: int) 
     assert len(dataset.dataset.digest) == 36
     artifacts = {each.path for each in client.list_artifacts(train.info.run_id)}
     assert artifacts >= {"archive", "evaluation.json", "predictions.json", "dataset.json", "loss_curves.png",
-                         "confusion_matrix.png"}  # fmt: skip
+                         "confusion_matrix.png", "reliability.png", "rules.json"}  # fmt: skip
+    assert train.data.metrics["temperature"] > 0
+    assert 0 <= train.data.metrics["test_calibration_error"] <= 1
     judged = nested(url, second.id)["evaluate"].data
     assert judged.params["champion"] == "1"
     assert judged.metrics["champion_test_accuracy"] == train.data.metrics["test_accuracy"]
@@ -115,3 +121,42 @@ def test_an_mlflow_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.M
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(TrackingError, match="MLflow at http"):
         Tracking("http://127.0.0.1:9")
+
+
+def test_what_mlflow_does_not_take_while_it_is_away_is_sent_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    port = free_port()
+    with mlflow_server(tmp_path, port) as url, Tracking(url).run("train") as run:
+        run.keep_metrics({"loss": 3.0}, 1)
+    run.keep_metrics({"loss": 2.0}, 2)
+    run.keep_tags({"rule.overfit": "epoch 2"})
+    assert "it is kept, 2 so far" in caplog.text
+    with pytest.raises(TrackingError, match="did not do what was asked"):
+        run.send_kept(timeout_s=0)
+    with mlflow_server(tmp_path, port) as url:
+        run.keep_metrics({"loss": 1.0}, 3)
+        run.send_kept()
+        client = MlflowClient(url, url)
+        assert [(each.step, each.value) for each in client.get_metric_history(run.id, "loss")] == [
+            (1, 3.0), (2, 2.0), (3, 1.0)
+        ]  # fmt: skip
+        assert client.get_run(run.id).data.tags["rule.overfit"] == "epoch 2"
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def test_a_rule_that_fires_is_seen_in_mlflow(
+    drawn: Path, tmp_path: Path, registry: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(model.ARCHITECTURES, "small", Architecture(small, 8, dict))
+    recipe = replace(TINY, architecture="small", learning_rate=1e-12, epochs=4, schedule="constant")
+    with registry.run("train") as run:
+        run_training(DataSpec(drawn, limit=100), recipe, tmp_path, run, stop_on=frozenset({"stuck-on-majority"}))
+    found = MlflowClient(registry.uri).get_run(run.id).data
+    assert found.tags["stopped_by"] == "stuck-on-majority"
+    assert "get the same answer" in found.tags["rule.stuck-on-majority"]
+    assert found.metrics["rule_stuck-on-majority"] == 1

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from serve.errors import TrainingError
 from tests.conftest import TINY, rounds
-from trainer import checkpoint, train
+from trainer import checkpoint, model, train
 from trainer.dataset import Dataset, DataSpec, load
-from trainer.rules import Fired
+from trainer.model import Architecture
 from trainer.train import Epoch, Fitted, fit
 
 RECIPE = replace(TINY, architecture="efficientnet-lite0", epochs=3)  # it has dropout: its random state counts
@@ -118,16 +119,30 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(
     assert fit(data, TINY, checkpoints=tmp_path / "other").best_epoch == 1
 
 
-def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(data: Dataset, tmp_path: Path) -> None:
-    seen: list[Fired] = []
+class Breaking(nn.Module):
+    """A body that gives no numbers from its 14th training batch on."""
 
-    def poison(epoch: Epoch) -> None:
-        if epoch.number == 1:
-            data.train.pixels.whole[:]
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(2)
+        self.batches = 0
 
-    recipe = replace(TINY, epochs=3, schedule="constant", learning_rate=1e18)
-    with pytest.raises(TrainingError, match=r"in epoch \d, batch \d+ of \d+; lower the learning rate"):
-        fit(data, recipe, poison, on_rule=seen.append, checkpoints=tmp_path)
+    def forward(self, images: Tensor) -> Tensor:
+        self.batches += self.training
+        found: Tensor = self.pool(images).flatten(1)
+        return found * float("nan") if self.batches >= 14 else found
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(model.ARCHITECTURES, "breaking", Architecture(Breaking, 12, dict))
+    recipe = replace(TINY, architecture="breaking", epochs=3, batch_size=7)  # ten batches an epoch
+    with pytest.raises(TrainingError, match=r"became nan in epoch 2, batch 4 of 10; lower the learning rate"):
+        fit(data, recipe, checkpoints=tmp_path)
+    kept = torch.load(tmp_path / checkpoint.NAME, weights_only=True)
+    assert (kept["done"]["epoch"], kept["done"]["batch"]) == (2, 0)
+    assert all(value.isfinite().all() for value in kept["model"].values())
 
 
 def test_a_script_that_is_killed_and_started_again_gives_the_same_archive(drawn: Path, tmp_path: Path) -> None:

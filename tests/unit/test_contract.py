@@ -1,4 +1,10 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -105,3 +111,22 @@ def test_a_data_error_is_one_line(base: Path) -> None:
     job = contract.read_job(base, {})
     with pytest.raises(DataError):
         contract.train(job)
+
+
+def test_a_job_that_is_told_to_stop_is_resumed_by_the_next(base: Path) -> None:
+    put(base, recipe="resnet18-small", epochs="5", size_px="32", limit="200")
+    words = [sys.executable, "-m", "trainer.contract"]
+    environ = {**os.environ, **environment(base), "MLFLOW_TRACKING_URI": ""}
+    job = subprocess.Popen(words, env=environ, stderr=subprocess.PIPE, text=True)
+    kept, until = base / "checkpoints" / "checkpoint.pt", time.monotonic() + 120
+    while not kept.is_file() and time.monotonic() < until and job.poll() is None:
+        threading.Event().wait(0.01)
+    job.send_signal(signal.SIGTERM)
+    job.communicate(timeout=120)
+    assert job.returncode == 143
+    assert not (base / "output" / "failure").exists()
+    done = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "training resnet18-small:   0%" not in done.stderr, "it began where the other ended"
+    assert (base / "model" / "bin-counter.mar").is_file()
+    assert not kept.exists()
