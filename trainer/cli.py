@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,15 +52,22 @@ def add_data_options(to: argparse.ArgumentParser, environ: Mapping[str, str] = o
     to.add_argument("--relabel-file", metavar="CSV", help="columns id, count: other counts for training photos")
 
 
-def add_recipe_options(to: argparse.ArgumentParser, environ: Mapping[str, str] = os.environ) -> None:
-    """What may be changed of a recipe."""
-    to.add_argument("--epochs", default=environ.get("BINWATCH_EPOCHS") or None)
-    to.add_argument("--size-px", default=None)
-    to.add_argument("--batch-size", default=None)
-    to.add_argument("--learning-rate", default=None)
-    to.add_argument("--seed", default=None, help="seed of weights, order and augmentation")
-    to.add_argument("--architecture", default=None, help="another network than the recipe's")
-    to.add_argument("--weights", default=None, help="of the network's body: none, pretrained, or a file")
+def add_recipe_options(
+    to: argparse.ArgumentParser, environ: Mapping[str, str] = os.environ, but: Sequence[str] = ()
+) -> None:  # fmt: skip
+    """What may be changed of a recipe, ``but`` some."""
+    options = {
+        "epochs": {"default": environ.get("BINWATCH_EPOCHS") or None},
+        "size-px": {"help": "side of the squashed photo"},
+        "batch-size": {},
+        "learning-rate": {"help": "the peak"},
+        "seed": {"help": "of weights, order and augmentation"},
+        "architecture": {"help": "another network than the recipe's"},
+        "weights": {"help": "of the network's body: none, pretrained, or a file"},
+    }
+    for name, about in options.items():
+        if name not in but:
+            to.add_argument(f"--{name}", **about)  # type: ignore[arg-type]
 
 
 def add_training_options(to: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@
     /opt/ml/input/data/training/                 the photos' channel, in the dataset's layout
     /opt/ml/model/                               bin-counter.mar and evaluation.json
     /opt/ml/checkpoints/                         each epoch and on SIGTERM; the next start resumes
+    /opt/ml/output/epochs.jsonl                  the numbers of each epoch, as it ends
     /opt/ml/output/failure                       the reason, with exit code 1, when it fails
 
 https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html
@@ -16,20 +17,22 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from serve.errors import BinwatchError, SettingsError
-from trainer import cli
+from trainer import checkpoint, cli
 from trainer.dataset import DataSpec
-from trainer.job import run_evaluation, run_training
+from trainer.job import learn, run_evaluation, run_training
+from trainer.jobs import EPOCHS
 from trainer.recipes import Recipe
 from trainer.tracking import TrackedRun, Tracking
+from trainer.train import Epoch
 
 CHANNEL = "training"
 KNOWN = {"recipe", "epochs", "size_px", "batch_size", "learning_rate", "seed", "architecture", "weights", "stop_on",
-         "counts", "limit", "data_seed", "train_share", "drop_suspects", "relabel_file"}  # fmt: skip
+         "export", "counts", "limit", "data_seed", "train_share", "drop_suspects", "relabel_file"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class TrainingJob:
     tracking_uri: str | None
     stop_on: frozenset[str]
     checkpoints: Path
+    epochs: Path
+    export: bool
 
 
 def read_job(base: Path, environ: Mapping[str, str]) -> TrainingJob:
@@ -57,7 +62,10 @@ def read_job(base: Path, environ: Mapping[str, str]) -> TrainingJob:
     spec = cli.data_spec({**hyperparameters, "data": str(_data_root(channel))}, channel)
     model_dir = Path(environ.get("SM_MODEL_DIR") or base / "model")
     uri = environ.get("MLFLOW_TRACKING_URI") or None
-    return TrainingJob(spec, recipe, model_dir, uri, cli.stop_on(hyperparameters), base / "checkpoints")
+    return TrainingJob(
+        spec, recipe, model_dir, uri, cli.stop_on(hyperparameters), base / "checkpoints",
+        base / "output" / EPOCHS, hyperparameters.get("export") != "false",
+    )  # fmt: skip
 
 
 def _data_root(channel: Path) -> Path:
@@ -78,20 +86,30 @@ def _hyperparameters(base: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if not key.startswith("sagemaker_")}
 
 
-def train(job: TrainingJob) -> None:
+def train(job: TrainingJob, environ: Mapping[str, str]) -> None:
     """Run the job; the archive and evaluation.json land in the model directory."""
     if job.tracking_uri is None:
         _run(job, None)
         return
-    with Tracking(job.tracking_uri).run(f"train {job.recipe.name}") as run:
+    name = environ.get("BINWATCH_RUN_NAME") or f"train {job.recipe.name}"
+    with Tracking(job.tracking_uri).run(name, environ.get("BINWATCH_PARENT_RUN")) as run:
         _run(job, run)
 
 
 def _run(job: TrainingJob, run: TrackedRun | None) -> None:
-    trained = run_training(
-        job.spec, job.recipe, job.model_dir, run, stop_on=job.stop_on, checkpoints=job.checkpoints
-    )  # fmt: skip
-    run_evaluation(trained)
+    """Train, and unless ``export`` is false, as in a search, make an archive and evaluate it."""
+    job.epochs.parent.mkdir(parents=True, exist_ok=True)
+
+    def note(epoch: Epoch) -> None:
+        with job.epochs.open("a") as lines:
+            lines.write(json.dumps(asdict(epoch)) + "\n")
+
+    how: dict[str, Any] = {"stop_on": job.stop_on, "checkpoints": job.checkpoints, "on_epoch": note}
+    if job.export:
+        run_evaluation(run_training(job.spec, job.recipe, job.model_dir, run, **how))
+    else:
+        learn(job.spec, job.recipe, job.model_dir, run, **how)
+        checkpoint.remove(job.checkpoints)
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
@@ -100,7 +118,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     cli.leave_on_sigterm()
     base = Path(environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
     try:
-        train(read_job(base, environ))
+        train(read_job(base, environ), environ)
     except Exception as error:  # whatever it is, SageMaker must be told in the failure file
         reason = str(error) if isinstance(error, BinwatchError) else traceback.format_exc()
         (base / "output").mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -40,13 +40,21 @@ class Trained:
     run: TrackedRun | None
 
 
-def run_training(
-    spec: DataSpec, recipe: Recipe, out: Path, run: TrackedRun | None, *,
-    stop_on: frozenset[str] = frozenset(), checkpoints: Path | None = None,
-) -> Trained:  # fmt: skip
-    """Load, train, calibrate, export. Everything goes to ``run`` where there is one; the archive to ``out``.
+@dataclass(frozen=True)
+class Learned:
+    """What ``learn`` gives: the best weights, the data they saw, and the photos that calibrate them."""
 
-    One half of the validation photos, by bin, selects the epoch, the other fits the temperature.
+    fitted: Fitted
+    data: Dataset
+    calibration: Part
+
+
+def learn(
+    spec: DataSpec, recipe: Recipe, out: Path, run: TrackedRun | None, *, stop_on: frozenset[str] = frozenset(),
+    checkpoints: Path | None = None, on_epoch: Callable[[Epoch], object] = lambda _: None,
+) -> Learned:  # fmt: skip
+    """Load and train. One half of the validation photos, by bin, selects the epoch, the other is kept.
+
     ``stop_on``: rules that end the training; ``checkpoints``: where an interrupted one is resumed from.
     """
     data = load_any(spec, recipe.size_px)
@@ -54,11 +62,30 @@ def run_training(
     if run:
         _log_inputs(run, spec, recipe, data)
     selection, calibration = data.validation.halves(spec.seed)
+
+    def tell(epoch: Epoch) -> None:
+        on_epoch(epoch)
+        if run:
+            run.keep_metrics(epoch.metrics(), epoch.number)
+
     fitted = fit(
-        replace(data, validation=selection), recipe, lambda epoch: _log_epoch(run, epoch),
-        on_rule=lambda fired: _log_rule(run, fired), stop_on=stop_on, checkpoints=checkpoints,
+        replace(data, validation=selection), recipe, tell, on_rule=lambda fired: _log_rule(run, fired),
+        stop_on=stop_on, checkpoints=checkpoints,
     )  # fmt: skip
-    calibrated = _calibrate(fitted.model, calibration)
+    if run:
+        _log_training(run, fitted)
+    return Learned(fitted, data, calibration)
+
+
+def run_training(
+    spec: DataSpec, recipe: Recipe, out: Path, run: TrackedRun | None, *,
+    stop_on: frozenset[str] = frozenset(), checkpoints: Path | None = None,
+    on_epoch: Callable[[Epoch], object] = lambda _: None,
+) -> Trained:  # fmt: skip
+    """Load, train, calibrate, export. Everything goes to ``run`` where there is one; the archive to ``out``."""
+    learned = learn(spec, recipe, out, run, stop_on=stop_on, checkpoints=checkpoints, on_epoch=on_epoch)
+    fitted, data = learned.fitted, learned.data
+    calibrated = _calibrate(fitted.model, learned.calibration)
     best = fitted.epochs[fitted.best_epoch - 1]
     chosen = {"validation_loss": best.validation_loss, "validation_accuracy": best.validation_accuracy}
     archive = write_archive(
@@ -66,7 +93,8 @@ def run_training(
         temperature=calibrated["temperature"],
     )  # fmt: skip
     if run:
-        _log_outputs(run, fitted, calibrated, archive)
+        run.log_metrics(calibrated)
+        run.log_file(archive, "archive")
     if checkpoints:
         checkpoint.remove(checkpoints)
     return Trained(archive, data, run)
@@ -119,11 +147,6 @@ def _log_inputs(run: TrackedRun, spec: DataSpec, recipe: Recipe, data: Dataset) 
             run.log_file(spec.source / page)
 
 
-def _log_epoch(run: TrackedRun | None, epoch: Epoch) -> None:
-    if run:
-        run.keep_metrics(epoch.metrics(), epoch.number)
-
-
 def _log_rule(run: TrackedRun | None, fired: Fired) -> None:
     place = f"epoch {fired.epoch}, step {fired.step}"
     log.warning("rule %s fired in %s: %s", fired.rule, place, fired.reason)
@@ -132,13 +155,12 @@ def _log_rule(run: TrackedRun | None, fired: Fired) -> None:
         run.keep_tags({f"rule.{fired.rule}": f"{place}: {fired.reason}"})
 
 
-def _log_outputs(run: TrackedRun, fitted: Fitted, calibrated: Mapping[str, float], archive: Path) -> None:
+def _log_training(run: TrackedRun, fitted: Fitted) -> None:
     run.send_kept()
-    run.log_metrics({"best_epoch": fitted.best_epoch, **calibrated})
+    run.log_metrics({"best_epoch": fitted.best_epoch})
     run.log_json([asdict(each) for each in fitted.fired], "rules.json")
     run.set_tags({"stopped_by": fitted.stopped_by, "resumed_at_epoch": str(fitted.resumed_at or "")})
     run.log_picture(plots.loss_curves(fitted.epochs, fitted.best_epoch), "loss_curves.png")
-    run.log_file(archive, "archive")
 
 
 def _columns(predictions: list[Prediction]) -> dict[str, list[object]]:

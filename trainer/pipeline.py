@@ -121,7 +121,7 @@ def _step(registry: Tracking, parent: TrackedRun, execution: Execution, name: st
     step, start = Step(name), time.monotonic()
     execution.steps.append(step)
     try:
-        with registry.run(name, parent) as run:
+        with registry.run(name, parent.id) as run:
             yield run
         step.status = "Succeeded"
     except BaseException:

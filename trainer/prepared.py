@@ -12,6 +12,7 @@ photos are made when a size is first asked for, memory-mapped, and valid for tho
 """
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -234,14 +235,23 @@ def kept(
     path = prepared.folder / "cache" / f"{name}-{key}.npy"
     if not path.is_file():
         path.parent.mkdir(exist_ok=True)
-        for stale in path.parent.glob(f"{name}-*"):
-            stale.unlink()
-        partial = path.with_suffix(".partial")
-        out = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=(len(prepared.rows), *shape))
-        fill(out)
-        out.flush()
-        partial.replace(path)
+        with (path.parent / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of two jobs that want the same one waits
+            if not path.is_file():
+                _fill(path, name, (len(prepared.rows), *shape), dtype, fill)
     return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+
+
+def _fill(
+    path: Path, name: str, shape: tuple[int, ...], dtype: type, fill: Callable[[NDArray[Any]], None]
+) -> None:  # fmt: skip
+    for stale in path.parent.glob(f"{name}-*"):
+        stale.unlink()
+    partial = path.with_suffix(".partial")
+    out = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
+    fill(out)
+    out.flush()
+    partial.replace(path)
 
 
 def _refuse_stale(prepared: Prepared) -> None:

@@ -64,13 +64,20 @@ class Tracking:
             self._experiment = found.experiment_id if found else self._client.create_experiment(EXPERIMENT)
 
     @contextmanager
-    def run(self, name: str, parent: "TrackedRun | None" = None) -> Iterator["TrackedRun"]:
-        """A run that is FINISHED when the block ends, FAILED when it raises, KILLED when interrupted."""
+    def run(self, name: str, parent: str | None = None, again: str | None = None) -> Iterator["TrackedRun"]:
+        """A run that is FINISHED when the block ends, FAILED when it raises, KILLED when interrupted.
+
+        ``parent``: the run it is nested in; ``again``: a run that was interrupted and goes on.
+        """
         tags = {MLFLOW_RUN_NAME: name, **_git_tags()}
         if parent:
-            tags[MLFLOW_PARENT_RUN_ID] = parent.id
+            tags[MLFLOW_PARENT_RUN_ID] = parent
         with _readable_errors(self.uri):
-            started = self._client.create_run(self._experiment, tags=tags, run_name=name)
+            if again:
+                self._client.update_run(again, "RUNNING")
+                started = self._client.get_run(again)
+            else:
+                started = self._client.create_run(self._experiment, tags=tags, run_name=name)
         run = TrackedRun(self._client, self.uri, started)
         status = "FAILED"
         try:
@@ -82,6 +89,13 @@ class Tracking:
         finally:
             with _readable_errors(self.uri):
                 self._client.set_terminated(run.id, status)
+
+    def end_orphans(self, parent: str) -> None:
+        """Mark the nested runs of ``parent`` that still seem to run as KILLED: whoever ran them is gone."""
+        with _readable_errors(self.uri):
+            query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' AND attributes.status = 'RUNNING'"
+            for run in self._client.search_runs([self._experiment], query):
+                self._client.set_terminated(run.info.run_id, "KILLED")
 
     def register(self, run_id: str, status: str, reason: str, compared_with: str) -> Version:
         """Make the archive of a run a new version of the model, with what the gate decided of it."""

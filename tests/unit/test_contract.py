@@ -101,7 +101,7 @@ def test_a_failure_leaves_its_reason_and_exit_code_1(
 
 
 def test_a_bug_leaves_its_traceback(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contract, "train", lambda job: 1 / 0)
+    monkeypatch.setattr(contract, "train", lambda job, environ: 1 / 0)
     assert contract.main(environment(base)) == 1
     assert "ZeroDivisionError" in (base / "output" / "failure").read_text()
 
@@ -110,7 +110,7 @@ def test_a_data_error_is_one_line(base: Path) -> None:
     put(base, counts="8-9", recipe="resnet18-small")
     job = contract.read_job(base, {})
     with pytest.raises(DataError):
-        contract.train(job)
+        contract.train(job, {})
 
 
 def test_a_job_that_is_told_to_stop_is_resumed_by_the_next(base: Path) -> None:

@@ -1,0 +1,58 @@
+"""Search for hyperparameters: a Bayesian search whose trials are training jobs, nested runs in MLflow.
+
+    python scripts/tune.py --data PREPARED --out STUDY [--trials 5] [--parallel 1] [--architectures resnet,vgg,alexnet]
+
+Started again after it was killed, it goes on; --warm-start OTHER learns from an earlier study.
+"""
+
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from trainer import cli, jobs, plots, tune
+from trainer.model import ARCHITECTURES
+from trainer.tracking import Tracking
+
+
+def main(args: Namespace) -> int:
+    recipe = cli.recipe(args.recipe, vars(args))
+    names = ("recipe", "epochs", "size_px", "weights", "seed", "counts", "limit", "data_seed")
+    given = {**vars(args), "epochs": recipe.epochs}
+    fixed = {name: str(given[name]) for name in names if given.get(name) not in (None, "")}
+    space = tune.Space(tune.architectures(args.architectures, list(ARCHITECTURES)))
+    registry = Tracking(args.tracking_uri)
+    earlier = tune.parent_run(args.out)
+    if earlier:
+        registry.end_orphans(earlier)
+    with registry.run("tune", again=earlier) as run:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "mlflow_run").write_text(run.id)
+        environment = {"MLFLOW_TRACKING_URI": args.tracking_uri, "BINWATCH_PARENT_RUN": run.id}
+        data = cli.data_spec(vars(args), Path("var/drawn")).source
+        search = tune.Search(
+            args.out, data, fixed, environment, space, jobs.runner(args.runner), args.trials, args.parallel
+        )
+        trials = search.run(args.warm_start)
+        best = min((each for each in trials if each.loss is not None), key=lambda each: each.loss or 0.0)
+        run.log_json([asdict(each) for each in trials], "trials.json")
+        run.log_metrics({"best_validation_loss": best.loss or 0.0})
+        run.log_picture(plots.search_history(trials), "history.png")
+        run.log_picture(plots.parallel_coordinates(trials), "parallel_coordinates.png")
+        run.log_picture(plots.importances(tune.importance(args.out)), "importance.png")
+    text = f"best of {len(trials)} trials: validation loss {best.loss:.4f} with {best.params} (trial {best.number})"
+    cli.emit(args, {"best": asdict(best), "trials": [asdict(each) for each in trials], "run": run.id}, text)
+    return cli.OK
+
+
+if __name__ == "__main__":
+    parser = cli.parser(__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="the study's folder")
+    parser.add_argument("--recipe", default="hpo-frozen")
+    parser.add_argument("--architectures", default="resnet,vgg,alexnet", help="networks to choose from")
+    parser.add_argument("--trials", type=int, default=5)
+    parser.add_argument("--parallel", type=int, default=1, help="jobs at a time")
+    parser.add_argument("--runner", default="process", help=", ".join(jobs.RUNNERS))
+    parser.add_argument("--warm-start", type=Path, metavar="STUDY", help="the folder of an earlier study")
+    cli.add_data_options(parser)
+    cli.add_recipe_options(parser, but=("architecture", "batch-size", "learning-rate"))
+    cli.run(main, parser.parse_args())

@@ -1,0 +1,198 @@
+"""The search: what Optuna asks for becomes jobs, and a search that was killed goes on."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from serve.errors import DataError, TrainingError
+from tests.conftest import rounds
+from trainer import jobs, plots, prepared, tune
+from trainer.counts import Counts
+from trainer.jobs import EPOCHS, Job, Running
+from trainer.tracking import Tracking
+from trainer.tune import Search, Space
+
+ROOT = Path(__file__).parents[2]
+SPACE = Space(("resnet18", "alexnet"))
+
+
+class Pretended:
+    """A job that writes the losses that its learning rate earns, and ends."""
+
+    def __init__(self, job: Job) -> None:
+        rate, lines = float(job.hyperparameters["learning_rate"]), []
+        for number in range(1, int(job.hyperparameters["epochs"]) + 1):
+            lines.append(json.dumps({"number": number, "validation_loss": 1 + abs(rate - 0.01) * number}) + "\n")
+        (job.base / "output" / EPOCHS).write_text("".join(lines))
+        self.code: int | None = None
+
+    def poll(self) -> int | None:
+        self.code = 0 if self.code is None else self.code
+        return self.code
+
+    def stop(self) -> None:
+        self.code = 143
+
+
+class Failing(Pretended):
+    """A job that fails."""
+
+    def __init__(self, job: Job) -> None:
+        (job.base / "output" / "failure").write_text("the disk is full")
+        self.code = 1
+
+
+def search(out: Path, runner: jobs.Runner = Pretended, **changes: object) -> Search:
+    made = Search(out, out, {"recipe": "hpo-frozen", "epochs": "3"}, {}, SPACE, runner)
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def test_takes_as_many_trials_as_were_asked_for(tmp_path: Path) -> None:
+    found = search(tmp_path, trials=6, parallel=2).run()
+    assert len(found) == 6
+    assert {each.state for each in found} <= {"complete", "pruned"}
+    for each in found:
+        assert 0.001 <= each.params["learning_rate"] <= 0.1
+        assert each.params["batch_size"] in (16, 32, 64)
+        assert each.params["architecture"] in SPACE.architectures
+    assert len({json.dumps(each.params) for each in found}) == 6
+    assert search(tmp_path, trials=6).run() == found, "nothing is left to do"
+    assert len(search(tmp_path, trials=8).run()) == 8
+
+
+def test_the_same_seed_searches_the_same_places(tmp_path: Path) -> None:
+    first, second = (search(tmp_path / name).run() for name in "ab")
+    assert [each.params for each in first] == [each.params for each in second]
+
+
+def test_hopeless_trials_are_pruned(tmp_path: Path) -> None:
+    found = search(tmp_path, trials=12).run()
+    assert Counter(each.state for each in found)["pruned"] > 0
+    best = min(each.loss for each in found if each.loss is not None)
+    assert all(each.loss is None for each in found if each.state == "pruned")
+    assert best < 1.02
+
+
+def test_a_trial_that_fails_is_named_and_the_search_goes_on(tmp_path: Path) -> None:
+    def sometimes(job: Job) -> Running:
+        return (Failing if float(job.hyperparameters["learning_rate"]) > 0.01 else Pretended)(job)
+
+    found = search(tmp_path, sometimes, trials=8).run()
+    assert len(found) == 8
+    failed = [each for each in found if each.state == "fail"]
+    assert failed
+    assert all("the disk is full" in each.reason for each in failed)
+    with pytest.raises(TrainingError, match=r"none of 2 trials ended well; the first: .*the disk is full"):
+        search(tmp_path / "bad", Failing, trials=2).run()
+
+
+def test_an_earlier_study_warms_the_next_one_up(tmp_path: Path) -> None:
+    search(tmp_path / "old", trials=5).run()
+    found = search(tmp_path / "new", trials=3).run(warm_start=tmp_path / "old")
+    assert len(found) == 3
+    assert tune.importance(tmp_path / "new").keys() == {"learning_rate", "batch_size", "architecture"}
+    with pytest.raises(DataError, match=r"it has no study\.log"):
+        search(tmp_path / "third").run(warm_start=tmp_path)
+
+
+def test_two_searches_in_one_folder_are_refused(tmp_path: Path) -> None:
+    with tune._alone(tmp_path), pytest.raises(DataError, match="another search works in"):
+        search(tmp_path).run()
+
+
+def test_the_pictures_show_every_trial(tmp_path: Path) -> None:
+    found = search(tmp_path, trials=6).run()
+    good = [each for each in found if each.loss is not None]
+    (axes,) = plots.parallel_coordinates(found).axes
+    assert len(axes.lines) == len(good)
+    (axes,) = plots.search_history(found).axes
+    assert len(axes.collections[0].get_offsets()) == len(good)  # type: ignore[arg-type]
+    (axes,) = plots.importances(tune.importance(tmp_path)).axes
+    assert len(axes.patches) == 3
+
+
+@pytest.fixture
+def data(drawn: Path, tmp_path: Path) -> Path:
+    return prepared.prepare(drawn, tmp_path / "data", Counts()).folder
+
+
+def job(tmp_path: Path, data: Path, **hyperparameters: str) -> Job:
+    fixed = {"recipe": "hpo-frozen", "architecture": "resnet18", "weights": "none", "size_px": "32", "epochs": "2"}
+    return Job(tmp_path / "job", data, {**fixed, "export": "false", **hyperparameters}, {"MLFLOW_TRACKING_URI": ""})
+
+
+def test_a_process_runs_a_job(tmp_path: Path, data: Path) -> None:
+    told: list[int] = []
+
+    def on_epoch(numbers: dict[str, object]) -> bool:
+        told.append(int(str(numbers["number"])))
+        return True
+
+    jobs.run(jobs.runner("process"), job(tmp_path, data), on_epoch)
+    assert told == [1, 2]
+    with pytest.raises(TrainingError, match="there is no model 'resnet99'"):
+        jobs.run(jobs.runner("process"), job(tmp_path, data, architecture="resnet99"))
+
+
+def test_a_job_is_stopped_when_it_is_not_wanted_any_more(tmp_path: Path, data: Path) -> None:
+    long = job(tmp_path, data, epochs="5000")
+    jobs.run(jobs.runner("process"), long, lambda numbers: numbers["number"] < 3)
+    assert 3 <= len(long.epochs()) < 5000
+
+
+def words(study: Path, data: Path, url: str, parallel: int) -> list[str]:
+    return [sys.executable, "scripts/tune.py", "--data", str(data), "--out", str(study), "--trials", "3",
+            "--architectures", "resnet18", "--weights", "none", "--size-px", "32", "--epochs", "30", "--json",
+            "--parallel", str(parallel), "--tracking-uri", url]  # fmt: skip
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+@pytest.mark.parametrize("seed", range(rounds(1, 5)))
+def test_a_search_killed_in_the_middle_of_a_trial_is_finished_by_the_next_start(
+    tmp_path: Path, data: Path, registry: Tracking, parallel: int, seed: int
+) -> None:
+    study = tmp_path / "study"
+    killed = subprocess.Popen(words(study, data, registry.uri, parallel), cwd=ROOT, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not list(study.glob("trials/*/checkpoints/*.pt")) and time.monotonic() < until:
+        threading.Event().wait(0.05)
+    threading.Event().wait(random.Random(seed).uniform(0, 3))  # the moment is the test
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    begun = {path.name for path in study.glob("trials/*")}
+    done = subprocess.run(words(study, data, registry.uri, parallel), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert len(result["trials"]) == 3
+    assert begun <= {path.name for path in study.glob("trials/*")}
+    assert len(list(study.glob("trials/*"))) == 3, "nothing lost, nothing twice"
+    client = MlflowClient(registry.uri, registry.uri)
+    experiment = client.get_run(result["run"]).info.experiment_id
+    nested = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{result['run']}'")
+    states = Counter(run.info.status for run in nested)
+    assert states["FINISHED"] + states["KILLED"] == len(nested), "no run seems to go on"
+    ended = Counter(run.info.run_name for run in nested if run.info.status == "FINISHED")
+    assert set(ended.values()) == {1}
+    assert client.get_run(result["run"]).info.status == "FINISHED"
+    artifacts = {each.path for each in client.list_artifacts(result["run"])}
+    assert artifacts == {"trials.json", "history.png", "parallel_coordinates.png", "importance.png"}
+    assert not any(_alive(path) for path in study.glob("trials/*/pid")), "no job was left behind"
+
+
+def _alive(pid: Path) -> bool:
+    try:
+        os.kill(int(pid.read_text()), 0)
+    except ProcessLookupError:
+        return False
+    return True
