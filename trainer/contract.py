@@ -9,6 +9,7 @@
 
 https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html
 Where SageMaker's training toolkit has set SM_HPS, SM_CHANNEL_TRAINING and SM_MODEL_DIR, those hold.
+With several GPUs or several hosts every process trains its share (``trainer/distributed.py``).
 MLflow is used when MLFLOW_TRACKING_URI names a server.
 """
 
@@ -17,12 +18,13 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from serve.errors import BinwatchError, SettingsError
-from trainer import checkpoint, cli
+from trainer import checkpoint, cli, distributed
 from trainer.dataset import DataSpec
 from trainer.job import learn, run_evaluation, run_training
 from trainer.jobs import EPOCHS
@@ -88,6 +90,9 @@ def _hyperparameters(base: Path, environ: Mapping[str, str]) -> dict[str, Any]:
 
 def train(job: TrainingJob, environ: Mapping[str, str]) -> None:
     """Run the job; the archive and evaluation.json land in the model directory."""
+    if distributed.rank():
+        learn(job.spec, job.recipe, job.model_dir, None, stop_on=job.stop_on, checkpoints=job.checkpoints)
+        return
     if job.tracking_uri is None:
         _run(job, None)
         return
@@ -117,15 +122,28 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     cli.log_to_stderr()
     cli.leave_on_sigterm()
     base = Path(environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+    failure = base / "output" / "failure"
     try:
-        train(read_job(base, environ), environ)
+        launcher = distributed.launcher(base, environ, "trainer.contract")
+        if "WORLD_SIZE" not in environ:
+            failure.unlink(missing_ok=True)
+        if launcher:
+            os.execve(launcher[0], launcher, dict(environ))
+        with distributed.joined(environ):
+            train(read_job(base, environ), environ)
     except Exception as error:  # whatever it is, SageMaker must be told in the failure file
         reason = str(error) if isinstance(error, BinwatchError) else traceback.format_exc()
-        (base / "output").mkdir(parents=True, exist_ok=True)
-        (base / "output" / "failure").write_text(reason[-1024:])  # SageMaker shows 1,024 characters
+        _tell(failure, reason[-1024:])  # SageMaker shows 1,024 characters
         print(f"error: {reason}", file=sys.stderr)
         return 1
     return 0
+
+
+def _tell(failure: Path, reason: str) -> None:
+    """Write why it failed; of several processes the first one knows, the others only miss it."""
+    failure.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError), failure.open("x") as out:
+        out.write(reason)
 
 
 if __name__ == "__main__":

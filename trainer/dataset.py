@@ -86,9 +86,10 @@ class Part:
         names = sorted({photo.bin for photo in self.photos}, key=partial(split.stable_hash, seed))
         first = set(names[::2])
         of_first = np.array([photo.bin in first for photo in self.photos], dtype=bool)
-        return self._rows(np.flatnonzero(of_first)), self._rows(np.flatnonzero(~of_first))
+        return self.rows(np.flatnonzero(of_first)), self.rows(np.flatnonzero(~of_first))
 
-    def _rows(self, index: NDArray[np.int64]) -> "Part":
+    def rows(self, index: NDArray[np.int64]) -> "Part":
+        """The photos at those positions."""
         return Part(
             tuple(self.photos[i] for i in index), Rows(self.pixels, index), self.labels[index], self.fingerprint
         )
@@ -181,10 +182,21 @@ def build(
         part = tuple(photos[row] for row in rows)
         labels = np.array([spec.counts.values.index(photo.count) for photo in part], dtype=np.int64)
         parts[name] = Part(part, Rows(pixels, np.array(rows, dtype=np.int64)), labels, fingerprint(part, digests))
+    _refuse_unlearnable(spec, parts["train"])
     whole = digest(f"{name}:{part.fingerprint}" for name, part in parts.items())
     return Dataset(
         spec.counts, size_px, parts["train"], parts["validation"], parts["test"], skipped=skipped, fingerprint=whole
     )
+
+
+def _refuse_unlearnable(spec: DataSpec, train: Part) -> None:
+    seen = set(train.labels.tolist())
+    missing = [name for label, name in enumerate(spec.counts.names) if label not in seen]
+    if missing:
+        raise DataError(
+            f"no training photo shows {' or '.join(missing)} objects; {len(train)} training photos of {spec.source} "
+            "are left: use more of them, relabel or drop fewer, or give COUNTS without these counts"
+        )
 
 
 def scan(photos: Sequence[Photo], size_px: int | None = None) -> tuple[list[Scanned], tuple[Skipped, ...]]:

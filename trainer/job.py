@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scipy.special import softmax
 
-from trainer import checkpoint, plots
+from trainer import checkpoint, distributed, plots
 from trainer.calibration import expected_calibration_error, fit_temperature
 from trainer.dataset import Dataset, DataSpec, Part
 from trainer.evaluate import Evaluation, Prediction, evaluate
@@ -58,7 +58,8 @@ def learn(
     ``stop_on``: rules that end the training; ``checkpoints``: where an interrupted one is resumed from.
     """
     data = load_any(spec, recipe.size_px)
-    _report_data(data, out)
+    if distributed.rank() == 0:
+        _report_data(data, out)
     if run:
         _log_inputs(run, spec, recipe, data)
     selection, calibration = data.validation.halves(spec.seed)

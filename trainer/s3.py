@@ -30,8 +30,9 @@ from serve.errors import DataError
 
 PUBLIC_BUCKET = "aft-vbi-pds"
 REPORT = "fetch_report.json"
-ATTEMPTS = 8
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
+ATTEMPTS = 12
+"""With three requests of ten failing, one file of a million is given up."""
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 3.0
 
 _AGAIN = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "503", "500", "502", "504"}
 _GONE = {"NoSuchKey", "404", "403", "AccessDenied"}  # without ListBucket, S3 says 403 for a missing object
@@ -120,9 +121,10 @@ class S3Store:
                 if code in _GONE:
                     raise Missing(self.uri) from error
                 if code not in _AGAIN or attempt == ATTEMPTS:
-                    raise DataError(
-                        f"{self.uri} answered {code}: {error}; check the bucket's name and your rights"
-                    ) from error
+                    advice = "run it again later, or with fewer workers: what has come is kept"
+                    if code not in _AGAIN:
+                        advice = "check the bucket's name and your rights"
+                    raise DataError(f"{self.uri} answered {code}: {error}; {advice}") from error
             except (HTTPClientError, ResponseStreamingError, BotoCoreError, OSError) as error:
                 if attempt == ATTEMPTS:
                     raise DataError(

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from serve.errors import TrainingError
-from trainer import checkpoint, rules
+from trainer import checkpoint, distributed, rules
 from trainer.dataset import Dataset, Part
 from trainer.features import Head, with_features
 from trainer.model import NO_WEIGHTS, Counter, create
@@ -85,8 +85,10 @@ class Score(NamedTuple):
 
 
 def pick_device() -> torch.device:
-    """The GPU when there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU of this process when there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 def fit(
@@ -99,7 +101,8 @@ def fit(
     ``on_epoch`` and ``on_rule`` are called when an epoch ends and a rule fires, for those of before an
     interruption too. A checkpoint is kept in ``checkpoints`` after each epoch and on SIGTERM, which
     then raises SystemExit; one that is there is resumed. ``stop_on``: rules that end the training
-    early. Raises TrainingError when the loss is not finite.
+    early. Of several processes (``trainer/distributed.py``) each comes here, and each gets the same
+    weights. Raises TrainingError when the loss is not finite.
     """
     device = device or pick_device()
     torch.manual_seed(recipe.seed)
@@ -145,6 +148,9 @@ class _Training:
         self, model: nn.Module, data: Dataset, recipe: Recipe, stop_on: frozenset[str], device: torch.device
     ) -> None:
         self.model, self.data, self.recipe, self.stop_on, self.device = model, data, recipe, stop_on, device
+        self.network = distributed.spread(model)
+        if distributed.rank():  # each its own dropout
+            torch.manual_seed(recipe.seed + distributed.rank())
         self.steps = -(-len(data.train) // recipe.batch_size)
         self.optimiser = _optimiser(model, recipe)
         self.schedule = _schedule(self.optimiser, recipe, self.steps)
@@ -160,15 +166,20 @@ class _Training:
         recipe = self.recipe
         at = (self.done.epoch - 1) * self.steps + self.done.batch
         with (
-            tqdm(total=recipe.epochs * self.steps, initial=at, desc=f"training {recipe.name}", unit="batch") as bar,
+            tqdm(
+                total=recipe.epochs * self.steps,
+                initial=at,
+                desc=f"training {recipe.name}",
+                unit="batch",
+                disable=distributed.rank() > 0,
+            ) as bar,
             _sigterm() as stop,
         ):
             if at == 0:
                 only = "" if recipe.weights == NO_WEIGHTS else "head."
                 self._fire(rules.AT_START, _layers(self.model, 1.0, only), 0, on_rule)
             while self.done.epoch <= recipe.epochs and not self.stopped_by:
-                self._train_epoch(bar, on_rule, stop)
-                if stop.is_set():
+                if self._train_epoch(bar, on_rule, stop):
                     if checkpoints:
                         self._save(checkpoints)
                     raise SystemExit(TERMINATED)
@@ -182,28 +193,34 @@ class _Training:
             raise TrainingError(f"{self.stopped_by} stopped the training before an epoch ended: {reason}")
         self.model.load_state_dict(self.best_weights)
 
-    def _train_epoch(self, bar: "tqdm[None]", on_rule: Callable[[Fired], object], stop: threading.Event) -> None:
-        """The rest of the epoch under way."""
-        self.model.train()
+    def _train_epoch(self, bar: "tqdm[None]", on_rule: Callable[[Fired], object], stop: threading.Event) -> bool:
+        """The rest of the epoch under way; whether it was told to stop before its end."""
+        self.network.train()
         done = self.done
         waiting = time.perf_counter()
-        for inputs, labels in batches(self.data.train, self.recipe, done.epoch, done.batch):
+        for inputs, labels, whole in batches(self.data.train, self.recipe, done.epoch, done.batch):
             start = time.perf_counter()
             done.waited_s += start - waiting
-            self._step(inputs.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True), on_rule)
+            inputs, labels = (each.to(self.device, non_blocking=True) for each in (inputs, labels))
+            self._step(inputs, labels, whole, on_rule)
             waiting = time.perf_counter()
             done.steps_s.append(waiting - start)
             bar.update()
-            if stop.is_set() or self.stopped_by:
-                return
+            if distributed.anyone(stop.is_set()):
+                return True
+            if self.stopped_by:
+                break
+        return False
 
-    def _step(self, inputs: Tensor, labels: Tensor, on_rule: Callable[[Fired], object]) -> None:
+    def _step(self, inputs: Tensor, labels: Tensor, whole: int, on_rule: Callable[[Fired], object]) -> None:
+        """One step. ``whole``: photos of the batch, of which this process has its share."""
         done = self.done
         done.batch += 1
         step = (done.epoch - 1) * self.steps + done.batch
         with _precision(self.device):
-            logits = self.model(inputs)  # (B, C)
-            loss = F.cross_entropy(logits, labels)
+            logits = self.network(inputs)  # (B, C)
+            # the mean over the processes' gradients is then that over the whole batch
+            loss = F.cross_entropy(logits, labels, reduction="sum") * distributed.size() / whole
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss became {loss.item()} in epoch {done.epoch}, batch {done.batch} of {self.steps}; lower the "
@@ -217,7 +234,7 @@ class _Training:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.schedule.step()
-        done.loss_sum += loss.item() * len(labels)
+        done.loss_sum += loss.item() * whole / distributed.size()
         done.correct += int((logits.argmax(1) == labels).sum())
         done.seen += len(labels)
 
@@ -225,15 +242,16 @@ class _Training:
         self, bar: "tqdm[None]", on_epoch: Callable[[Epoch], object], on_rule: Callable[[Fired], object]
     ) -> None:  # fmt: skip
         """Score the epoch, keep its weights if they are the best, and begin the next."""
+        self._join_sums()
         done = self.done
         found = score(self.model, self.data.validation)
         seconds = sum(done.steps_s) + done.waited_s
-        epoch = Epoch(
+        epoch = distributed.from_first(Epoch(
             done.epoch, done.loss_sum / done.seen, done.correct / done.seen, found.loss, found.accuracy,
             self.optimiser.param_groups[0]["lr"], done.seen / seconds, found.majority_share,
             1000 * statistics.median(done.steps_s), done.waited_s / seconds,
             statistics.mean(done.utilisation) if done.utilisation else None,
-        )  # fmt: skip
+        ))  # fmt: skip
         done.epochs.append(epoch)
         if found.loss < done.best_loss:
             done.best_loss, done.best_epoch = found.loss, done.epoch
@@ -258,7 +276,16 @@ class _Training:
     def _belongs_to(self) -> dict[str, Any]:
         return {**asdict(self.recipe), "dataset": self.data.fingerprint}
 
+    def _join_sums(self) -> None:
+        """Make the sums of this process those of all."""
+        done = self.done
+        sums = distributed.total(torch.tensor([done.loss_sum, done.correct, done.seen], dtype=torch.float64)).tolist()
+        done.loss_sum, done.correct, done.seen = sums[0], int(sums[1]), int(sums[2])
+
     def _save(self, folder: Path) -> None:
+        self._join_sums()
+        if distributed.rank():
+            return
         checkpoint.save(folder, {
             "belongs_to": self._belongs_to(), "done": asdict(self.done), "best_weights": self.best_weights,
             "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
@@ -269,16 +296,18 @@ class _Training:
 
     def resume(self, folder: Path) -> None:
         """Take up the training that the checkpoint in ``folder`` interrupted, if there is one."""
-        state = checkpoint.load(folder, self._belongs_to())
+        first = distributed.rank() == 0
+        state = distributed.from_first(checkpoint.load(folder, self._belongs_to()) if first else None)
         if state is None:
             return
         for part in ("model", "optimiser", "schedule", "scaler"):
             getattr(self, part).load_state_dict(state[part])
         self.best_weights = {key: value.to(self.device) for key, value in state["best_weights"].items()}
-        torch.set_rng_state(state["random"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state_all(state["gpu_random"])
-        done = state["done"]
+        if first:
+            torch.set_rng_state(state["random"])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state_all(state["gpu_random"])
+        done = state["done"] if first else {**state["done"], "loss_sum": 0.0, "correct": 0, "seen": 0}
         self.done = _Done(**{**done, "epochs": [Epoch(**each) for each in done["epochs"]],
                              "fired": [Fired(**each) for each in done["fired"]]})  # fmt: skip
         self.resumed_at = self.done.epoch
@@ -347,35 +376,50 @@ def _precision(device: torch.device) -> "torch.autocast | nullcontext[None]":
     return torch.autocast("cuda", dtype=torch.float16) if device.type == "cuda" else nullcontext()
 
 
-def batches(part: Part, recipe: Recipe, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled batches from number ``first`` on: labels int64 ``(B,)``, and what the model takes.
+def batches(part: Part, recipe: Recipe, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """This process's share of shuffled batches, from number ``first`` on, and the size of the whole batch.
 
-    That is pixels uint8 ``(B, S, S, 3)``, augmented, or for a frozen body features float32 ``(B, F)``.
+    First comes what the model takes: pixels uint8 ``(B, S, S, 3)``, augmented, or for a frozen body
+    features float32 ``(B, F)``; then the labels, int64 ``(B,)``.
     """
+    rank, size = distributed.rank(), distributed.size()
     order = np.random.default_rng([recipe.seed, epoch]).permutation(len(part))
     for number in range(first, -(-len(part) // recipe.batch_size)):
         chosen = order[number * recipe.batch_size : (number + 1) * recipe.batch_size]
-        if len(chosen) == 1:  # batch normalisation needs two
-            chosen = np.append(chosen, order[0])
-        inputs: NDArray[Any] = part.pixels[chosen]
+        least = max(2, size)  # batch normalisation needs two, every process one
+        whole = np.append(chosen, order[: max(0, least - len(chosen))])
+        mine = whole[rank::size]
+        inputs: NDArray[Any] = part.pixels[mine]
         if recipe.augment and not recipe.frozen:
-            inputs = _augment(inputs, np.random.default_rng([recipe.seed, epoch, number]))
-        batch = torch.from_numpy(inputs), torch.from_numpy(part.labels[chosen])
+            moves = _draw_moves(len(whole), recipe.size_px, np.random.default_rng([recipe.seed, epoch, number]))
+            inputs = _augment(inputs, moves[rank::size])
+        tensors = torch.from_numpy(inputs), torch.from_numpy(part.labels[mine])
         # from pinned memory a copy to the GPU does not wait
-        yield (batch[0].pin_memory(), batch[1].pin_memory()) if torch.cuda.is_available() else batch
+        photos, labels = (each.pin_memory() for each in tensors) if torch.cuda.is_available() else tensors
+        yield photos, labels, len(whole)
+
+
+def _draw_moves(photos: int, size_px: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """How photos are moved: down and right by up to a sixteenth of their side, in px, and mirrored or not, ``(N, 3)``.
+
+    They are drawn for the whole batch, so that a photo is moved alike in one process and in several.
+    """
+    reach = size_px // 16
+    return np.column_stack([rng.integers(-reach, reach + 1, (photos, 2)), rng.integers(0, 2, photos)])
 
 
 def _augment(
-    pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", rng: np.random.Generator
+    pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", moves: NDArray[np.int64]
 ) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
-    """Mirror half of the photos and shift each by up to a sixteenth, edges repeated."""
+    """Shift and mirror photos, edges repeated."""
     size = pixels.shape[1]
     reach = size // 16
     padded = np.pad(pixels, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
     out = np.empty_like(pixels)
-    for i, (y, x) in enumerate(rng.integers(0, 2 * reach + 1, (len(pixels), 2))):
-        shifted = padded[i, y : y + size, x : x + size]
-        out[i] = shifted[:, ::-1] if rng.random() < 0.5 else shifted
+    for i, (down, right, mirrored) in enumerate(moves):
+        top, left = reach - down, reach - right
+        shifted = padded[i, top : top + size, left : left + size]
+        out[i] = shifted[:, ::-1] if mirrored else shifted
     return out
 
 
@@ -391,10 +435,11 @@ def predict_logits(model: nn.Module, part: Part, batch_size: int = 64) -> Tensor
 
 
 def score(model: nn.Module, part: Part) -> Score:
-    """How well ``model`` does on ``part``."""
-    logits, labels = predict_logits(model, part), torch.from_numpy(part.labels)
+    """How well ``model`` does on ``part``, of which each process looks at its share."""
+    mine = part.rows(np.arange(distributed.rank(), len(part), distributed.size()))
+    logits, labels = predict_logits(model, mine), torch.from_numpy(mine.labels)
     answers = logits.argmax(1)
-    majority = int(answers.bincount().max()) / len(answers)
-    return Score(
-        F.cross_entropy(logits, labels).item(), (answers == labels).double().mean().item(), majority
-    )  # fmt: skip
+    loss = F.cross_entropy(logits.double(), labels, reduction="sum")
+    sums = torch.cat([loss[None], (answers == labels).sum()[None], answers.bincount(minlength=logits.shape[1])])
+    loss_sum, correct, *frequencies = (distributed.total(sums) / len(part)).tolist()
+    return Score(loss_sum, correct, max(frequencies))

@@ -11,7 +11,7 @@ import pytest
 
 from serve.errors import DataError
 from tests.conftest import TINY
-from trainer import features, prepared, synthetic
+from trainer import dataset, features, prepared, synthetic
 from trainer.audit import Audit, audit, write_audit
 from trainer.counts import Counts
 from trainer.dataset import Dataset, DataSpec
@@ -166,3 +166,11 @@ def test_features_do_not_depend_on_the_batch(drawn: Path, tmp_path: Path, monkey
     shutil.rmtree(tmp_path / "out" / "cache")
     monkeypatch.setattr(features, "BATCH", 7)
     assert np.allclose(first, features.layout_features(made, 64), atol=1e-4)
+
+
+def test_a_count_that_is_missing_from_the_training_photos_is_refused(drawn: Path, tmp_path: Path) -> None:
+    path = tmp_path / "relabel.csv"
+    fives = [photo.id for photo in dataset.load(DataSpec(drawn), 32).train.photos if photo.count == 5]
+    path.write_text("id,count\n" + "".join(f"{photo_id},4\n" for photo_id in fives))
+    with pytest.raises(DataError, match=r"no training photo shows 5 objects; \d+ training photos of .* are left"):
+        prepared.load_any(DataSpec(drawn, relabel_file=path), 32)
