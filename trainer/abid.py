@@ -26,6 +26,8 @@ LICENCE = (
     "a model made from it, golden photos included, is for non-commercial use"
 )
 MAX_QUANTITY = 10_000
+BESIDE = ("file_list.json", "labels.csv")
+"""The files that may lie beside SOURCE."""
 NEIGHBOURS = 2
 """Ids at most this far apart may show the same bin before and after a pick."""
 

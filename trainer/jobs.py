@@ -18,14 +18,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from serve.errors import SettingsError, TrainingError
+from trainer import abid, prepared
 
 EPOCHS = "epochs.jsonl"
 GRACE_S = 120
@@ -111,7 +113,10 @@ class ProcessRun:
         pid = job.base / "pid"
         _end_orphan(pid, job.base)
         channel = job.base / "input" / "data" / "training"
-        channel.unlink(missing_ok=True)
+        if channel.is_symlink():
+            channel.unlink()
+        elif channel.is_dir():
+            channel.rmdir()  # where a container had its photos mounted
         channel.symlink_to(job.data.resolve())
         environment = {**os.environ, **job.environment, "SAGEMAKER_BASE_DIR": str(job.base.resolve())}
         with (job.base / "output" / "log.txt").open("ab") as log:
@@ -148,35 +153,41 @@ def _end_orphan(pid: Path, base: Path) -> None:
 
 
 class DockerRun:
-    """A job as a container of the trainer's image, without a network unless MLflow is named."""
+    """A job as a container of the trainer's image, without a network unless MLflow is named.
+
+    What it says goes to output/log.txt as it says it; the container is removed when it has ended.
+    """
 
     def __init__(self, job: Job) -> None:
         import docker  # only this runner needs it
         from docker.types import DeviceRequest
 
-        self._job, self._code = job, None
-        self._client = docker.from_env()
+        self._code: int | None = None
+        client = docker.from_env()
         name = f"binwatch-job-{job.base.name}"
-        for old in self._client.containers.list(all=True, filters={"name": f"^/{name}$"}):
-            old.remove(force=True)
-        base, data = str(job.base.resolve()), str(job.data.resolve())
-        mounts = {base: {"bind": "/opt/ml", "mode": "rw"}}
-        mounts[data] = {"bind": "/opt/ml/input/data/training", "mode": "ro"}
-        self._container = self._client.containers.run(
-            job.image, "train", name=name, detach=True, volumes=mounts, environment=dict(job.environment),
+        for old in client.containers.list(all=True, filters={"name": f"^/{name}$"}):
+            old.remove(force=True)  # a killed tuner has left it behind
+        self._container = client.containers.run(
+            job.image, "train", name=name, detach=True, volumes=_mounts(job), environment=dict(job.environment),
             user=f"{os.getuid()}:{os.getgid()}", cap_drop=["ALL"], security_opt=["no-new-privileges:true"],
             network_mode="host" if job.environment.get("MLFLOW_TRACKING_URI") else "none",
             device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if job.gpu else [],
         )  # fmt: skip
-        self._lines: Iterator[bytes] = self._container.logs(stream=True)
+        self._following = threading.Thread(target=self._follow, args=[job.base / "output" / "log.txt"], daemon=True)
+        self._following.start()
+
+    def _follow(self, path: Path) -> None:
+        with path.open("ab", buffering=0) as log:
+            for said in self._container.logs(stream=True, follow=True):
+                log.write(said)
 
     def poll(self) -> int | None:
-        """The exit code, once there is one; the container is then gone, and its log in output/log.txt."""
+        """The exit code, once there is one; the container is then gone."""
         if self._code is None:
             self._container.reload()
             if self._container.status == "exited":
                 self._code = self._container.attrs["State"]["ExitCode"]
-                (self._job.base / "output" / "log.txt").write_bytes(self._container.logs())
+                self._following.join()
                 self._container.remove()
         return self._code
 
@@ -185,6 +196,24 @@ class DockerRun:
         if self._code is None:
             self._container.stop(timeout=GRACE_S)
             self.poll()
+
+
+def _mounts(job: Job) -> dict[str, dict[str, str]]:
+    """The job's folder and its photos; prepared data keeps what it computes, and names its photos by their path."""
+    data, inside = job.data.resolve(), "/opt/ml/input/data"
+    channel = job.base / "input" / "data" / "training"
+    if channel.is_symlink():
+        channel.unlink()
+    channel.mkdir(exist_ok=True)
+    mounts = {str(job.base.resolve()): {"bind": "/opt/ml", "mode": "rw"}}
+    mounts[str(data)] = {"bind": f"{inside}/training", "mode": "rw" if prepared.is_prepared(data) else "ro"}
+    if prepared.is_prepared(data):
+        photos = str(prepared.read(data).root)
+        mounts[photos] = {"bind": photos, "mode": "ro"}
+    for beside in (data.parent / name for name in abid.BESIDE):
+        if beside.is_file():
+            mounts[str(beside)] = {"bind": f"{inside}/{beside.name}", "mode": "ro"}
+    return mounts
 
 
 RUNNERS: dict[str, Runner] = {"process": ProcessRun, "docker": DockerRun}

@@ -27,6 +27,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, Res
 from tqdm import tqdm
 
 from serve.errors import DataError
+from trainer.abid import BESIDE
 
 PUBLIC_BUCKET = "aft-vbi-pds"
 REPORT = "fetch_report.json"
@@ -301,7 +302,7 @@ def mirror(uri: str, cache: Path, environ: Mapping[str, str] = os.environ) -> Pa
     store = S3Store(uri, endpoint)
     out.mkdir(parents=True, exist_ok=True)
     beside = S3Store(f"s3://{bucket}/{'/'.join(prefix.split('/')[:-2])}", endpoint) if prefix else store
-    for name in ("file_list.json", "labels.csv"):
+    for name in BESIDE:
         for place in (store, beside):
             try:
                 write_whole(out / name, place.read(name))

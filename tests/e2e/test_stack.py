@@ -15,9 +15,11 @@ import pytest
 import requests
 
 from serve.embedded import free_port, s3_server
-from trainer import s3, synthetic
+from serve.errors import TrainingError
+from trainer import jobs, prepared, s3, synthetic
 from trainer.abid import read_inventory
 from trainer.counts import Counts
+from trainer.jobs import Job
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
 ROOT = Path(__file__).parents[2]
@@ -295,3 +297,36 @@ def test_the_trainer_image_is_a_sagemaker_training_container(stack: Stack, tmp_p
     else:
         assert done.returncode == 1
         assert "epochs is 'none'" in (base / "output" / "failure").read_text()
+
+
+def test_a_training_job_runs_in_a_container_of_its_own(stack: Stack, drawn: Path, tmp_path: Path) -> None:
+    """The runner ``docker``: prepared photos, the numbers of each epoch, and nothing left behind."""
+    source = prepared.prepare(drawn, tmp_path / "prepared", Counts())
+    wanted = {"recipe": "resnet18-small", "epochs": "2", "size_px": "32", "export": "false"}
+    job, losses = Job(tmp_path / "job", source.folder, wanted), {}
+
+    def on_epoch(epoch: dict[str, Any]) -> bool:
+        losses[epoch["number"]] = epoch["validation_loss"]
+        return True
+
+    assert jobs.run(jobs.runner("docker"), job, on_epoch)
+    assert set(losses) == {1, 2}
+    assert "training resnet18-small" in (job.base / "output" / "log.txt").read_text()
+    assert job_containers() == ""
+
+
+def test_a_job_in_a_container_that_fails_says_why_and_one_that_is_stopped_ends(
+    stack: Stack, drawn: Path, tmp_path: Path
+) -> None:
+    bad = Job(tmp_path / "bad", drawn, {"recipe": "resnet18-small", "epochs": "none"})
+    with pytest.raises(TrainingError, match="exit code 1: epochs is 'none'"):
+        jobs.run(jobs.runner("docker"), bad)
+    long = Job(tmp_path / "long", drawn, {"recipe": "resnet18-small", "epochs": "1000", "size_px": "32"})
+    assert not jobs.run(jobs.runner("docker"), long, lambda epoch: epoch["number"] < 2)
+    assert (long.base / "checkpoints" / "checkpoint.pt").is_file()
+    assert job_containers() == ""
+
+
+def job_containers() -> str:
+    command = ["docker", "ps", "--all", "--quiet", "--filter", "name=binwatch-job"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
