@@ -1,6 +1,6 @@
 """Measure how many times faster we are than a named peer, in one run.
 
-python scripts/bench.py fetch|loader [--data DIR] [--json]
+python scripts/bench.py fetch|loader|train|tune [--data DIR] [--json]
 """
 
 from argparse import Namespace
@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from serve.embedded import s3_server
-from trainer import cli
-from trainer.benches import BENCHES
+from trainer import benches, cli, training_benches
+
+BENCHES = {**benches.BENCHES, **training_benches.BENCHES}
 
 
 def main(args: Namespace) -> int:

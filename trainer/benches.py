@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
@@ -28,6 +28,7 @@ from trainer.slow_proxy import SlowProxy
 from trainer.sources import read_source
 
 COUNTS = Counts()
+T = TypeVar("T")
 
 Server = Callable[[Path], AbstractContextManager[str]]
 """Starts an S3 server that keeps its state in a folder, and gives its address."""
@@ -46,7 +47,7 @@ class Result:
     machine: str
 
 
-def _result(name: str, target: float, runs: dict[str, list[float]], holds_too: float = 1.0) -> Result:
+def result(name: str, target: float, runs: dict[str, list[float]], holds_too: float = 1.0) -> Result:
     """Ratios from seconds a run, ours under the key "ours"; every further peer must be beaten by ``holds_too``."""
     ours = statistics.median(runs["ours"])
     peers = {peer: round(statistics.median(times) / ours, 2) for peer, times in runs.items() if peer != "ours"}
@@ -57,10 +58,11 @@ def _result(name: str, target: float, runs: dict[str, list[float]], holds_too: f
     return Result(name, first, target, holds, peers, rounded, machine)
 
 
-def _timed(work: Callable[[], Any]) -> float:
+def timed(work: Callable[[], T]) -> tuple[float, T]:
+    """Seconds, and what came out."""
     start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    made = work()
+    return time.perf_counter() - start, made
 
 
 def bench_fetch(data: Path, s3_server: Server, photos: int = 1000, delay_s: float = 0.05) -> Result:
@@ -76,12 +78,12 @@ def bench_fetch(data: Path, s3_server: Server, photos: int = 1000, delay_s: floa
         split_url = urlsplit(url)
         proxy = SlowProxy((str(split_url.hostname), int(split_url.port or 0)), delay_s)
         slow = stack.enter_context(proxy.running())
-        runs = {"download_file, one after another": [_timed(lambda: _report_loop(slow, ids, work / "loop"))]}
+        runs = {"download_file, one after another": [timed(lambda: _report_loop(slow, ids, work / "loop"))[0]]}
         if shutil.which("aws"):
-            runs["aws s3 cp --recursive"] = [_timed(lambda: _aws_copy(slow, work / "aws"))]
+            runs["aws s3 cp --recursive"] = [timed(lambda: _aws_copy(slow, work / "aws"))[0]]
         command = [sys.executable, "scripts/fetch_data.py", "--source", "s3://bins", "--endpoint-url", slow]
-        runs["ours"] = [_timed(partial(_run, [*command, "--out", work / str(run)])) for run in range(3)]
-    return _result("fetch", 20.0, runs)
+        runs["ours"] = [timed(partial(_run, [*command, "--out", work / str(run)]))[0] for run in range(3)]
+    return result("fetch", 20.0, runs)
 
 
 def _run(words: Sequence[object]) -> None:
@@ -127,9 +129,11 @@ def bench_loader(data: Path, _server: Server, photos: int = 2000, size_px: int =
         pixels = decoded(prepare(work / "images", work / "prepared", COUNTS), size_px)
         runs: dict[str, list[float]] = {"ImageFolder in a DataLoader": [], "ours": []}
         for _ in range(3):
-            runs["ImageFolder in a DataLoader"].append(_timed(lambda: _image_folder(work / "images", size_px, workers)))
-            runs["ours"].append(_timed(lambda: _cached(pixels, len(chosen))))
-    return _result("loader", 10.0, runs)
+            runs["ImageFolder in a DataLoader"].append(
+                timed(lambda: _image_folder(work / "images", size_px, workers))[0]
+            )
+            runs["ours"].append(timed(lambda: _cached(pixels, len(chosen)))[0])
+    return result("loader", 10.0, runs)
 
 
 def _image_folder(images: Path, size_px: int, workers: int) -> None:
