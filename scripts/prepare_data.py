@@ -1,6 +1,6 @@
 """Turn a source of photos into a prepared dataset: split table, fingerprint, report, decoded photos.
 
-    python scripts/prepare_data.py --data SOURCE --out PREPARED [--counts 1-5] [--size-px 64]
+    python scripts/prepare_data.py --data SOURCE --out PREPARED [--counts 1-5] [--extra]
 
 Run it again after photos were added: every old photo stays in its split. Train with --data PREPARED.
 """
@@ -16,7 +16,7 @@ from trainer.report import write_report
 
 def main(args: Namespace) -> int:
     spec = cli.data_spec(vars(args), args.out.with_name("drawn"))
-    prepared = prepare(spec.source, args.out, spec.counts, spec.seed)
+    prepared = prepare(spec.source, args.out, spec.counts, spec.seed, args.extra)
     for size_px in args.size_px:
         decoded(prepared, size_px)
     report = write_report(prepared, args.out / REPORT)
@@ -41,5 +41,6 @@ if __name__ == "__main__":
     parser = cli.parser(__doc__.splitlines()[0])
     cli.add_data_options(parser)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--extra", action="store_true", help="photos of other counts too; the recipe best needs them")
     parser.add_argument("--size-px", type=int, nargs="*", default=[], help="decode the photos at these sizes at once")
     cli.run(main, parser.parse_args())

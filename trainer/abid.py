@@ -62,11 +62,11 @@ class Inventory:
     skipped: tuple[Skipped, ...]
 
 
-def read_inventory(source: Path, counts: Counts) -> Inventory:
+def read_inventory(source: Path, counts: Counts, every: bool = True) -> Inventory:
     """Read the records of ``source`` and keep the photos whose count is one of ``counts``.
 
     What cannot be used is named in ``skipped``. Raises DataError where the folders are missing,
-    a file list is damaged, or a count is left without a photo.
+    a file list is damaged, or with ``every`` a count is left without a photo.
     """
     for folder in ("bin-images", "metadata"):
         if not (source / folder).is_dir():
@@ -76,7 +76,8 @@ def read_inventory(source: Path, counts: Counts) -> Inventory:
     for photo_id, listed in _ids(source, counts):
         found = _read_one(source, photo_id, listed, counts)
         (photos if isinstance(found, Photo) else skipped).append(found)  # type: ignore[arg-type]
-    refuse_empty(source, photos, skipped, counts)
+    if every:
+        refuse_empty(source, photos, skipped, counts)
     photos.sort(key=lambda photo: (_series(photo.id), photo.id))
     return Inventory(source, tuple(_with_bins(source, photos)), tuple(skipped))
 

@@ -32,6 +32,15 @@ class Counts:
         return text + "+" * self.open_top
 
 
+def wider(counts: Counts) -> Counts:
+    """All counts from 0 up, at least 8 and above: what a counter learns that learns from every photo.
+
+    Each of ``counts`` is one of them.
+    """
+    top = counts.values[-1]
+    return Counts(tuple(range((top if counts.open_top else max(top + 1, 8)) + 1)), open_top=True)
+
+
 def parse(text: str) -> Counts:
     """Read ``1-5``, ``0-8``, ``1,3,5`` or ``1-8+`` as the counts to tell apart. Raises DataError."""
     counts: set[int] = set()

@@ -7,29 +7,23 @@ that in memory; ``trainer/prepared.py`` keeps it on disk, with the decoded photo
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from tqdm import tqdm
 
-from serve import photo as photos_io
-from serve.errors import DataError, PhotoError
+from serve.errors import DataError
 from trainer import corrections, duplicates, split
 from trainer.abid import Photo, Skipped
-from trainer.counts import Counts
+from trainer.counts import Counts, wider
+from trainer.extra import find_extra
+from trainer.scan import Scanned, scan
 from trainer.sources import read_source
-
-LOOK_PX = 224
-"""Sharpness is measured at this size, so that photos of different sizes compare."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +64,23 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Stacked:
+    """The rows of ``first``, ``length`` of them, and then those of ``second``."""
+
+    first: Pixels
+    length: int
+    second: Pixels
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        """The rows of an index array, in memory."""
+        of_first = rows < self.length
+        some = np.asarray(self.first[rows[of_first]]), np.asarray(self.second[rows[~of_first] - self.length])
+        out = np.empty((len(rows), *some[0].shape[1:]), dtype=some[0].dtype)
+        out[of_first], out[~of_first] = some
+        return out
+
+
+@dataclass(frozen=True)
 class Part:
     """One split: photos, pixels uint8 ``(N, S, S, 3)`` and labels int64 ``(N,)``, indices into the classes."""
 
@@ -99,7 +110,8 @@ class Part:
 class Dataset:
     """The three splits, what was skipped, and a fingerprint of ids, labels, photo bytes and split.
 
-    ``folder``: the prepared dataset that they come from, if it was prepared.
+    ``folder``: the prepared dataset that they come from, if it was prepared; ``extra``: photos with
+    other counts to learn from, with labels that are indices into ``wider(counts)`` (``trainer/extra.py``).
     """
 
     counts: Counts
@@ -110,10 +122,13 @@ class Dataset:
     skipped: tuple[Skipped, ...]
     fingerprint: str
     folder: Path | None = None
+    extra: Part | None = None
 
     def summary(self) -> dict[str, Any]:
         """What a report shows: photos per split and count, bins, and what was skipped, by name."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        if self.extra:
+            parts["extra"] = self.extra
         return {
             "fingerprint": self.fingerprint,
             "photos": {name: len(part) for name, part in parts.items()},
@@ -123,29 +138,11 @@ class Dataset:
         }
 
 
-@dataclass(frozen=True)
-class Look:
-    """How a photo looks: size in px, mean grey (0-255), and variance of the Laplacian of its grey picture."""
+def load(spec: DataSpec, size_px: int, extra: bool = False) -> Dataset:
+    """Read, decode and split the photos of ``spec`` at ``size_px``, in memory; ``extra`` ones too if asked.
 
-    width: int
-    height: int
-    brightness: float
-    sharpness: float
-
-
-@dataclass(frozen=True)
-class Scanned:
-    """One readable photo: SHA-256 of its bytes, its signature, and its pixels where a size was asked for."""
-
-    photo: Photo
-    digest: str
-    look: Look
-    signature: duplicates.Signature
-    pixels: photos_io.Pixels | None
-
-
-def load(spec: DataSpec, size_px: int) -> Dataset:
-    """Read, decode and split the photos of ``spec`` at ``size_px``, in memory. Raises DataError."""
+    Raises DataError.
+    """
     if spec.drop_suspects:
         raise DataError(
             f"{spec.source} is not a prepared dataset, so its suspects are not known; run scripts/prepare_data.py "
@@ -157,9 +154,33 @@ def load(spec: DataSpec, size_px: int) -> Dataset:
     pairs = duplicates.find_duplicates([each.signature for each in scanned])
     photos = duplicates.merge_bins([each.photo for each in scanned], pairs)
     splits = split.split_by_bin(photos, spec.seed)
-    pixels = np.stack([each.pixels for each in scanned if each.pixels is not None])
-    digests = {each.photo.id: each.digest for each in scanned}
-    return build(spec, size_px, photos, splits.of, digests, pixels, (*inventory.skipped, *unreadable))
+    skipped = (*inventory.skipped, *unreadable)
+    made = build(spec, size_px, photos, splits.of, _digests(scanned), _pixels(scanned), skipped)
+    if not extra:
+        return made
+    others, left_out = find_extra(spec.source, spec.counts, scanned, splits.of, size_px)
+    others = others if spec.limit is None else others[: len(others) * len(photos) // len(inventory.photos)]
+    return with_extra(made, [each.photo for each in others], _digests(others), _pixels(others), left_out)
+
+
+def with_extra(
+    made: Dataset, photos: Sequence[Photo], digests: Mapping[str, str], pixels: Pixels, skipped: tuple[Skipped, ...]
+) -> Dataset:  # fmt: skip
+    """``made`` with further photos to learn from; ``pixels`` has a row for each, in their order."""
+    if not photos:
+        return made
+    labels = np.array([wider(made.counts).values.index(photo.count) for photo in photos], dtype=np.int64)
+    part = Part(tuple(photos), Rows(pixels, np.arange(len(photos))), labels, fingerprint(photos, digests))
+    whole = digest((made.fingerprint, f"extra:{part.fingerprint}"))
+    return replace(made, extra=part, fingerprint=whole, skipped=(*made.skipped, *skipped))
+
+
+def _digests(scanned: Iterable[Scanned]) -> dict[str, str]:
+    return {each.photo.id: each.digest for each in scanned}
+
+
+def _pixels(scanned: Iterable[Scanned]) -> NDArray[np.uint8]:
+    return np.array([each.pixels for each in scanned], dtype=np.uint8)
 
 
 def build(
@@ -197,31 +218,6 @@ def _refuse_unlearnable(spec: DataSpec, train: Part) -> None:
             f"no training photo shows {' or '.join(missing)} objects; {len(train)} training photos of {spec.source} "
             "are left: use more of them, relabel or drop fewer, or give COUNTS without these counts"
         )
-
-
-def scan(photos: Sequence[Photo], size_px: int | None = None) -> tuple[list[Scanned], tuple[Skipped, ...]]:
-    """Read every photo, in parallel; what cannot be read is named."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes and resizes outside the GIL
-        results = pool.map(partial(_scan_one, size_px=size_px), photos)
-        found = list(tqdm(results, total=len(photos), desc="reading photos", unit="photo"))
-    readable = [each for each in found if isinstance(each, Scanned)]
-    return readable, tuple(each for each in found if isinstance(each, Skipped))
-
-
-def _scan_one(photo: Photo, size_px: int | None) -> Scanned | Skipped:
-    try:
-        data = photo.path.read_bytes()
-        image = photos_io.decode(data)
-    except (PhotoError, OSError) as error:
-        return Skipped(photo.id, str(error))
-    pixels = photos_io.squash(image, size_px) if size_px else None
-    return Scanned(photo, hashlib.sha256(data).hexdigest(), _look(image), duplicates.signature(image), pixels)
-
-
-def _look(image: Image.Image) -> Look:
-    grey = np.asarray(image.convert("L").resize((LOOK_PX, LOOK_PX), Image.Resampling.BILINEAR), dtype=np.float32)
-    laplacian = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
-    return Look(*image.size, round(float(grey.mean()), 2), round(float(laplacian.var()), 2))
 
 
 def fingerprint(photos: Iterable[Photo], digests: Mapping[str, str]) -> str:

@@ -89,10 +89,17 @@ def joined(environ: Mapping[str, str]) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def pick_device() -> torch.device:
+    """The GPU of this process when there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
 def total(values: Tensor) -> Tensor:
     """``values``, of any shape, summed over all processes."""
     if size() > 1:
-        values = values.to(_device())
+        values = values.to(pick_device())
         dist.all_reduce(values)
     return values.cpu()
 
@@ -109,10 +116,6 @@ def from_first(value: Any) -> Any:
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
-
-
-def _device() -> torch.device:
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def spread(model: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ those photo bytes, that size and those weights, and are made anew when one of th
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from trainer.dataset import Dataset, Part, Pixels, Rows
-from trainer.model import PRETRAINED, Counter, EfficientNetLite, create
-from trainer.prepared import Prepared, decoded, kept, read
+from trainer.distributed import pick_device
+from trainer.model import PRETRAINED, Counter, EfficientNetLite, both, create
+from trainer.prepared import EXTRA, Prepared, decoded, kept, read
 
 BATCH = 64
 TAPS, COLUMNS = (10, 14), 5
@@ -36,20 +38,59 @@ class Head(nn.Module):
         return self.counter.classify(features)
 
 
-def with_features(data: Dataset, counter: Counter, name: str) -> Dataset:
-    """``data`` with the features of ``counter``'s frozen body, float32 ``(N, width)``, in place of pixels.
+class Stem(nn.Module):
+    """The frozen blocks of a counter: pixels -> float16 ``(B, 2, s, s, C)``, of the photo and of its mirror image."""
+
+    def __init__(self, counter: Counter) -> None:
+        super().__init__()
+        assert isinstance(counter.body, EfficientNetLite)
+        self.normalise, self.body = counter.normalise, counter.body
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """See a batch."""
+        seen = [self.body.early(self.normalise(each)).permute(0, 2, 3, 1) for each in (pixels, pixels.flip(2))]
+        return torch.stack(seen, 1).half()
+
+
+class Tail(nn.Module):
+    """The blocks of a counter that learn: what Stem gives -> logits ``(B, C)``.
+
+    While it learns it takes one of the two images of a photo, ``(B, s, s, C)``.
+    """
+
+    def __init__(self, counter: Counter) -> None:
+        super().__init__()
+        self.counter = counter
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """Count by what the frozen blocks have seen."""
+        if self.training:
+            return self._logits(seen)
+        logits = self._logits(seen[:, 0])
+        return both(logits, self._logits(seen[:, 1])) if self.counter.mirrored else logits
+
+    def _logits(self, seen: Tensor) -> Tensor:
+        # a permuted NHWC tensor is channels_last in memory already: no copy
+        body = self.counter.body
+        assert isinstance(body, EfficientNetLite)
+        return self.counter.answer(self.counter.classify(body.late(seen.float().permute(0, 3, 1, 2))))
+
+
+def with_features(data: Dataset, network: nn.Module, name: str) -> Dataset:
+    """``data`` with what ``network`` makes of each photo in place of its pixels.
 
     The test photos keep their pixels: they are left alone. The features of a prepared dataset are
     kept beside its decoded photos, and every later training reads them.
     """
-    network = nn.Sequential(counter.normalise, counter.body)
-    if data.folder:
-        whole = _kept_rows(read(data.folder), network, name, data.size_px)
-        rows = [Rows(whole, part.pixels.index) for part in (data.train, data.validation)]
-    else:
-        rows = [_computed(part, network, name) for part in (data.train, data.validation)]
-    train, validation = (replace(part, pixels=r) for part, r in zip((data.train, data.validation), rows, strict=True))
-    return replace(data, train=train, validation=validation)
+
+    def seen(part: Part, folder: Path | None) -> Part:
+        if folder is None:
+            return replace(part, pixels=_computed(part, network, name))
+        return replace(part, pixels=Rows(_kept_rows(read(folder), network, name, data.size_px), part.pixels.index))
+
+    train, validation = seen(data.train, data.folder), seen(data.validation, data.folder)
+    extra = seen(data.extra, data.folder / EXTRA if data.folder else None) if data.extra else None
+    return replace(data, train=train, validation=validation, extra=extra)
 
 
 def _computed(part: Part, network: nn.Module, name: str) -> Rows:
@@ -90,7 +131,7 @@ class Layout(nn.Module):
         return torch.cat(found, 1)
 
 
-def _kept_rows(prepared: Prepared, network: nn.Module, name: str, size_px: int) -> NDArray[np.float32]:
+def _kept_rows(prepared: Prepared, network: nn.Module, name: str, size_px: int) -> NDArray[Any]:
     ask = _asking(network, decoded(prepared, size_px))
 
     def fill(out: NDArray[Any]) -> None:
@@ -100,19 +141,19 @@ def _kept_rows(prepared: Prepared, network: nn.Module, name: str, size_px: int) 
                 out[start : start + BATCH] = found
                 bar.update(len(found))
 
-    width = ask(slice(0, 1)).shape[1]
-    return kept(prepared, f"{name}-{size_px}px-{_digest(network)}", (width,), np.float32, fill)
+    one = ask(slice(0, 1))
+    return kept(prepared, f"{name}-{size_px}px-{_digest(network)}", one.shape[1:], one.dtype.type, fill)
 
 
-def _asking(network: nn.Module, pixels: Pixels) -> Callable[[slice], NDArray[np.float32]]:
+def _asking(network: nn.Module, pixels: Pixels) -> Callable[[slice], NDArray[Any]]:
     """A function from rows of ``pixels`` to what ``network`` makes of them, in evaluation mode."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device()
     network = network.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def ask(rows: slice) -> NDArray[np.float32]:
+    def ask(rows: slice) -> NDArray[Any]:
         with torch.inference_mode():
-            found = network(torch.from_numpy(np.array(pixels[rows])).to(device))
-        return np.asarray(found.float().cpu().numpy(), dtype=np.float32)
+            found: NDArray[Any] = network(torch.from_numpy(np.array(pixels[rows])).to(device)).cpu().numpy()
+        return found
 
     return ask
 

@@ -21,7 +21,7 @@ from trainer.prepared import AUDIT, REPORT, load_any
 from trainer.recipes import Recipe
 from trainer.rules import Fired
 from trainer.tracking import TrackedRun
-from trainer.train import Epoch, Fitted, fit, pick_device, predict_logits
+from trainer.train import Epoch, Fitted, fit, predict_logits
 
 EVALUATION = "evaluation.json"
 DATASET = "dataset.json"
@@ -57,7 +57,7 @@ def learn(
 
     ``stop_on``: rules that end the training; ``checkpoints``: where an interrupted one is resumed from.
     """
-    data = load_any(spec, recipe.size_px)
+    data = load_any(spec, recipe.size_px, recipe.extra)
     if distributed.rank() == 0:
         _report_data(data, out)
     if run:
@@ -140,7 +140,7 @@ def _report_data(data: Dataset, out: Path) -> None:
 
 def _log_inputs(run: TrackedRun, spec: DataSpec, recipe: Recipe, data: Dataset) -> None:
     settings = {f"data_{key}": value for key, value in {**asdict(spec), "counts": spec.counts}.items()}
-    run.log_params({**asdict(recipe), **settings, "device": str(pick_device())})
+    run.log_params({**asdict(recipe), **settings, "device": str(distributed.pick_device())})
     run.log_dataset("bins", data.fingerprint, str(spec.source), data.summary()["photos"])
     run.log_json(data.summary(), DATASET)
     for page in (REPORT, AUDIT):

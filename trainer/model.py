@@ -45,18 +45,40 @@ class Architecture:
 class EfficientNetLite(nn.Module):
     """EfficientNet-Lite0's body: no squeeze and excitation, ReLU6. ``drop_connect``: of its residual blocks.
 
+    The first ``frozen_blocks`` of its 16 blocks, and what comes before them, can be frozen.
     https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
     """
 
     def __init__(self, drop_connect: float = 0.2) -> None:
         super().__init__()
-        self.network = EfficientNet.from_name("efficientnet-lite0", drop_connect_rate=drop_connect)
+        self.network = EfficientNet.from_name("efficientnet-lite0")
         self.network._fc = nn.Identity()
+        self.drop_connect, self.frozen_blocks = drop_connect, 0
+
+    def early_layers(self) -> list[nn.Module]:
+        """The frozen ones."""
+        if not self.frozen_blocks:
+            return []
+        return [self.network._conv_stem, self.network._bn0, *self.network._blocks[: self.frozen_blocks]]
+
+    def early(self, images: Tensor) -> Tensor:
+        """Images ``(B, 3, S, S)`` -> what the frozen blocks make of them, ``(B, C, s, s)``."""
+        found: Tensor = self.network._swish(self.network._bn0(self.network._conv_stem(images)))
+        for block in self.network._blocks[: self.frozen_blocks]:
+            found = block(found)
+        return found
+
+    def late(self, found: Tensor) -> Tensor:
+        """``(B, C, s, s)`` -> features ``(B, 1280)``. A block is left out the more often the later it comes."""
+        blocks = self.network._blocks
+        for number, block in enumerate(blocks[self.frozen_blocks :], self.frozen_blocks):
+            found = block(found, drop_connect_rate=self.drop_connect * number / len(blocks))
+        found = self.network._swish(self.network._bn1(self.network._conv_head(found)))
+        return found.mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images ``(B, 3, S, S)`` -> features ``(B, 1280)``."""
-        features: Tensor = self.network.extract_features(images)
-        return features.mean((2, 3))
+        return self.late(self.early(images))
 
 
 def _efficientnet_weights() -> Weights:
@@ -122,20 +144,38 @@ class Counter(nn.Module):
     """Pixels uint8 ``(B, S, S, 3)`` -> logits ``(B, C)``, one a count.
 
     ``frozen``: only the head learns; the body then stays in evaluation mode, batch norm included.
+    ``answers``: which of the outputs are asked for; while it learns it gives them all. ``mirrored``:
+    an answer is the mean over the photo and its mirror image, of the logarithms of the probabilities.
     """
 
-    def __init__(self, about: Architecture, classes: int, frozen: bool = False) -> None:
+    def __init__(
+        self, about: Architecture, classes: int, frozen: bool = False, answers: tuple[int, ...] = (),
+        mirrored: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.normalise = Normalise(about.mean, about.std)
         self.body = about.build().requires_grad_(not frozen)
         self.dropout = nn.Dropout(about.dropout)
         self.head = nn.Linear(about.width, classes)
-        self.frozen = frozen
+        self.frozen, self.answers, self.mirrored = frozen, list(answers or range(classes)), mirrored
+
+    def freeze_early(self, blocks: int) -> None:
+        """Freeze the first ``blocks`` of the body. Raises TrainingError where it has none that could be."""
+        if not blocks:
+            return
+        if not isinstance(self.body, EfficientNetLite):
+            raise TrainingError(f"{blocks} blocks cannot be frozen: of the networks only efficientnet-lite0 has blocks")
+        self.body.frozen_blocks = blocks
+        for layer in self.body.early_layers():
+            layer.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Counter":
         """Learn, or with ``mode`` False answer."""
         super().train(mode)
         self.body.train(mode and not self.frozen)
+        if isinstance(self.body, EfficientNetLite):
+            for layer in self.body.early_layers():
+                layer.eval()
         return self
 
     def features(self, pixels: Tensor) -> Tensor:
@@ -148,15 +188,28 @@ class Counter(nn.Module):
         logits: Tensor = self.head(self.dropout(features))
         return logits
 
+    def answer(self, logits: Tensor) -> Tensor:
+        """All logits ``(B, outputs)`` -> those that are asked for, ``(B, C)``; while it learns, all."""
+        return logits if self.training or len(self.answers) == logits.shape[1] else logits[:, self.answers]
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Count the objects of a batch."""
-        return self.classify(self.features(pixels))
+        logits = self.answer(self.classify(self.features(pixels)))
+        if self.training or not self.mirrored:
+            return logits
+        return both(logits, self.answer(self.classify(self.features(pixels.flip(2)))))
+
+
+def both(logits: Tensor, mirrored: Tensor) -> Tensor:
+    """The answer to a photo and the answer to its mirror image as one, ``(B, C)``."""
+    return (logits.log_softmax(1) + mirrored.log_softmax(1)) / 2
 
 
 def create(
-    name: str, classes: int, size_px: int = 224, weights: str = NO_WEIGHTS, frozen: bool = False
+    name: str, classes: int, size_px: int = 224, weights: str = NO_WEIGHTS, frozen: bool = False,
+    answers: tuple[int, ...] = (), mirrored: bool = False,
 ) -> Counter:  # fmt: skip
-    """Build a counter for ``classes`` counts and photos of ``size_px``.
+    """Build a counter for ``classes`` counts and photos of ``size_px``; for the other arguments see Counter.
 
     ``weights`` of the body: ``none`` (random), ``pretrained`` (ImageNet's) or a file with a state dict,
     of torchvision's names or of a counter's. Raises TrainingError for what does not fit.
@@ -166,7 +219,7 @@ def create(
     about = ARCHITECTURES[name]
     if size_px < about.least_px:
         raise TrainingError(f"{name} needs photos of at least {about.least_px} px; size_px is {size_px}")
-    counter = Counter(about, classes, frozen)
+    counter = Counter(about, classes, frozen, answers, mirrored)
     if weights == PRETRAINED:
         _load(counter.body, about.imagenet(), f"the pretrained weights of {name}")
     elif weights != NO_WEIGHTS:

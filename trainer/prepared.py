@@ -6,6 +6,7 @@
     OUT/report.html           the inspection report (``trainer/report.py``)
     OUT/cache/<S>px-<key>.npy decoded photos, uint8 (N, S, S, 3), in the order of the table
     OUT/audits/<fp>.csv       the label audit of a version, the most doubted first (``trainer/audit.py``)
+    OUT/extra/                photos with other counts, all to learn from, prepared in the same way
 
 Preparing again after photos were added leaves every old photo in its old split. The decoded
 photos are made when a size is first asked for, memory-mapped, and valid for those photo bytes.
@@ -30,12 +31,14 @@ from serve import photo as photos_io
 from serve.errors import DataError
 from trainer import dataset, duplicates, split
 from trainer.abid import Photo, Skipped
-from trainer.counts import Counts, parse
-from trainer.dataset import Dataset, DataSpec, Pixels, Scanned
+from trainer.counts import Counts, parse, wider
+from trainer.dataset import Dataset, DataSpec, Pixels
+from trainer.extra import find_extra
+from trainer.scan import Scanned, scan
 from trainer.sources import read_source
 
 FORMAT = 2
-DESCRIPTION, REPORT, AUDIT = "prepared.json", "report.html", "audit.html"
+DESCRIPTION, REPORT, AUDIT, EXTRA = "prepared.json", "report.html", "audit.html", "extra"
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,13 @@ def counts_of(folder: Path) -> str | None:
     return str(read(folder).counts) if is_prepared(folder) else None
 
 
-def load_any(spec: DataSpec, size_px: int) -> Dataset:
-    """The data of ``spec``: a prepared dataset from its table and cache, any other source in memory."""
+def load_any(spec: DataSpec, size_px: int, extra: bool = False) -> Dataset:
+    """The data of ``spec``: a prepared dataset from its table and cache, any other source in memory.
+
+    ``extra``: with the photos of other counts.
+    """
     if not is_prepared(spec.source):
-        return dataset.load(spec, size_px)
+        return dataset.load(spec, size_px, extra)
     prepared = read(spec.source)
     if spec.counts != prepared.counts:
         raise DataError(
@@ -114,7 +120,23 @@ def load_any(spec: DataSpec, size_px: int) -> Dataset:
     digests = {row.id: row.digest for row in prepared.rows}
     suspects = read_suspects(prepared) if spec.drop_suspects else ()
     made = dataset.build(spec, size_px, photos, of, digests, pixels, prepared.skipped, suspects)
-    return replace(made, folder=prepared.folder)
+    made = replace(made, folder=prepared.folder)
+    return _with_extra(made, len(chosen) / len(photos)) if extra else made
+
+
+def _with_extra(made: Dataset, share: float) -> Dataset:
+    """``made`` with a ``share`` (0-1) of the prepared photos of other counts."""
+    assert made.folder
+    if not is_prepared(made.folder / EXTRA):
+        raise DataError(
+            f"{made.folder} was prepared without the photos of other counts, from which this recipe learns too; "
+            "run scripts/prepare_data.py again with --extra"
+        )
+    found = read(made.folder / EXTRA)
+    _refuse_stale(found)
+    photos = found.photos()[: round(share * len(found.rows))]
+    digests = {row.id: row.digest for row in found.rows}
+    return dataset.with_extra(made, photos, digests, decoded(found, made.size_px) if photos else (), found.skipped)
 
 
 def read_suspects(prepared: Prepared) -> tuple[str, ...]:
@@ -143,14 +165,15 @@ def splits_of(spec: DataSpec) -> tuple[list[Photo], dict[str, str]]:
     return photos, split.split_by_bin(photos, spec.seed).of
 
 
-def prepare(source: Path, out: Path, counts: Counts, seed: int = 0) -> Prepared:
+def prepare(source: Path, out: Path, counts: Counts, seed: int = 0, extra: bool = False) -> Prepared:
     """Prepare ``source`` in ``out``, or bring ``out`` up to date with it. Raises DataError.
 
     Old photos keep their split; a new one that would join bins of different splits is set aside.
+    ``extra``: prepare the photos of other counts too, as is done again where they are already.
     """
     before = _read_before(out, source, counts, seed)
     inventory = read_source(source, counts)
-    scanned, unreadable = dataset.scan(inventory.photos)
+    scanned, unreadable = scan(inventory.photos)
     pairs = duplicates.find_duplicates([each.signature for each in scanned])
     photos = duplicates.merge_bins([each.photo for each in scanned], pairs)
     splits = split.split_by_bin(photos, seed, {row.id: row.split for row in before})
@@ -162,8 +185,20 @@ def prepare(source: Path, out: Path, counts: Counts, seed: int = 0) -> Prepared:
     check_leaks(rows)
     skipped = (*inventory.skipped, *unreadable, *splits.set_aside)
     made = Prepared(out, source.resolve(), counts, seed, _fingerprint(rows), rows, skipped)
+    if extra or is_prepared(out / EXTRA):
+        _write(_prepare_extra(made, scanned))
     _write(made)
     return made
+
+
+def _prepare_extra(main: Prepared, scanned: Sequence[Scanned]) -> Prepared:
+    of = {row.id: row.split for row in main.rows}
+    usable, skipped = find_extra(main.source, main.counts, scanned, of)
+    rows = tuple(_row(main.source, each, each.photo, "train", "") for each in usable)
+    check_leaks(
+        (*rows, *(replace(row, bin=f"{row.bin} of {main.counts}") for row in main.rows if row.split != "train"))
+    )
+    return Prepared(main.folder / EXTRA, main.source, wider(main.counts), main.seed, _fingerprint(rows), rows, skipped)
 
 
 def _refuse_divided_pairs(pairs: Sequence[tuple[str, str]], of: Mapping[str, str]) -> None:

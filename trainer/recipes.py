@@ -11,6 +11,12 @@ class Recipe:
     learns, from features that are computed once, so nothing is augmented; ``size_px``: side of the
     squashed photo; ``learning_rate``: the peak; ``optimiser``: ``adamw`` or ``sgd`` (momentum 0.9);
     ``schedule``: ``constant``, ``one-cycle``, or ``step``: a tenth of the rate after every ten epochs.
+
+    ``extra``: learn from photos with other counts too, as counts of their own; ``frozen_blocks``: of the
+    body's first blocks, which are then computed once; ``label_sigma``: a label is a normal distribution
+    of that width over the counts, in objects, and 0 is the count alone; ``mixup``: photos are mixed in
+    pairs, with shares from Beta(mixup, mixup); ``average``: decay a step of the running mean of the
+    weights, which is what is kept; ``mirrored``: an answer is the mean over a photo and its mirror image.
     """
 
     name: str
@@ -25,6 +31,12 @@ class Recipe:
     schedule: str = "constant"
     weight_decay: float = 0.0
     augment: bool = True
+    extra: bool = False
+    frozen_blocks: int = 0
+    label_sigma: float = 0.0
+    mixup: float = 0.0
+    average: float = 0.0
+    mirrored: bool = False
     seed: int = 0
 
 
@@ -42,6 +54,9 @@ RECIPES = {
         # ImageNet's weights that come as a package: no download
         Recipe("lite0-finetune", "efficientnet-lite0", "pretrained", size_px=160, batch_size=32, learning_rate=0.001,
                schedule="one-cycle", weight_decay=0.02),
+        # ours: counts are ordered, every photo teaches, and half of the network is computed once
+        Recipe("best", "efficientnet-lite0", "pretrained", batch_size=32, learning_rate=0.001, schedule="one-cycle",
+               weight_decay=0.02, extra=True, frozen_blocks=5, label_sigma=0.6, average=0.998, mirrored=True),
         # for machines without a GPU and for the demo
         Recipe("resnet18-small", "resnet18", size_px=64, batch_size=32, learning_rate=0.003, epochs=12,
                schedule="one-cycle", weight_decay=0.02),

@@ -20,20 +20,23 @@ from trainer.counts import Counts
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-def read_source(source: Path, counts: Counts) -> Inventory:
-    """What ``source`` holds of ``counts``; what cannot be used is named. Raises DataError."""
+def read_source(source: Path, counts: Counts, every: bool = True) -> Inventory:
+    """What ``source`` holds of ``counts``, with ``every`` something of each; what cannot be used is named.
+
+    Raises DataError.
+    """
     if not source.exists():
         raise DataError(f"there is no file or folder {source}; give photos, or leave DATA away to draw bins")
     if source.is_file():
         found = list(_from_csv(source))
     elif (source / "bin-images").is_dir() or not _count_folders(source):
-        return read_inventory(source, counts)
+        return read_inventory(source, counts, every)
     else:
         found = [each for folder in _count_folders(source) for each in _from_folder(source, folder)]
-    return _inventory(source, found, counts)
+    return _inventory(source, found, counts, every)
 
 
-def _inventory(source: Path, found: list[Photo | Skipped], counts: Counts) -> Inventory:
+def _inventory(source: Path, found: list[Photo | Skipped], counts: Counts, every: bool) -> Inventory:
     photos: dict[str, Photo] = {}
     skipped: list[Skipped] = []
     for each in found:
@@ -47,7 +50,8 @@ def _inventory(source: Path, found: list[Photo | Skipped], counts: Counts) -> In
                     f"{source} has {each.id} under {other.count} and under {each.count}; remove one of the two"
                 )
     kept = [_classed(photo, counts) for _, photo in sorted(photos.items())]
-    refuse_empty(source, kept, skipped, counts)
+    if every:
+        refuse_empty(source, kept, skipped, counts)
     return Inventory(source, tuple(kept), tuple(skipped))
 
 

@@ -10,23 +10,25 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from serve.errors import TrainingError
 from trainer import checkpoint, distributed, rules
+from trainer.batches import batches, join_extra, learned_counts, soft_labels
 from trainer.dataset import Dataset, Part
-from trainer.features import Head, with_features
+from trainer.features import Head, Stem, Tail, with_features
 from trainer.model import NO_WEIGHTS, Counter, create
 from trainer.recipes import Recipe
 from trainer.rules import Fired, Layer
@@ -84,13 +86,6 @@ class Score(NamedTuple):
     majority_share: float
 
 
-def pick_device() -> torch.device:
-    """The GPU of this process when there is one, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
-
-
 def fit(
     data: Dataset, recipe: Recipe, on_epoch: Callable[[Epoch], object] = lambda _: None, *,
     on_rule: Callable[[Fired], object] = lambda _: None, stop_on: frozenset[str] = frozenset(),
@@ -104,14 +99,24 @@ def fit(
     early. Of several processes (``trainer/distributed.py``) each comes here, and each gets the same
     weights. Raises TrainingError when the loss is not finite.
     """
-    device = device or pick_device()
+    device = device or distributed.pick_device()
     torch.manual_seed(recipe.seed)
-    classes = len(data.counts.values)
-    model = create(recipe.architecture, classes, recipe.size_px, recipe.weights, recipe.frozen)
+    counts = learned_counts(data.counts, recipe)
+    answers = tuple(counts.values.index(value) for value in data.counts.values)
+    model = create(recipe.architecture, len(counts.values), recipe.size_px, recipe.weights, recipe.frozen, answers,
+                   recipe.mirrored)  # fmt: skip
+    model.freeze_early(recipe.frozen_blocks)
     model = model.to(device).to(memory_format=torch.channels_last)
+    learning: nn.Module = model
     if recipe.frozen:
-        data = with_features(data, model, recipe.architecture)
-    training = _Training(Head(model) if recipe.frozen else model, data, recipe, stop_on, device)
+        data = with_features(data, nn.Sequential(model.normalise, model.body), recipe.architecture)
+        learning = Head(model)
+    elif recipe.frozen_blocks:
+        data = with_features(data, Stem(model), f"{recipe.architecture}-{recipe.frozen_blocks}-blocks")
+        learning = Tail(model)
+    if recipe.extra:
+        data = replace(data, train=join_extra(data, answers))
+    training = _Training(learning, data, recipe, stop_on, device)
     if checkpoints:
         training.resume(checkpoints)
     for epoch in training.done.epochs:
@@ -156,6 +161,12 @@ class _Training:
         self.schedule = _schedule(self.optimiser, recipe, self.steps)
         self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
         self.done = _Done()
+        # where there is a running mean of the weights, it is what is scored and kept
+        self.averaged = (
+            AveragedModel(model, multi_avg_fn=partial(_average, recipe.average), use_buffers=True)
+            if recipe.average else None
+        )  # fmt: skip
+        self.targets = soft_labels(learned_counts(data.counts, recipe), recipe.label_sigma).to(device)
         self.best_weights = copy.deepcopy(model.state_dict())
         self.stopped_by, self.resumed_at = "", 0
 
@@ -218,9 +229,12 @@ class _Training:
         done.batch += 1
         step = (done.epoch - 1) * self.steps + done.batch
         with _precision(self.device):
+            targets = self.targets[labels]  # (B, C)
+            if self.recipe.mixup:
+                inputs, targets = self._mix(inputs, targets)
             logits = self.network(inputs)  # (B, C)
             # the mean over the processes' gradients is then that over the whole batch
-            loss = F.cross_entropy(logits, labels, reduction="sum") * distributed.size() / whole
+            loss = F.cross_entropy(logits, targets, reduction="sum") * distributed.size() / whole
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss became {loss.item()} in epoch {done.epoch}, batch {done.batch} of {self.steps}; lower the "
@@ -234,9 +248,18 @@ class _Training:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.schedule.step()
+        if self.averaged:
+            self.averaged.update_parameters(self.model)
         done.loss_sum += loss.item() * whole / distributed.size()
         done.correct += int((logits.argmax(1) == labels).sum())
         done.seen += len(labels)
+
+    def _mix(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix photos in pairs. Zhang et al. 2017, https://arxiv.org/abs/1710.09412."""
+        rng = np.random.default_rng([self.recipe.seed, self.done.epoch, self.done.batch, distributed.rank()])
+        share = rng.beta(self.recipe.mixup, self.recipe.mixup)
+        other = torch.from_numpy(rng.permutation(len(inputs))).to(inputs.device)
+        return torch.lerp(inputs[other].float(), inputs.float(), share), torch.lerp(targets[other], targets, share)
 
     def _end_epoch(
         self, bar: "tqdm[None]", on_epoch: Callable[[Epoch], object], on_rule: Callable[[Fired], object]
@@ -244,7 +267,8 @@ class _Training:
         """Score the epoch, keep its weights if they are the best, and begin the next."""
         self._join_sums()
         done = self.done
-        found = score(self.model, self.data.validation)
+        scored = self.averaged.module if self.averaged else self.model
+        found = score(scored, self.data.validation)
         seconds = sum(done.steps_s) + done.waited_s
         epoch = distributed.from_first(Epoch(
             done.epoch, done.loss_sum / done.seen, done.correct / done.seen, found.loss, found.accuracy,
@@ -255,7 +279,7 @@ class _Training:
         done.epochs.append(epoch)
         if found.loss < done.best_loss:
             done.best_loss, done.best_epoch = found.loss, done.epoch
-            self.best_weights = copy.deepcopy(self.model.state_dict())
+            self.best_weights = copy.deepcopy(scored.state_dict())
         on_epoch(epoch)
         self._fire(rules.AT_EPOCH, done.epochs, done.epoch * self.steps, on_rule)
         bar.set_postfix(loss=f"{epoch.train_loss:.3f}", val=f"{found.loss:.3f}", acc=f"{found.accuracy:.1%}")
@@ -290,6 +314,7 @@ class _Training:
             "belongs_to": self._belongs_to(), "done": asdict(self.done), "best_weights": self.best_weights,
             "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(), "scaler": self.scaler.state_dict(),
+            "averaged": self.averaged.state_dict() if self.averaged else {},
             "random": torch.get_rng_state(),
             "gpu_random": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
         })  # fmt: skip
@@ -302,6 +327,8 @@ class _Training:
             return
         for part in ("model", "optimiser", "schedule", "scaler"):
             getattr(self, part).load_state_dict(state[part])
+        if self.averaged:
+            self.averaged.load_state_dict(state["averaged"])
         self.best_weights = {key: value.to(self.device) for key, value in state["best_weights"].items()}
         if first:
             torch.set_rng_state(state["random"])
@@ -376,51 +403,16 @@ def _precision(device: torch.device) -> "torch.autocast | nullcontext[None]":
     return torch.autocast("cuda", dtype=torch.float16) if device.type == "cuda" else nullcontext()
 
 
-def batches(part: Part, recipe: Recipe, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """This process's share of shuffled batches, from number ``first`` on, and the size of the whole batch.
-
-    First comes what the model takes: pixels uint8 ``(B, S, S, 3)``, augmented, or for a frozen body
-    features float32 ``(B, F)``; then the labels, int64 ``(B,)``.
-    """
-    rank, size = distributed.rank(), distributed.size()
-    order = np.random.default_rng([recipe.seed, epoch]).permutation(len(part))
-    for number in range(first, -(-len(part) // recipe.batch_size)):
-        chosen = order[number * recipe.batch_size : (number + 1) * recipe.batch_size]
-        least = max(2, size)  # batch normalisation needs two, every process one
-        whole = np.append(chosen, order[: max(0, least - len(chosen))])
-        mine = whole[rank::size]
-        inputs: NDArray[Any] = part.pixels[mine]
-        if recipe.augment and not recipe.frozen:
-            moves = _draw_moves(len(whole), recipe.size_px, np.random.default_rng([recipe.seed, epoch, number]))
-            inputs = _augment(inputs, moves[rank::size])
-        tensors = torch.from_numpy(inputs), torch.from_numpy(part.labels[mine])
-        # from pinned memory a copy to the GPU does not wait
-        photos, labels = (each.pin_memory() for each in tensors) if torch.cuda.is_available() else tensors
-        yield photos, labels, len(whole)
-
-
-def _draw_moves(photos: int, size_px: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """How photos are moved: down and right by up to a sixteenth of their side, in px, and mirrored or not, ``(N, 3)``.
-
-    They are drawn for the whole batch, so that a photo is moved alike in one process and in several.
-    """
-    reach = size_px // 16
-    return np.column_stack([rng.integers(-reach, reach + 1, (photos, 2)), rng.integers(0, 2, photos)])
-
-
-def _augment(
-    pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", moves: NDArray[np.int64]
-) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
-    """Shift and mirror photos, edges repeated."""
-    size = pixels.shape[1]
-    reach = size // 16
-    padded = np.pad(pixels, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
-    out = np.empty_like(pixels)
-    for i, (down, right, mirrored) in enumerate(moves):
-        top, left = reach - down, reach - right
-        shifted = padded[i, top : top + size, left : left + size]
-        out[i] = shifted[:, ::-1] if mirrored else shifted
-    return out
+def _average(
+    decay: float, averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Tensor
+) -> None:  # fmt: skip
+    """A running mean that forgets what it began with the sooner, the fewer the steps."""
+    decay = min(decay, (1 + int(steps)) / (10 + int(steps)))
+    for mean, value in zip(averaged, current, strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
 
 
 @torch.no_grad()

@@ -12,13 +12,14 @@ from torch.nn import functional as F
 
 from serve.errors import TrainingError
 from trainer import dataset, prepared
+from trainer.batches import batches
 from trainer.benches import COUNTS, Result, Server, result, timed
 from trainer.dataset import Dataset, DataSpec
 from trainer.model import create
 from trainer.recipes import RECIPES, Recipe
 from trainer.sources import read_source
 from trainer.split import subset
-from trainer.train import batches, fit, score
+from trainer.train import fit, score
 
 Losses = list[tuple[float, float]]
 """Of every epoch, the training and the validation loss, in nats."""

@@ -13,7 +13,7 @@ from PIL import Image
 from serve import photo as photos_io
 from serve.errors import DataError
 from tests.conftest import TINY
-from trainer import dataset, prepared, synthetic
+from trainer import dataset, prepared, scan, synthetic
 from trainer.abid import Photo
 from trainer.counts import Counts
 from trainer.dataset import DataSpec
@@ -249,7 +249,7 @@ def test_the_look_of_a_photo_is_measured(tmp_path: Path) -> None:
     for name, image in (("sharp", Image.fromarray(noise)), ("flat", Image.new("RGB", (200, 300), (40, 40, 40)))):
         path = tmp_path / f"{name}.png"
         image.save(path)
-        ((found,), _) = dataset.scan([Photo(name, 1, path, name)])
+        ((found,), _) = scan.scan([Photo(name, 1, path, name)])
         assert (found.look.width, found.look.height) == (200, 300)
         assert (found.look.sharpness > 100) == (name == "sharp")
         assert found.look.brightness == pytest.approx(40 if name == "flat" else 127, abs=3)

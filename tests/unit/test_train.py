@@ -8,11 +8,12 @@ import torch
 from serve.errors import TrainingError
 from tests.conftest import TINY
 from trainer import prepared
+from trainer.batches import batches
 from trainer.counts import Counts
 from trainer.dataset import Dataset, DataSpec, load
 from trainer.model import ARCHITECTURES, create
 from trainer.recipes import RECIPES
-from trainer.train import batches, fit, score
+from trainer.train import fit, score
 
 
 @pytest.fixture(scope="module")
