@@ -55,8 +55,9 @@ RECIPES = {
         Recipe("lite0-finetune", "efficientnet-lite0", "pretrained", size_px=160, batch_size=32, learning_rate=0.001,
                schedule="one-cycle", weight_decay=0.02),
         # ours: counts are ordered, every photo teaches, and half of the network is computed once
-        Recipe("best", "efficientnet-lite0", "pretrained", batch_size=32, learning_rate=0.001, schedule="one-cycle",
-               weight_decay=0.02, extra=True, frozen_blocks=5, label_sigma=0.6, average=0.998, mirrored=True),
+        Recipe("best", "efficientnet-lite0", "pretrained", batch_size=32, learning_rate=0.001, epochs=8,
+               schedule="one-cycle", weight_decay=0.02, extra=True, frozen_blocks=5, label_sigma=0.6, average=0.998,
+               mirrored=True),
         # for machines without a GPU and for the demo
         Recipe("resnet18-small", "resnet18", size_px=64, batch_size=32, learning_rate=0.003, epochs=12,
                schedule="one-cycle", weight_decay=0.02),
