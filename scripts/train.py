@@ -30,6 +30,9 @@ def main(args: Namespace) -> int:
         f"{recipe.name}: accuracy {evaluation.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}), "
         f"RMSE {evaluation.rmse:.3f} on {evaluation.photos} test photos; archive {trained.archive}"
     )
+    mixed = evaluation.weighted()
+    if mixed:
+        text += f"; weighted to the report's mix of counts: accuracy {mixed[0]:.1%}, RMSE {mixed[1]:.3f}"
     cli.emit(args, {**evaluation.to_sagemaker(), "archive": str(trained.archive)}, text)
     return cli.OK
 

@@ -55,6 +55,18 @@ def test_summarises_what_was_predicted() -> None:
     assert found.rmse_most_probable == 0.5
     assert found.per_class_accuracy == {"1": 0.5, "2": 1.0}
     assert found.confusion == ((1, 1), (0, 2))
+    assert found.per_class_rmse == {"1": 0.5, "2": 0.0}
+
+
+def test_weighs_by_another_mix_of_counts() -> None:
+    rows = [prediction(1, 1, 1.5), prediction(1, 2, 1.5), prediction(2, 2, 2.0), prediction(2, 2, 2.0)]
+    found = summarise(rows, Counts((1, 2)), "f")
+    assert found.weighted({"1": 0.9, "2": 0.1}) == pytest.approx((0.9 * 0.5 + 0.1, (0.9 * 0.25) ** 0.5))
+    assert found.weighted() is None  # the report's mix is of 1-5
+    assert "test_rmse_of_report_mix" not in found.metrics()
+    five = summarise([prediction(count, 1, 1.0) for count in range(1, 6)], Counts(), "f")
+    assert five.metrics()["test_accuracy_of_report_mix"] == pytest.approx(0.12)
+    assert five.metrics()["test_rmse_of_report_mix"] == pytest.approx((0.22 + 0.25 * 4 + 0.23 * 9 + 0.18 * 16) ** 0.5)
 
 
 def test_the_interval_knows_that_photos_of_one_bin_are_not_independent() -> None:
