@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from serve.verdict import MATCH, MISMATCH, UNSURE, judge, needed, p_value, score
+
+SCORES = {name: [i / 100 for i in range(100)] for name in ("1", "2", "3")}
+
+
+def ask(name: str, *probabilities: float, alpha: float = 0.05, scores: dict[str, list[float]] | None = None) -> object:
+    named = dict(zip(("1", "2", "3"), probabilities, strict=True))
+    return judge(name, named, named, SCORES if scores is None else scores, alpha)
+
+
+@pytest.mark.parametrize(
+    ("name", "probabilities", "verdict", "fitting"),
+    [
+        ("1", (0.8, 0.17, 0.03), MATCH, ("1", "2")),
+        ("3", (0.8, 0.199, 0.001), MISMATCH, ("1", "2")),
+        ("2", (0.5, 0.3, 0.2), UNSURE, ("1", "2", "3")),
+    ],
+)
+def test_a_record_matches_mismatches_or_neither(
+    name: str, probabilities: tuple[float, ...], verdict: str, fitting: tuple[str, ...]
+) -> None:
+    found = ask(name, *probabilities)
+    assert (found.verdict, found.counts_that_fit) == (verdict, fitting)  # type: ignore[attr-defined]
+
+
+def test_a_quantity_that_the_model_does_not_know_is_unsure_and_says_why() -> None:
+    found = judge("7", {"1": 0.5, "2": 0.5}, {"1": 0.5, "2": 0.5}, SCORES)
+    assert (found.verdict, found.probability) == (UNSURE, None)
+    assert found.reason == "the model does not know 7 objects; it knows 1, 2"
+
+
+@pytest.mark.parametrize(("alpha", "photos"), [(0.05, 19), (0.01, 99), (0.2, 4), (0.5, 1)])
+def test_too_few_calibration_photos_for_alpha_are_unsure(alpha: float, photos: int) -> None:
+    assert needed(alpha) == photos
+    enough = ask("1", 0.0, 0.5, 0.5, alpha=alpha, scores={"1": [0.5] * photos})
+    few = ask("1", 0.0, 0.5, 0.5, alpha=alpha, scores={"1": [0.5] * (photos - 1)})
+    assert enough.verdict == MISMATCH  # type: ignore[attr-defined]
+    assert few.verdict == UNSURE  # type: ignore[attr-defined]
+    assert f"it takes {photos}" in few.reason  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1, 0.2])
+def test_of_right_records_at_most_alpha_raises_the_alarm(alpha: float) -> None:
+    """Drawn answers of a mediocre model: the promise needs no good one."""
+    rng = np.random.default_rng(0)
+    alarms = []
+    for _ in range(300):
+        right = rng.beta(2, 3, 150)  # what the model gives the right count, calibration and new photos alike
+        scores = [score(each) for each in right]
+        alarms += [p_value(score(each), scores) <= alpha for each in rng.beta(2, 3, 50)]
+    share = float(np.mean(alarms))
+    print(f"alpha {alpha}: {share:.4f} of {len(alarms)} right records raised the alarm")
+    assert alpha - 0.015 < share < alpha + 0.005
