@@ -102,7 +102,10 @@ class Part:
     def rows(self, index: NDArray[np.int64]) -> "Part":
         """The photos at those positions."""
         return Part(
-            tuple(self.photos[i] for i in index), Rows(self.pixels, index), self.labels[index], self.fingerprint
+            tuple(self.photos[i] for i in index),
+            Rows(self.pixels.whole, self.pixels.index[index]),
+            self.labels[index],
+            self.fingerprint,
         )
 
 

@@ -170,6 +170,17 @@ def test_features_that_are_computed_once_give_the_losses_of_running_the_body_eve
     assert [epoch.train_loss for epoch in memory.epochs] == pytest.approx(slow, abs=1e-5)
 
 
+def test_the_half_of_the_validation_photos_that_selects_gets_its_own_features(drawn: Path, tmp_path: Path) -> None:
+    """A part of a part still names the rows of the whole table."""
+    spec = DataSpec(prepared.prepare(drawn, tmp_path / "out", Counts()).folder)
+    for recipe in (FROZEN, replace(RECIPES["best"], size_px=64, epochs=1, extra=False)):
+        losses = []
+        for data in (prepared.load_any(spec, recipe.size_px), load(DataSpec(drawn), recipe.size_px)):
+            selection, _ = data.validation.halves(0)
+            losses.append([each.validation_loss for each in fit(replace(data, validation=selection), recipe).epochs])
+        assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
 def fit_every_epoch(data: Dataset) -> list[float]:
     """The plain loop: the frozen body runs over every batch of every epoch."""
     torch.manual_seed(FROZEN.seed)
