@@ -22,7 +22,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -51,7 +51,8 @@ class Manifest:
     ``classes``: the counts told apart, of which the last stands for all above too with ``open_top``;
     ``size_px``: side of the square that photos are squashed to; ``tolerance``: how far a golden
     answer's probability may be off; ``files``: SHA-256 a file; ``temperature``: what the logits are
-    divided by, so that a probability can be believed.
+    divided by, so that a probability can be believed; ``scores``: of each class, how badly the calibration
+    photos of that class fit it (``serve/verdict.py``).
     """
 
     classes: tuple[int, ...]
@@ -66,7 +67,19 @@ class Manifest:
     tolerance: float = 0.01
     open_top: bool = False
     temperature: float = 1.0
+    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     format: int = FORMAT
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """How answers name the classes."""
+        return class_names(self.classes, self.open_top)
+
+    def name_of(self, quantity: int) -> str:
+        """The name of the class that a recorded quantity belongs to; the quantity itself where there is none."""
+        if quantity > self.classes[-1] and self.open_top:
+            return self.names[-1]
+        return self.names[self.classes.index(quantity)] if quantity in self.classes else str(quantity)
 
     def to_json(self) -> str:
         """The text of ``binwatch.json``."""
@@ -99,7 +112,7 @@ def parse_manifest(text: bytes | None) -> Manifest:
             raise ArchiveError(f"the archive has format {content.get('format')!r}; this version reads {FORMAT}")
         content["golden"] = tuple(Golden(each["file"], tuple(each["probabilities"])) for each in content["golden"])
         content["classes"] = tuple(content["classes"])
-        return Manifest(**{field.name: content[field.name] for field in fields(Manifest) if field.name in content})
+        return Manifest(**{each.name: content[each.name] for each in fields(Manifest) if each.name in content})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArchiveError(f"{MANIFEST} in the archive is damaged: {error!r}") from error
 

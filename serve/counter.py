@@ -9,6 +9,7 @@ evaluation and ``scripts/predict.py --archive``, which start the archive's own c
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from serve import archive, photo
+from serve import archive, photo, verdict
 from serve.errors import PhotoError
 
 BATCH = 32
@@ -37,24 +38,37 @@ class Counter:
         """One answer a photo, in order; an unreadable photo gets its PhotoError, the others their count."""
         pixels = [_read(data, self.manifest.size_px) for data in photos]
         readable = [each for each in pixels if not isinstance(each, PhotoError)]
-        rows = iter(self.probabilities(np.stack(readable)) if readable else ())
+        rows = iter(self.logits(np.stack(readable)) if readable else ())
         return [each if isinstance(each, PhotoError) else self._answer(next(rows)) for each in pixels]
 
-    def probabilities(self, pixels: photo.Pixels) -> NDArray[np.float64]:
-        """Pixels uint8 ``(B, S, S, 3)`` -> probabilities ``(B, C)``, one column a class."""
+    def logits(self, pixels: photo.Pixels) -> NDArray[np.float64]:
+        """Pixels uint8 ``(B, S, S, 3)`` -> logits ``(B, C)``, one column a class."""
         (logits,) = self._session.run(None, {"pixels": pixels})
-        calibrated = np.asarray(logits, dtype=np.float64) / self.manifest.temperature
-        exponent = np.exp(calibrated - calibrated.max(axis=1, keepdims=True))
-        return np.asarray(exponent / exponent.sum(axis=1, keepdims=True))
+        return np.asarray(logits, dtype=np.float64)
 
-    def _answer(self, row: NDArray[np.float64]) -> dict[str, Any]:
-        classes = self.manifest.classes
-        names = archive.class_names(classes, self.manifest.open_top)
+    def probabilities(self, pixels: photo.Pixels) -> NDArray[np.float64]:
+        """Pixels uint8 ``(B, S, S, 3)`` -> calibrated probabilities ``(B, C)``, one column a class."""
+        return softmax(self.logits(pixels) / self.manifest.temperature)
+
+    def _answer(self, logits: NDArray[np.float64]) -> dict[str, Any]:
+        classes, row = self.manifest.classes, softmax(logits / self.manifest.temperature)
+        fits = verdict.fit(self._named(softmax(logits)), self.manifest.scores) if self.manifest.scores else {}
         return {
             "count": classes[int(row.argmax())],
             "expected_count": round(float(row @ np.asarray(classes)), 4),
-            "probabilities": {name: round(float(p), 6) for name, p in zip(names, row, strict=True)},
+            "probabilities": {name: round(p, 6) for name, p in self._named(row).items()},
+            "fit": {name: round(p, 4) for name, p in fits.items()},
         }
+
+    def _named(self, row: NDArray[np.float64]) -> dict[str, float]:
+        return dict(zip(self.manifest.names, row.tolist(), strict=True))
+
+    def judge(self, answer: dict[str, Any], quantity: int, alpha: float) -> dict[str, Any]:
+        """``answer`` with the verdict on the recorded ``quantity``."""
+        photos = {name: len(scores) for name, scores in self.manifest.scores.items()}
+        name = self.manifest.name_of(quantity)
+        found = verdict.judge(name, answer["probabilities"], answer["fit"], photos, alpha)
+        return {**answer, "expected_quantity": quantity, "alpha": alpha, **asdict(found)}
 
 
 def main() -> None:
@@ -64,6 +78,12 @@ def main() -> None:
     for start in range(0, len(paths), BATCH):
         for answer in counter.answer([path.read_bytes() for path in paths[start : start + BATCH]]):
             print(json.dumps({"error": str(answer)} if isinstance(answer, PhotoError) else answer), flush=True)
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logits ``(..., C)`` -> probabilities, which sum to 1."""
+    exponent = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(exponent / exponent.sum(axis=-1, keepdims=True))
 
 
 def _read(data: bytes, size_px: int) -> photo.Pixels | PhotoError:

@@ -4,6 +4,7 @@
     ├── SettingsError    a setting that cannot be used (all problems at once)
     ├── DataError        photos, records or splits that cannot be used
     ├── PhotoError       one photo that cannot be read: the sender's fault, HTTP 400
+    ├── FieldError       one field of a request that cannot be used: the sender's fault, HTTP 422
     ├── ArchiveError     a model archive that is damaged, foreign or incomplete
     ├── TrainingError    a training that cannot go on
     ├── TrackingError    MLflow does not answer, or not as expected
@@ -30,6 +31,10 @@ class DataError(BinwatchError):
 
 class PhotoError(BinwatchError):
     """One photo that cannot be read."""
+
+
+class FieldError(BinwatchError):
+    """One field of a request that cannot be used."""
 
 
 class ArchiveError(BinwatchError):

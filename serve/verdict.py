@@ -7,14 +7,17 @@ like those that the model was calibrated on. Method: split conformal prediction,
 nothing. Their scores, and the photo's, come from the probabilities before they were calibrated, so
 that the same photos could calibrate those.
 
-Imports nothing: it travels in every archive.
+It travels in every archive.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from serve.errors import FieldError
+
 MATCH, MISMATCH, UNSURE = "match", "mismatch", "unsure"
 ALPHA = 0.05
+MAX_DIGITS = 5
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,13 @@ class Verdict:
     reason: str
     probability: float | None
     counts_that_fit: tuple[str, ...]
+
+
+def quantity(text: str) -> int:
+    """A recorded quantity as a request gives it. Raises FieldError."""
+    if not text.isascii() or not text.isdecimal() or len(text) > MAX_DIGITS:
+        raise FieldError(f"expected_quantity is {text[:20]!r}; give a whole number from 0 to {10**MAX_DIGITS - 1}")
+    return int(text)
 
 
 def score(probability: float) -> float:
@@ -50,30 +60,35 @@ def needed(alpha: float) -> int:
     return number
 
 
-def judge(
-    name: str, uncalibrated: Mapping[str, float], calibrated: Mapping[str, float],
-    scores: Mapping[str, Sequence[float]], alpha: float = ALPHA,
-) -> Verdict:  # fmt: skip
-    """Judge the record ``name``, the name of a count, by the probabilities of all counts (0-1, summing to 1).
+def fit(probabilities: Mapping[str, float], scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The p-value of each count for one photo, by what the model gives it, uncalibrated (0-1).
 
     ``scores``: of the calibration photos with each count, ``score`` of what the model gave the right one.
     """
-    fitting = tuple(
-        each for each, probability in uncalibrated.items()
-        if p_value(score(probability), scores.get(each, ())) > alpha
-    )  # fmt: skip
-    if name not in uncalibrated:
-        known = ", ".join(uncalibrated)
+    return {name: p_value(score(each), scores.get(name, ())) for name, each in probabilities.items()}
+
+
+def judge(
+    name: str, probabilities: Mapping[str, float], fits: Mapping[str, float], photos: Mapping[str, int],
+    alpha: float = ALPHA,
+) -> Verdict:  # fmt: skip
+    """Judge the record ``name``, the name of a count, by the calibrated probabilities of all counts (0-1).
+
+    ``fits``: what ``fit`` gave for the photo; ``photos``: how many calibration photos each count had.
+    """
+    fitting = tuple(each for each, found in fits.items() if found > alpha)
+    if name not in probabilities:
+        known = ", ".join(probabilities)
         return Verdict(UNSURE, f"the model does not know {name} objects; it knows {known}", None, fitting)
-    probability = calibrated[name]
-    photos, least = len(scores.get(name, ())), needed(alpha)
-    if photos < least:
-        reason = f"{photos} calibration photos with {name} objects are too few for alpha {alpha:g}; it takes {least}"
+    probability, least = probabilities[name], needed(alpha)
+    if photos.get(name, 0) < least:
+        reason = (f"{photos.get(name, 0)} calibration photos with {name} objects are too few for alpha {alpha:g}; "
+                  f"it takes {least}")  # fmt: skip
         return Verdict(UNSURE, reason, probability, fitting)
     if name not in fitting:
-        return Verdict(MISMATCH, f"of right records of {name}, at most {alpha:.1%} fit a photo this badly", probability,
-                       fitting)  # fmt: skip
-    likeliest = max(calibrated, key=lambda each: calibrated[each])
+        reason = f"of right records of {name}, only {fits[name]:.1%} fit as badly or worse"
+        return Verdict(MISMATCH, reason, probability, fitting)
+    likeliest = max(probabilities, key=lambda each: probabilities[each])
     if likeliest == name:
         return Verdict(MATCH, f"{name} is the most probable count", probability, fitting)
     return Verdict(UNSURE, f"{name} fits, but {likeliest} is more probable", probability, fitting)

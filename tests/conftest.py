@@ -45,7 +45,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def abid() -> Path:
     """The folder of real photos that BINWATCH_DATA names."""
-    path = Path(os.environ.get("BINWATCH_DATA") or "/nonexistent")
+    path = Path(os.environ.get("BINWATCH_DATA") or "/dev/null")
     need("abid", path.is_dir(), "BINWATCH_DATA names no folder of real photos")
     return path
 
@@ -53,7 +53,7 @@ def abid() -> Path:
 @pytest.fixture(scope="session")
 def full_size() -> Path:
     """The folder of real full-size photos that BINWATCH_FULL_SIZE names."""
-    path = Path(os.environ.get("BINWATCH_FULL_SIZE") or "/nonexistent")
+    path = Path(os.environ.get("BINWATCH_FULL_SIZE") or "/dev/null")
     need("abid", path.is_dir(), "BINWATCH_FULL_SIZE names no folder of real photos")
     return path
 

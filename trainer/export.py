@@ -27,12 +27,12 @@ MODEL_NAME = "bin-counter"
 PARITY = 1e-3
 """How far a probability of the exported model may be from torch's."""
 
-_TRAVELLING = ("__init__.py", "archive.py", "counter.py", "errors.py", "photo.py")
+_TRAVELLING = ("__init__.py", "archive.py", "counter.py", "errors.py", "photo.py", "verdict.py")
 
 
 def write_archive(
     model: Counter, data: Dataset, recipe: Recipe, out: Path, *, run_id: str, metrics: Mapping[str, float],
-    temperature: float = 1.0,
+    temperature: float = 1.0, scores: Mapping[str, tuple[float, ...]] | None = None,
 ) -> Path:  # fmt: skip
     """Export ``model`` and pack it as ``out/bin-counter.mar``. Raises ArchiveError where ONNX and torch differ."""
     out.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def write_archive(
             classes=data.counts.values, open_top=data.counts.open_top,
             size_px=data.size_px, run_id=run_id, dataset_fingerprint=data.fingerprint,
             metrics=dict(metrics), golden=(), files=_checksums(stage), licence=LICENCE, recipe=asdict(recipe),
-            temperature=temperature,
+            temperature=temperature, scores=scores or {},
         )  # fmt: skip
         (stage / archive.MANIFEST).write_text(manifest.to_json())
         counter = ServedCounter(stage)

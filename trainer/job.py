@@ -9,14 +9,17 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.special import softmax
 
+from serve import verdict
 from trainer import checkpoint, distributed, plots
 from trainer.calibration import expected_calibration_error, fit_temperature
+from trainer.counts import Counts
 from trainer.dataset import Dataset, DataSpec, Part
 from trainer.evaluate import Evaluation, Prediction, evaluate
 from trainer.export import MODEL_NAME, write_archive
-from trainer.model import Counter
 from trainer.prepared import AUDIT, REPORT, load_any
 from trainer.recipes import Recipe
 from trainer.rules import Fired
@@ -86,12 +89,13 @@ def run_training(
     """Load, train, calibrate, export. Everything goes to ``run`` where there is one; the archive to ``out``."""
     learned = learn(spec, recipe, out, run, stop_on=stop_on, checkpoints=checkpoints, on_epoch=on_epoch)
     fitted, data = learned.fitted, learned.data
-    calibrated = _calibrate(fitted.model, learned.calibration)
+    logits = predict_logits(fitted.model, learned.calibration).double().numpy()
+    calibrated = _calibrate(logits, learned.calibration.labels)
     best = fitted.epochs[fitted.best_epoch - 1]
     chosen = {"validation_loss": best.validation_loss, "validation_accuracy": best.validation_accuracy}
     archive = write_archive(
         fitted.model, data, recipe, out, run_id=run.id if run else "", metrics={**calibrated, **chosen},
-        temperature=calibrated["temperature"],
+        temperature=calibrated["temperature"], scores=_scores(logits, learned.calibration.labels, data.counts),
     )  # fmt: skip
     if run:
         run.log_metrics(calibrated)
@@ -101,11 +105,21 @@ def run_training(
     return Trained(archive, data, run)
 
 
-def _calibrate(model: Counter, part: Part) -> dict[str, float]:
-    """The temperature, and how far confidence and accuracy are apart without and with it, on ``part``."""
-    logits = predict_logits(model, part).double().numpy()
-    temperature = fit_temperature(logits, part.labels)
-    correct = logits.argmax(axis=1) == part.labels
+def _scores(
+    logits: NDArray[np.float64], labels: NDArray[np.int64], counts: Counts
+) -> dict[str, tuple[float, ...]]:  # fmt: skip
+    """Of each count, how badly its calibration photos fit it, for the verdict: ascending, uncalibrated."""
+    own = softmax(logits, axis=1)[np.arange(len(labels)), labels]
+    return {
+        name: tuple(sorted(round(verdict.score(float(each)), 6) for each in own[labels == label]))
+        for label, name in enumerate(counts.names)
+    }
+
+
+def _calibrate(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float]:
+    """The temperature, and how far confidence and accuracy are apart without and with it."""
+    temperature = fit_temperature(logits, labels)
+    correct = logits.argmax(axis=1) == labels
     errors = {
         name: expected_calibration_error(softmax(logits / divisor, axis=1), correct)
         for name, divisor in (("calibration_error_before", 1.0), ("calibration_error", temperature))

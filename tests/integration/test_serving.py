@@ -55,6 +55,30 @@ def test_the_server_answers_what_the_evaluation_found(served: Served, trained: T
         assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_recorded_quantity_gets_a_verdict(served: Served, trained: Trained) -> None:
+    deploy(served, trained.archive, "4")
+    photo = trained.data.test.photos[0].path.read_bytes()
+    url = f"{served.inference.url}/predictions/bin-counter"
+    plain = requests.post(url, data=photo, timeout=30).json()
+    assert "verdict" not in plain
+    assert set(plain["fit"]) == set(plain["probabilities"])
+    judged = ask(url, photo, plain["count"]).json()
+    # 300 drawn bins leave too few calibration photos for alpha 5 %, and the answer says so
+    assert judged["verdict"] == "unsure"
+    assert "too few for alpha 0.05; it takes 19" in judged["reason"]
+    assert judged["probability"] == plain["probabilities"][str(plain["count"])]
+    unknown = ask(url, photo, 7).json()
+    assert unknown["reason"].startswith("the model does not know 7 objects")
+    for wrong in ("-1", "2.5", "many", "", "9" * 30):
+        response = ask(url, photo, wrong)
+        assert (response.status_code, response.json()["type"]) == (422, "BadField"), wrong
+
+
+def ask(url: str, photo: bytes, quantity: object) -> requests.Response:
+    headers = {"X-Amzn-SageMaker-Custom-Attributes": f"station=7, expected_quantity={quantity}"}
+    return requests.post(url, data=photo, headers=headers, timeout=30)
+
+
 def test_full_size_photos_get_the_evaluation_s_answer_and_nearly_that_of_their_small_twins(
     served: Served, abid: Path, full_size: Path, tmp_path: Path
 ) -> None:

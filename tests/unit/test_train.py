@@ -101,8 +101,10 @@ def test_photos_too_small_for_a_network_are_refused() -> None:
         create("alexnet", 5, 32)
 
 
-def test_pretrained_weights_without_a_network_name_the_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", "/nonexistent")
+def test_pretrained_weights_without_a_network_name_the_alternatives(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(TrainingError, match=r"--weights FILE, .* --weights none, or take efficientnet-lite0"):
         create("resnet34", 5, 64, weights="pretrained")
