@@ -11,12 +11,14 @@ It travels in every archive.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serve.errors import FieldError
 
 MATCH, MISMATCH, UNSURE = "match", "mismatch", "unsure"
 ALPHA = 0.05
+WEIGHT_TOLERANCE = 0.05
+"""How far a bin's weight may be from the record's, as a share of it, before it disagrees."""
 MAX_DIGITS = 5
 
 
@@ -92,3 +94,23 @@ def judge(
     if likeliest == name:
         return Verdict(MATCH, f"{name} is the most probable count", probability, fitting)
     return Verdict(UNSURE, f"{name} fits, but {likeliest} is more probable", probability, fitting)
+
+
+def weigh(weight: float, expected: float, tolerance: float = WEIGHT_TOLERANCE) -> Verdict:
+    """Judge a record by the measured ``weight`` of the bin's contents and the ``expected`` one, in the same unit.
+
+    The promise about false alarms is not one about weights: how often it is wrong depends on the scale
+    and on the weights in the product records. It sees what a photo cannot, an object behind another;
+    it cannot see one whose weight is a small share of the bin's.
+    """
+    off = abs(weight - expected) / expected
+    if off > tolerance:
+        reason = f"the contents weigh {weight:g}, by the record {expected:g}: {off:.0%} off, more than {tolerance:.0%}"
+        return Verdict(MISMATCH, reason, None, ())
+    return Verdict(MATCH, f"the contents weigh {weight:g}, by the record {expected:g}", None, ())
+
+
+def joined(photo: Verdict, scale: Verdict) -> Verdict:
+    """What a photo and a scale say together: an alarm of either is one, and a weight that agrees settles a doubt."""
+    decisive = scale if photo.verdict == UNSURE or (scale.verdict == MISMATCH != photo.verdict) else photo
+    return replace(photo, verdict=decisive.verdict, reason=f"{photo.reason}; {scale.reason}")

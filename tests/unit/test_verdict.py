@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from serve.verdict import MATCH, MISMATCH, UNSURE, Verdict, fit, judge, needed, p_value, score
+from serve.verdict import MATCH, MISMATCH, UNSURE, Verdict, fit, joined, judge, needed, p_value, score, weigh
 
 SCORES = {name: [i / 100 for i in range(100)] for name in ("1", "2", "3")}
 
@@ -55,3 +55,29 @@ def test_of_right_records_at_most_alpha_raises_the_alarm(alpha: float) -> None:
     share = float(np.mean(alarms))
     print(f"alpha {alpha}: {share:.4f} of {len(alarms)} right records raised the alarm")
     assert alpha - 0.015 < share < alpha + 0.005
+
+
+@pytest.mark.parametrize(
+    ("weight", "verdict"), [(2.0, MATCH), (2.099, MATCH), (1.901, MATCH), (2.11, MISMATCH), (1.89, MISMATCH)]
+)
+def test_a_weight_agrees_within_a_twentieth_of_the_record_s(weight: float, verdict: str) -> None:
+    found = weigh(weight, 2.0)
+    assert found.verdict == verdict
+    assert f"weigh {weight:g}, by the record 2" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("photo", "scale", "together"),
+    [
+        (MATCH, MATCH, MATCH),
+        (MATCH, MISMATCH, MISMATCH),
+        (MISMATCH, MATCH, MISMATCH),
+        (MISMATCH, MISMATCH, MISMATCH),
+        (UNSURE, MATCH, MATCH),
+        (UNSURE, MISMATCH, MISMATCH),
+    ],
+)
+def test_a_photo_and_a_scale_are_joined(photo: str, scale: str, together: str) -> None:
+    seen = Verdict(photo, "seen", 0.3, ("1", "2"))
+    found = joined(seen, Verdict(scale, "weighed", None, ()))
+    assert found == Verdict(together, "seen; weighed", 0.3, ("1", "2"))
