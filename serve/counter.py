@@ -36,7 +36,17 @@ class Counter:
 
     def answer(self, photos: Sequence[bytes]) -> list[dict[str, Any] | PhotoError]:
         """One answer a photo, in order; an unreadable photo gets its PhotoError, the others their count."""
-        pixels = [_read(data, self.manifest.size_px) for data in photos]
+        return self.count([self.read(data) for data in photos])
+
+    def read(self, data: bytes) -> photo.Pixels | PhotoError:
+        """The pixels of one photo as the model sees them, or why there are none."""
+        try:
+            return photo.read(data, self.manifest.size_px)
+        except PhotoError as error:
+            return error
+
+    def count(self, pixels: Sequence[photo.Pixels | PhotoError]) -> list[dict[str, Any] | PhotoError]:
+        """One answer a photo that ``read`` gave, in order."""
         readable = [each for each in pixels if not isinstance(each, PhotoError)]
         rows = iter(self.logits(np.stack(readable)) if readable else ())
         return [each if isinstance(each, PhotoError) else self._answer(next(rows)) for each in pixels]
@@ -84,13 +94,6 @@ def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Logits ``(..., C)`` -> probabilities, which sum to 1."""
     exponent = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(exponent / exponent.sum(axis=-1, keepdims=True))
-
-
-def _read(data: bytes, size_px: int) -> photo.Pixels | PhotoError:
-    try:
-        return photo.read(data, size_px)
-    except PhotoError as error:
-        return error
 
 
 if __name__ == "__main__":

@@ -3,8 +3,15 @@
     BinwatchError
     ├── SettingsError    a setting that cannot be used (all problems at once)
     ├── DataError        photos, records or splits that cannot be used
-    ├── PhotoError       one photo that cannot be read: the sender's fault, HTTP 400
-    ├── FieldError       one field of a request that cannot be used: the sender's fault, HTTP 422
+    ├── RequestError     one photo of a request gets no answer; ``status`` is what HTTP calls it
+    │   ├── PhotoError         400: it cannot be read
+    │   ├── BodyError          400: the body is not the JSON that its type promises
+    │   ├── FieldError         422: a field cannot be used
+    │   ├── TooLargeError      413: it is larger than what is read
+    │   ├── BucketError        403: its link names a bucket that is not allowed
+    │   ├── MissingError       404: its link names an object that the store does not have, or does not show
+    │   ├── StoreError         502: the store failed
+    │   └── StoreTimeoutError  504: the store took too long
     ├── ArchiveError     a model archive that is damaged, foreign or incomplete
     ├── TrainingError    a training that cannot go on
     ├── TrackingError    MLflow does not answer, or not as expected
@@ -29,12 +36,67 @@ class DataError(BinwatchError):
     """Photos, records or splits that cannot be used."""
 
 
-class PhotoError(BinwatchError):
+class RequestError(BinwatchError):
+    """One photo of a request gets no answer. ``status``: the HTTP status; ``kind``: the answer's ``type``."""
+
+    status = 500
+    kind = "Internal"
+
+
+class PhotoError(RequestError):
     """One photo that cannot be read."""
 
+    status = 400
+    kind = "BadPhoto"
 
-class FieldError(BinwatchError):
+
+class BodyError(RequestError):
+    """A body that is not the JSON that its content type promises."""
+
+    status = 400
+    kind = "BadBody"
+
+
+class FieldError(RequestError):
     """One field of a request that cannot be used."""
+
+    status = 422
+    kind = "BadField"
+
+
+class TooLargeError(RequestError):
+    """A photo that is larger than what is read."""
+
+    status = 413
+    kind = "TooLarge"
+
+
+class BucketError(RequestError):
+    """A link to a bucket that is not allowed."""
+
+    status = 403
+    kind = "BucketNotAllowed"
+
+
+class MissingError(RequestError):
+    """A link to an object that the store does not have, or does not show."""
+
+    status = 404
+    kind = "NoSuchPhoto"
+
+
+class StoreError(RequestError):
+    """The store of a link failed."""
+
+    status = 502
+    kind = "StoreFailed"
+
+
+class StoreTimeoutError(RequestError):
+    """The store of a link took too long."""
+
+    status = 504
+    kind = "StoreTimeout"
 
 
 class ArchiveError(BinwatchError):

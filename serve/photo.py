@@ -67,3 +67,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
+
+
+def statistics(pixels: Pixels) -> tuple[float, float]:
+    """Brightness and sharpness of a squashed photo, uint8 ``(S, S, 3)``, for drift.
+
+    Brightness: mean grey (ITU-R 601), 0-255. Sharpness: variance of the Laplacian of the grey values, >= 0
+    (J. Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", 2000).
+    """
+    grey = pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    middle = grey[1:-1, 1:-1]
+    laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * middle
+    return round(float(grey.mean()), 3), round(float(laplacian.var()), 3)
