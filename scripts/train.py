@@ -30,9 +30,12 @@ def main(args: Namespace) -> int:
         f"{recipe.name}: accuracy {evaluation.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}), "
         f"RMSE {evaluation.rmse:.3f} on {evaluation.photos} test photos; archive {trained.archive}"
     )
-    mixed = evaluation.weighted()
-    if mixed:
-        text += f"; weighted to the report's mix of counts: accuracy {mixed[0]:.1%}, RMSE {mixed[1]:.3f}"
+    if evaluation.report_mix:
+        mix = evaluation.report_mix
+        text += (
+            f"; weighted to the report's mix of counts: accuracy {mix['accuracy']:.1%}, RMSE {mix['rmse']:.3f}, "
+            f"for a model that is told the mix {mix['accuracy_told']:.1%} and {mix['rmse_told']:.3f}"
+        )
     cli.emit(args, {**evaluation.to_sagemaker(), "archive": str(trained.archive)}, text)
     return cli.OK
 

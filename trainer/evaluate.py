@@ -6,7 +6,7 @@ fingerprint of its photos, and the gate refuses to compare two that differ.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,21 @@ from tqdm import tqdm
 
 from serve import archive
 from serve.errors import DataError, PhotoError
+from trainer import alarms
 from trainer.abid import Photo
+from trainer.alarms import Alarms
 from trainer.calibration import expected_calibration_error
 from trainer.counts import Counts
 from trainer.dataset import Part
+from trainer.intervals import bootstrap_interval
 
-RESAMPLES = 2000
 REPORT_MIX = {"1": 0.12, "2": 0.22, "3": 0.25, "4": 0.23, "5": 0.18}
 """The share of each count among the photos of the report that binwatch starts from."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model said of one photo."""
+    """What a model said of one photo. ``probabilities`` and ``fit`` (p-values): 0-1, one a count."""
 
     id: str
     bin: str
@@ -37,6 +39,7 @@ class Prediction:
     count: int
     expected_count: float
     probabilities: tuple[float, ...]
+    fit: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class Evaluation:
     ``accuracy_interval``: percentile bootstrap over bins, since photos of one bin are not
     independent (Field, Welsh 2007, "Bootstrapping clustered data"). ``confusion``: rows the
     recorded counts, columns the predicted, in the order of ``classes``. ``calibration_error``: how far
-    confidence and accuracy are apart (0-1).
+    confidence and accuracy are apart (0-1); ``report_mix``: accuracy and RMSE as they would be with the
+    counts mixed as in REPORT_MIX; ``alarms``: what the verdict comes to.
     """
 
     classes: tuple[str, ...]
@@ -61,17 +65,8 @@ class Evaluation:
     per_class_accuracy: dict[str, float]
     confusion: tuple[tuple[int, ...], ...]
     calibration_error: float | None = None
-    per_class_rmse: dict[str, float] = field(default_factory=dict)
-
-    def weighted(self, mix: Mapping[str, float] = REPORT_MIX) -> tuple[float, float] | None:
-        """Accuracy and RMSE as they would be if the counts were mixed like ``mix``; None for other counts.
-
-        A split of other proportions is easier or harder: the middle counts are the hard ones.
-        """
-        if not set(mix) == set(self.per_class_rmse) == set(self.classes):
-            return None
-        accuracy = sum(share * self.per_class_accuracy[name] for name, share in mix.items())
-        return accuracy, math.sqrt(sum(share * self.per_class_rmse[name] ** 2 for name, share in mix.items()))
+    report_mix: dict[str, float] = field(default_factory=dict)
+    alarms: tuple[Alarms, ...] = ()
 
     def to_sagemaker(self) -> dict[str, Any]:
         """The shape of SageMaker's model quality metrics, which a pipeline's JsonGet reads.
@@ -94,15 +89,14 @@ class Evaluation:
     def metrics(self) -> dict[str, float]:
         """The numbers to log, by name."""
         low, high = self.accuracy_interval
-        mixed = dict(
-            zip(("test_accuracy_of_report_mix", "test_rmse_of_report_mix"), self.weighted() or (), strict=False)
-        )
         return {
             "test_accuracy": self.accuracy, "test_accuracy_low": low, "test_accuracy_high": high,
             "test_rmse": self.rmse, "test_rmse_most_probable": self.rmse_most_probable,
             **{f"test_accuracy_of_{name.replace('+', '_and_above')}": value
                for name, value in self.per_class_accuracy.items()},
-            **mixed,
+            **{f"test_{name}_of_report_mix": value for name, value in self.report_mix.items()},
+            **{f"{name}_at_{round(100 * each.alpha)}": value
+               for each in self.alarms for name, value in each.metrics().items()},
             **({} if self.calibration_error is None else {"test_calibration_error": self.calibration_error}),
         }  # fmt: skip
 
@@ -114,6 +108,8 @@ def from_json(text: str) -> Evaluation:
         content["classes"] = tuple(map(str, content["classes"]))
         content["accuracy_interval"] = tuple(content["accuracy_interval"])
         content["confusion"] = tuple(tuple(row) for row in content["confusion"])
+        content["alarms"] = tuple(alarms.from_dict(each) for each in content.get("alarms", ()))
+        content.pop("per_class_rmse", None)  # of evaluations made before report_mix
         return Evaluation(**content)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"this is not an evaluation.json of binwatch: {error!r}") from error
@@ -130,7 +126,8 @@ def _prediction(photo: Photo, answer: dict[str, Any]) -> Prediction:
     if "error" in answer:
         raise PhotoError(f"test photo {photo.id}: {answer['error']}")
     probabilities = tuple(answer["probabilities"].values())
-    return Prediction(photo.id, photo.bin, photo.count, answer["count"], answer["expected_count"], probabilities)
+    fit = tuple(answer.get("fit", {}).values())
+    return Prediction(photo.id, photo.bin, photo.count, answer["count"], answer["expected_count"], probabilities, fit)
 
 
 def evaluate(model: Path, part: Part, seed: int = 0) -> tuple[Evaluation, list[Prediction]]:
@@ -164,11 +161,8 @@ def summarise(predictions: Sequence[Prediction], counts: Counts, fingerprint: st
             for name, c in zip(counts.names, counts.values, strict=True)
             if (recorded == c).any()
         },
-        per_class_rmse={
-            name: _rmse((expected - recorded)[recorded == c])
-            for name, c in zip(counts.names, counts.values, strict=True)
-            if (recorded == c).any()
-        },
+        report_mix=_as_mixed(probabilities, recorded, counts.values) if set(counts.names) == set(REPORT_MIX) else {},
+        alarms=judged(predictions, counts, seed=seed),
         confusion=tuple(
             tuple(int(((recorded == r) & (counted == c)).sum()) for c in counts.values) for r in counts.values
         ),
@@ -179,11 +173,34 @@ def _rmse(errors: NDArray[Any]) -> float:
     return float(np.sqrt(np.mean(np.square(errors, dtype=np.float64))))
 
 
-def bootstrap_interval(correct: NDArray[np.bool_], bins: Sequence[str], seed: int) -> tuple[float, float]:
-    """The 95 % interval of an accuracy (0-1), resampling whole bins with replacement."""
-    _, index = np.unique(np.array(bins), return_inverse=True)
-    right, total = np.bincount(index, weights=correct), np.bincount(index)
-    drawn = np.random.default_rng(seed).integers(0, len(total), (RESAMPLES, len(total)))
-    accuracies = right[drawn].sum(axis=1) / total[drawn].sum(axis=1)
-    low, high = np.quantile(accuracies, [0.025, 0.975])
-    return float(low), float(high)
+def judged(
+    predictions: Sequence[Prediction], counts: Counts, alphas: Sequence[float] = alarms.ALPHAS, seed: int = 0
+) -> tuple[Alarms, ...]:
+    """What the verdict comes to on ``predictions``; nothing for an archive that gives no p-values."""
+    if not all(each.fit for each in predictions):
+        return ()
+    fits, recorded = np.array([each.fit for each in predictions]), np.array([each.recorded for each in predictions])
+    return alarms.judge(fits, recorded, counts.values, [each.bin for each in predictions], alphas, seed)
+
+
+def _as_mixed(
+    probabilities: NDArray[np.float64], recorded: NDArray[np.int64], values: Sequence[int]
+) -> dict[str, float]:
+    """Accuracy and RMSE if the counts were mixed as in REPORT_MIX, each photo weighing more or less.
+
+    The middle counts are the hard ones. ``_told``: for a model that is told the mix, as whoever works there
+    knows it: its probabilities times the new shares over those it learned, which are the split's. Saerens,
+    Latinne, Decaestecker 2002, "Adjusting the outputs of a classifier to new a priori probabilities".
+    """
+    columns = np.searchsorted(values, recorded)
+    shares = np.bincount(columns, minlength=len(values)) / len(recorded)
+    if not shares.all():
+        return {}
+    factor = np.array([REPORT_MIX[str(value)] for value in values]) / shares
+    told = probabilities * factor
+    found = {}
+    for suffix, given in (("", probabilities), ("_told", told / told.sum(axis=1, keepdims=True))):
+        off = given @ np.array(values) - recorded
+        found[f"accuracy{suffix}"] = float(np.average(given.argmax(axis=1) == columns, weights=factor[columns]))
+        found[f"rmse{suffix}"] = math.sqrt(np.average(off**2, weights=factor[columns]))
+    return found

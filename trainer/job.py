@@ -15,10 +15,11 @@ from scipy.special import softmax
 
 from serve import verdict
 from trainer import checkpoint, distributed, plots
+from trainer.alarms import CURVE
 from trainer.calibration import expected_calibration_error, fit_temperature
 from trainer.counts import Counts
 from trainer.dataset import Dataset, DataSpec, Part
-from trainer.evaluate import Evaluation, Prediction, evaluate
+from trainer.evaluate import Evaluation, Prediction, evaluate, judged
 from trainer.export import MODEL_NAME, write_archive
 from trainer.prepared import AUDIT, REPORT, load_any
 from trainer.recipes import Recipe
@@ -138,6 +139,9 @@ def run_evaluation(trained: Trained) -> Evaluation:
         run.log_file(path)
         run.log_picture(plots.confusion_matrix(evaluation), "confusion_matrix.png")
         run.log_picture(plots.reliability_diagram(predictions), "reliability.png")
+        found = judged(predictions, trained.data.counts, CURVE)
+        if found:
+            run.log_picture(plots.alarm_curves(found), "alarms.png")
         run.log_table(_columns(predictions), "predictions.json")
     return evaluation
 

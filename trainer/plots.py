@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from trainer.alarms import Alarms
 from trainer.calibration import reliability
 from trainer.evaluate import Evaluation, Prediction
 from trainer.train import Epoch
@@ -57,6 +58,23 @@ def reliability_diagram(predictions: Sequence[Prediction]) -> Figure:
     axes.scatter([step.confidence for step in steps], [step.accuracy for step in steps], sizes, alpha=0.6)
     axes.set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1),
              title=f"{len(predictions)} test photos; area: how many")  # fmt: skip
+    axes.legend()
+    return figure
+
+
+def alarm_curves(found: Sequence[Alarms]) -> Figure:
+    """The share of records that raise the alarm, right ones and wrong ones, against the share that may."""
+    figure = Figure(figsize=(6, 4.6), layout="constrained")
+    axes = figure.subplots()
+    alphas = [each.alpha for each in found]
+    axes.plot(alphas, alphas, color="grey", linestyle=":", label="promised at most")
+    axes.plot(alphas, [each.false_alarms for each in found], color="black", label="right records")
+    low, high = zip(*(each.false_alarms_interval for each in found), strict=True)
+    axes.fill_between(alphas, low, high, color="black", alpha=0.15)
+    for name in found[0].caught:
+        shares = np.array([each.caught[name] for each in found], dtype=np.float64)  # None becomes NaN
+        axes.plot(alphas, shares, label=f"off by {name}")
+    axes.set(xlabel="share of right records that may raise the alarm (alpha)", ylabel="share that does", ylim=(0, 1))
     axes.legend()
     return figure
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from trainer.counts import Counts
-from trainer.evaluate import Evaluation, Prediction, bootstrap_interval, from_json, summarise
+from trainer.evaluate import REPORT_MIX, Evaluation, Prediction, from_json, summarise
 from trainer.gate import decide
+from trainer.intervals import bootstrap_interval
 
 
 def evaluation(accuracy: float) -> Evaluation:
@@ -55,18 +56,38 @@ def test_summarises_what_was_predicted() -> None:
     assert found.rmse_most_probable == 0.5
     assert found.per_class_accuracy == {"1": 0.5, "2": 1.0}
     assert found.confusion == ((1, 1), (0, 2))
-    assert found.per_class_rmse == {"1": 0.5, "2": 0.0}
 
 
-def test_weighs_by_another_mix_of_counts() -> None:
-    rows = [prediction(1, 1, 1.5), prediction(1, 2, 1.5), prediction(2, 2, 2.0), prediction(2, 2, 2.0)]
-    found = summarise(rows, Counts((1, 2)), "f")
-    assert found.weighted({"1": 0.9, "2": 0.1}) == pytest.approx((0.9 * 0.5 + 0.1, (0.9 * 0.25) ** 0.5))
-    assert found.weighted() is None  # the report's mix is of 1-5
-    assert "test_rmse_of_report_mix" not in found.metrics()
-    five = summarise([prediction(count, 1, 1.0) for count in range(1, 6)], Counts(), "f")
-    assert five.metrics()["test_accuracy_of_report_mix"] == pytest.approx(0.12)
-    assert five.metrics()["test_rmse_of_report_mix"] == pytest.approx((0.22 + 0.25 * 4 + 0.23 * 9 + 0.18 * 16) ** 0.5)
+def drawn(shares: tuple[float, ...], photos: int = 20000) -> list[Prediction]:
+    """Bins mixed by ``shares`` of 1-5, and a model that has learned from such bins what they look like."""
+    rng = np.random.default_rng(0)
+    recorded = rng.choice(5, photos, p=shares)
+    seen = recorded + rng.normal(0, 1, photos)  # what a photo shows, in objects
+    likelihood = np.exp(-((seen[:, None] - np.arange(5)) ** 2) / 2) * np.array(shares)
+    rows = likelihood / likelihood.sum(axis=1, keepdims=True)
+    return [
+        Prediction(str(i), str(i), int(right) + 1, int(row.argmax()) + 1, float(row @ np.arange(1, 6)), tuple(row))
+        for i, (right, row) in enumerate(zip(recorded, rows, strict=True))
+    ]
+
+
+def test_weighs_by_the_report_s_mix_of_counts() -> None:
+    uniform = summarise(drawn((0.2,) * 5), Counts(), "f")
+    there = summarise(drawn(tuple(REPORT_MIX.values())), Counts(), "f")
+    found = uniform.report_mix
+    # a model that is told the mix does what one does that has learned from it; one that is not does worse
+    assert found["accuracy_told"] == pytest.approx(there.accuracy, abs=0.01)
+    assert found["rmse_told"] == pytest.approx(there.rmse, abs=0.01)
+    assert found["accuracy"] < found["accuracy_told"] - 0.005
+    assert found["rmse"] > found["rmse_told"]
+    assert there.report_mix["accuracy"] == pytest.approx(there.accuracy, abs=0.005)
+    assert uniform.metrics()["test_accuracy_told_of_report_mix"] == found["accuracy_told"]
+
+
+def test_another_mix_needs_the_counts_of_the_report() -> None:
+    assert summarise([prediction(1, 1, 1.5), prediction(2, 2, 2.0)], Counts((1, 2)), "f").report_mix == {}
+    lacking = [replace(each, recorded=1) for each in drawn((0.2,) * 5, 20)]
+    assert summarise(lacking, Counts(), "f").report_mix == {}
 
 
 def test_the_interval_knows_that_photos_of_one_bin_are_not_independent() -> None:
@@ -79,7 +100,9 @@ def test_the_interval_knows_that_photos_of_one_bin_are_not_independent() -> None
 
 
 def test_an_evaluation_has_the_shape_that_sagemaker_reads_and_comes_back() -> None:
-    found = summarise([prediction(1, 1, 1.2), prediction(2, 1, 1.2)], Counts((1, 2)), "f")
+    found = summarise([replace(each, fit=(0.5, 0.01)) for each in (prediction(1, 1, 1.2), prediction(2, 1, 1.2))],
+                      Counts((1, 2)), "f")  # fmt: skip
+    assert found.alarms
     text = json.dumps(found.to_sagemaker())
     assert json.loads(text)["multiclass_classification_metrics"]["accuracy"]["value"] == 0.5
     assert json.loads(text)["regression_metrics"]["rmse"]["value"] == found.rmse
