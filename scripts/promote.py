@@ -1,7 +1,8 @@
 """Promote what the gate approved, and make TorchServe follow the champion; with --watch, for ever.
 
     python scripts/promote.py            decide what is undecided, promote what is approved, once
-    python scripts/promote.py --watch    the promoter
+    python scripts/promote.py --watch    the promoter; with --autoscale it keeps the workers busy too
+    python scripts/promote.py --dry-run  promote and change nothing: log what autoscaling would do, for ever
 
 Once: exit code 3 when the newest version was refused or its canary failed.
 """
@@ -13,36 +14,46 @@ from argparse import Namespace
 from pathlib import Path
 from threading import Event
 
+from serve import autoscale
 from serve.rollout import Rollout
-from serve.torchserve import Inference, Management
+from serve.torchserve import Inference, Management, Metrics
 from trainer import cli, tracking
 from trainer.promoter import Promoter, watch
 from trainer.tracking import Tracking
 
 
 def main(args: Namespace) -> int:
-    registry = Tracking(args.tracking_uri)
-    server = Rollout(Inference(args.inference_url), Management(args.management_url), args.model_store, args.workers)
-    promoter = Promoter(registry, server, args.model_store / "accuracy.json")
-    if args.watch:
+    management = Management(args.management_url)
+    server = Rollout(Inference(args.inference_url), management, args.model_store, args.workers)
+    if args.watch or args.dry_run:
         stop = Event()
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
-        watch(promoter, args.heartbeat, args.interval, stop)
+        counted, policy = Metrics(args.metrics_url), autoscale.policy_from(os.environ)
+        scaler = autoscale.Autoscaler(management, counted, server, policy, args.dry_run)
+    if args.dry_run:
+        autoscale.watch(scaler, args.interval, stop)
+        return cli.OK
+    registry = Tracking(args.tracking_uri)
+    promoter = Promoter(registry, server, args.model_store / "accuracy.json")
+    if args.watch:
+        watch(promoter, args.heartbeat, args.interval, stop, scaler.step if args.autoscale else None)
         return cli.OK
     outcome = promoter.reconcile()
     cli.emit(args, vars(outcome), f"{outcome.did} version {outcome.version or '-'}: {outcome.reason}")
-    newest = next(iter(registry.versions()), None)
-    refused = newest is not None and newest.status in (tracking.REFUSED, tracking.REJECTED)
+    refused = {tracking.REFUSED, tracking.REJECTED} & {each.status for each in registry.versions()[:1]}
     return cli.REFUSED if refused else cli.OK
 
 
 if __name__ == "__main__":
     get = os.environ.get
     parser = cli.parser(__doc__.splitlines()[0])
-    parser.add_argument("--inference-url", default=get("BINWATCH_INFERENCE_URL", "http://127.0.0.1:8080"))
-    parser.add_argument("--management-url", default=get("BINWATCH_MANAGEMENT_URL", "http://127.0.0.1:8081"))
+    for name, port in (("inference", 8080), ("management", 8081), ("metrics", 8082)):
+        parser.add_argument(f"--{name}-url", default=get(f"BINWATCH_{name.upper()}_URL", f"http://127.0.0.1:{port}"))
     parser.add_argument("--model-store", type=Path, default=Path(get("BINWATCH_MODEL_STORE", "var/models")))
-    parser.add_argument("--workers", type=int, default=int(get("BINWATCH_WORKERS") or 1), help="a version")
+    parser.add_argument("--workers", type=int, default=int(get("BINWATCH_WORKERS") or 1), help="a version starts with")
+    scaled = get("BINWATCH_AUTOSCALE") == "1"
+    parser.add_argument("--autoscale", action="store_true", default=scaled, help="with --watch: workers follow the load")
+    parser.add_argument("--dry-run", action="store_true", help="only log what autoscaling would do")
     parser.add_argument("--watch", action="store_true", help="go on until SIGTERM")
     parser.add_argument("--interval", type=float, default=3.0, help="seconds between two rounds")
     parser.add_argument("--heartbeat", type=Path, default=Path(tempfile.gettempdir(), "binwatch-promoter"))

@@ -1,4 +1,4 @@
-"""MLflow and TorchServe as child processes, for a machine without Docker: the demo and the tests.
+"""MLflow, TorchServe and the gateway as child processes, for a machine without Docker: the demo and the tests.
 
 Each server gets its own ports, its own temporary folder and a log file, and is stopped with its
 whole process group when the context ends.
@@ -64,6 +64,12 @@ def torchserve_server(state: Path, port: int | None = None) -> Iterator[tuple[st
         yield inference, management, store
 
 
+def metrics_url(state: Path) -> str:
+    """The metrics address of the TorchServe that keeps its state in ``state``."""
+    lines = (state / "config.properties").read_text().splitlines()
+    return next(line.partition("=")[2] for line in lines if line.startswith("metrics_address="))
+
+
 @contextmanager
 def s3_server(state: Path) -> Iterator[str]:
     """An S3 server (SeaweedFS) that asks for no credentials; yields its address."""
@@ -77,6 +83,20 @@ def s3_server(state: Path) -> Iterator[str]:
     ]  # fmt: skip
     url = f"http://127.0.0.1:{ports['s3.port']}"
     with _running("SeaweedFS", command, state, {}, f"{url}/healthz"):
+        yield url
+
+
+@contextmanager
+def gateway_server(
+    state: Path, inference_url: str, port: int | None = None, extra: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """The gateway in front of TorchServe; ``extra``: more of its settings. Yields its address."""
+    port = port or free_port()
+    settings = {"BINWATCH_GATEWAY_BIND": "127.0.0.1", "BINWATCH_GATEWAY_PORT": str(port),
+                "BINWATCH_INFERENCE_URL": inference_url, **(extra or {})}  # fmt: skip
+    state.mkdir(parents=True, exist_ok=True)
+    url = f"http://127.0.0.1:{port}"
+    with _running("gateway", [sys.executable, "-m", "serve.gateway"], state, settings, f"{url}/livez"):
         yield url
 
 
@@ -98,6 +118,7 @@ def _local_config(inference: str, management: str, store: Path) -> str:
         "inference_address": inference,
         "management_address": management,
         "metrics_address": f"http://127.0.0.1:{free_port()}",
+        "metrics_config": str(CONFIG.with_name("metrics.yaml")),
         "allowed_urls": f"file://{store}/.*",
         "model_store": str(store),
         "grpc_inference_port": free_port(),

@@ -4,9 +4,14 @@
     canary    the golden photos through the versioned URL must give the answers promised
     switch    make it the default
     retire    let the other versions finish what they hold, then unload them
+    resize    more or fewer workers for the version that answers
 
 Each step can be run again: what is done already is left as it is. Unloading a version that still
 holds requests hangs them and gives a 500, hence the drain.
+
+TorchServe takes a worker away by killing it, with what it holds: of ten times under load, three cost a request. So
+before it loses a worker, a version is relieved by a stand-in, a second copy of itself that TorchServe knows as
+version "N.0" and that answers for the seconds in between.
 """
 
 import time
@@ -20,16 +25,19 @@ from serve.errors import CanaryError, PhotoError, RefusedError
 from serve.torchserve import MODEL, Inference, Loaded, Management
 
 POLL_S = 0.1
+STAND_IN = ".0"
+"""What is appended to a version for the copy that relieves it."""
 
 
 class Rollout:
     """The server side of a promotion: a TorchServe and its model store."""
 
     def __init__(self, inference: Inference, management: Management, store: Path, workers: int = 1) -> None:
+        """``workers``: how many a version starts with."""
         self._inference = inference
         self._management = management
         self.store = store
-        self._workers = workers
+        self.workers = workers
 
     def serving(self) -> str | None:
         """The version that answers requests without a version, if its workers are ready."""
@@ -48,7 +56,7 @@ class Rollout:
         if found:  # registered, but its workers are gone
             self._management.unregister(version)
         try:
-            self._management.register(self._path(version).name, self._workers)
+            self._management.register(self._path(version).name, self.workers)
         except RefusedError as error:
             self._path(version).unlink()  # damaged, perhaps: the next try fetches it again
             raise CanaryError(f"version {version} does not load: {error}") from error
@@ -79,11 +87,28 @@ class Rollout:
         """Make ``version`` the one that answers."""
         self._management.set_default(version)
 
-    def retire(self, keep: str, drain_timeout_s: float = 60.0) -> None:
+    def resize(self, version: str, workers: int) -> None:
+        """Give the version that answers so many workers, without dropping a request.
+
+        Cut off anywhere, it is finished by the promoter's next round, which finds a version too many.
+        """
+        found = self._find(version)
+        self.workers = workers
+        if not found or workers >= found.workers:
+            self._management.scale(version, workers)
+            return
+        self.load(version + STAND_IN, lambda: self._path(version))
+        self.switch(version + STAND_IN)
+        self._drain(found)
+        self._management.scale(version, workers)
+        self.switch(version)
+        self.retire(version)
+
+    def retire(self, keep: str) -> None:
         """Unload every version but ``keep`` once it holds no request, and drop its archive from the store."""
         for each in self._management.loaded():
             if each.version != keep:
-                self._drain(each, drain_timeout_s)
+                self._drain(each)
                 self.discard(each.version)
         for path in self.store.glob(f"*{MODEL}-*.mar*"):  # cut-off copies too
             if path != self._path(keep):
@@ -95,7 +120,7 @@ class Rollout:
             self._management.unregister(version)
         self._path(version).unlink(missing_ok=True)
 
-    def _drain(self, old: Loaded, timeout_s: float) -> None:
+    def _drain(self, old: Loaded, timeout_s: float = 60.0) -> None:
         """Wait until ``old`` holds no request: none queued, and every worker done with what it had."""
         deadline = time.monotonic() + timeout_s
         while (found := self._find(old.version)) and found.pending and time.monotonic() < deadline:

@@ -1,8 +1,10 @@
-"""A small client of TorchServe's management and inference APIs.
+"""A small client of TorchServe's management, inference and metrics APIs.
 
-https://pytorch.org/serve/management_api.html and https://pytorch.org/serve/inference_api.html
+https://pytorch.org/serve/management_api.html, https://pytorch.org/serve/inference_api.html and
+https://pytorch.org/serve/metrics_api.html
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,16 @@ class Loaded:
     ready: int
     pending: int
     archive: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the workers did since TorchServe started: requests answered, the batches that they came in, and the
+    seconds from taking a request out of the queue to its answer, summed over requests."""
+
+    answered: float
+    batches: float
+    held_s: float
 
 
 class Inference:
@@ -70,9 +82,46 @@ class Management:
         url = f"{self.url}/models/{MODEL}/{version}/set-default"
         _checked(_call(self._session, "PUT", url, self.timeout_s))
 
+    def scale(self, version: str, workers: int) -> None:
+        """Give a version so many workers and wait until they run; one that goes is killed with what it holds."""
+        query: dict[str, str | int] = {"min_worker": workers, "max_worker": workers, "synchronous": "true"}
+        _checked(_call(self._session, "PUT", f"{self.url}/models/{MODEL}/{version}", self.timeout_s, params=query))
+
     def unregister(self, version: str) -> None:
         """Unload a version. TorchServe refuses to unload the default."""
         _checked(_call(self._session, "DELETE", f"{self.url}/models/{MODEL}/{version}", self.timeout_s))
+
+
+class Metrics:
+    """The counting side, in Prometheus' text format. ``timeout_s``: of one request."""
+
+    def __init__(self, url: str, timeout_s: float = 10.0) -> None:
+        self.url = url.rstrip("/")
+        self.timeout_s = timeout_s
+        self._session = requests.Session()
+
+    def work(self) -> Work:
+        """What was done so far. Raises ServerError where TorchServe does not count it."""
+        return work(_checked(_call(self._session, "GET", f"{self.url}/metrics", self.timeout_s)).text)
+
+
+def work(text: str) -> Work:
+    """What the metrics page says of our model, all versions together. Raises ServerError where it does not count."""
+    names = ("ts_inference_latency_microseconds", "ts_queue_latency_microseconds", "PredictionTime")
+    missing = [name for name in names if f"# TYPE {name} histogram" not in text]
+    if missing:
+        raise ServerError(
+            f"TorchServe does not count {', '.join(missing)}; start it with metrics_mode=prometheus and "
+            "metrics_config=serve/metrics.yaml, as serve/config.properties does"
+        )
+    held_us = _summed(text, f"{names[0]}_sum") - _summed(text, f"{names[1]}_sum")
+    return Work(_summed(text, f"{names[0]}_count"), _summed(text, f"{names[2]}_count"), held_us / 1e6)
+
+
+def _summed(text: str, name: str) -> float:
+    """One metric over all its labels that name our model; 0 before its first value."""
+    pattern = rf'^{name}\{{[^}}]*(?:model_name|ModelName)="{MODEL}"[^}}]*\}} (\S+)$'
+    return sum(float(value) for value in re.findall(pattern, text, re.MULTILINE))
 
 
 def _loaded(found: dict[str, Any], default: str) -> Loaded:

@@ -161,7 +161,8 @@ def emit(args: argparse.Namespace, result: Any, text: str) -> None:
 def log_to_stderr() -> None:
     """Our own words, and the warnings of libraries."""
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
-    logging.getLogger("trainer").setLevel(logging.INFO)
+    for ours in ("trainer", "serve"):
+        logging.getLogger(ours).setLevel(logging.INFO)
 
 
 def leave_on_sigterm() -> None:

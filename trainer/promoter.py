@@ -154,10 +154,13 @@ class Promoter:
             yield lambda: self._registry.download(version.run_id, ARCHIVE, Path(folder))
 
 
-def watch(promoter: Promoter, heartbeat: Path, interval_s: float, stop: Event) -> None:
+def watch(
+    promoter: Promoter, heartbeat: Path, interval_s: float, stop: Event, scale: Callable[[], object] | None = None
+) -> None:
     """Reconcile every ``interval_s`` seconds until ``stop``; touch ``heartbeat`` after each good round.
 
-    A round that fails is reported and tried again: what it left half done, the next one finishes.
+    ``scale`` is called between two rounds, when no promotion is under way. A round that fails is reported and
+    tried again: what it left half done, the next one finishes.
     """
     while not stop.is_set():
         try:
@@ -165,6 +168,8 @@ def watch(promoter: Promoter, heartbeat: Path, interval_s: float, stop: Event) -
             heartbeat.touch()
             if outcome.did != "nothing":
                 log.info("%s version %s: %s", outcome.did, outcome.version, outcome.reason)
+            if scale:
+                scale()
         except BinwatchError as error:
             log.warning("%s; trying again in %.0f s", error, interval_s)
         stop.wait(interval_s)

@@ -1,0 +1,178 @@
+"""Workers of a real TorchServe: what it counts, and that none of them goes with a request."""
+
+import threading
+import time
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+
+from serve import embedded
+from serve.autoscale import Autoscaler, Policy, Sample, busy_share
+from serve.rollout import Rollout
+from serve.torchserve import Inference, Management, Metrics
+from tests.conftest import rounds
+from trainer.job import Trained
+from trainer.promoter import Promoter, watch
+from trainer.tracking import Tracking
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A real TorchServe that serves version 1 with one worker."""
+
+    inference: Inference
+    management: Management
+    metrics: Metrics
+    rollout: Rollout
+    photo: bytes
+
+    def sample(self) -> Sample:
+        (only,) = self.management.loaded()
+        return Sample(time.monotonic(), only.version, only.workers, self.metrics.work())
+
+    def workers(self) -> int:
+        (only,) = self.management.loaded()
+        return only.ready
+
+
+@pytest.fixture(scope="module")
+def scaled(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scaled]:
+    state = tmp_path_factory.mktemp("scaled")
+    with embedded.torchserve_server(state) as (inference_url, management_url, store):
+        inference, management = Inference(inference_url), Management(management_url)
+        rollout = Rollout(inference, management, store)
+        rollout.load("1", lambda: trained.archive)
+        photo = trained.data.test.photos[0].path.read_bytes()
+        yield Scaled(inference, management, Metrics(embedded.metrics_url(state)), rollout, photo)
+
+
+def ask_until(stop: threading.Event, url: str, photo: bytes) -> Tally[str]:
+    """Ask without pause; the answers by model version, failures by status and message."""
+    mine = Tally[str]()
+    with requests.Session() as session:
+        while not stop.is_set():
+            answer = session.post(f"{url}/predictions/bin-counter", data=photo, timeout=60)
+            mine[answer.json()["model_version"] if answer.ok else f"HTTP {answer.status_code}: {answer.text}"] += 1
+    return mine
+
+
+@contextmanager
+def load(server: Scaled, clients: int) -> Iterator[Tally[str]]:
+    """``clients`` that ask without pause; what they were answered is there when the context has ended."""
+    stop, answers = threading.Event(), Tally[str]()
+    with ThreadPoolExecutor(clients) as pool:
+        asking = [pool.submit(ask_until, stop, server.inference.url, server.photo) for _ in range(clients)]
+        try:
+            yield answers
+        finally:
+            stop.set()
+            for each in asking:
+                answers.update(each.result())
+
+
+def measured(server: Scaled, seconds: float) -> float:
+    before = server.sample()
+    time.sleep(seconds)  # what is measured is a span of time
+    return busy_share(before, server.sample())
+
+
+def until(done: Callable[[], bool], timeout_s: float = 90) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.2)
+
+
+def test_workers_are_busy_when_asked_without_pause_and_idle_at_rest(scaled: Scaled) -> None:
+    assert measured(scaled, 2) < 0.02
+    with load(scaled, 4):
+        busy = measured(scaled, 3)
+    assert busy > 0.8
+    assert measured(scaled, 2) < 0.02
+
+
+def test_half_a_load_is_about_half_busy(scaled: Scaled) -> None:
+    """One client that rests as long as its answer took."""
+    before, stop_at = scaled.sample(), time.monotonic() + 3
+    while time.monotonic() < stop_at:
+        start = time.monotonic()
+        scaled.inference.predict(scaled.photo)
+        time.sleep(time.monotonic() - start)
+    assert 0.15 < busy_share(before, scaled.sample()) < 0.6
+
+
+def test_no_request_fails_while_workers_come_and_go(scaled: Scaled) -> None:
+    with load(scaled, 4) as answers:
+        for _ in range(rounds(3, 12)):
+            for count in (2, 1):
+                scaled.rollout.resize("1", count)
+                assert scaled.workers() == count
+    print(f"{answers.total()} requests, by version: {dict(answers)}")
+    assert set(answers) == {"1", "1.0"}
+    assert answers.total() > 100
+    assert [path.name for path in scaled.rollout.store.iterdir()] == ["bin-counter-1.mar"]
+
+
+def test_a_load_gets_a_second_worker_and_loses_it_at_rest(scaled: Scaled) -> None:
+    policy = Policy(most=2, window_s=2, out_cooldown_s=2, in_cooldown_s=2)
+    scaler = Autoscaler(scaled.management, scaled.metrics, scaled.rollout, policy)
+    with load(scaled, 4) as answers:
+        until(lambda: scaler.step().workers == 2)
+        assert scaled.workers() == 2
+        assert scaled.rollout.workers == 2
+    until(lambda: scaler.step().workers == 1)
+    assert scaled.workers() == 1
+    assert set(answers) == {"1"}
+
+
+def test_a_dry_run_changes_no_worker(scaled: Scaled) -> None:
+    scaler = Autoscaler(scaled.management, scaled.metrics, scaled.rollout, Policy(most=2, window_s=2), dry_run=True)
+    with load(scaled, 4):
+        until(lambda: scaler.step().workers == 2)
+        assert scaled.workers() == 1
+
+
+def test_scaling_in_that_was_cut_off_is_finished_by_the_promoters_next_round(
+    scaled: Scaled, registry: Tracking, trained: Trained, tmp_path: Path
+) -> None:
+    with registry.run("train") as run:
+        run.log_file(trained.archive, "archive")
+        run.log_file(trained.archive.with_name("evaluation.json"))
+    assert registry.register(run.id, "approved", "because", "").number == "1"
+    promoter = Promoter(registry, scaled.rollout, tmp_path / "accuracy.json")
+    promoter.reconcile()
+    scaled.rollout.load("1.0", lambda: scaled.rollout.store / "bin-counter-1.mar")
+    scaled.rollout.switch("1.0")
+    assert promoter.reconcile().did == "restored"
+    assert [(each.version, each.default) for each in scaled.management.loaded()] == [("1", True)]
+
+
+def test_the_promoter_scales_between_its_rounds_and_a_promotion_keeps_the_workers(
+    scaled: Scaled, registry: Tracking, trained: Trained, tmp_path: Path
+) -> None:
+    def version(compared_with: str) -> str:
+        with registry.run("train") as run:
+            run.log_file(trained.archive, "archive")
+            run.log_file(trained.archive.with_name("evaluation.json"))
+        return registry.register(run.id, "approved", "because", compared_with).number
+
+    promoter = Promoter(registry, scaled.rollout, tmp_path / "accuracy.json")
+    first = version("")
+    policy = Policy(most=2, window_s=2, out_cooldown_s=2, in_cooldown_s=600)
+    scaler, stop = Autoscaler(scaled.management, scaled.metrics, scaled.rollout, policy), threading.Event()
+    with ThreadPoolExecutor(1) as pool, load(scaled, 4) as answers:
+        watching = pool.submit(watch, promoter, tmp_path / "heartbeat", 0.3, stop, scaler.step)
+        try:
+            until(lambda: [each.ready for each in scaled.management.loaded()] == [2])
+            second = version(first)
+            until(lambda: [(each.version, each.ready) for each in scaled.management.loaded()] == [(second, 2)])
+        finally:
+            stop.set()
+            watching.result()
+    assert set(answers) == {first, second}
