@@ -22,10 +22,10 @@ def imported(path: Path) -> set[str]:
 
 
 def modules(room: str) -> list[Path]:
-    return sorted((ROOT / room).glob("*.py"))
+    return sorted((ROOT / room).rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", modules("serve"), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", modules("serve"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_serve_imports_neither_the_trainer_nor_mlflow(path: Path) -> None:
     assert {name.split(".")[0] for name in imported(path)} <= {"serve"}
 

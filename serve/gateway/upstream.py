@@ -1,0 +1,74 @@
+"""Asks TorchServe's inference API, and says what its answers mean to a client.
+
+https://pytorch.org/serve/inference_api.html
+"""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+
+from serve.gateway.answers import Refusal, later
+from serve.gateway.intake import Question
+from serve.gateway.metrics import Metrics
+from serve.gateway.settings import Settings
+
+PATH = "/predictions/bin-counter"
+CONNECT_S = 5.0
+PASSED_ON = (400, 403, 404, 413, 415, 422, 504)
+"""What the worker says of a client's photo, link or field: its words, its status."""
+
+
+def client(settings: Settings) -> httpx.AsyncClient:
+    """The one client of the process. A proxy that the environment names is not for this."""
+    limits = httpx.Limits(max_connections=settings.in_flight + 1, max_keepalive_connections=settings.in_flight)
+    timeout = httpx.Timeout(settings.timeout_s, connect=min(CONNECT_S, settings.timeout_s))
+    return httpx.AsyncClient(base_url=settings.inference_url, limits=limits, timeout=timeout, trust_env=False)
+
+
+class TorchServe:
+    """The champion, whatever version it is. ``timeout_s``: of a whole answer."""
+
+    def __init__(self, http: httpx.AsyncClient, timeout_s: float, metrics: Metrics) -> None:
+        self._http, self._timeout_s, self._metrics = http, timeout_s, metrics
+
+    async def predict(self, question: Question, timeout_s: float | None = None) -> dict[str, Any]:
+        """The answer of the worker. Raises Refusal."""
+        timeout_s = timeout_s or self._timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await self._http.post(PATH, content=question.body, headers=question.headers)
+            refusal = meaning(response.status_code, parsed(response.content))
+        except (TimeoutError, httpx.TimeoutException):
+            refusal = later("TimedOut", f"TorchServe did not answer within {timeout_s:g} s; it may be overloaded")
+        except httpx.HTTPError as error:
+            refusal = later("Down", f"TorchServe does not answer ({type(error).__name__}); is it running?")
+        if refusal is None:
+            return dict(parsed(response.content) or {})
+        if refusal.status not in PASSED_ON:
+            self._metrics.torchserve_error(refusal.kind)
+        raise refusal
+
+
+def parsed(content: bytes) -> dict[str, Any] | None:
+    """The JSON object of an answer, None where it is none."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def meaning(status: int, body: dict[str, Any] | None) -> Refusal | None:
+    """What an answer of TorchServe is to a client: None is an answer, all else an error."""
+    if status == 200 and body is not None:
+        return None
+    kind, message = str((body or {}).get("type", "")), str((body or {}).get("message", ""))
+    if kind == "ModelNotFoundException":
+        return later("NoModel", "no model is deployed yet; it comes by itself once one is trained and promoted", 10)
+    if status in (503, 507, 429):
+        return later("Overloaded", "every worker of TorchServe is busy and its queue is full; try again")
+    if status in PASSED_ON and message:
+        return Refusal(status, kind, message)
+    return Refusal(502, "Failed", f"TorchServe answered {status} and no count; its log says why")
