@@ -32,10 +32,11 @@ def line(event_id: UUID, count: int) -> bytes:
 
 
 class GroundTruth:
-    """Where records are kept: ``capture``, the capture's place as it is set."""
+    """Where records are kept: ``capture``, the capture's place as it is set; ``max_bytes`` of one file."""
 
-    def __init__(self, capture: str) -> None:
-        self._capture, self._name, self._lock = capture, f"{uuid4()}.jsonl", Lock()
+    def __init__(self, capture: str, max_bytes: int = MAX_HOUR_BYTES) -> None:
+        self._capture, self._max_bytes = capture, max_bytes
+        self._name, self._lock = f"{uuid4()}.jsonl", Lock()
 
     def append(self, event_id: UUID, count: int, now: datetime) -> None:
         """Keep a record, whole or not at all. Raises Refusal where that cannot be."""
@@ -43,7 +44,7 @@ class GroundTruth:
         try:
             with self._lock:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _append(path, line(event_id, count))
+                _append(path, line(event_id, count), self._max_bytes)
         except OSError as error:
             raise later("NoRoom", f"the record cannot be written: {error.strerror or error}", 60) from error
 
@@ -57,7 +58,7 @@ class GroundTruth:
         return Path(self._capture) / FOLDER
 
 
-def _append(path: Path, data: bytes) -> None:
+def _append(path: Path, data: bytes, max_bytes: int) -> None:
     """Raises OSError, Refusal; what is there already stays as it was."""
     usage = shutil.disk_usage(path.parent)
     if usage.used > usage.total * MAX_DISK_USE:
@@ -65,7 +66,7 @@ def _append(path: Path, data: bytes) -> None:
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         length = os.fstat(file).st_size
-        if length + len(data) > MAX_HOUR_BYTES:
+        if length + len(data) > max_bytes:
             raise later("NoRoom", f"{length} bytes of feedback came within this hour; no more are kept", 600)
         if os.write(file, data) < len(data):
             os.ftruncate(file, length)

@@ -35,7 +35,7 @@ class Key:
 
 def fingerprint(token: str) -> str:
     """SHA-256 in hex."""
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def match(token: str, keys: Sequence[Key]) -> str | None:

@@ -1,0 +1,104 @@
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serve.errors import SettingsError
+from serve.gateway import keys
+from serve.gateway.keys import Keys
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_key_is_shown_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "keys.json"
+    token = keys.add(path, "dock-3")
+    assert len(token) >= 43  # 256 bits in base64
+    assert token not in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    (key,) = keys.read(path)
+    assert (key.name, key.sha256) == ("dock-3", keys.fingerprint(token))
+    assert key.created.endswith("Z")
+
+
+def test_no_two_keys_are_the_same(tmp_path: Path) -> None:
+    made = {keys.add(tmp_path / "keys.json", f"key {number}") for number in range(50)}
+    assert len(made) == 50
+
+
+def test_several_keys_are_valid_at_once_and_a_removed_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    old, new = keys.add(path, "old"), keys.add(path, "new")
+    running = Keys(path)
+    assert (running.name_of(old), running.name_of(new)) == ("old", "new")
+    keys.remove(path, "old")
+    assert (running.name_of(old), running.name_of(new)) == (None, "new")
+
+
+@pytest.mark.parametrize("token", ["", "bw_", "bw_x", "\ud800", "ä" * 100, "0" * 64])
+def test_what_is_no_key_is_none(tmp_path: Path, token: str) -> None:
+    path = tmp_path / "keys.json"
+    keys.add(path, "a")
+    assert Keys(path).name_of(token) is None
+    assert Keys(path).name_of(keys.read(path)[0].sha256) is None  # who has read the file has no key
+
+
+def test_without_a_file_no_key_is_demanded_until_one_was_made_and_then_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    running = Keys(path)
+    assert not running.demanded()
+    keys.add(path, "a")
+    assert running.demanded()
+    path.unlink()
+    assert running.demanded()
+    assert running.names() == ()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"keys": 3}', '{"keys": [{"name": "a"}]}', '{"keys": ["a"]}', "\x00"]
+)
+def test_a_file_that_holds_no_keys_is_an_error_not_an_open_door(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match="is no file of API keys"):
+        Keys(path)
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 65, "a\nb"])
+def test_a_key_needs_a_name_that_can_be_read(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingsError, match="is no name for a key"):
+        keys.add(tmp_path / "keys.json", name)
+    assert not (tmp_path / "keys.json").exists()
+
+
+def test_a_name_is_taken_once(tmp_path: Path) -> None:
+    keys.add(tmp_path / "keys.json", "a")
+    with pytest.raises(SettingsError, match="there is a key 'a'"):
+        keys.add(tmp_path / "keys.json", "a")
+    with pytest.raises(SettingsError, match=r"there is no key 'b' .* there is a"):
+        keys.remove(tmp_path / "keys.json", "b")
+
+
+def script(path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    env = {**os.environ, "BINWATCH_API_KEYS": str(path)}
+    return subprocess.run(
+        [sys.executable, ROOT / "scripts" / "api_key.py", *words], env=env, capture_output=True, text=True
+    )
+
+
+def test_the_script_adds_lists_and_removes(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    added = script(path, "add", "dock-3")
+    assert Keys(path).name_of(added.stdout.strip()) == "dock-3"
+    listed = script(path, "list").stdout
+    assert "dock-3" in listed
+    assert added.stdout.strip() not in listed
+    assert script(path, "remove", "dock-3").returncode == 0
+    assert json.loads(path.read_text()) == {"keys": []}
+    again = script(path, "remove", "dock-3")
+    assert (again.returncode, "error: there is no key 'dock-3'" in again.stderr) == (1, True)
+    assert script(path).returncode == 2
