@@ -1,30 +1,28 @@
-"""Data capture: every answer with what was asked, in the record format of SageMaker's, one JSON line a photo.
+"""Data capture: every answer with what was asked, one JSON line a photo (``serve/event.py``).
 
     <capture>/bin-counter/AllTraffic/yyyy/mm/dd/hh/<uuid>.jsonl
 
 A prediction only puts an event into a bounded buffer; a thread writes. What does not fit is dropped and counted. At
 most the last FLUSH_S seconds are lost by ``kill -9``. Writing stops, with one warning, while the disk is fuller than
 MAX_DISK_USE, and goes on by itself; so it does after an unwritable folder. It travels in every archive.
-https://docs.aws.amazon.com/sagemaker/latest/dg/model-monitor-data-capture.html
 """
 
-import base64
 import json
 import logging
 import os
 import tempfile
 import threading
 import time
-import uuid
 from collections import Counter as Tally
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from serve import hourly
+from serve.event import Event, record, sampled
 from serve.upload import Spool
 
 VARIANT = "bin-counter/AllTraffic"
@@ -39,8 +37,11 @@ _log = logging.getLogger("binwatch.capture")
 
 @dataclass(frozen=True)
 class Settings:
-    """``target``: a folder or ``s3://bucket/prefix``, empty for none; ``share`` of the answers (0-1); whether ``photos``
-    are kept with them; ``spool``: where what goes to S3 waits."""
+    """What is captured, and where to.
+
+    ``target``: a folder or ``s3://bucket/prefix``, empty for none; ``share`` of the answers (0-1); whether ``photos``
+    are kept with them; ``spool``: where what goes to S3 waits.
+    """
 
     target: str = ""
     share: float = 1.0
@@ -65,64 +66,6 @@ def settings(environ: Mapping[str, str]) -> Settings:
         photos=environ.get("BINWATCH_CAPTURE_PHOTOS") != "0", spool=Path(spool) if spool else Settings().spool,
         endpoint_url=environ.get("BINWATCH_S3_ENDPOINT") or None,
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Event:
-    """One photo, asked about and answered. ``data``: its bytes, or the body that could not be used; ``link``: where
-    it lies instead; ``brightness`` and ``sharpness`` of the squashed photo; ``latency_ms``: of its whole request."""
-
-    answer: Mapping[str, Any]
-    status: int
-    model_version: str
-    latency_ms: float
-    content_type: str = "application/octet-stream"
-    data: bytes = b""
-    link: str = ""
-    attributes: str = ""
-    brightness: float | None = None
-    sharpness: float | None = None
-    event_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    moment: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-    @property
-    def size(self) -> int:
-        """About how many bytes it holds."""
-        return len(self.data) + 2048
-
-
-def record(event: Event, photos: bool = True) -> dict[str, Any]:
-    """The record of an event; input last, since it is long."""
-    measured = {
-        "latency_ms": round(event.latency_ms, 3), "model_version": event.model_version, "status": event.status,
-        "brightness": event.brightness, "sharpness": event.sharpness,
-    }  # fmt: skip
-    data = base64.b64encode(event.data).decode() if photos else ""
-    sent = _part("INPUT", event.content_type, data, "BASE64")
-    if event.link:
-        sent = _part("INPUT", "application/json", json.dumps({"uri": event.link}), "JSON")
-    return {
-        "eventVersion": "0",
-        "eventMetadata": {
-            "eventId": event.event_id,
-            "inferenceTime": event.moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "customAttributes": [event.attributes] if event.attributes else [],
-            "binwatch": measured,
-        },
-        "captureData": {
-            "endpointOutput": _part("OUTPUT", "application/json", json.dumps(event.answer), "JSON"),
-            "endpointInput": sent,
-        },
-    }
-
-
-def _part(mode: str, content_type: str, data: str, encoding: str) -> dict[str, str]:
-    return {"observedContentType": content_type, "mode": mode, "data": data, "encoding": encoding}
-
-
-def sampled(event_id: str, share: float) -> bool:
-    """Whether an event is among the ``share`` (0-1) that is captured: always the same answer for the same id."""
-    return uuid.uuid5(uuid.NAMESPACE_OID, event_id).int < share * 2**128
 
 
 class Sink(Protocol):

@@ -11,6 +11,7 @@
     │   ├── BucketError        403: its link names a bucket that is not allowed
     │   ├── MissingError       404: its link names an object that the store does not have, or does not show
     │   ├── StoreError         502: the store failed
+    │   ├── BusyError          503: its turn did not come in time
     │   └── StoreTimeoutError  504: the store took too long
     ├── ArchiveError     a model archive that is damaged, foreign or incomplete
     ├── TrainingError    a training that cannot go on
@@ -90,6 +91,13 @@ class StoreError(RequestError):
 
     status = 502
     kind = "StoreFailed"
+
+
+class BusyError(RequestError):
+    """A photo whose turn did not come in time."""
+
+    status = 503
+    kind = "Busy"
 
 
 class StoreTimeoutError(RequestError):

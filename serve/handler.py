@@ -1,54 +1,94 @@
-"""What runs inside a TorchServe worker: request bodies in, JSON answers out.
+"""What runs inside a TorchServe worker: requests in, JSON answers out.
 
 It travels in the archive and imports the archive's own copy of ``serve``: TorchServe puts the
 unpacked archive first on the worker's path. TorchServe wants exactly one class in this module.
+The forms of a request are in ``serve/payload.py``, its settings in ``initialize``.
 """
 
+import atexit
 import os
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from serve import counter, errors, verdict
-
-ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+from serve import answers, capture, counter, errors, event, links, payload, photo, verdict
 
 
 class BinCounterHandler:
-    """Answers a batch of photos; a broken one gets status 400 and a reason, the others their count.
-
-    A request whose header X-Amzn-SageMaker-Custom-Attributes holds ``expected_quantity=N``, the recorded
-    quantity, gets the verdict on it too: TorchServe passes headers on, but no query beside a photo.
-    BINWATCH_ALPHA is the share of right records (0-1) that may raise the alarm.
-    """
+    """Answers a batch of requests; each photo of each request gets its answer, or a status and a reason."""
 
     def initialize(self, context: Any) -> None:
-        """Load the model of the archive that TorchServe unpacked."""
-        self.counter = counter.Counter(Path(context.system_properties["model_dir"]))
+        """Load the model of the archive that TorchServe unpacked.
+
+        BINWATCH_ALPHA: the share of right records (0-1) that may raise the alarm; BINWATCH_S3_BUCKETS: the buckets,
+        with commas, that links may name; BINWATCH_S3_ENDPOINT: their store, where it is not S3; BINWATCH_CAPTURE...:
+        see ``serve/capture.py``.
+        """
+        os.environ["TS_DECODE_INPUT_REQUEST"] = "false"  # else TorchServe decodes JSON, and hides what is there twice
         self.version = str(context.manifest["model"]["modelVersion"])
-        self.alpha = float(os.environ.get("BINWATCH_ALPHA") or verdict.ALPHA)
+        device = counter.device_of(context.system_properties.get("gpu_id"))
+        model = counter.Counter(Path(context.system_properties["model_dir"]), device=device)
+        buckets = frozenset(filter(None, os.environ.get("BINWATCH_S3_BUCKETS", "").replace(" ", "").split(",")))
+        store = links.Store(buckets, os.environ.get("BINWATCH_S3_ENDPOINT") or None)
+        self.answers = answers.Answers(model, store, float(os.environ.get("BINWATCH_ALPHA") or verdict.ALPHA))
+        self.capture = capture.start(capture.settings(os.environ))
+        if self.capture:
+            atexit.register(self.capture.close)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # else nothing runs at exit
 
-    def handle(self, data: list[dict[str, Any]], context: Any) -> list[dict[str, Any]]:
-        """One answer for each request of the batch."""
-        bodies = [request.get("body", request.get("data", b"")) for request in data]
-        photos = [bytes(body) if isinstance(body, bytes | bytearray) else b"" for body in bodies]
-        answers = []
-        for index, answer in enumerate(self.counter.answer(photos)):
-            context.set_response_content_type(index, "application/json")
-            try:
-                attributes = context.get_request_header(index, ATTRIBUTES)
-                answers.append({**self._judged(answer, attributes), "model_version": self.version})
-            except errors.PhotoError as error:
-                context.set_response_status(400, "Bad Request", index)
-                answers.append({"code": 400, "type": "BadPhoto", "message": str(error)})
-            except errors.FieldError as error:
-                context.set_response_status(422, "Unprocessable Content", index)
-                answers.append({"code": 422, "type": "BadField", "message": str(error)})
-        return answers
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[Any]:
+        """One answer for each request of the batch; a list for one with a list of photos."""
+        begun = time.monotonic()
+        requests = [_request(parts, context.get_all_request_header(index)) for index, parts in enumerate(data)]
+        outcomes = iter(self.answers.of([photo for request in requests for photo in request.photos]))
+        replies = []
+        for index, request in enumerate(requests):
+            own = [next(outcomes) for _ in request.photos]
+            entries = [self._entry(each) for each in own]
+            replies.append(_reply(context, index, entries, request.listed))
+            if self.capture:
+                keep = partial(self._keep, self.capture, request, own, entries, 1000 * (time.monotonic() - begun))
+                answers.guarded(keep)  # a record that cannot be made costs no answer
+        return replies
 
-    def _judged(self, answer: dict[str, Any] | errors.PhotoError, attributes: str | None) -> dict[str, Any]:
-        if isinstance(answer, errors.PhotoError):
-            raise answer
-        given = dict(each.strip().partition("=")[::2] for each in (attributes or "").split(","))
-        if "expected_quantity" not in given:
-            return answer
-        return self.counter.judge(answer, verdict.quantity(given["expected_quantity"]), self.alpha)
+    def _entry(self, outcome: answers.Outcome) -> dict[str, Any]:
+        if isinstance(outcome.answer, errors.RequestError):
+            return {"code": outcome.answer.status, "type": outcome.answer.kind, "message": str(outcome.answer)}
+        return {**outcome.answer, "model_version": self.version, "event_id": str(uuid.uuid4())}
+
+    def _keep(
+        self, kept: capture.Capture, request: payload.Request, outcomes: Sequence[answers.Outcome],
+        entries: Sequence[dict[str, Any]], latency_ms: float,
+    ) -> None:  # fmt: skip
+        for outcome, entry in zip(outcomes, entries, strict=True):
+            data = outcome.data or (b"" if request.listed else request.body)
+            brightness, sharpness = (None, None) if outcome.pixels is None else photo.statistics(outcome.pixels)
+            kept.put(event.Event(
+                answer=entry, status=entry.get("code", 200), model_version=self.version, latency_ms=latency_ms,
+                content_type=payload.media_type(data) or request.content_type or "application/octet-stream",
+                data=data, link=outcome.link, attributes=request.attributes, brightness=brightness,
+                sharpness=sharpness, event_id=entry.get("event_id") or str(uuid.uuid4()),
+            ))  # fmt: skip
+
+
+def _request(parts: Mapping[str, bytes], headers: Mapping[str, Any]) -> payload.Request:
+    found = answers.guarded(partial(payload.parse, parts, headers))
+    return payload.Request((found,)) if isinstance(found, errors.RequestError) else found
+
+
+def _reply(context: Any, index: int, entries: list[dict[str, Any]], listed: bool) -> Any:
+    context.set_response_content_type(index, "application/json")
+    if listed:
+        return [{**entry, "status": entry.get("code", 200)} for entry in entries]
+    status = HTTPStatus(entries[0].get("code", 200))
+    if status != HTTPStatus.OK:
+        context.set_response_status(int(status), status.phrase, index)
+    return entries[0]

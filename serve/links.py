@@ -32,6 +32,7 @@ TIMEOUT_S = 5.0
 THREADS = 32
 FORMS = "s3://bucket/key, https://bucket.s3.amazonaws.com/key or https://s3.amazonaws.com/bucket/key"
 
+_S3 = "s3://"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _HOST = re.compile(r"(?:(?P<bucket>[a-z0-9.-]+)\.)?s3(?:[.-](?P<region>[a-z]{2}(?:-[a-z]+)+-\d))?\.amazonaws\.com")
 _MAX_KEY_BYTES = 1024
@@ -60,7 +61,7 @@ def parse(text: str) -> Link:
     shown = repr(text[:200])
     try:
         address = urlsplit(text)
-        bucket, key = _of_s3(text) if address.scheme == "s3" else _of_https(address)
+        bucket, key = _of_s3(text) if text.startswith(_S3) else _of_https(address)
     except ValueError as error:
         raise FieldError(f"the link {shown} cannot be read: {error}; give {FORMS}") from error
     if not _BUCKET.fullmatch(bucket):
@@ -73,7 +74,7 @@ def parse(text: str) -> Link:
 
 
 def _of_s3(text: str) -> tuple[str, str]:
-    bucket, _, key = text[len("s3://") :].partition("/")  # not percent-encoded, and ? and # belong to the key
+    bucket, _, key = text.removeprefix(_S3).partition("/")  # not percent-encoded, and ? and # belong to the key
     key.encode()  # a lone surrogate is no character: UnicodeEncodeError is a ValueError
     return bucket, key
 

@@ -15,9 +15,8 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from serve import links, verdict
@@ -28,6 +27,7 @@ FIELDS = ("expected_quantity", "weight", "expected_weight")
 MAX_PHOTOS = 32
 """Most photos of one request."""
 
+_STARTS = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 _DIGITS = 20
 _DATA = ("body", "data", "image")
 _ONE = 'give one photo, as {"uri": LINK} or {"image": BASE64}'
@@ -55,9 +55,10 @@ class Request:
     """The photos of a request, each with its own reason where it cannot be used; ``listed``: a list is the answer."""
 
     photos: tuple[Asked | RequestError, ...]
-    listed: bool
-    content_type: str
-    attributes: str
+    listed: bool = False
+    content_type: str = ""
+    attributes: str = ""
+    body: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -68,30 +69,39 @@ class _Repeated:
 
 
 def parse(parts: Mapping[str, bytes], headers: Mapping[str, Any]) -> Request:
-    """Read a request. Raises RequestError where all of it is unusable.
+    """Read a request; where all of it is unusable, it has one photo, the reason.
 
     ``parts``: body, form and query, each by its name; ``headers``: those of HTTP, and for each part its own,
     ``{"content-type": ...}``, as TorchServe has them.
     """
-    attributes = attributes_of(headers)
-    given = {**_of_attributes(attributes), **{name: _text(name, parts[name]) for name in FIELDS if name in parts}}
-    kind = content_type(parts, headers)
-    if kind == "application/json" and (name := _sent(parts)):
-        found, listed = _of_json(parts[name], given)
-        return Request(found, listed, kind, attributes)
-    return Request((_one(lambda: Asked(_photo(parts, kind), _fields(given))),), False, kind, attributes)
+    kind, attributes = _content_type(parts, headers), _header(headers, ATTRIBUTES)
+    listed = False
+    try:
+        given = _given(parts, attributes)
+        if kind == "application/json" and (name := _sent(parts)):
+            photos, listed = _of_json(parts[name], given)
+        else:
+            photos = (Asked(_photo(parts, kind), _fields(given)),)
+    except RequestError as error:
+        photos = (error,)
+    return Request(photos, listed, kind, attributes, bytes(parts.get(_sent(parts) or "uri", b"")))
 
 
-def content_type(parts: Mapping[str, bytes], headers: Mapping[str, Any]) -> str:
+def _given(parts: Mapping[str, bytes], attributes: str) -> dict[str, str]:
+    """The fields beside the body, as they were sent."""
+    return {**_of_attributes(attributes), **{name: _text(name, parts[name]) for name in FIELDS if name in parts}}
+
+
+def _content_type(parts: Mapping[str, bytes], headers: Mapping[str, Any]) -> str:
     """The media type of the photo's part, of the request without one; in lower case, without parameters."""
     own = headers.get(_sent(parts) or "")
     kind = own.get("content-type") if isinstance(own, Mapping) else None
     return str(kind or _header(headers, "content-type")).partition(";")[0].strip().lower()
 
 
-def attributes_of(headers: Mapping[str, Any]) -> str:
-    """The header ATTRIBUTES, empty without one."""
-    return _header(headers, ATTRIBUTES)
+def media_type(data: bytes) -> str:
+    """What the first bytes of a photo say that it is; empty where it is neither JPEG nor PNG."""
+    return next((kind for start, kind in _STARTS.items() if data.startswith(start)), "")
 
 
 def _header(headers: Mapping[str, Any], name: str) -> str:
@@ -125,22 +135,23 @@ def _photo(parts: Mapping[str, bytes], kind: str) -> bytes | links.Link:
 
 
 def _of_json(data: bytes, given: Mapping[str, Any]) -> tuple[tuple[Asked | RequestError, ...], bool]:
+    """The photos of a JSON body, and whether it lists them. Raises RequestError where all of it is unusable."""
     content = _loaded(data)
     listed = isinstance(content, list) or (isinstance(content, dict) and "instances" in content)
     if not listed:
-        return (_one(partial(_object, content, given)),), False
+        return (_object(content, given),), False
     if isinstance(content, dict) and content.keys() & {"uri", "image"}:
         raise FieldError("the body has instances and a photo beside them; put every photo into instances")
     entries = content["instances"] if isinstance(content, dict) else content
     if not isinstance(entries, list) or not 0 < len(entries) <= MAX_PHOTOS:
         shown = f"{len(entries)} photos" if isinstance(entries, list) else f"{type(entries).__name__} as instances"
         raise FieldError(f"the body has {shown}; send a list of 1 to {MAX_PHOTOS}")
-    return tuple(_one(partial(_object, each, given)) for each in entries), True
+    return tuple(_each(entry, given) for entry in entries), True
 
 
-def _one(read: Callable[[], Asked]) -> Asked | RequestError:
+def _each(entry: Any, given: Mapping[str, Any]) -> Asked | RequestError:
     try:
-        return read()
+        return _object(entry, given)
     except RequestError as error:
         return error
 

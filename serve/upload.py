@@ -6,6 +6,7 @@ It travels in every archive.
 
 import logging
 import threading
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ class Spool:
         try:
             hourly.mend(self.folder)
             for path in hourly.abandoned(self.folder):
-                self._put(path)
+                with suppress(FileNotFoundError):  # another process was faster
+                    self._put(path)
             self._failing = False
         except (BotoCoreError, ClientError, OSError) as error:
             if not self._failing:  # one warning a failure, not one a minute
@@ -72,9 +74,9 @@ class Spool:
             self._failing = True
 
     def _put(self, path: Path) -> None:
-        data = path.read_bytes()
-        if data:
-            self._client = self._client or links.client(self._endpoint_url, TIMEOUT_S, 1)
-            key = f"{self._prefix}/{path.relative_to(self.folder)}".lstrip("/")
-            self._client.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType="application/x-ndjson")
-        path.unlink(missing_ok=True)
+        self._client = self._client or links.client(self._endpoint_url, TIMEOUT_S, 1)
+        key = f"{self._prefix}/{path.relative_to(self.folder)}".lstrip("/")
+        if path.stat().st_size:
+            with path.open("rb") as body:
+                self._client.put_object(Bucket=self._bucket, Key=key, Body=body, ContentType="application/x-ndjson")
+        path.unlink()

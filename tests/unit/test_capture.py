@@ -1,0 +1,281 @@
+import base64
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve import hourly
+from serve.capture import VARIANT, Capture, Folder, settings, start
+from serve.hourly import HourFiles
+from serve.event import Event, record, sampled
+from tests.conftest import rounds
+
+MOMENT = datetime(2026, 11, 24, 5, 40, 0, 999999, tzinfo=UTC)
+EVENT = Event(
+    {"count": 3, "event_id": "x"}, 200, "7", 12.3456, "image/jpeg", b"\xff\xd8", "", "expected_quantity=3",
+    99.5, 12.25, "c0ffee00-0000-4000-8000-000000000000", MOMENT,
+)  # fmt: skip
+
+
+def event(number: int = 0, size: int = 10) -> Event:
+    return Event({"count": number}, 200, "1", 1.0, data=bytes(size), moment=MOMENT)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    found = [path.read_bytes() for path in sorted(folder.rglob("*.jsonl"))]
+    return [json.loads(line) for text in found for line in text.splitlines()]
+
+
+def counts(folder: Path) -> list[int]:
+    return [json.loads(each["captureData"]["endpointOutput"]["data"])["count"] for each in lines(folder)]
+
+
+def until(true: Callable[[], bool], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_record_has_sagemaker_s_form_with_the_input_last() -> None:
+    found = record(EVENT)
+    assert json.dumps(found) == json.dumps(
+        {
+            "eventVersion": "0",
+            "eventMetadata": {
+                "eventId": "c0ffee00-0000-4000-8000-000000000000",
+                "inferenceTime": "2026-11-24T05:40:00Z",
+                "customAttributes": ["expected_quantity=3"],
+                "binwatch": {
+                    "latency_ms": 12.346,
+                    "model_version": "7",
+                    "status": 200,
+                    "brightness": 99.5,
+                    "sharpness": 12.25,
+                },
+            },
+            "captureData": {
+                "endpointOutput": {
+                    "observedContentType": "application/json",
+                    "mode": "OUTPUT",
+                    "data": '{"count": 3, "event_id": "x"}',
+                    "encoding": "JSON",
+                },
+                "endpointInput": {
+                    "observedContentType": "image/jpeg",
+                    "mode": "INPUT",
+                    "data": base64.b64encode(b"\xff\xd8").decode(),
+                    "encoding": "BASE64",
+                },
+            },
+        }
+    )
+
+
+def test_a_record_without_photos_or_of_a_link_is_short() -> None:
+    assert record(EVENT, photos=False)["captureData"]["endpointInput"]["data"] == ""
+    linked = Event({}, 200, "1", 1.0, data=b"the photo", link="s3://bins/1.jpg")
+    sent = record(linked)["captureData"]["endpointInput"]
+    assert (sent["data"], sent["encoding"]) == ('{"uri": "s3://bins/1.jpg"}', "JSON")
+
+
+def test_the_share_decides_by_the_event_s_id_alone() -> None:
+    ids = [str(number) for number in range(4000)]
+    for share in (0.0, 0.1, 0.5, 1.0):
+        chosen = [each for each in ids if sampled(each, share)]
+        assert len(chosen) / len(ids) == pytest.approx(share, abs=0.025)
+        assert chosen == [each for each in ids if sampled(each, share)]
+    assert {each for each in ids if sampled(each, 0.1)} < {each for each in ids if sampled(each, 0.5)}
+
+
+def test_events_lie_in_the_file_of_their_hour(tmp_path: Path) -> None:
+    capture = Capture(Folder(tmp_path), disk_use=lambda _: 0.0)
+    later = Event({"count": 2}, 200, "1", 1.0, moment=MOMENT.replace(hour=6))
+    for each in (event(0), event(1), later):
+        capture.put(each)
+    capture.close()
+    assert sorted(path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jsonl")) == [
+        "2026/11/24/05",
+        "2026/11/24/06",
+    ]
+    assert sorted(counts(tmp_path)) == [0, 1, 2]
+
+
+def test_the_flush_comes_by_itself(tmp_path: Path) -> None:
+    capture = Capture(Folder(tmp_path), disk_use=lambda _: 0.0)
+    capture.put(event())
+    until(lambda: counts(tmp_path) == [0], 5)
+    capture.close()
+
+
+def test_what_does_not_fit_the_buffer_is_dropped_counted_and_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = Capture(Folder(tmp_path / "few"), max_events=2, disk_use=lambda _: 0.0)
+    small = Capture(Folder(tmp_path / "small"), max_bytes=20_000, disk_use=lambda _: 0.0)
+    for number in range(5):
+        few.put(event(number))
+        small.put(event(number, size=6000))
+    few.close()
+    small.close()
+    assert few.dropped == {"buffer full": 3}
+    assert small.dropped == {"buffer full": 3}
+    assert counts(tmp_path / "few") == counts(tmp_path / "small") == [0, 1]
+    assert sum("3 captured answers more were dropped" in text for text in caplog.messages) == 2
+
+
+def test_a_full_disk_stops_it_with_one_warning_until_there_is_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    use = [0.76]
+    capture = Capture(Folder(tmp_path), disk_use=lambda _: use[0])
+    for number in range(3):
+        capture.put(event(number))
+        until(lambda number=number: capture.dropped["disk full"] == number + 1)  # type: ignore[misc]
+    assert not lines(tmp_path)
+    use[0] = 0.75
+    until(lambda: "capture goes on" in caplog.messages)
+    capture.put(event(3))
+    capture.close()
+    assert counts(tmp_path) == [3]
+    stops = [text for text in caplog.messages if "its disk is 76% full" in text]
+    assert len(stops) == 1
+    assert any("3 disk full" in text for text in caplog.messages)
+
+
+def test_an_unwritable_folder_is_tried_again_and_nothing_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "capture").write_text("a file where the folder should be")
+    capture = Capture(Folder(tmp_path / "capture" / VARIANT), disk_use=lambda _: 0.0)
+    begun = time.monotonic()
+    for number in range(1000):
+        capture.put(event(number))
+    assert time.monotonic() - begun < 1
+    until(lambda: any("cannot be written" in text for text in caplog.messages))
+    time.sleep(2.2)  # two more tries, which say nothing new
+    (tmp_path / "capture").unlink()
+    until(lambda: len(lines(tmp_path)) == 1000)
+    capture.close()
+    assert counts(tmp_path) == list(range(1000))
+    assert sum("cannot be written" in text for text in caplog.messages) == 1
+    assert not capture.dropped
+
+
+def test_a_line_that_the_disk_takes_half_of_is_taken_back(tmp_path: Path) -> None:
+    """A limit on the size of files makes the kernel write a part, as a full disk does."""
+    code = """
+import resource, sys
+from datetime import datetime, UTC
+from pathlib import Path
+from serve.hourly import HourFiles
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+files = HourFiles(Path(sys.argv[1]))
+written = 0
+for number in range(3):
+    try:
+        files.append(datetime.now(UTC), b"x" * 599 + b"\\n")
+        written += 1
+    except OSError as error:
+        print(error)
+        break
+files.append(datetime.now(UTC), b"y" * 599 + b"\\n")
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert "400 of 600 bytes were written" in done.stdout
+    assert sorted(path.read_bytes() for path in tmp_path.rglob("*.jsonl")) == [
+        b"x" * 599 + b"\n",
+        b"y" * 599 + b"\n",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "mended"),
+    [
+        (b'{"a": 1}\n', b'{"a": 1}\n'),
+        (b'{"a": 1}\n{"b', b'{"a": 1}\n'),
+        (b'{"a', b""),
+        (b"", b""),
+        (b"x\n" + b"y" * 200_000, b"x\n"),
+        (b"y" * 65_537, b""),
+    ],
+)
+def test_a_cut_line_is_taken_off(tmp_path: Path, content: bytes, mended: bytes) -> None:
+    (tmp_path / "05").mkdir()
+    (tmp_path / "05" / "a.jsonl").write_bytes(content)
+    assert hourly.mend(tmp_path) == (content != mended)
+    assert (tmp_path / "05" / "a.jsonl").read_bytes() == mended
+
+
+def test_a_file_in_use_is_left_alone(tmp_path: Path) -> None:
+    files = HourFiles(tmp_path)
+    files.append(MOMENT, b"whole\n")
+    (path,) = tmp_path.rglob("*.jsonl")
+    with path.open("ab") as cut:
+        cut.write(b"being writt")
+    assert list(hourly.abandoned(tmp_path)) == []
+    assert hourly.mend(tmp_path) == 0
+    files.close()
+    assert list(hourly.abandoned(tmp_path)) == [path]
+    assert hourly.mend(tmp_path) == 1
+    assert path.read_bytes() == b"whole\n"
+
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from serve.capture import Capture, Folder
+from serve.event import Event
+capture = Capture(Folder(Path(sys.argv[1])), max_bytes=2**30, disk_use=lambda _: 0.0)
+photo = bytes(2_000_000)  # a line of 2.7 MB is written page by page, and a kill can come between two
+for number in range(1_000_000):
+    each = Event({"count": 1}, 200, "1", 1.0, data=photo)
+    print(each.event_id, flush=True)
+    capture.put(each)
+    time.sleep(0.04)
+"""
+
+
+def test_kill_9_loses_the_last_seconds_at_most_and_leaves_no_line_torn(tmp_path: Path) -> None:
+    rng, cut, lost = random.Random(5), 0, []
+    for number in range(rounds(3, 60)):
+        folder = tmp_path / str(number)
+        worker = subprocess.Popen([sys.executable, "-c", WORKER, folder], stdout=subprocess.PIPE, text=True)
+        until(lambda folder=folder: any(folder.rglob("*.jsonl")))  # type: ignore[misc]
+        time.sleep(rng.uniform(1.0, 2.5))
+        os.kill(worker.pid, signal.SIGKILL)
+        ids = worker.communicate()[0].split()
+        cut += hourly.mend(folder)  # as the worker that TorchServe starts in its place does
+        (path,) = folder.rglob("*.jsonl")
+        assert path.read_bytes().endswith(b"\n")
+        written = [each["eventMetadata"]["eventId"] for each in lines(folder)]
+        assert written == ids[: len(written)]
+        lost.append(len(ids) - len(written))
+        path.unlink()
+    print(
+        f"{len(lost)} kills cut {cut} lines, which were taken off; {max(lost) / 25:.1f} s of events were lost at most"
+    )
+    assert max(lost) < 100
+
+
+def test_the_settings_come_from_the_environment(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert start(settings({})) is None
+    assert start(settings({"BINWATCH_CAPTURE": str(tmp_path), "BINWATCH_CAPTURE_SHARE": "0"})) is None
+    given = settings(
+        {"BINWATCH_CAPTURE": str(tmp_path), "BINWATCH_CAPTURE_SHARE": "0.5", "BINWATCH_CAPTURE_PHOTOS": "0"}
+    )
+    assert (given.share, given.photos) == (0.5, False)
+    assert settings({"BINWATCH_CAPTURE_SHARE": "5"}).share == 1
+    assert settings({"BINWATCH_CAPTURE_SHARE": "half"}).share == 1
+    assert sum("no number from 0 to 1; every answer is captured" in text for text in caplog.messages) == 2
