@@ -6,6 +6,8 @@ It is a torch-model-archiver archive (a zip), so TorchServe loads it as it is:
     handler.py              what TorchServe calls
     serve/*.py              the modules the handler needs: the preprocessing travels with the model
     model.onnx              pixels uint8 (B, S, S, 3) -> logits float32 (B, C)
+    model.int8.onnx         the same in int8, for CPUs; only where it is as good (trainer/quantise.py)
+    model.pt2               the same as a torch program, for GPUs
     binwatch.json           this module's Manifest
     golden/<n>.jpg          golden photos: the manifest holds the answers they must give
 
@@ -22,7 +24,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,7 +32,7 @@ from serve.errors import ArchiveError
 
 FORMAT = 1
 MANIFEST = "binwatch.json"
-MODEL = "model.onnx"
+MODEL, INT8, PROGRAM = "model.onnx", "model.int8.onnx", "model.pt2"
 TORCHSERVE_MANIFEST = "MAR-INF/MANIFEST.json"
 MAX_BYTES = 2 * 1024**3
 """Largest archive that is unpacked, in bytes, counted unpacked."""
@@ -45,6 +47,15 @@ class Golden:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What rests on the answers of one form of the model; ``golden``: the probabilities of each golden photo."""
+
+    temperature: float
+    scores: Mapping[str, tuple[float, ...]]
+    golden: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What an archive says about itself.
 
@@ -52,7 +63,9 @@ class Manifest:
     ``size_px``: side of the square that photos are squashed to; ``tolerance``: how far a golden
     answer's probability may be off; ``files``: SHA-256 a file; ``temperature``: what the logits are
     divided by, so that a probability can be believed; ``scores``: of each class, how badly the calibration
-    photos of that class fit it (``serve/verdict.py``).
+    photos of that class fit it (``serve/verdict.py``); ``cpu_model``: the file that a CPU runs, on which
+    temperature, scores and golden answers rest; ``exact``: these for the program that a GPU runs, where that
+    answers otherwise; ``reference``: predictions and photos as they were when it was trained, for drift.
     """
 
     classes: tuple[int, ...]
@@ -68,6 +81,9 @@ class Manifest:
     open_top: bool = False
     temperature: float = 1.0
     scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    cpu_model: str = MODEL
+    exact: Calibration | None = None
+    reference: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     @property
@@ -80,6 +96,14 @@ class Manifest:
         if quantity > self.classes[-1] and self.open_top:
             return self.names[-1]
         return self.names[self.classes.index(quantity)] if quantity in self.classes else str(quantity)
+
+    def on_gpu(self) -> "Manifest":
+        """The manifest for a server that runs the program."""
+        if self.exact is None:
+            return self
+        answers = zip(self.golden, self.exact.golden, strict=True)
+        golden = tuple(replace(each, probabilities=promised) for each, promised in answers)
+        return replace(self, temperature=self.exact.temperature, scores=self.exact.scores, golden=golden)
 
     def to_json(self) -> str:
         """The text of ``binwatch.json``."""
@@ -99,6 +123,10 @@ def read_manifest(folder: Path) -> Manifest:
         found = sha256(path) if path.is_file() else "nothing"
         if found != expected:
             raise ArchiveError(f"{name} in the archive has SHA-256 {found}, its manifest says {expected}: damaged")
+    if manifest.cpu_model not in manifest.files:
+        raise ArchiveError(
+            f"the manifest names {manifest.cpu_model!r} for CPUs, and does not list it: damaged"
+        )
     return manifest
 
 
@@ -112,9 +140,16 @@ def parse_manifest(text: bytes | None) -> Manifest:
             raise ArchiveError(f"the archive has format {content.get('format')!r}; this version reads {FORMAT}")
         content["golden"] = tuple(Golden(each["file"], tuple(each["probabilities"])) for each in content["golden"])
         content["classes"] = tuple(content["classes"])
+        content["exact"] = _calibration(content.get("exact"))
         return Manifest(**{each.name: content[each.name] for each in fields(Manifest) if each.name in content})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArchiveError(f"{MANIFEST} in the archive is damaged: {error!r}") from error
+
+
+def _calibration(found: dict[str, Any] | None) -> Calibration | None:
+    if found is None:
+        return None
+    return Calibration(found["temperature"], found["scores"], tuple(tuple(each) for each in found["golden"]))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ evaluation and ``scripts/predict.py --archive``, which start the archive's own c
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,63 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from serve import archive, photo, verdict
-from serve.errors import PhotoError
+from serve.errors import ArchiveError, PhotoError
 
 BATCH = 32
+CPU = "cpu"
+
+Runner = Callable[[photo.Pixels], NDArray[np.float64]]
+"""Pixels uint8 ``(B, S, S, 3)`` -> logits ``(B, C)``, one column a class."""
+
+
+def onnx_runner(model: Path, threads: int = 1) -> Runner:
+    """Run an ONNX file on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda pixels: np.asarray(session.run(None, {"pixels": pixels})[0], dtype=np.float64)
+
+
+def torch_runner(program: Path, device: str) -> Runner:
+    """Run an exported torch program on ``device``, as torch names it. Raises ArchiveError where there is none."""
+    import torch  # takes seconds, and a CPU does without
+    from torch.export.passes import move_to_device_pass
+
+    if not program.is_file():
+        raise ArchiveError(
+            f"the archive has no {program.name}, which {device} would run: export again, or use a CPU"
+        )
+    module = move_to_device_pass(torch.export.load(program), device).module()
+
+    def run(pixels: photo.Pixels) -> NDArray[np.float64]:
+        with torch.inference_mode():
+            return np.asarray(module(torch.tensor(pixels, device=device)).double().cpu().numpy())
+
+    return run
+
+
+def device_of(gpu_id: object) -> str:
+    """Where a worker runs its model: on the GPU that TorchServe gave it, if torch can use that, else on the CPU."""
+    if gpu_id is None:
+        return CPU
+    import torch
+
+    return f"cuda:{gpu_id}" if torch.cuda.is_available() else CPU
 
 
 class Counter:
-    """A loaded model. ``threads``: of ONNX Runtime, one a worker where several share the cores."""
+    """A loaded model.
 
-    def __init__(self, folder: Path, threads: int = 1) -> None:
-        self.manifest = archive.read_manifest(folder)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(
-            folder / archive.MODEL, options, providers=["CPUExecutionProvider"]
-        )
+    ``device``: ``cpu`` is ONNX Runtime with so many ``threads``, one a worker where several share the cores;
+    anything else, such as ``cuda:0``, is the exported program in torch.
+    """
+
+    def __init__(self, folder: Path, threads: int = 1, device: str = CPU) -> None:
+        manifest = archive.read_manifest(folder)
+        if device == CPU:
+            self.manifest, self._run = manifest, onnx_runner(folder / manifest.cpu_model, threads)
+        else:
+            self.manifest, self._run = manifest.on_gpu(), torch_runner(folder / archive.PROGRAM, device)
 
     def answer(self, photos: Sequence[bytes]) -> list[dict[str, Any] | PhotoError]:
         """One answer a photo, in order; an unreadable photo gets its PhotoError, the others their count."""
@@ -53,8 +95,7 @@ class Counter:
 
     def logits(self, pixels: photo.Pixels) -> NDArray[np.float64]:
         """Pixels uint8 ``(B, S, S, 3)`` -> logits ``(B, C)``, one column a class."""
-        (logits,) = self._session.run(None, {"pixels": pixels})
-        return np.asarray(logits, dtype=np.float64)
+        return self._run(pixels)
 
     def probabilities(self, pixels: photo.Pixels) -> NDArray[np.float64]:
         """Pixels uint8 ``(B, S, S, 3)`` -> calibrated probabilities ``(B, C)``, one column a class."""

@@ -5,13 +5,16 @@ It is fitted on the half of the validation photos that chose neither epoch nor r
 C. Guo et al., "On Calibration of Modern Neural Networks", 2017, https://arxiv.org/abs/1706.04599
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
+
+from serve import verdict
 
 BINS = 15
 COLDEST, HOTTEST = 0.1, 10.0
@@ -55,3 +58,23 @@ def expected_calibration_error(probabilities: NDArray[Any], correct: NDArray[np.
     """Mean distance between confidence and accuracy, 0-1, weighted by how many answers there are."""
     found = reliability(probabilities, correct)
     return sum(each.answers * abs(each.confidence - each.accuracy) for each in found) / len(correct)
+
+
+def calibrate(logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
+    """The temperature, and how far confidence and accuracy are apart without and with it, by name."""
+    temperature = fit_temperature(logits, labels)
+    correct = logits.argmax(axis=1) == labels
+    errors = {
+        name: expected_calibration_error(softmax(logits / divisor, axis=1), correct)
+        for name, divisor in (("calibration_error_before", 1.0), ("calibration_error", temperature))
+    }
+    return {"temperature": temperature, **errors}
+
+
+def conformal_scores(logits: NDArray[Any], labels: NDArray[Any], names: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """Of each count, how badly its calibration photos fit it, for the verdict: ascending, uncalibrated."""
+    own = softmax(logits, axis=1)[np.arange(len(labels)), labels]
+    return {
+        name: tuple(sorted(round(verdict.score(float(each)), 6) for each in own[labels == label]))
+        for label, name in enumerate(names)
+    }

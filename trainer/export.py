@@ -1,4 +1,8 @@
-"""From trained weights to an archive: ONNX, checked against torch, packed with golden photos."""
+"""From trained weights to an archive: ONNX, int8 and a torch program, checked against torch and against each other.
+
+What is calibrated rests on the answers of the form that will serve: the forms are made and compared first,
+on the half of the validation photos that selected the weights, then the other half calibrates.
+"""
 
 import copy
 import os
@@ -8,55 +12,102 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
 
 import serve
 from serve import archive, photo
-from serve.counter import Counter as ServedCounter
+from serve.counter import Runner, onnx_runner, torch_runner
 from serve.errors import ArchiveError
 from trainer.abid import LICENCE
+from trainer.calibration import calibrate, conformal_scores
+from trainer.counts import Counts
 from trainer.dataset import Dataset, Part
 from trainer.model import Counter
+from trainer.quantise import Choice, decide, quantise, sample
 from trainer.recipes import Recipe
+from trainer.reference import reference
 
 MODEL_NAME = "bin-counter"
 PARITY = 1e-3
-"""How far a probability of the exported model may be from torch's."""
+"""How far a probability of an exported form may be from torch's; int8 has limits of its own."""
 
+_BATCH = 32
 _TRAVELLING = (
     "__init__.py", "answers.py", "archive.py", "capture.py", "counter.py", "errors.py", "event.py", "hourly.py",
     "links.py", "payload.py", "photo.py", "upload.py", "verdict.py",
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Exported:
+    """The archive, what a CPU runs of it and why, and what was measured of that form on the validation photos."""
+
+    archive: Path
+    cpu_model: str
+    choice: Choice
+    metrics: Mapping[str, float]
+    reference: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Golden:
+    """Golden photos: their names in the archive, and their pixels uint8 ``(G, S, S, 3)`` as serving reads them."""
+
+    names: tuple[str, ...]
+    pixels: photo.Pixels
+
+
+@dataclass(frozen=True)
+class _Calibrated:
+    """One form on the calibration photos: what the manifest says of it, its metrics, its probabilities ``(N, C)``."""
+
+    calibration: archive.Calibration
+    metrics: Mapping[str, float]
+    probabilities: NDArray[np.float64]
+
+
 def write_archive(
     model: Counter, data: Dataset, recipe: Recipe, out: Path, *, run_id: str, metrics: Mapping[str, float],
-    temperature: float = 1.0, scores: Mapping[str, tuple[float, ...]] | None = None,
-) -> Path:  # fmt: skip
-    """Export ``model`` and pack it as ``out/bin-counter.mar``. Raises ArchiveError where ONNX and torch differ."""
+    selection: Part, calibration: Part,
+) -> Exported:  # fmt: skip
+    """Export ``model`` and pack it as ``out/bin-counter.mar``.
+
+    ``selection``, ``calibration``: the halves of the validation photos. Raises ArchiveError where a form and
+    torch differ.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="binwatch-export-") as temporary:
         stage = Path(temporary) / "stage"
         _copy_code(stage)
-        model = copy.deepcopy(model).cpu().eval()  # a GPU's TF32 would blur the comparison below
-        _export_onnx(model, data.size_px, stage / archive.MODEL)
-        photos = _copy_golden(data.validation, stage)
+        _export(model, data.size_px, stage)
+        fp32 = _runner(stage / archive.MODEL)
+        _check_parity(model, {archive.MODEL: fp32, archive.PROGRAM: torch_runner(stage / archive.PROGRAM, "cpu")},
+                      selection.pixels[:_BATCH])  # fmt: skip
+        exact = _probabilities(fp32, selection)
+        golden = _copy_golden(selection, exact, data.size_px, stage)
+        choice = _try_int8(stage, data.train, selection, exact, golden, recipe.seed)
+        of_fp32 = _calibrate(fp32, calibration, data.counts, golden)
+        served = of_fp32
+        if choice.accepted:
+            served = _calibrate(_runner(stage / archive.INT8), calibration, data.counts, golden)
         manifest = archive.Manifest(
-            classes=data.counts.values, open_top=data.counts.open_top,
-            size_px=data.size_px, run_id=run_id, dataset_fingerprint=data.fingerprint,
-            metrics=dict(metrics), golden=(), files=_checksums(stage), licence=LICENCE, recipe=asdict(recipe),
-            temperature=temperature, scores=scores or {},
+            classes=data.counts.values, open_top=data.counts.open_top, size_px=data.size_px, run_id=run_id,
+            dataset_fingerprint=data.fingerprint, metrics={**metrics, **choice.metrics(), **served.metrics},
+            golden=tuple(map(archive.Golden, golden.names, served.calibration.golden)), files=_checksums(stage),
+            licence=LICENCE, recipe=asdict(recipe), temperature=served.calibration.temperature,
+            scores=served.calibration.scores, cpu_model=archive.INT8 if choice.accepted else archive.MODEL,
+            exact=of_fp32.calibration if choice.accepted else None,
+            reference=reference(served.probabilities, data.counts, data.train, recipe.seed),
         )  # fmt: skip
         (stage / archive.MANIFEST).write_text(manifest.to_json())
-        counter = ServedCounter(stage)
-        _check_parity(model, counter, data.validation.pixels[:32])
-        golden = tuple(_golden(counter, stage, name) for name in photos)
-        (stage / archive.MANIFEST).write_text(replace(manifest, golden=golden).to_json())
-        return _pack(stage, out)
+        return Exported(_pack(stage, out), manifest.cpu_model, choice, manifest.metrics, manifest.reference)
 
 
 def _copy_code(stage: Path) -> None:
@@ -67,47 +118,96 @@ def _copy_code(stage: Path) -> None:
     shutil.copy(source / "handler.py", stage / "handler.py")
 
 
-def _export_onnx(model: Counter, size_px: int, path: Path) -> None:
+def _export(model: Counter, size_px: int, stage: Path) -> None:
+    """Write the torch program, and the ONNX file that is made from it."""
+    model = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     example = torch.zeros((2, size_px, size_px, 3), dtype=torch.uint8)
+    batch = {"pixels": {0: torch.export.Dim("batch")}}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        warnings.simplefilter("ignore")  # the exporters warn of their own internals
+        program = torch.export.export(model, (example,), dynamic_shapes=batch)
+        torch.export.save(program, stage / archive.PROGRAM)
         torch.onnx.export(
-            model, (example,), str(path), input_names=["pixels"],
-            output_names=["logits"], dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
-            dynamo=True, external_data=False, verbose=False,
+            program, (), str(stage / archive.MODEL), input_names=["pixels"], output_names=["logits"],
+            dynamic_shapes=batch, dynamo=True, external_data=False, verbose=False,
         )  # fmt: skip
 
 
-def _copy_golden(part: Part, stage: Path) -> list[str]:
-    """Copy one validation photo a class, as it lies on disk, so that decoding is checked too."""
+def _runner(model: Path) -> Runner:
+    return onnx_runner(model, threads=len(os.sched_getaffinity(0)))
+
+
+def _logits(run: Runner, part: Part) -> NDArray[np.float64]:
+    return np.concatenate([run(part.pixels[start : start + _BATCH]) for start in range(0, len(part), _BATCH)])
+
+
+def _probabilities(run: Runner, part: Part) -> NDArray[np.float64]:
+    return np.asarray(softmax(_logits(run, part), axis=1))
+
+
+@torch.no_grad()
+def _check_parity(model: Counter, forms: Mapping[str, Runner], pixels: photo.Pixels) -> None:
+    model = copy.deepcopy(model).cpu().eval()  # a GPU's TF32 would blur the comparison
+    expected = model(torch.tensor(pixels)).double().softmax(1).numpy()
+    for name, run in forms.items():
+        difference = float(np.abs(softmax(run(pixels), axis=1) - expected).max())
+        if not difference <= PARITY:
+            raise ArchiveError(
+                f"the probabilities of {name} are up to {difference:.2g} from torch's, more than {PARITY}; "
+                "the weights may not be finite, or the exporter does not support this model"
+            )
+
+
+def _copy_golden(part: Part, probabilities: NDArray[np.float64], size_px: int, stage: Path) -> _Golden:
+    """Copy one photo a class, as it lies on disk, so that decoding is checked too.
+
+    Of each class it is the one that the model is middling sure of: where two counts are nearly even, which of
+    them comes out is no sign of anything.
+    """
     (stage / "golden").mkdir()
-    chosen = [int(np.flatnonzero(part.labels == label)[0]) for label in np.unique(part.labels)]
-    names = [f"golden/{number}.jpg" for number in range(len(chosen))]
+    top = np.sort(probabilities, axis=1)
+    margins = top[:, -1] - top[:, -2]
+    chosen = [_middle(np.flatnonzero(part.labels == label), margins) for label in np.unique(part.labels)]
+    names = tuple(f"golden/{number}.jpg" for number in range(len(chosen)))
     for index, name in zip(chosen, names, strict=True):
         shutil.copy(part.photos[index].path, stage / name)
-    return names
+    return _Golden(names, np.stack([photo.read((stage / name).read_bytes(), size_px) for name in names]))
 
 
-def _golden(counter: ServedCounter, stage: Path, name: str) -> archive.Golden:
-    pixels = photo.read((stage / name).read_bytes(), counter.manifest.size_px)
-    return archive.Golden(name, tuple(round(float(p), 6) for p in counter.probabilities(pixels[None])[0]))
+def _middle(rows: NDArray[np.int64], margins: NDArray[np.float64]) -> int:
+    """Of these rows the one with the median margin."""
+    return int(rows[np.argsort(margins[rows], kind="stable")[len(rows) // 2]])
+
+
+def _try_int8(
+    stage: Path, train: Part, selection: Part, exact: NDArray[np.float64], golden: _Golden, seed: int
+) -> Choice:  # fmt: skip
+    """Make the int8 form, and keep it where it is as good; ``exact``: fp32's probabilities of ``selection``."""
+    model, path = stage / archive.MODEL, stage / archive.INT8
+    quantise(model, path, sample(train, seed))
+    int8 = _runner(path)
+    answers = (softmax(run(golden.pixels), axis=1) for run in (_runner(model), int8))
+    choice = decide(exact, _probabilities(int8, selection), selection.labels, *answers)
+    if not choice.accepted:
+        path.unlink()
+    return choice
+
+
+def _calibrate(run: Runner, part: Part, counts: Counts, golden: _Golden) -> _Calibrated:
+    logits = _logits(run, part)
+    metrics = calibrate(logits, part.labels)
+    temperature = metrics["temperature"]
+    promised = softmax(run(golden.pixels) / temperature, axis=1)
+    calibration = archive.Calibration(
+        temperature, conformal_scores(logits, part.labels, counts.names),
+        tuple(tuple(round(float(p), 6) for p in row) for row in promised),
+    )  # fmt: skip
+    return _Calibrated(calibration, metrics, np.asarray(softmax(logits / temperature, axis=1)))
 
 
 def _checksums(stage: Path) -> dict[str, str]:
     files = sorted(path for path in stage.rglob("*") if path.is_file())
     return {str(path.relative_to(stage)): archive.sha256(path) for path in files}
-
-
-@torch.no_grad()
-def _check_parity(model: Counter, counter: ServedCounter, pixels: photo.Pixels) -> None:
-    logits = model(torch.from_numpy(pixels)).double()
-    expected = (logits / counter.manifest.temperature).softmax(1).numpy()
-    difference = float(np.abs(counter.probabilities(pixels) - expected).max())
-    if not difference <= PARITY:
-        raise ArchiveError(
-            f"the exported model's probabilities are up to {difference:.2g} from torch's, more than {PARITY}; "
-            "the weights may not be finite, or the exporter does not support this model"
-        )
 
 
 def _pack(stage: Path, out: Path) -> Path:

@@ -5,19 +5,14 @@
 
 import json
 import logging
+import statistics
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.special import softmax
-
-from serve import verdict
 from trainer import checkpoint, distributed, plots
 from trainer.alarms import CURVE
-from trainer.calibration import expected_calibration_error, fit_temperature
-from trainer.counts import Counts
 from trainer.dataset import Dataset, DataSpec, Part
 from trainer.evaluate import Evaluation, Prediction, evaluate, judged
 from trainer.export import MODEL_NAME, write_archive
@@ -25,10 +20,10 @@ from trainer.prepared import AUDIT, REPORT, load_any
 from trainer.recipes import Recipe
 from trainer.rules import Fired
 from trainer.tracking import TrackedRun
-from trainer.train import Epoch, Fitted, fit, predict_logits
+from trainer.train import Epoch, Fitted, fit
 
-EVALUATION = "evaluation.json"
-DATASET = "dataset.json"
+EVALUATION, PREDICTIONS = "evaluation.json", "predictions.json"
+DATASET, TRAINING, REFERENCE = "dataset.json", "training.json", "reference.json"
 ARCHIVE = f"archive/{MODEL_NAME}.mar"
 """Where the artifacts of a run lie."""
 
@@ -46,10 +41,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class Learned:
-    """What ``learn`` gives: the best weights, the data they saw, and the photos that calibrate them."""
+    """What ``learn`` gives: the best weights, the data they saw, and the halves of the validation photos."""
 
     fitted: Fitted
     data: Dataset
+    selection: Part
     calibration: Part
 
 
@@ -79,7 +75,7 @@ def learn(
     )  # fmt: skip
     if run:
         _log_training(run, fitted)
-    return Learned(fitted, data, calibration)
+    return Learned(fitted, data, selection, calibration)
 
 
 def run_training(
@@ -88,52 +84,47 @@ def run_training(
     on_epoch: Callable[[Epoch], object] = lambda _: None,
 ) -> Trained:  # fmt: skip
     """Load, train, calibrate, export. Everything goes to ``run`` where there is one; the archive to ``out``."""
+    start = time.monotonic()
     learned = learn(spec, recipe, out, run, stop_on=stop_on, checkpoints=checkpoints, on_epoch=on_epoch)
     fitted, data = learned.fitted, learned.data
-    logits = predict_logits(fitted.model, learned.calibration).double().numpy()
-    calibrated = _calibrate(logits, learned.calibration.labels)
     best = fitted.epochs[fitted.best_epoch - 1]
     chosen = {"validation_loss": best.validation_loss, "validation_accuracy": best.validation_accuracy}
-    archive = write_archive(
-        fitted.model, data, recipe, out, run_id=run.id if run else "", metrics={**calibrated, **chosen},
-        temperature=calibrated["temperature"], scores=_scores(logits, learned.calibration.labels, data.counts),
+    exported = write_archive(
+        fitted.model, data, recipe, out, run_id=run.id if run else "", metrics=chosen,
+        selection=learned.selection, calibration=learned.calibration,
     )  # fmt: skip
+    if not exported.choice.accepted:
+        log.warning("CPUs get the fp32 form, which is slower than int8: %s", exported.choice.reason)
+    _write_training(out, recipe, fitted, len(data.train), time.monotonic() - start)
     if run:
-        run.log_metrics(calibrated)
-        run.log_file(archive, "archive")
+        run.log_metrics(exported.metrics)
+        run.set_tags({"cpu_model": exported.cpu_model, "cpu_model.reason": exported.choice.reason})
+        run.log_json(exported.reference, REFERENCE)
+        run.log_file(exported.archive, "archive")
     if checkpoints:
         checkpoint.remove(checkpoints)
-    return Trained(archive, data, run)
+    return Trained(exported.archive, data, run)
 
 
-def _scores(
-    logits: NDArray[np.float64], labels: NDArray[np.int64], counts: Counts
-) -> dict[str, tuple[float, ...]]:  # fmt: skip
-    """Of each count, how badly its calibration photos fit it, for the verdict: ascending, uncalibrated."""
-    own = softmax(logits, axis=1)[np.arange(len(labels)), labels]
-    return {
-        name: tuple(sorted(round(verdict.score(float(each)), 6) for each in own[labels == label]))
-        for label, name in enumerate(counts.names)
-    }
-
-
-def _calibrate(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float]:
-    """The temperature, and how far confidence and accuracy are apart without and with it."""
-    temperature = fit_temperature(logits, labels)
-    correct = logits.argmax(axis=1) == labels
-    errors = {
-        name: expected_calibration_error(softmax(logits / divisor, axis=1), correct)
-        for name, divisor in (("calibration_error_before", 1.0), ("calibration_error", temperature))
-    }
-    return {"temperature": temperature, **errors}
+def _write_training(out: Path, recipe: Recipe, fitted: Fitted, photos: int, seconds: float) -> None:
+    """Leave ``training.json`` in ``out``. ``seconds``: of this process, from reading the data to the archive."""
+    about = {
+        "recipe": asdict(recipe), "train_photos": photos, "epochs": len(fitted.epochs), "best_epoch": fitted.best_epoch,
+        "seconds": round(seconds, 1), "resumed_at_epoch": fitted.resumed_at or None,
+        "photos_per_second": round(statistics.median(each.photos_per_second for each in fitted.epochs), 1),
+        "stopped_by": fitted.stopped_by, "rules": [asdict(each) for each in fitted.fired],
+    }  # fmt: skip
+    (out / TRAINING).write_text(json.dumps(about, indent=1))
 
 
 def run_evaluation(trained: Trained) -> Evaluation:
-    """Evaluate the job's archive on its test split; ``evaluation.json`` lands beside the archive."""
+    """Evaluate the job's archive on its test split; the result and every answer land beside the archive."""
     run = trained.run
     evaluation, predictions = evaluate(trained.archive, trained.data.test)
     path = trained.archive.with_name(EVALUATION)
     path.write_text(json.dumps(evaluation.to_sagemaker(), indent=1))
+    columns = _columns(predictions)
+    trained.archive.with_name(PREDICTIONS).write_text(json.dumps(columns))
     if run:
         run.log_metrics(evaluation.metrics())
         run.log_file(path)
@@ -142,7 +133,7 @@ def run_evaluation(trained: Trained) -> Evaluation:
         found = judged(predictions, trained.data.counts, CURVE)
         if found:
             run.log_picture(plots.alarm_curves(found), "alarms.png")
-        run.log_table(_columns(predictions), "predictions.json")
+        run.log_table(columns, PREDICTIONS)
     return evaluation
 
 

@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from serve import photo as photos_io
@@ -56,11 +54,6 @@ def _scan_one(photo: Photo, size_px: int | None) -> Scanned | Skipped:
         image = photos_io.decode(data)
     except (PhotoError, OSError) as error:
         return Skipped(photo.id, str(error))
-    pixels = photos_io.squash(image, size_px) if size_px else None
-    return Scanned(photo, hashlib.sha256(data).hexdigest(), _look(image), duplicates.signature(image), pixels)
-
-
-def _look(image: Image.Image) -> Look:
-    grey = np.asarray(image.convert("L").resize((LOOK_PX, LOOK_PX), Image.Resampling.BILINEAR), dtype=np.float32)
-    laplacian = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
-    return Look(*image.size, round(float(grey.mean()), 2), round(float(laplacian.var()), 2))
+    pixels = photos_io.read(data, size_px) if size_px else None
+    look = Look(*image.size, *photos_io.statistics(photos_io.squash(image, LOOK_PX)))
+    return Scanned(photo, hashlib.sha256(data).hexdigest(), look, duplicates.signature(image), pixels)
