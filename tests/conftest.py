@@ -22,6 +22,10 @@ TINY = replace(RECIPES["resnet18-small"], size_px=32, epochs=1)
 """A recipe for tests that need a model, but not a good one."""
 
 
+LEFT = {"bin-counter.mar", "dataset.json", "evaluation.json", "predictions.json", "training.json"}
+"""What a training job leaves behind."""
+
+
 def rounds(sample: int, full: int) -> int:
     """How often a test that takes long repeats itself: ``full`` in `make proof`, else the first ``sample``."""
     return full if os.environ.get("BINWATCH_PROOF") else sample

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Served
+from tests.conftest import LEFT, Served
 from trainer.job import Trained
 from trainer.tracking import Tracking
 
@@ -28,9 +28,30 @@ def test_train_leaves_an_archive_and_an_evaluation(drawn: Path, tmp_path: Path, 
                 "--size-px", 32, "--tracking-uri", mlflow_url, "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert {path.name for path in tmp_path.iterdir()} == {"bin-counter.mar", "dataset.json", "evaluation.json"}
+    assert {path.name for path in tmp_path.iterdir()} == LEFT
     assert result["binwatch"] == json.loads((tmp_path / "evaluation.json").read_text())["binwatch"]
     assert "training resnet18-small" in done.stderr
+
+
+def test_trainings_are_compared_on_the_same_photos(drawn: Path, tmp_path: Path) -> None:
+    for name, words in {"a": (), "b": ("--train-share", 0.5), "other": ("--data-seed", 1)}.items():
+        done = call("scripts/train.py", "resnet18-small", "--data", drawn, "--out", tmp_path / name, "--epochs", 1,
+                    "--size-px", 32, "--no-tracking", *words)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    told = call("scripts/compare.py", tmp_path / "a", tmp_path / "b")
+    assert told.returncode == 0, told.stderr
+    assert "| a | " in told.stdout
+    assert f"{tmp_path / 'a'} against {tmp_path / 'b'}: " in told.stdout
+    result = json.loads(call("scripts/compare.py", tmp_path / "a", tmp_path / "b", "--json").stdout)
+    accuracies = [each["evaluation"]["accuracy"] for each in result["trainings"]]
+    (found,) = result["differences"].values()
+    assert found["accuracy"] == pytest.approx(accuracies[0] - accuracies[1])
+    assert found["interval"][0] <= found["accuracy"] <= found["interval"][1]
+    assert result["trainings"][0]["training"]["train_photos"] > 1.9 * result["trainings"][1]["training"]["train_photos"]
+    refused = call("scripts/compare.py", tmp_path / "a", tmp_path / "other")
+    assert (refused.returncode, "were tested on different photos" in refused.stderr) == (1, True)
+    nothing = call("scripts/compare.py", tmp_path)
+    assert (nothing.returncode, "is not what scripts/train.py leaves" in nothing.stderr) == (1, True)
 
 
 def test_prepare_audit_and_train_with_an_open_top(drawn: Path, tmp_path: Path, mlflow_url: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from serve.errors import DataError, TrainingError
-from trainer import prepared, synthetic
+from trainer import features, prepared, synthetic
 from trainer.batches import soft_labels
 from trainer.counts import Counts, parse, wider
 from trainer.dataset import DataSpec, load
@@ -118,6 +118,20 @@ def test_frozen_blocks_see_what_they_see_in_the_whole_network() -> None:
     assert not [name for name in learning if "_conv_stem" in name or "_blocks.4." in name]
     assert [name for name in learning if "_blocks.5." in name]
     assert not counter.train().body.network._bn0.training  # type: ignore[union-attr]
+
+
+def test_compiled_they_see_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = create("efficientnet-lite0", 9, 64, "pretrained")
+    counter.freeze_early(5)
+    photos = np.random.default_rng(0).integers(0, 256, (7, 64, 64, 3), dtype=np.uint8)
+    plainly = features.asking(Stem(counter), photos, 7)(slice(0, 7))
+    monkeypatch.setattr(features, "WORTH_COMPILING", 1)
+    for rows in (slice(0, 7), slice(2, 3)):
+        found = features.asking(Stem(counter), photos, 7)(rows)
+        assert found.dtype == plainly.dtype == np.float16
+        assert np.abs(found.astype(np.float32) - plainly[rows].astype(np.float32)).max() < 0.01
+    one = features.asking(Stem(counter), photos[:1], 1)(slice(0, 1))  # a single photo is compiled for any number too
+    assert one.shape == plainly[:1].shape
 
 
 def test_only_a_network_with_blocks_has_frozen_blocks() -> None:

@@ -1,0 +1,39 @@
+"""Put trainings side by side: accuracy, RMSE, time; and how much better the first is than each other one.
+
+    python scripts/compare.py OUT [OUT...]      folders that scripts/train.py --out left
+
+The difference comes with a 95 % interval; one that holds 0 may be luck.
+"""
+
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from trainer import cli, compare
+
+
+def main(args: Namespace) -> int:
+    rows = [compare.read(folder) for folder in args.folders]
+    first, *others = args.folders
+    differences = {str(other): compare.difference(first, other) for other in others}
+    lines = [compare.table(rows), ""]
+    for other, found in differences.items():
+        low, high = found.interval
+        lines.append(
+            f"{first} against {other}: {100 * found.accuracy:+.1f} points "
+            f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f}) on {found.photos} test photos"
+        )
+    result = {
+        "trainings": [
+            {"name": row.name, "training": row.training, "evaluation": asdict(row.evaluation)} for row in rows
+        ],
+        "differences": {other: asdict(found) for other, found in differences.items()},
+    }
+    cli.emit(args, result, "\n".join(lines).rstrip())
+    return cli.OK
+
+
+if __name__ == "__main__":
+    parser = cli.parser(__doc__.splitlines()[0])
+    parser.add_argument("folders", type=Path, nargs="+", metavar="OUT")
+    cli.run(main, parser.parse_args())
