@@ -79,6 +79,7 @@ def s3_server(state: Path) -> Iterator[str]:
     command = [
         Path(sys.executable).with_name("weed"), "server", "-s3", f"-dir={state.resolve() / 'weed'}", "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1", "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=0",
+        "-s3.port.iceberg=0", "-s3.port.lance=0",  # catalogs, else at ports that are the same for every server
         *(f"-{name}={port}" for name, port in {**ports, **grpc}.items()),
     ]  # fmt: skip
     url = f"http://127.0.0.1:{ports['s3.port']}"
