@@ -1,6 +1,6 @@
 """Measure how many times faster we are than a named peer, in one run.
 
-python scripts/bench.py fetch|loader|train|tune [--data DIR] [--json]
+python scripts/bench.py fetch|loader|monitor|train|tune [--data DIR] [--json]
 """
 
 from argparse import Namespace
@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from serve.embedded import s3_server
-from trainer import benches, cli, training_benches
+from trainer import benches, cli, monitoring_benches, training_benches
 
-BENCHES = {**benches.BENCHES, **training_benches.BENCHES}
+BENCHES = {**benches.BENCHES, **monitoring_benches.BENCHES, **training_benches.BENCHES}
 
 
 def main(args: Namespace) -> int:

@@ -52,7 +52,7 @@ if __name__ == "__main__":
     parser.add_argument("--model-store", type=Path, default=Path(get("BINWATCH_MODEL_STORE", "var/models")))
     parser.add_argument("--workers", type=int, default=int(get("BINWATCH_WORKERS") or 1), help="a version starts with")
     scaled = get("BINWATCH_AUTOSCALE") == "1"
-    parser.add_argument("--autoscale", action="store_true", default=scaled, help="with --watch: workers follow the load")
+    parser.add_argument("--autoscale", action="store_true", default=scaled, help="workers follow the load")
     parser.add_argument("--dry-run", action="store_true", help="only log what autoscaling would do")
     parser.add_argument("--watch", action="store_true", help="go on until SIGTERM")
     parser.add_argument("--interval", type=float, default=3.0, help="seconds between two rounds")

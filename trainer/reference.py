@@ -16,14 +16,17 @@ _TENTHS = np.linspace(0, 1, 11)
 
 
 def reference(probabilities: NDArray[Any], counts: Counts, train: Part, seed: int) -> dict[str, Any]:
-    """Shares of the counts predicted, and deciles of confidence, brightness and sharpness, 11 numbers each.
+    """Shares of the counts predicted, deciles of confidence, brightness and sharpness, 11 numbers each, and how many
+    ``photos`` each comes from: drift is told from the luck of a small sample by that.
 
     ``probabilities``: calibrated, ``(N, C)``, of the photos that calibrated them; the looks are of training photos.
     """
     predicted = np.bincount(probabilities.argmax(axis=1), minlength=len(counts.names)) / len(probabilities)
     rows = np.sort(np.random.default_rng(seed).permutation(len(train))[:PHOTOS])
     looks = np.array([photo.statistics(train.pixels[row]) for row in rows])
+    judged, seen = len(probabilities), len(rows)
     return {
+        "photos": {"counts": judged, "confidence": judged, "brightness": seen, "sharpness": seen},
         "counts": {name: round(float(share), 6) for name, share in zip(counts.names, predicted, strict=True)},
         "confidence": _deciles(probabilities.max(axis=1)),
         "brightness": _deciles(looks[:, 0]),

@@ -53,15 +53,15 @@ class Version:
 class Tracking:
     """A connection to one MLflow server. Raises TrackingError when it does not answer."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, experiment: str = EXPERIMENT) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self.uri = uri
         self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         with _readable_errors(uri):
-            found = self._client.get_experiment_by_name(EXPERIMENT)
-            self._experiment = found.experiment_id if found else self._client.create_experiment(EXPERIMENT)
+            found = self._client.get_experiment_by_name(experiment)
+            self._experiment = found.experiment_id if found else self._client.create_experiment(experiment)
 
     @contextmanager
     def run(self, name: str, parent: str | None = None, again: str | None = None) -> Iterator["TrackedRun"]:
@@ -89,6 +89,12 @@ class Tracking:
         finally:
             with _readable_errors(self.uri):
                 self._client.set_terminated(run.id, status)
+
+    def find_run(self, name: str) -> tuple[str, dict[str, str]] | None:
+        """The newest run of that name, if any: its id and its tags."""
+        with _readable_errors(self.uri):
+            found = self._client.search_runs([self._experiment], f"attributes.run_name = '{name}'", max_results=1)
+        return (found[0].info.run_id, dict(found[0].data.tags)) if found else None
 
     def end_orphans(self, parent: str) -> None:
         """Mark the nested runs of ``parent`` that still seem to run as KILLED: whoever ran them is gone."""
@@ -172,10 +178,10 @@ class TrackedRun:
         with _readable_errors(self._uri):
             self._client.log_batch(self.id, params=[Param(key, str(value)) for key, value in params.items()])
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Numbers at a step."""
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0, at_s: float | None = None) -> None:
+        """Numbers at a step. ``at_s``: the time they are of, in seconds since 1970; now without."""
         with _readable_errors(self._uri):
-            self._client.log_batch(self.id, metrics=_metrics(metrics, step))
+            self._client.log_batch(self.id, metrics=_metrics(metrics, step, at_s))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Words to search by."""
@@ -240,8 +246,8 @@ class TrackedRun:
             self._client.log_figure(self.id, figure, name)
 
 
-def _metrics(metrics: Mapping[str, float], step: int) -> list[Metric]:
-    now = int(time.time() * 1000)
+def _metrics(metrics: Mapping[str, float], step: int, at_s: float | None = None) -> list[Metric]:
+    now = int((time.time() if at_s is None else at_s) * 1000)
     return [Metric(key, value, now, step) for key, value in metrics.items()]
 
 

@@ -1,0 +1,243 @@
+"""Monitoring with a real MLflow, a real S3 server, real captures, and the script as a user calls it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from mlflow import MlflowClient
+
+from serve import capture, places, records
+from serve.drift import Thresholds
+from serve.embedded import s3_server
+from serve.event import Event
+from serve.looks import Monitor
+from tests.conftest import rounds
+from trainer import monitoring_benches, monitoring_plots
+from trainer.monitoring import EXPERIMENT, Journal
+from trainer.monitoring_benches import draw
+from trainer.tracking import Tracking
+
+ROOT = Path(__file__).parents[2]
+NOW = datetime.now(UTC).replace(hour=12, minute=30, second=0, microsecond=0)
+HOURS = timedelta(hours=1)
+
+
+def crown(registry: Tracking, reference: dict[str, Any] | None) -> str:
+    """A champion whose run recorded ``reference``; returns its version."""
+    with registry.run("train") as run:
+        if reference:
+            run.log_json(reference, "reference.json")
+    number = registry.register(run.id, "promoted", "because", "").number
+    registry.crown(number)
+    return number
+
+
+def fill(folder: Path, version: str, start: datetime = NOW - 20 * HOURS, **how: Any) -> None:
+    monitoring_benches.write(folder, draw(600, how.pop("seed", 3), start, timedelta(hours=19), version, **how))
+
+
+def journal_runs(url: str) -> dict[str, Any]:
+    """The monitoring's runs by name, newest words of each."""
+    client = MlflowClient(url, url)
+    found = client.get_experiment_by_name(EXPERIMENT)
+    runs = client.search_runs([found.experiment_id]) if found else []
+    return {run.info.run_name: run for run in runs}
+
+
+@pytest.fixture(autouse=True)
+def no_monitoring(mlflow_url: str) -> Iterator[None]:
+    """A journal without runs."""
+    yield
+    client = MlflowClient(mlflow_url, mlflow_url)
+    for run in journal_runs(mlflow_url).values():
+        client.delete_run(run.info.run_id)
+
+
+def monitor(folder: Path, out: Path, url: str) -> Monitor:
+    return Monitor(places.Folder(folder), out, 24 * HOURS, Thresholds(), journal=Journal(url))
+
+
+def test_mlflow_gets_a_run_a_day_with_curves_and_pictures(registry: Tracking, mlflow_url: str, tmp_path: Path) -> None:
+    version = crown(registry, monitoring_benches.reference(1000, 1))
+    fill(tmp_path, version)
+    report = monitor(tmp_path, tmp_path / "out", mlflow_url).look(NOW)
+    today, yesterday = f"monitoring {NOW:%Y-%m-%d}", f"monitoring {NOW - 24 * HOURS:%Y-%m-%d}"
+    runs, client = journal_runs(mlflow_url), MlflowClient(mlflow_url, mlflow_url)
+    assert set(runs) == {today, yesterday}
+    assert all(run.info.status == "FINISHED" for run in runs.values())
+    curve = [each for name in (yesterday, today)
+             for each in client.get_metric_history(runs[name].info.run_id, "confidence_mean")]  # fmt: skip
+    over = [each for each in report.buckets if each.start < f"{NOW:%Y-%m-%dT%H}"]
+    assert [each.value for each in curve] == [each.confidence_mean for each in over]
+    assert [each.step for each in curve] == [int(each.start[11:13]) * 60 for each in over]
+    assert {"verdict_mismatch", "count_3", "psi_brightness", "window_requests"} <= set(runs[today].data.metrics)
+    assert runs[today].data.tags["alerts"] == "none"
+    files = {each.path for each in client.list_artifacts(runs[today].info.run_id)}
+    assert files == {"monitoring.json", *(f"{name}.png" for name in monitoring_plots.PICTURES)}
+
+
+def test_looking_again_logs_only_buckets_that_are_over_since(
+    registry: Tracking, mlflow_url: str, tmp_path: Path
+) -> None:
+    fill(tmp_path, crown(registry, None))
+    monitor(tmp_path, tmp_path / "out", mlflow_url).look(NOW)
+    watched = monitor(tmp_path, tmp_path / "out", mlflow_url)  # started again
+    for minutes in (1, 31, 32):
+        watched.look(NOW + timedelta(minutes=minutes))
+    run = journal_runs(mlflow_url)[f"monitoring {NOW:%Y-%m-%d}"]
+    client = MlflowClient(mlflow_url, mlflow_url)
+    steps = [each.step for each in client.get_metric_history(run.info.run_id, "requests")]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 11 * 60
+    looks = [each.step for each in client.get_metric_history(run.info.run_id, "window_requests")]
+    assert looks == [12 * 60 + 30, 12 * 60 + 31]
+
+
+def test_drift_is_measured_against_the_champions_run_and_tagged(
+    registry: Tracking, mlflow_url: str, tmp_path: Path
+) -> None:
+    fill(tmp_path, crown(registry, monitoring_benches.reference(1000, 1)), brightness=0.5)
+    report = monitor(tmp_path, tmp_path / "out", mlflow_url).look(NOW)
+    assert [alert.name for alert in report.alerts] == ["drift of brightness"]
+    assert journal_runs(mlflow_url)[f"monitoring {NOW:%Y-%m-%d}"].data.tags["alerts"] == "drift of brightness"
+
+
+def test_a_new_champion_is_compared_with_its_own_reference(registry: Tracking, mlflow_url: str, tmp_path: Path) -> None:
+    first = crown(registry, monitoring_benches.reference(1000, 1))
+    fill(tmp_path, first, brightness=0.5)
+    watched = monitor(tmp_path, tmp_path / "out", mlflow_url)
+    assert watched.look(NOW).alerts
+    second = crown(registry, monitoring_benches.reference(1000, 1))
+    fill(tmp_path, second, seed=4)
+    report = watched.look(NOW)
+    assert report.alerts == ()
+    assert report.model_versions == {first: 600, second: 600}
+
+
+def test_a_champion_without_a_reference_leaves_drift_out(registry: Tracking, mlflow_url: str, tmp_path: Path) -> None:
+    fill(tmp_path, crown(registry, None))
+    report = monitor(tmp_path, tmp_path / "out", mlflow_url).look(NOW)
+    assert report.drift == ()
+    assert "no reference" in report.notes[0]
+
+
+def test_without_a_champion_and_without_a_record_nothing_is_logged(
+    registry: Tracking, mlflow_url: str, tmp_path: Path
+) -> None:
+    assert monitor(tmp_path, tmp_path / "out", mlflow_url).look(NOW).records == 0
+    assert journal_runs(mlflow_url) == {}
+
+
+def call(*words: object, **env: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "scripts/monitor.py", *map(str, words)], cwd=ROOT, env={**os.environ, **env},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def test_the_script_summarises_what_a_real_capture_wrote(tmp_path: Path) -> None:
+    kept = capture.start(capture.Settings(target=str(tmp_path / "capture")))
+    assert kept is not None
+    answer = {"count": 2, "probabilities": {"1": 0.25, "2": 0.75}, "verdict": "match", "model_version": "4"}
+    events = [Event(answer, 200, "4", 12.0, "image/jpeg", b"\xff\xd8" * 500, brightness=90.0, sharpness=3.0)
+              for _ in range(20)]  # fmt: skip
+    for event in events:
+        kept.put(event)
+    kept.close()
+    truth = tmp_path / "capture" / records.TRUTHS / f"{datetime.now(UTC):%Y/%m/%d/%H}" / "a.jsonl"
+    truth.parent.mkdir(parents=True)
+    for number, event in enumerate(events):
+        line = {"groundTruthData": {"data": str(2 + (number < 5)), "encoding": "CSV"},
+                "eventMetadata": {"eventId": event.event_id}, "eventVersion": "0"}  # fmt: skip
+        with truth.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    done = call("--capture", tmp_path / "capture", "--out", tmp_path / "out", "--no-tracking", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found == json.loads((tmp_path / "out" / "monitoring.json").read_text())
+    assert (found["records"], found["unreadable"], found["model_versions"]) == (20, 0, {"4": 20})
+    totals = found["totals"]
+    assert (totals["confidence_mean"], totals["latency_p99_ms"], totals["counts"]) == (0.75, 12.0, {"2": 20})
+    assert (totals["verdicts"]["match"], totals["feedback"], totals["accuracy"]) == (20, 20, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "code", "message"),
+    [
+        (["--capture", "nowhere"], {}, 1, "there is no folder nowhere"),
+        (["--capture", ".", "--since", "soon"], {}, 2, "--since is 'soon'"),
+        (["--capture", "."], {"BINWATCH_ALERT_PSI": "x", "BINWATCH_ALERT_RECENT_S": "0"}, 2, "BINWATCH_ALERT_RECENT_S"),
+        (["--capture", "."], {"BINWATCH_ALERT_WEBHOOK": "file:///etc/passwd"}, 2, "BINWATCH_ALERT_WEBHOOK"),
+    ],
+)
+def test_the_script_refuses_what_it_cannot_use(
+    words: list[str], env: dict[str, str], code: int, message: str, tmp_path: Path
+) -> None:
+    done = call(*words, "--out", tmp_path, "--no-tracking", **env)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert re.match(r"error: .*", done.stderr)
+    assert message in done.stderr
+
+
+def test_a_watching_script_writes_looks_again_and_ends_on_sigterm(tmp_path: Path) -> None:
+    fill(tmp_path / "capture", "1", datetime.now(UTC) - 20 * HOURS)
+    out, beat = tmp_path / "out" / "monitoring.json", tmp_path / "beat"
+    command = ["scripts/monitor.py", "--watch", "--no-tracking", "--interval", "0.2", "--capture",
+               str(tmp_path / "capture"), "--out", str(out.parent), "--heartbeat", str(beat)]  # fmt: skip
+    with subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait(lambda: beat.exists() and json.loads(out.read_text())["records"] == 600)
+            fill(tmp_path / "capture", "1", datetime.now(UTC) - 20 * HOURS, seed=8)
+            wait(lambda: json.loads(out.read_text())["records"] == 1200)
+        finally:
+            process.terminate()
+        assert process.wait(30) == 0
+
+
+def wait(done: Any, timeout_s: float = 60) -> None:
+    import time
+
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.05)
+
+
+def test_a_bucket_is_read_like_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    fill(tmp_path / "capture", "1")
+    with s3_server(tmp_path / "s3") as url:
+        client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="any",
+                              aws_secret_access_key="any")  # fmt: skip
+        client.create_bucket(Bucket="bins")
+        for path in (tmp_path / "capture").rglob("*.jsonl"):
+            client.upload_file(str(path), "bins", f"kept/{path.relative_to(tmp_path / 'capture')}")
+        folder = Monitor(places.Folder(tmp_path / "capture"), tmp_path / "one", 24 * HOURS, Thresholds()).look(NOW)
+        bucket = places.place_of("s3://bins/kept/", url)
+        watched = Monitor(bucket, tmp_path / "two", 24 * HOURS, Thresholds())
+        assert watched.look(NOW) == folder
+        assert folder.records == 600
+        assert watched.look(NOW) == folder
+
+
+def test_a_day_of_capture_takes_seconds_and_little_memory(tmp_path: Path) -> None:
+    """In CI a tenth of the day; `scripts/bench.py monitor` measures the whole, with and without photos."""
+    number = rounds(10_000, 100_000)
+    monitoring_benches.write(tmp_path, draw(number, 1, datetime.now(UTC) - 23 * HOURS, 22 * HOURS), photo_bytes=4096)
+    command = [sys.executable, "scripts/monitor.py", "--capture", tmp_path, "--out", tmp_path / "out", "--no-tracking"]
+    seconds, peak_mib = monitoring_benches.measured(command)
+    print(f"{number} records in {seconds:.1f} s, {peak_mib:.0f} MiB at most")
+    assert json.loads((tmp_path / "out" / "monitoring.json").read_text())["records"] == number
+    assert seconds < monitoring_benches.MOST_S
+    assert 20 < peak_mib < monitoring_benches.MOST_MIB

@@ -1,0 +1,424 @@
+"""Capture lines in, a report out; files that grow, are torn or foreign; alerts that begin and end."""
+
+import base64
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serve import alerts, drift, looks, places, records
+from serve.drift import Alert, Thresholds
+from serve.errors import DataError, SettingsError, TrackingError
+from serve.event import Event, record
+from serve.looks import Monitor
+from serve.monitor import Reference, bucket_width, summarise
+from trainer import monitoring_benches
+from trainer.monitoring_benches import draw, with_input
+
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+DAY = timedelta(days=1)
+LIMITS = Thresholds()
+
+
+def rows(lines: list[bytes]) -> tuple[records.Rows, int]:
+    import io
+
+    found, tally = records.read(io.BytesIO(b"".join(lines)), records.parse_answer, records.ANSWER, settled=True)
+    return found, tally.unreadable
+
+
+def answer(count: int = 3, p: float = 0.7, **more: Any) -> dict[str, Any]:
+    rest = {str(each): round((1 - p) / 4, 6) for each in range(1, 6) if each != count}
+    return {"count": count, "probabilities": {**rest, str(count): p}, "model_version": "1", **more}
+
+
+def event(minutes_ago: float = 0.0, status: int = 200, latency_ms: float = 20.0, **more: Any) -> Event:
+    given = {"answer": answer(), "model_version": "1", "brightness": 100.0, "sharpness": 50.0, **more}
+    moment = NOW - timedelta(minutes=minutes_ago)
+    return Event(status=status, latency_ms=latency_ms, moment=moment, **given)
+
+
+def line(of: Event) -> bytes:
+    return json.dumps(record(of)).encode() + b"\n"
+
+
+def test_reads_what_the_capture_writes() -> None:
+    ours = event(answer=answer(2, 0.6, verdict="mismatch"), latency_ms=12.5, data=b"\xff" * 9000)
+    found, unreadable = rows([line(ours)])
+    assert unreadable == 0
+    (row,) = found
+    assert (row["count"], row["version"], row["verdict"], row["status"]) == (b"2", b"1", b"mismatch", 200)
+    assert (row["confidence"], row["latency_ms"], row["brightness"], row["sharpness"]) == (0.6, 12.5, 100, 50)
+    assert row["time_s"] == NOW.timestamp()
+
+
+def test_reads_records_as_sagemaker_writes_them() -> None:
+    """Other order of keys, no numbers of ours, the output in base64, no status."""
+    output = base64.b64encode(json.dumps(answer(4, 0.5)).encode()).decode()
+    foreign = {
+        "captureData": {
+            "endpointInput": {"observedContentType": "image/jpeg", "mode": "INPUT", "data": "/9j=",
+                              "encoding": "BASE64"},
+            "endpointOutput": {"observedContentType": "application/json", "mode": "OUTPUT", "data": output,
+                               "encoding": "BASE64"},
+        },
+        "eventMetadata": {"eventId": "not-a-uuid", "inferenceTime": "2026-11-24T11:59:00Z"}, "eventVersion": "0",
+    }  # fmt: skip
+    found, unreadable = rows(
+        [json.dumps(foreign).encode() + b"\n", json.dumps(foreign, separators=(",", ":")).encode()]
+    )
+    assert unreadable == 0
+    assert found["count"].tolist() == [b"4", b"4"]
+    assert np.isnan(found["latency_ms"]).all()
+    assert found["version"][0] == b"1"
+
+
+def test_an_input_that_is_text_with_braces_is_read_too() -> None:
+    found, unreadable = rows(
+        [line(event(link='s3://b/{"endpointInput"}.jpg')), line(event(attributes="endpointInput"))]
+    )
+    assert (len(found), unreadable) == (2, 0)
+
+
+def test_answers_of_a_stand_in_are_those_of_its_version() -> None:
+    found, _ = rows([line(event(model_version="7.0")), line(event(model_version="7"))])
+    assert found["version"].tolist() == [b"7", b"7"]
+
+
+BROKEN = [
+    b"{\n", b"nonsense\n", b"[]\n", b"null\n", b"\xff\xfe\n", b"[" * 100_000 + b"\n", b'{"eventMetadata": {}}\n',
+    json.dumps(record(event(answer={"count": 3}))).encode() + b"\n",
+    json.dumps(record(event(answer=answer(3, 7.0)))).encode() + b"\n",
+    json.dumps(record(event(status=99_999))).encode() + b"\n",
+    json.dumps(record(event(brightness=1e999))).encode() + b"\n",
+    json.dumps(record(event(latency_ms=float("nan")))).encode() + b"\n",
+    line(event()).replace(b"2026-11-24", b"yesterday"),
+    line(event())[:-40] + b"\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=range(len(BROKEN)))
+def test_a_line_that_is_none_of_ours_is_counted_and_the_others_are_read(broken: bytes) -> None:
+    found, unreadable = rows([line(event()), broken, b"\n", line(event())])
+    assert (len(found), unreadable) == (2, 1)
+
+
+def test_every_way_to_tear_a_line_is_survived() -> None:
+    whole = line(event(data=b"\x01" * 30))
+    for cut in range(1, len(whole) - 2):
+        found, unreadable = rows([whole, whole[:cut] + b"\n", whole])
+        assert (len(found), unreadable) == (2, 1), whole[:cut]
+
+
+def test_a_line_longer_than_any_is_skipped_without_being_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MAX_LINE_BYTES", 5000)
+    found, unreadable = rows([line(event()), line(event(data=b"x" * 20_000)), line(event())])
+    assert (len(found), unreadable) == (2, 1)
+
+
+def report(lines: list[bytes], truths: list[tuple[str, int]] | None = None, since: timedelta = DAY,
+           reference: Reference | None = None, limits: Thresholds = LIMITS) -> Any:  # fmt: skip
+    found, unreadable = rows(lines)
+    known = np.array([(hash(name), count) for name, count in truths or []], records.TRUTH)
+    return summarise(found, known, unreadable, NOW, since, reference, limits)
+
+
+def test_a_bucket_holds_its_hour() -> None:
+    lines = [line(event(minutes_ago=90 + i, latency_ms=float(i), answer=answer(3, 0.5 + i / 100))) for i in range(11)]
+    lines += [line(event(minutes_ago=10, status=400, answer={"code": 400})) for _ in range(2)]
+    found = report([*lines, line(event(minutes_ago=60 * 25))])
+    first, second = found.buckets
+    assert (first.start, first.requests, first.errors) == ("2026-11-24T10:00:00Z", 11, 0)
+    assert (first.confidence_mean, first.confidence_p10) == (0.55, 0.51)
+    assert (first.latency_p50_ms, first.latency_p99_ms) == (5.0, 9.9)
+    assert (second.requests, second.errors, second.confidence_mean, second.counts) == (2, 2, None, {})
+    assert (found.totals.requests, found.totals.errors, found.records) == (13, 2, 13)
+    assert found.model_versions == {"1": 13}
+    assert json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_the_buckets_add_up_to_the_totals() -> None:
+    lines = [with_input(made).encode() for _, made in draw(3000, 5, NOW - timedelta(hours=23), timedelta(hours=22))]
+    found = report(lines)
+    for field in ("requests", "errors", "feedback"):
+        assert sum(getattr(each, field) for each in found.buckets) == getattr(found.totals, field)
+    for field in ("counts", "verdicts"):
+        for name, number in getattr(found.totals, field).items():
+            assert sum(getattr(each, field).get(name, 0) for each in found.buckets) == number
+    assert sum(found.totals.counts.values()) == found.totals.requests - found.totals.errors
+    assert list(found.totals.counts) == ["1", "2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize(("hours", "minutes"), [(1, 5), (8, 5), (9, 60), (24, 60), (96, 60), (101, 1440), (8760, 1440)])
+def test_the_width_of_a_bucket_follows_the_span(hours: int, minutes: int) -> None:
+    assert bucket_width(timedelta(hours=hours)) == timedelta(minutes=minutes)
+
+
+def test_late_ground_truth_gives_the_accuracy_of_the_time_of_the_answer() -> None:
+    old, new = event(minutes_ago=600), event(minutes_ago=5)
+    top = event(minutes_ago=5, answer={"count": 8, "probabilities": {"1": 0.1, "8+": 0.9}})
+    failed = event(minutes_ago=5, status=400, answer={"code": 400})
+    truths = [(old.event_id, 3), (new.event_id, 3), (new.event_id, 2), (top.event_id, 11), (failed.event_id, 1),
+              ("of another day", 1)]  # fmt: skip
+    found = report([line(each) for each in (old, new, top, failed)], truths)
+    first, second = found.buckets
+    assert (first.feedback, first.accuracy) == (1, 1.0)
+    assert (second.feedback, second.accuracy) == (2, 0.5)  # the last one for ``new`` counts, and 11 is 8 and above
+    assert (found.totals.accuracy_low, found.totals.accuracy_high) == pytest.approx(drift.wilson(2, 3), abs=1e-4)
+    assert report([line(old)]).totals.accuracy is None
+
+
+def reference(photos: int = 1000, seed: int = 77) -> Reference:
+    return Reference("1", monitoring_benches.reference(photos, seed))
+
+
+def drawn(seed: int, number: int = 600, **how: Any) -> list[bytes]:
+    made = draw(number, seed, NOW - timedelta(hours=23), timedelta(hours=22.9), **how)
+    return [with_input(each).encode() for _, each in made]
+
+
+def test_nothing_that_changed_raises_no_alert_for_twenty_days() -> None:
+    """Four indices a day at 1 false alarm in 1,000: 20 days have one with a probability of 8 %; these have none."""
+    for seed in range(20):
+        found = report(drawn(seed), reference=reference(seed=1000 + seed))
+        assert [each.name for each in found.drift] == ["counts", "confidence", "brightness", "sharpness"]
+        assert found.alerts == ()
+
+
+def test_half_the_brightness_raises_an_alert_of_that_alone() -> None:
+    for seed in range(5):
+        found = report(drawn(seed, brightness=0.5), reference=reference())
+        assert [alert.name for alert in found.alerts] == ["drift of brightness"]
+        assert "brightness" in found.alerts[0].message
+
+
+def test_only_answers_of_the_references_version_are_compared() -> None:
+    found = report(drawn(1) + drawn(2, version="2", brightness=0.5), reference=reference())
+    assert found.alerts == ()
+    assert found.model_versions == {"1": 600, "2": 600}
+    few = report(drawn(1, number=100), reference=reference())
+    assert few.alerts == ()
+    assert "fewer than 200" in few.notes[0]
+
+
+def test_without_a_reference_drift_is_left_out_with_a_note() -> None:
+    found = report(drawn(1))
+    assert found.drift == ()
+    assert "no reference" in found.notes[0]
+
+
+def test_errors_and_slow_answers_of_the_last_hour_raise_alerts() -> None:
+    lines = drawn(1, number=5000)
+    lines += [line(event(minutes_ago=i / 10, latency_ms=3000.0, status=503 if i % 10 == 0 else 200,
+                         answer={} if i % 10 == 0 else answer())) for i in range(300)]  # fmt: skip
+    assert {alert.name for alert in report(lines).alerts} == {"errors", "latency"}
+
+
+def write(capture: Path, of: Event, name: str = "a.jsonl", data: bytes | None = None) -> Path:
+    path = capture / records.ANSWERS / f"{of.moment:%Y/%m/%d/%H}" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(line(of) if data is None else data)
+    return path
+
+
+def monitor(capture: Path, out: Path, **more: Any) -> Monitor:
+    return Monitor(places.Folder(capture), out, DAY, LIMITS, **more)
+
+
+def test_a_half_written_last_line_is_left_for_the_next_look(tmp_path: Path) -> None:
+    watched = monitor(tmp_path, tmp_path / "out")
+    second = line(event(data=b"photo"))
+    path = write(tmp_path, event())
+    write(tmp_path, event(), data=second[:200])
+    assert (watched.look(NOW).records, watched.look(NOW).unreadable) == (1, 0)
+    write(tmp_path, event(), data=second[200:])
+    assert (watched.look(NOW).records, watched.look(NOW).unreadable) == (2, 0)
+    write(tmp_path, event(), data=second[:200])
+    watched.look(NOW)
+    os.utime(path, (time.time() - 3600,) * 2)  # nobody writes it any more
+    assert (watched.look(NOW).records, watched.look(NOW).unreadable) == (2, 1)
+
+
+def test_a_file_is_read_once_and_only_its_new_lines_after_that(tmp_path: Path) -> None:
+    opened: list[tuple[str, int]] = []
+
+    class Counted(places.Folder):
+        def open(self, name: str, offset: int) -> Any:
+            opened.append((name[-7:], offset))
+            return super().open(name, offset)
+
+    watched = Monitor(Counted(tmp_path), tmp_path / "out", DAY, LIMITS)
+    size = write(tmp_path, event(), "a.jsonl").stat().st_size
+    write(tmp_path, event(), "b.jsonl")
+    assert watched.look(NOW).records == 2
+    assert watched.look(NOW).records == 2
+    write(tmp_path, event(), "a.jsonl")
+    assert watched.look(NOW).records == 3
+    assert opened == [("a.jsonl", 0), ("b.jsonl", 0), ("a.jsonl", size)]
+
+
+def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    watched = monitor(tmp_path, tmp_path / "out")
+    path = write(tmp_path, event())
+    write(tmp_path, event())
+    assert watched.look(NOW).records == 2
+    path.write_bytes(line(event()))
+    assert watched.look(NOW).records == 1
+
+
+def test_an_empty_or_missing_capture_gives_an_empty_report(tmp_path: Path) -> None:
+    write(tmp_path, event(), data=b"")
+    found = monitor(tmp_path, tmp_path / "out").look(NOW)
+    assert (found.records, found.buckets, found.totals.confidence_mean) == (0, (), None)
+    with pytest.raises(DataError, match="there is no folder"):
+        places.place_of(str(tmp_path / "nothing"))
+
+
+def test_the_report_has_the_fields_that_the_page_reads_and_replaces_the_last_one_whole(tmp_path: Path) -> None:
+    write(tmp_path, event())
+    truth = {"groundTruthData": {"data": "3", "encoding": "CSV"}, "eventMetadata": {"eventId": "x"},
+             "eventVersion": "0"}  # fmt: skip
+    path = tmp_path / records.TRUTHS / f"{NOW:%Y/%m/%d/%H}" / "t.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(truth) + "\nforeign\n" + json.dumps({**truth, "groundTruthData": {"data": "-1"}}) + "\n")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / looks.FILE).write_text("damaged")
+    monitor(tmp_path, out).look(NOW)
+    found = json.loads((out / looks.FILE).read_text())
+    assert found.keys() >= {"made_at", "from", "to", "records", "unreadable", "buckets", "totals", "drift", "alerts",
+                            "model_versions"}  # fmt: skip
+    assert found["totals"].keys() == {
+        "start", "requests", "errors", "confidence_mean", "confidence_p10", "latency_p50_ms", "latency_p99_ms",
+        "verdicts", "counts", "feedback", "accuracy", "accuracy_low", "accuracy_high",
+    }  # fmt: skip
+    assert (found["from"], found["to"]) == ("2026-11-23T12:00:00Z", "2026-11-24T12:00:00Z")
+    assert found["unreadable"] == 2
+    assert [each.name for each in out.iterdir()] == [looks.FILE]
+
+
+class Journal:
+    """A journal that is away."""
+
+    def reference(self) -> None:
+        raise TrackingError("MLflow is away")
+
+    def log(self, report: Any) -> None:
+        raise AssertionError("what has no reference is not logged")
+
+
+def test_a_journal_that_is_away_does_not_keep_the_report_from_being_written(tmp_path: Path) -> None:
+    write(tmp_path, event())
+    with pytest.raises(TrackingError):
+        monitor(tmp_path, tmp_path / "out", journal=Journal()).look(NOW)
+    assert json.loads((tmp_path / "out" / looks.FILE).read_text())["records"] == 1
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(DataError, match="--out"):
+        monitor(tmp_path, tmp_path / "out").look(NOW)
+
+
+def test_a_watch_goes_on_after_a_look_that_failed(tmp_path: Path) -> None:
+    stop, heartbeat, tried = threading.Event(), tmp_path / "heartbeat", []
+
+    def look() -> None:
+        tried.append(heartbeat.exists())
+        if len(tried) == 1:
+            raise DataError("no")
+        if len(tried) == 3:
+            stop.set()
+
+    looks.watch(look, heartbeat, 0.01, stop)
+    assert tried == [False, False, True]
+
+
+@pytest.mark.parametrize(("text", "hours"), [("30m", 0.5), ("24h", 24), ("7d", 168)])
+def test_a_span_is_minutes_hours_or_days(text: str, hours: float) -> None:
+    assert looks.span(text) == timedelta(hours=hours)
+
+
+@pytest.mark.parametrize("text", ["", "24", "0h", "-1h", "1w", "400d", "1.5h"])
+def test_another_span_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="30m, 24h, 7d"):
+        looks.span(text)
+
+
+DARK, SLOW = Alert("drift of brightness", 0.5, 0.2, "it is dark"), Alert("latency", 2000.0, 1000.0, "it is slow")
+
+
+def test_an_alert_is_told_when_it_begins_and_when_it_ends() -> None:
+    assert alerts.changes((), (DARK,)) == [("alert started", DARK)]
+    assert alerts.changes((DARK,), (Alert(DARK.name, 0.6, 0.2, "darker"),)) == []
+    assert alerts.changes((DARK,), (SLOW,)) == [("alert started", SLOW), ("alert ended", DARK)]
+
+
+@contextmanager
+def hook(answer: Callable[[int], int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A web server that answers the n-th POST with ``answer(n)``; its address, and what it was sent."""
+    got: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            status = answer(len(got))
+            self.send_response(status)
+            if 300 <= status < 400:
+                self.send_header("Location", "/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/hook?token=secret", got
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_the_webhook_is_told_once_across_looks_and_restarts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for i in range(300):
+        write(tmp_path, event(minutes_ago=i / 10, latency_ms=3000.0))
+    with hook(lambda _: 200) as (url, got):
+        for _ in range(2):  # a monitor that was started again
+            watched = monitor(tmp_path, tmp_path / "out", webhook=url)
+            watched.look(NOW)
+            watched.look(NOW)
+        monitor(tmp_path, tmp_path / "out", webhook=url).look(NOW + timedelta(hours=5))
+    assert [(each["event"], each["name"]) for each in got] == [("alert started", "latency"), ("alert ended", "latency")]
+    assert got[0].keys() == {"event", "name", "value", "threshold", "message", "at"}
+    assert [message for message in caplog.messages if message.startswith("alert")] == [
+        f"{each['event']}: latency: {each['message']}" for each in got
+    ]
+
+
+def test_a_webhook_that_fails_once_is_asked_again_and_one_that_is_gone_stops_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with hook(lambda number: 500 if number == 1 else 204) as (url, got):
+        alerts.tell([("alert started", DARK)], url, "now")
+    assert len(got) == 2
+    assert "did not take" not in caplog.text
+    with hook(lambda _: 302) as (url, got):
+        alerts.tell([("alert started", DARK)], url, "now")
+    assert len(got) == alerts.TRIES  # where it points to is not followed
+    alerts.tell([("alert started", DARK)], url, "now")
+    assert "it answered 302" in caplog.text
+    assert "ConnectionError" in caplog.text
+    assert "secret" not in caplog.text
