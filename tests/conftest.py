@@ -120,6 +120,11 @@ def torchserve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def served(torchserve: Served) -> Iterator[Served]:
     """A real TorchServe without a model."""
     yield torchserve
+    emptied(torchserve)
+
+
+def emptied(torchserve: Served) -> None:
+    """Unload every model, and take its archive out of the store."""
     for each in sorted(torchserve.management.loaded(), key=lambda each: each.default):
         torchserve.management.unregister(each.version)
     for path in torchserve.store.iterdir():

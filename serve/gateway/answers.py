@@ -105,7 +105,7 @@ _MEANING = {
     421: "the Host header names another machine",
     422: "a field cannot be used",
     429: "too many requests of one client",
-    502: "TorchServe failed",
+    502: "TorchServe, or the store behind a link, failed",
     503: "full, down, or without a model; see Retry-After",
     504: "the store behind a link did not answer in time",
 }

@@ -31,10 +31,11 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """A further request on the same connection has the same time."""
-        if self.conn.their_state is h11.IDLE and self._deadline is None:
+        between = self.conn.their_state is h11.IDLE
+        if between and self._deadline is None:
             self._within(HEAD_S)
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
+        if between and self.conn.their_state is not h11.IDLE:
             self._in_time()
 
     def on_response_complete(self) -> None:

@@ -46,7 +46,7 @@ class Asked:
     path: str
     host: str
     origin: str | None
-    token: str | None
+    tokens: tuple[str, ...]
     length: int
     client: str
 
@@ -59,7 +59,9 @@ class Asked:
             path=scope["path"],
             host=headers.get("host", ""),
             origin=headers.get("origin"),
-            token=headers.get("x-api-key") or (bearer.strip() if scheme.lower() == "bearer" else None) or None,
+            tokens=tuple(
+                filter(None, (headers.get("x-api-key"), bearer.strip() if scheme.lower() == "bearer" else ""))
+            ),
             length=int(headers.get("content-length", 0)),
             client=(scope.get("client") or ("unknown", 0))[0],
         )
@@ -109,20 +111,20 @@ class Edge:
         check_length(asked.length, self.settings.max_body)
 
     def _key_of(self, asked: Asked) -> str | None:
-        """The name of the request's key, None where it needs none."""
+        """The name of the request's key, None where it needs none. Of two keys, both must be valid."""
         if asked.path in OPEN or asked.path.startswith(STATIC):
             return None
         try:
             if not self.keys.demanded():
                 return None
-            name = self.keys.name_of(asked.token) if asked.token else None
+            names = [self.keys.name_of(token) for token in asked.tokens]
         except SettingsError as error:
             raise later("KeysUnreadable", str(error)) from error
-        if name is None:
-            what = "the API key is not valid (any more)" if asked.token else "an API key is needed"
+        if not names or None in names:
+            what = "the API key is not valid (any more)" if asked.tokens else "an API key is needed"
             message = f"{what}; send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
             raise Refusal(401, "NoKey", message, {"WWW-Authenticate": "Bearer"})
-        return name
+        return names[0]
 
     @contextmanager
     def _entered(self, path: str) -> Iterator[None]:

@@ -44,7 +44,7 @@ class Link(Strict):
 class Inline(Strict):
     """A photo as base64."""
 
-    image: str = Field(min_length=1)
+    image: str = Field(min_length=1, json_schema_extra={"format": "byte"})
 
 
 class FieldsAndLink(Fields, Link):
@@ -134,9 +134,16 @@ async def json_of(request: Request) -> Any:
     """The body as JSON. Raises Refusal."""
     body = await request.body()
     try:
-        return json.loads(body)
+        return json.loads(body, object_pairs_hook=_unrepeated)
     except (ValueError, RecursionError) as error:
         raise Refusal(400, "BadJson", f"the body of {len(body)} bytes is no JSON: {error}") from error
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice in one object")
+    return found
 
 
 def checked(form: type[Form], found: Any, strict: bool = True) -> Form:

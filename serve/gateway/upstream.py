@@ -16,8 +16,8 @@ from serve.gateway.settings import Settings
 
 PATH = "/predictions/bin-counter"
 CONNECT_S = 5.0
-PASSED_ON = (400, 403, 404, 413, 415, 422, 504)
-"""What the worker says of a client's photo, link or field: its words, its status."""
+PASSED_ON = (400, 403, 404, 413, 415, 422, 502, 504)
+"""What the worker says of a client's photo, field or link, and of the store behind it: its words, its status."""
 
 
 def client(settings: Settings) -> httpx.AsyncClient:

@@ -3,7 +3,7 @@
 import { el, svg } from "./dom.js";
 
 const HEIGHT = 190;
-const PAD = { left: 46, right: 10, top: 12, bottom: 26 };
+const PAD = { left: 54, right: 10, top: 12, bottom: 26 };
 
 /** A figure with a title, a chart drawn at the width that there is, and the same as a table. */
 export function figure(title, about, { head, rows }, draw, legend = []) {
@@ -37,7 +37,8 @@ function frame(width, name, most, format, labels) {
   const lines = [0, 0.5, 1].map((share) => svg("g", {},
     svg("line", { class: "rule", x1: PAD.left, x2: width - PAD.right, y1: y(share * most), y2: y(share * most) }),
     svg("text", { class: "tick", x: PAD.left - 6, y: y(share * most) + 4, "text-anchor": "end" }, format(share * most))));
-  const every = Math.ceil(labels.length / Math.max(2, Math.floor(inner.width / 64)));
+  const widest = Math.max(...labels.map((text) => text.length), 1) * 8 + 14;
+  const every = Math.ceil(labels.length / Math.max(2, Math.floor(inner.width / widest)));
   const marks = labels.map((text, at) => at % every === 0 &&
     svg("text", { class: "tick", x: x(at), y: HEIGHT - 8, "text-anchor": "middle" }, text));
   const root = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "img", "aria-label": name });

@@ -46,4 +46,7 @@ export function say(text) {
   byId("status").textContent = text;
 }
 
-export const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
+export function percent(share, digits = 0) {
+  const least = 10 ** -digits;
+  return share > 0 && 100 * share < least / 2 ? `<${least} %` : `${(100 * share).toFixed(digits)} %`;
+}

@@ -70,7 +70,7 @@ function tiles({ totals, records, unreadable }) {
     ["Mean confidence", orNone(totals.confidence_mean, percent), "of the most probable count"],
     ["Mismatches", number(totals.verdicts.mismatch), `of ${number(sum(Object.values(totals.verdicts)))} verdicts`],
     ["Accuracy", orNone(totals.accuracy, percent), totals.feedback ? `of ${number(totals.feedback)} counted by hand` : "no feedback yet"],
-    ["Slowest hundredth", orNone(totals.latency_p99_ms, ms), "of the answers takes longer (p99)"],
+    ["Time to answer", orNone(totals.latency_p99_ms, ms), "99 of 100 are faster"],
     ["Errors", orNone(totals.requests ? totals.errors / totals.requests : null, (share) => percent(share, 1)), `${number(totals.errors)} answers`],
   ];
   return el("dl", { class: "tiles" }, shown.map(([name, value, about]) =>
@@ -123,13 +123,12 @@ function counts(found) {
 function drift(found) {
   const rows = found.map(({ name, psi, threshold, alert }) => [
     DRIFTS[name] || name,
-    el("span", { class: "drift" }, gauge(psi, threshold, alert), el("span", {}, psi.toFixed(3))),
-    threshold.toFixed(2),
+    el("span", { class: "drift" }, gauge(psi, threshold, alert), el("span", {}, `${psi.toFixed(3)} of ${threshold.toFixed(2)}`)),
     alert ? el("b", { class: "mismatch-text" }, "drifted") : "as in training",
   ]);
   return el("section", { class: "card", "aria-labelledby": "drift-title" }, el("h3", { id: "drift-title" }, "Drift since training"),
     el("p", { class: "help" }, "How far answers and photos have moved from those of the training set: the population stability index, 0 for not at all."),
-    rows.length ? table(["What", "Index", "Alert from", "State"], rows) : el("p", {}, "There is no reference to compare with."));
+    rows.length ? table(["What", "Index, of what raises an alert", "State"], rows) : el("p", {}, "There is no reference to compare with."));
 }
 
 function versions(found) {

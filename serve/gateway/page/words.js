@@ -7,26 +7,38 @@ export const objects = (count) => `${count} object${String(count) === "1" ? "" :
 /** The title and the sentence of an answer. */
 export function verdict(answer) {
   const looks = `The photo looks like ${objects(answer.count)}`;
-  if (!answer.verdict) return { kind: "count", title: objects(answer.count), text: `${looks}. Nothing was compared.` };
   const recorded = answer.expected_quantity;
   const agrees = String(answer.count) === String(recorded);
-  if (answer.verdict === "match") {
-    return { kind: "match", title: "Match", text: `${looks}${agrees ? ", as recorded" : ""}.` };
+  const weight = weighed(answer);
+  switch (answer.verdict) {
+    case "match":
+      return { kind: "match", title: "Match", text: `${looks}${agrees ? ", as recorded" : `, and ${recorded} fits too`}.${weight}` };
+    case "mismatch": {
+      const against = agrees ? ", as recorded" : `; the record says ${recorded}`;
+      return { kind: "mismatch", title: "Mismatch", text: `${looks}${against}.${weight} Recount this bin.` };
+    }
+    case "unsure":
+      return { kind: "unsure", title: "Unsure", text: `${unsure(answer, looks, agrees)}${weight}` };
+    default:
+      return { kind: "count", title: objects(answer.count), text: `${looks}. Nothing was compared.` };
   }
-  if (answer.verdict === "mismatch") {
-    const what = agrees ? "something else speaks against the record" : `the record says ${recorded}`;
-    return { kind: "mismatch", title: "Mismatch", text: `${looks}; ${what}. Recount this bin.` };
-  }
-  return { kind: "unsure", title: "Unsure", text: unsure(answer, looks, recorded) };
 }
 
-function unsure(answer, looks, recorded) {
+function unsure(answer, looks, agrees) {
+  const recorded = answer.expected_quantity;
   const known = Object.keys(answer.probabilities);
   if (answer.probability === null) {
     return `The model cannot judge a record of ${recorded}: it knows ${known[0]} to ${known[known.length - 1]} objects.`;
   }
-  if (String(answer.count) === String(recorded)) return `${looks}, as recorded, but that is not certain enough to say so.`;
-  return `${looks} rather than ${recorded}, but not clearly enough for an alarm.`;
+  if (/too few for alpha/.test(answer.reason)) {
+    return `${looks}, but the model was calibrated on too few bins with ${objects(recorded)} to say yes or no.`;
+  }
+  return agrees ? `${looks}, as recorded, but that is not certain enough.` : `${looks} rather than ${recorded}, but not clearly enough for an alarm.`;
+}
+
+function weighed({ weight }) {
+  if (!weight) return "";
+  return weight.verdict === "mismatch" ? " The weight does not fit the record." : " The weight fits the record.";
 }
 
 /** What is behind the verdict, as pairs of a name and a value. */

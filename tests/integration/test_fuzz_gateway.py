@@ -1,0 +1,64 @@
+"""Every route of the gateway against what its OpenAPI document says, in front of a real TorchServe."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import requests
+
+from serve.embedded import gateway_server
+from serve.gateway import keys
+from tests.conftest import Served, rounds
+from tests.integration.test_serving import deploy
+from trainer.job import Trained
+
+ROOT = Path(__file__).parents[2]
+SEED = 20261124
+ROUTES = {"/verify", "/predict", "/feedback", "/healthz", "/livez", "/metrics", "/monitoring"}
+
+
+def schemathesis(url: str, key: str, work: Path) -> str:
+    """Run schemathesis as people do and give what it says; it fails at an answer that the document does not have.
+
+    One check is left out: that what fits the document is taken. A photo is a string of bytes to it, but few
+    such strings are photos.
+    """
+    command = [
+        Path(sys.executable).with_name("schemathesis"), "run", f"{url}/openapi.json", "--header", f"X-API-Key: {key}",
+        "--exclude-checks", "positive_data_acceptance", "--max-examples", rounds(30, 2000), "--seed", SEED,
+        "--generation-database", "none", "--generation-with-security-parameters", "false",
+        "--request-timeout", 60, "--no-color",
+    ]  # fmt: skip
+    env = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.integration.photos_to_fuzz", "PYTHONPATH": str(ROOT)}
+    words = [str(word) for word in command]
+    done = subprocess.run(words, env=env, cwd=work, capture_output=True, text=True, timeout=7200)
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def test_every_route_does_what_its_document_says(served: Served, trained: Trained, tmp_path: Path) -> None:
+    deploy(served, trained.archive, "3")
+    (tmp_path / "monitoring.json").write_text(json.dumps({"records": 0}))
+    extra = {"BINWATCH_API_KEYS": str(tmp_path / "keys.json"), "BINWATCH_CAPTURE": str(tmp_path / "capture"),
+             "BINWATCH_MONITORING": str(tmp_path), "BINWATCH_RATE": "0"}  # fmt: skip
+    key = keys.add(tmp_path / "keys.json", "fuzz")
+    with gateway_server(tmp_path, served.inference.url, extra=extra) as url:
+        document = requests.get(f"{url}/openapi.json", headers={"X-API-Key": key}, timeout=30).json()
+        assert set(document["paths"]) == ROUTES
+        said = schemathesis(url, key, tmp_path)
+        metrics = requests.get(f"{url}/metrics", headers={"X-API-Key": key}, timeout=30).text
+        healthy = requests.get(f"{url}/healthz", headers={"X-API-Key": key}, timeout=30)
+    generated, passed = re.findall(r"(\d+) generated, (\d+) passed", said)[0]
+    assert generated == passed
+    assert int(generated) > 300
+    statuses = {
+        (route, status) for route, status in re.findall(r'requests_total\{route="(.*?)",status="(\d+)"\}', metrics)
+    }
+    print(f"{generated} requests; answers by route and status: {sorted(statuses)}")
+    assert statuses >= {("/verify", "200"), ("/predict", "200"), ("/feedback", "201"), ("/metrics", "200")}
+    assert not [status for _, status in statuses if status >= "500"]
+    assert healthy.json()["model_version"] == "3"
+    assert "Traceback" not in (tmp_path / "gateway.log").read_text()

@@ -1,0 +1,401 @@
+"""The gateway as a process of its own, in front of a real TorchServe."""
+
+import base64
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+from serve.embedded import gateway_server
+from serve.gateway import keys
+from serve.gateway.edge import HEADERS
+from serve.gateway.settings import MAX_BODY
+from tests.conftest import Served, emptied
+from tests.integration.test_serving import deploy
+from trainer.job import Trained
+
+
+class Upstream:
+    """A server in TorchServe's place that answers as it is told, where the real one cannot be made to."""
+
+    def __init__(self) -> None:
+        self.status, self.body, self.delay_s, self.asked = 200, b'{"count": 1, "model_version": "9"}', 0.0, 0
+        self.url = ""
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        """Read the request, wait, answer."""
+        self.asked += 1
+        request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        time.sleep(self.delay_s)
+        request.send_response(self.status)
+        request.send_header("Content-Length", str(len(self.body)))
+        request.end_headers()
+        request.wfile.write(self.body)
+
+
+@contextmanager
+def upstream_server() -> Iterator[Upstream]:
+    told = Upstream()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.answer(self)
+
+        do_GET = do_POST
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        told.url = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield told
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def counting(torchserve: Served, trained: Trained) -> Iterator[Served]:
+    """A real TorchServe with a model, for all tests here."""
+    deploy(torchserve, trained.archive, "3")
+    yield torchserve
+    emptied(torchserve)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gateway")
+
+
+@pytest.fixture(scope="module")
+def gateway(counting: Served, home: Path) -> Iterator[str]:
+    extra = {"BINWATCH_CAPTURE": str(home / "capture"), "BINWATCH_MONITORING": str(home / "monitoring")}
+    with gateway_server(home, counting.inference.url, extra=extra) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def photo(trained: Trained) -> bytes:
+    return trained.data.test.photos[0].path.read_bytes()
+
+
+def same(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer without its own name."""
+    return {name: value for name, value in answer.items() if name != "event_id"}
+
+
+def test_a_photo_may_come_in_every_form(gateway: str, counting: Served, photo: bytes) -> None:
+    text = base64.b64encode(photo).decode()
+    jpeg = {"Content-Type": "image/jpeg"}
+    query = {"expected_quantity": 2}
+    answers = [
+        requests.post(f"{gateway}/verify", data=query, files={"photo": ("a.jpg", photo, "image/jpeg")}, timeout=30),
+        requests.post(f"{gateway}/verify", params=query, files={"photo": photo}, timeout=30),
+        requests.post(f"{gateway}/verify", params=query, data=photo, timeout=30),
+        requests.post(f"{gateway}/verify", params=query, data=photo, headers=jpeg, timeout=30),
+        requests.post(f"{gateway}/verify", params={"expected_quantity": 5}, json={"image": text, **query}, timeout=30),
+        requests.post(f"{gateway}/verify", params=query, json={"image": text}, timeout=30),
+    ]
+    assert [response.status_code for response in answers] == [200] * 6, [response.text for response in answers]
+    first, *others = [response.json() for response in answers]
+    assert (first["verdict"], first["expected_quantity"], first["model_version"]) == ("unsure", 2, "3")
+    assert all(same(each) == same(first) for each in others)
+    plain = requests.post(f"{gateway}/predict", data=photo, headers=jpeg, timeout=30).json()
+    assert same(plain) == same(counting.inference.predict(photo))
+    assert "verdict" not in plain
+    assert len({each["event_id"] for each in (first, *others, plain)}) == 7
+
+
+def test_a_weight_goes_along(gateway: str, photo: bytes) -> None:
+    weighed = {"expected_quantity": 2, "weight": "1.5", "expected_weight": "1.0"}
+    answer = requests.post(f"{gateway}/verify", data=weighed, files={"photo": photo}, timeout=30).json()
+    assert answer["weight"]["verdict"] == "mismatch"
+    alone = requests.post(
+        f"{gateway}/verify", data={"expected_quantity": 2, "weight": 1}, files={"photo": photo}, timeout=30
+    )
+    assert alone.status_code == 422
+
+
+JSON = "application/json"
+
+
+@pytest.mark.parametrize(("path", "kind", "body", "status", "part"), [
+    ("/verify?expected_quantity=2", "image/jpeg", b"no photo", 400, "neither JPEG nor PNG"),
+    ("/verify?expected_quantity=2", "image/jpeg", b"", 400, "empty"),
+    ("/verify", "image/jpeg", b"\xff\xd8\xff", 422, "expected_quantity, the recorded quantity, is missing"),
+    ("/verify?expected_quantity=-1", "image/jpeg", b"x", 422, "expected_quantity is '-1'"),
+    ("/verify?expected_quantity=100000", "image/jpeg", b"x", 422, "expected_quantity"),
+    ("/verify?expected_quantity=2&weight=nan", "image/jpeg", b"x", 422, "weight"),
+    ("/verify?expected_quantity=2", "image/gif", b"GIF89a", 415, "'image/gif'; send image/jpeg or"),
+    ("/verify?expected_quantity=2", "text/plain", b"s3://a/b", 415, "text/plain"),
+    ("/verify?expected_quantity=2", JSON, b"{", 400, "no JSON"),
+    ("/verify?expected_quantity=2", JSON, b"\xff", 400, "no JSON"),
+    ("/verify?expected_quantity=2", JSON, b"[" * 100_000, 400, "no JSON"),
+    ("/verify?expected_quantity=2", JSON, b'{"uri": "s3://a/b", "uri": "s3://a/c"}', 400, "twice"),
+    ("/verify?expected_quantity=2", JSON, b'{"uri": "' + b"1" * 5000 + b'"}', 422, "uri is '111"),
+    ("/verify?expected_quantity=2", JSON, b"[]", 422, "send one object with uri or image"),
+    ("/verify?expected_quantity=2", JSON, b"{}", 422, "exactly one of uri"),
+    ("/verify?expected_quantity=2", JSON, b'{"uri": "s3://a/b", "image": ""}', 422, "exactly one of uri"),
+    ("/verify?expected_quantity=2", JSON, b'{"uri": 3}', 422, "uri is 3"),
+    ("/verify?expected_quantity=2", JSON, b'{"image": "!"}', 422, "no base64"),
+    ("/verify", JSON, b'{"image": "", "expected_quantity": "2"}', 422, "expected_quantity is '2'"),
+    ("/verify", JSON, b'{"image": "YQ==", "expected_quantity": true}', 422, "expected_quantity is True"),
+    ("/verify", JSON, b'{"image": "YQ==", "expected_quantity": 2, "price": 1}', 422, "price"),
+    ("/verify", JSON, b'{"uri": "\\ud800", "expected_quantity": 2}', 422, "uri"),
+    ("/verify", JSON, b'{"uri": "s3://no/such", "expected_quantity": 2}', 403, "BINWATCH_S3_BUCKETS"),
+    ("/predict", JSON, b'{"image": "YQ==", "expected_quantity": 2}', 422, "expected_quantity"),
+    ("/verify", "multipart/form-data", b"", 400, "boundary"),
+    ("/verify", "multipart/form-data; boundary=x", b"rubbish", 400, "multipart"),
+    ("/verify", "multipart/form-data; boundary=x", b"--x--\r\n", 422, "no file named photo"),
+    ("/feedback", JSON, b'{"event_id": "1", "count": 1}', 422, "event_id"),
+    ("/feedback", JSON, b'{"event_id": "11111111-2222-4333-8444-555555555555", "count": -1}', 422, "count"),
+    ("/feedback", JSON, b'{"count": 1}', 422, "event_id"),
+    ("/feedback", "text/plain", b'{"event_id": "11111111-2222-4333-8444-555555555555", "count": 1}', 415, "text/plain"),
+    ("/nothing", JSON, b"", 404, "Not Found"),
+    ("/healthz", JSON, b"", 405, "Method Not Allowed"),
+    ("/", JSON, b"", 405, "Method Not Allowed"),
+])  # fmt: skip
+def test_what_cannot_be_used_is_refused_with_the_reason(
+    gateway: str, path: str, kind: str, body: bytes, status: int, part: str
+) -> None:
+    response = requests.post(gateway + path, data=body, headers={"Content-Type": kind}, timeout=30)
+    assert response.status_code == status, response.text
+    error = response.json()
+    assert set(error) == {"code", "type", "message"}
+    assert error["code"] == status
+    assert part in error["message"]
+    assert response.headers.items() >= HEADERS.items()
+    if status == 405:
+        assert "GET" in response.headers["Allow"]
+
+
+def test_the_gateway_fetches_no_link(gateway: str) -> None:
+    with upstream_server() as elsewhere:
+        for link in (f"{elsewhere.url}/a.jpg", f"s3://{urlsplit(elsewhere.url).netloc}/a.jpg", "file:///etc/passwd"):
+            response = requests.post(f"{gateway}/predict", json={"uri": link}, timeout=30)
+            assert response.status_code in (403, 422), response.text
+        assert elsewhere.asked == 0
+
+
+@pytest.mark.parametrize("length", [MAX_BODY + 1, 20_000_000])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_is_too_large_is_413_and_the_client_sees_it(gateway: str, length: int, chunked: bool) -> None:
+    data = bytes(length)
+    body = (data[at : at + 65536] for at in range(0, length, 65536)) if chunked else data
+    response = requests.post(f"{gateway}/predict", data=body, headers={"Content-Type": "image/jpeg"}, timeout=30)
+    assert (response.status_code, response.json()["type"]) == (413, "TooLarge")
+
+
+def test_a_body_of_the_limit_gets_to_torchserve(gateway: str) -> None:
+    response = requests.post(f"{gateway}/predict", data=bytes(MAX_BODY), timeout=30)
+    assert (response.status_code, response.json()["type"]) == (400, "BadPhoto")
+
+
+def test_healthy_is_a_champion_that_answers(gateway: str, counting: Served, trained: Trained) -> None:
+    assert requests.get(f"{gateway}/healthz", timeout=30).json() == {"status": "ok", "model_version": "3"}
+    emptied(counting)
+    assert requests.get(f"{counting.inference.url}/ping", timeout=30).json() == {"status": "Healthy"}
+    time.sleep(3.2)  # so long an outcome counts
+    response = requests.get(f"{gateway}/healthz", timeout=30)
+    assert (response.status_code, response.json()["type"]) == (503, "NoModel")
+    assert int(response.headers["Retry-After"]) > 0
+    asked = requests.post(f"{gateway}/predict", data=b"x", timeout=30)
+    assert (asked.status_code, asked.json()["type"]) == (503, "NoModel")
+    assert requests.get(f"{gateway}/livez", timeout=30).json() == {"status": "ok"}
+    deploy(counting, trained.archive, "3")
+    time.sleep(3.2)
+    assert requests.get(f"{gateway}/healthz", timeout=30).ok
+
+
+def test_feedback_becomes_ground_truth_whole_lines_under_many_writers(gateway: str, home: Path, photo: bytes) -> None:
+    event = requests.post(f"{gateway}/predict", data=photo, timeout=30).json()["event_id"]
+    with ThreadPoolExecutor(8) as pool:
+        bodies = [{"event_id": event, "count": count} for count in range(64)]
+        answers = list(pool.map(lambda body: requests.post(f"{gateway}/feedback", json=body, timeout=30), bodies))
+    assert [response.status_code for response in answers] == [201] * 64
+    assert [response.json() for response in answers] == bodies
+    files = list((home / "capture" / "ground-truth").rglob("*.jsonl"))
+    found = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    assert sorted(int(each["groundTruthData"]["data"]) for each in found) == list(range(64))
+    assert {each["eventMetadata"]["eventId"] for each in found} == {event}
+    for path in files:
+        hour = datetime.strptime(f"{path.parent.relative_to(home / 'capture')} +0000", "ground-truth/%Y/%m/%d/%H %z")
+        assert 0 <= (datetime.now(UTC) - hour).total_seconds() < 7200
+
+
+def test_monitoring_is_the_file_s_or_says_what_to_do(gateway: str, home: Path) -> None:
+    missing = requests.get(f"{gateway}/monitoring", timeout=30)
+    assert missing.status_code == 404
+    assert "run `python scripts/monitor.py`" in missing.json()["message"]
+    (home / "monitoring").mkdir()
+    (home / "monitoring" / "monitoring.json").write_text('{"records": 3}')
+    assert requests.get(f"{gateway}/monitoring", timeout=30).json() == {"records": 3}
+
+
+def test_metrics_count_what_was_asked(gateway: str, photo: bytes) -> None:
+    def numbers() -> dict[tuple[str, ...], float]:
+        families = text_string_to_metric_families(requests.get(f"{gateway}/metrics", timeout=30).text)
+        return {(each.name, *each.labels.values()): each.value for family in families for each in family.samples}
+
+    before = numbers()
+    for _ in range(3):
+        requests.post(f"{gateway}/verify?expected_quantity=2", data=photo, timeout=30)
+    for number in range(5):
+        requests.get(f"{gateway}/nothing/{number}", timeout=30)
+    after = numbers()
+
+    def more(*name: str) -> float:
+        return after[name] - before.get(name, 0)
+
+    assert more("binwatch_gateway_requests_total", "/verify", "200") == 3
+    assert more("binwatch_gateway_verdicts_total", "unsure") == 3
+    assert more("binwatch_gateway_requests_total", "other", "404") == 5
+    assert more("binwatch_gateway_seconds_count", "/verify") == 3
+    assert after[("binwatch_gateway_in_flight",)] == 1  # the one that asks
+
+
+def test_the_page_comes_from_here_alone_and_runs_no_inline_script(gateway: str) -> None:
+    page = requests.get(f"{gateway}/", timeout=30)
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert page.headers["Content-Security-Policy"].startswith("default-src 'self'; img-src 'self' blob:;")
+    assert "://" not in page.text
+    assert "style=" not in page.text
+    again = requests.get(f"{gateway}/", headers={"If-None-Match": page.headers["ETag"]}, timeout=30)
+    assert (again.status_code, again.content) == (304, b"")
+    script = requests.get(f"{gateway}/static/main.js", timeout=30)
+    assert script.headers["Content-Type"].startswith("text/javascript")
+    for name in ("app.py", "..%2fapp.py", "%00", "index.html/", ""):
+        assert requests.get(f"{gateway}/static/{name}", timeout=30).status_code == 404, name
+
+
+def test_another_site_s_page_gets_nothing(gateway: str) -> None:
+    rebound = requests.get(f"{gateway}/livez", headers={"Host": "evil.example"}, timeout=30)
+    assert (rebound.status_code, rebound.json()["type"]) == (421, "WrongHost")
+    for path in ("/verify", "/feedback", "/livez"):
+        sent = requests.post(gateway + path, headers={"Origin": "http://evil.example"}, timeout=30)
+        assert (sent.status_code, sent.json()["type"]) == (403, "WrongOrigin")
+        assert "Access-Control-Allow-Origin" not in sent.headers
+
+
+def test_keys_are_demanded_rotated_and_revoked_while_it_runs(tmp_path: Path, photo: bytes, counting: Served) -> None:
+    path = tmp_path / "keys.json"
+    old = keys.add(path, "old")
+    with gateway_server(tmp_path, counting.inference.url, extra={"BINWATCH_API_KEYS": str(path)}) as url:
+
+        def ask(**headers: str) -> int:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            return requests.post(f"{url}/predict", data=photo, headers=named, timeout=30).status_code
+
+        assert (ask(), ask(X_API_Key="bw_wrong"), ask(Authorization=f"Basic {old}")) == (401, 401, 401)
+        assert (ask(X_API_Key=old), ask(Authorization=f"Bearer {old}")) == (200, 200)
+        assert ask(X_API_Key=old, Authorization="Bearer bw_wrong") == 401
+        refused = requests.get(f"{url}/monitoring", timeout=30)
+        assert (refused.headers["WWW-Authenticate"], refused.json()["type"]) == ("Bearer", "NoKey")
+        for open_path in ("/", "/static/main.js", "/livez"):
+            assert requests.get(url + open_path, timeout=30).ok
+        for closed in ("/healthz", "/metrics", "/openapi.json", "/nothing", "//livez", "/static"):
+            assert requests.get(url + closed, timeout=30).status_code == 401, closed
+        new = keys.add(path, "new")
+        assert (ask(X_API_Key=old), ask(X_API_Key=new)) == (200, 200)
+        keys.remove(path, "old")
+        assert (ask(X_API_Key=old), ask(X_API_Key=new)) == (401, 200)
+        path.write_text("damaged")
+        assert ask(X_API_Key=new) == 503
+        path.unlink()
+        assert (ask(), ask(X_API_Key=new)) == (401, 401)
+
+
+def test_what_torchserve_cannot_do_is_503_or_502(tmp_path: Path) -> None:
+    with upstream_server() as told, gateway_server(tmp_path, told.url, extra={"BINWATCH_TIMEOUT_S": "1"}) as url:
+
+        def ask() -> tuple[int, str, bool]:
+            response = requests.post(f"{url}/predict", data=b"x", timeout=30)
+            assert "Traceback" not in response.text
+            return response.status_code, response.json()["type"], "Retry-After" in response.headers
+
+        told.status, told.body = 503, b'{"code": 503, "type": "ServiceUnavailableException", "message": "full"}'
+        assert ask() == (503, "Overloaded", True)
+        told.status, told.body = 500, b'{"code": 500, "type": "InternalServerException", "message": "Worker died."}'
+        assert ask() == (502, "Failed", False)
+        told.status, told.body = 200, b"<html>"
+        assert ask() == (502, "Failed", False)
+        told.delay_s = 2
+        assert ask() == (503, "TimedOut", True)
+    with gateway_server(tmp_path, told.url) as url:
+        assert ask() == (503, "Down", True)
+
+
+def test_many_probes_ask_once(tmp_path: Path) -> None:
+    with upstream_server() as told, gateway_server(tmp_path, told.url) as url:
+        told.delay_s = 0.3
+        with ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(lambda _: requests.get(f"{url}/healthz", timeout=30), range(48)))
+        assert {response.status_code for response in answers} == {200}
+        assert told.asked == 1
+
+
+def test_more_than_the_limit_at_once_is_503_and_more_than_the_rate_429(tmp_path: Path) -> None:
+    extra = {"BINWATCH_IN_FLIGHT": "4", "BINWATCH_RATE": "50"}
+    with upstream_server() as told, gateway_server(tmp_path, told.url, extra=extra) as url:
+        told.delay_s = 1
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(lambda _: requests.post(f"{url}/predict", data=b"x", timeout=30), range(12)))
+        statuses = sorted(response.status_code for response in answers)
+        assert statuses == [200] * 4 + [503] * 8
+        assert all("Retry-After" in response.headers for response in answers if response.status_code == 503)
+        time.sleep(1.1)  # the bucket is full again
+        with requests.Session() as session:
+            answers = [session.get(f"{url}/monitoring", timeout=30) for _ in range(200)]
+        refused = [response for response in answers if response.status_code == 429]
+        assert 20 < len(refused) < 150
+        assert {response.headers["Retry-After"] for response in refused} == {"1"}
+
+
+def trickle(url: str, head: bytes, drops: int, pause_s: float) -> tuple[bytes, float]:
+    """Send a request a byte at a time; what came back, and after how many seconds the connection ended."""
+    start = time.monotonic()
+    with socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), timeout=30) as client:
+        client.sendall(head)
+        client.settimeout(pause_s)
+        got = b""
+        for _ in range(drops):
+            try:
+                client.sendall(b"x")
+                piece = client.recv(65536)
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+            if not piece:
+                break
+            got += piece
+        return got, time.monotonic() - start
+
+
+def test_slow_clients_are_let_go(tmp_path: Path) -> None:
+    with upstream_server() as told, gateway_server(tmp_path, told.url, extra={"BINWATCH_TIMEOUT_S": "2"}) as url:
+        host = urlsplit(url).netloc.encode()
+        head = b"POST /predict HTTP/1.1\r\nHost: " + host + b"\r\nContent-Length: 100000\r\n"
+        body, body_s = trickle(url, head + b"\r\n", 200, 0.2)
+        assert body.startswith(b"HTTP/1.1 408 ")
+        assert b'"type": "TooSlow"' in body
+        assert body_s < 20
+        headers, headers_s = trickle(url, head, 200, 0.2)
+        assert headers == b""
+        assert 8 < headers_s < 15
+        rubbish, rubbish_s = trickle(url, b"\x16\x03\x01 rubbish\r\n\r\n", 5, 1)
+        assert rubbish.startswith(b"HTTP/1.1 400 ")
+        assert b'"type": "BadRequest"' in rubbish
+        assert rubbish_s < 3
+        assert requests.get(f"{url}/livez", timeout=5).ok
