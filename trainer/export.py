@@ -30,7 +30,7 @@ from trainer.calibration import calibrate, conformal_scores
 from trainer.counts import Counts
 from trainer.dataset import Dataset, Part
 from trainer.model import Counter
-from trainer.quantise import Choice, decide, quantise, sample
+from trainer.quantise import Choice, candidates, decide, quantise, sample
 from trainer.recipes import Recipe
 from trainer.reference import reference
 
@@ -184,12 +184,15 @@ def _try_int8(
 ) -> Choice:  # fmt: skip
     """Make the int8 form, and keep it where it is as good; ``exact``: fp32's probabilities of ``selection``."""
     model, path = stage / archive.MODEL, stage / archive.INT8
-    quantise(model, path, sample(train, seed))
-    int8 = _runner(path)
-    answers = (softmax(run(golden.pixels), axis=1) for run in (_runner(model), int8))
-    choice = decide(exact, _probabilities(int8, selection), selection.labels, *answers)
-    if not choice.accepted:
-        path.unlink()
+    expected = np.asarray(softmax(_runner(model)(golden.pixels), axis=1))
+    for spared in candidates(model):
+        quantise(model, path, sample(train, seed), spared)
+        int8 = _runner(path)
+        found = np.asarray(softmax(int8(golden.pixels), axis=1))
+        choice = decide(exact, _probabilities(int8, selection), selection.labels, expected, found)
+        if choice.accepted:
+            return choice
+    path.unlink()
     return choice
 
 

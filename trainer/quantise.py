@@ -7,7 +7,7 @@ weights int8, a scale a channel; activations uint8, with the ranges that trainin
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,15 +81,30 @@ def sample(train: Part, seed: int) -> Pixels:
     return np.asarray(train.pixels[np.sort(rows)], dtype=np.uint8)
 
 
-def quantise(model: Path, target: Path, pixels: Pixels) -> None:
-    """Write the int8 form of the ONNX file ``model``; ``pixels``, uint8 ``(N, S, S, 3)``, give the ranges."""
+def candidates(model: Path) -> tuple[float, ...]:
+    """What to try, in order: the share (0-1) of the network, from its input on, that stays in fp32.
+
+    The more stays, the nearer are the answers, and the longer they take; the early layers of a network with
+    depthwise convolutions, of few products a value, take no longer in fp32.
+    """
+    convolutions = [node for node in onnx.load(model).graph.node if node.op_type == "Conv"]
+    depthwise = any(each.name == "group" and each.i > 1 for node in convolutions for each in node.attribute)
+    return (0.25, 0.5) if depthwise else (0.0, 0.25, 0.5)
+
+
+def quantise(model: Path, target: Path, pixels: Pixels, spared: float = 0.0) -> None:
+    """Write the int8 form of the ONNX file ``model``, of which the share ``spared`` (0-1) stays in fp32.
+
+    ``pixels``, uint8 ``(N, S, S, 3)``, give the ranges.
+    """
     with tempfile.TemporaryDirectory(prefix="binwatch-int8-") as folder, _quiet():
         fused = Path(folder) / "fused.onnx"
         quant_pre_process(model, fused, skip_symbolic_shape=True)  # batch norm becomes part of the convolution
+        nodes = onnx.load(fused).graph.node
         quantize_static(
             fused, target, _Photos(pixels), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=_INT8,
-            nodes_to_exclude=_heads(fused), reduce_range=not _multiplies_int8(),
+            nodes_to_exclude=[*_early(nodes, spared), *_heads(nodes)], reduce_range=not _multiplies_int8(),
         )  # fmt: skip
 
 
@@ -105,9 +120,21 @@ class _Photos(CalibrationDataReader):  # type: ignore[misc]
         return None if batch is None else {"pixels": batch}
 
 
-def _heads(model: Path) -> list[str]:
+def _early(nodes: Sequence[onnx.NodeProto], share: float) -> list[str]:
+    """The nodes of the first ``share`` (0-1) of the network, by how many convolutions lie before them."""
+    depth_of: dict[str, int] = {}
+    depths = {}
+    for node in nodes:  # in an order in which inputs are known
+        depth = max((depth_of.get(name, 0) for name in node.input), default=0) + (node.op_type == "Conv")
+        depth_of.update(dict.fromkeys(node.output, depth))
+        depths[node.name] = depth
+    deepest = max(depths.values())
+    return [name for name, depth in depths.items() if depth <= share * deepest]
+
+
+def _heads(nodes: Sequence[onnx.NodeProto]) -> list[str]:
     """The last linear layer, for the photo and for its mirror image: it costs nothing, and the logits stay fine."""
-    linear = [node for node in onnx.load(model).graph.node if node.op_type in ("Gemm", "MatMul")]
+    linear = [node for node in nodes if node.op_type in ("Gemm", "MatMul")]
     return [node.name for node in linear if node.input[1] == linear[-1].input[1]]
 
 
