@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -36,7 +35,7 @@ _S3 = "s3://"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _HOST = re.compile(r"(?:(?P<bucket>[a-z0-9.-]+)\.)?s3(?:[.-](?P<region>[a-z]{2}(?:-[a-z]+)+-\d))?\.amazonaws\.com")
 _MAX_KEY_BYTES = 1024
-_CHUNK_BYTES = 4096
+_CHUNK_BYTES = 1 << 16
 _GONE = {"NoSuchKey", "NoSuchBucket", "404", "403", "AccessDenied"}  # without ListBucket S3 says 403 for missing
 
 
@@ -123,11 +122,12 @@ class Store:
         self.max_bytes = max_bytes
         self._endpoint_url = endpoint_url
         self._client: Any = None
-        self._lock = Lock()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="links")
 
     def read(self, links: Sequence[Link]) -> list[bytes | RequestError]:
         """The photos of ``links``, in order, or why there is none; all at once, and within ``timeout_s``."""
+        if any(link.bucket in self.buckets for link in links):
+            self._connected()  # the first time takes a while, which is not the store's fault
         deadline = time.monotonic() + self.timeout_s
         waiting = [self._pool.submit(self._read, link, deadline) for link in links]
         photos: list[bytes | RequestError] = []
@@ -149,41 +149,44 @@ class Store:
 
     def _get(self, link: Link, deadline: float) -> bytes | RequestError:
         from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ReadTimeoutError
+        from urllib3.exceptions import HTTPError, TimeoutError
 
         try:
             response = self._connected().get_object(Bucket=link.bucket, Key=link.key)
-            with response["Body"] as body:
-                return self._body(link, response.get("ContentLength", 0), body, deadline)
-        except (ConnectTimeoutError, ReadTimeoutError):
+            with response["Body"] as stream:
+                return self._body(link, response, stream, deadline)
+        except (ConnectTimeoutError, ReadTimeoutError, TimeoutError):
             return self._late(link)
         except ClientError as error:
             code = str(error.response["Error"].get("Code"))
             if code in _GONE:
                 return MissingError(f"the store has no {link}, or does not show it ({code}); check bucket and key")
             return StoreError(f"the store answered {code} for {link}; try again later")
-        except (BotoCoreError, OSError) as error:
+        except (BotoCoreError, HTTPError, OSError) as error:
             return StoreError(f"the store failed at {link}: {type(error).__name__}; try again later")
 
-    def _body(self, link: Link, length: int, body: Any, deadline: float) -> bytes | RequestError:
-        data = bytearray()
-        while length <= self.max_bytes and len(data) <= self.max_bytes:
+    def _body(self, link: Link, response: dict[str, Any], stream: Any, deadline: float) -> bytes | RequestError:
+        """Read the object as it comes, so that one which comes in drips is late, too."""
+        data, length = bytearray(), int(response["ContentLength"])
+        if length > self.max_bytes:
+            return too_large(str(link), length, self.max_bytes)
+        while len(data) < length:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return self._late(link)
-            body.set_socket_timeout(left_s)
-            chunk = body.read(_CHUNK_BYTES)
+            response["Body"].set_socket_timeout(left_s)
+            chunk = stream.read1(_CHUNK_BYTES)
             if not chunk:
-                return bytes(data)
+                return StoreError(f"the store broke off {link} after {len(data)} of {length} bytes; try again later")
             data += chunk
-        return too_large(str(link), max(length, len(data)), self.max_bytes)
+        return bytes(data)
 
     def _late(self, link: Link) -> StoreTimeoutError:
         return StoreTimeoutError(f"{link} did not come from the store within {self.timeout_s:g} s; try again later")
 
     def _connected(self) -> Any:
-        with self._lock:
-            self._client = self._client or client(self._endpoint_url, self.timeout_s, THREADS)
-            return self._client
+        self._client = self._client or client(self._endpoint_url, self.timeout_s, THREADS)
+        return self._client
 
 
 def too_large(what: str, size: int, max_bytes: int = MAX_BYTES) -> TooLargeError:

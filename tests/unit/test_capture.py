@@ -16,8 +16,8 @@ import pytest
 
 from serve import hourly
 from serve.capture import VARIANT, Capture, Folder, settings, start
-from serve.hourly import HourFiles
 from serve.event import Event, record, sampled
+from serve.hourly import HourFiles
 from tests.conftest import rounds
 
 MOMENT = datetime(2026, 11, 24, 5, 40, 0, 999999, tzinfo=UTC)

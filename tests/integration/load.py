@@ -1,0 +1,79 @@
+"""Load on a server on 127.0.0.1: closed, so many clients that each wait for their answer, or open, so many requests a
+second whatever comes back. Each request has a connection of its own, as TorchServe closes it with every 503."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request: when it was sent and how long it took, in seconds; its status, or why it has none; the body."""
+
+    sent_s: float
+    took_s: float
+    status: int
+    failure: str
+    body: bytes
+
+
+def closed(url: str, body: bytes, clients: int, duration_s: float) -> list[Answer]:
+    """``clients`` at a time, for ``duration_s``."""
+    return asyncio.run(_closed(url, body, clients, time.monotonic() + duration_s))
+
+
+def opened(url: str, body: bytes, rate: float, duration_s: float) -> list[Answer]:
+    """``rate`` requests a second, for ``duration_s``; then it waits for what is out."""
+    return asyncio.run(_opened(url, body, rate, duration_s))
+
+
+def per_second(answers: Sequence[Answer], duration_s: float) -> float:
+    """How many answers with 200 a second."""
+    return sum(each.status == 200 for each in answers) / duration_s
+
+
+async def _closed(url: str, body: bytes, clients: int, end_s: float) -> list[Answer]:
+    answers: list[Answer] = []
+
+    async def client() -> None:
+        while time.monotonic() < end_s:
+            answers.append(await _ask(url, body))
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return answers
+
+
+async def _opened(url: str, body: bytes, rate: float, duration_s: float) -> list[Answer]:
+    begun, waiting = time.monotonic(), []
+    for number in range(int(rate * duration_s)):
+        ahead_s = begun + number / rate - time.monotonic()
+        await asyncio.sleep(max(0.0, ahead_s))  # also gives the others their turn
+        waiting.append(asyncio.create_task(_ask(url, body)))
+    return list(await asyncio.gather(*waiting))
+
+
+async def _ask(url: str, body: bytes) -> Answer:
+    sent_s, status, failure, content = time.monotonic(), 0, "", b""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            status, content = await _exchange(url, body)
+    except (OSError, EOFError, ValueError, TimeoutError) as error:
+        failure = repr(error)
+    return Answer(sent_s, time.monotonic() - sent_s, status, failure, content)
+
+
+async def _exchange(url: str, body: bytes) -> tuple[int, bytes]:
+    address = urlsplit(url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    try:
+        head = f"POST {address.path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        answer = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        length = next(int(line.partition(":")[2]) for line in answer.splitlines() if line.startswith("content-length:"))
+        return int(answer.split()[1]), await reader.readexactly(length)
+    finally:
+        writer.close()

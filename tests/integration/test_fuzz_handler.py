@@ -1,0 +1,173 @@
+"""Damaged photos and bodies: whatever is sent, an answer in JSON comes back, none is a 500, and the worker lives on."""
+
+import json
+import random
+import traceback
+import warnings
+from collections import Counter as Tally
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from serve import archive
+from serve.answers import Answers
+from serve.counter import Counter
+from serve.errors import BusyError, RequestError
+from serve.handler import BinCounterHandler
+from serve.links import Store
+from serve.payload import Asked, Fields
+from tests.conftest import rounds
+from tests.integration.damage import body_of, photo_of, png, whole
+from tests.integration.serving import deployed
+from tests.unit.test_capture import lines, until
+from trainer.job import Trained
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it leaves a file of its own open
+    from ts.context import Context, RequestProcessor
+
+pytestmark = [  # Pillow warns of what it reads in spite of all
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
+]
+BATCH = 8
+STATUSES = {200, 400, 403, 404, 413, 422}
+
+
+@pytest.fixture(scope="module")
+def unpacked(trained: Trained) -> Iterator[Path]:
+    with archive.unpacked(trained.archive) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def files(trained: Trained) -> list[bytes]:
+    return whole(trained.data.test.photos[0].path.read_bytes())
+
+
+def context(folder: Path) -> Context:
+    """TorchServe's own context, as its worker makes it."""
+    return Context("bin-counter", str(folder), {"model": {"modelVersion": "1"}}, BATCH, None, "0")
+
+
+@pytest.fixture(scope="module")
+def handler(unpacked: Path) -> Iterator[BinCounterHandler]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BINWATCH_S3_BUCKETS", "")
+        patch.delenv("BINWATCH_CAPTURE", raising=False)
+        patch.setenv("TS_DECODE_INPUT_REQUEST", "true")  # the handler changes it: put back at the end
+        made = BinCounterHandler()
+        made.initialize(context(unpacked))
+        yield made
+
+
+def send(handler: BinCounterHandler, folder: Path, requests: list[tuple[str, bytes]]) -> list[tuple[int, Any]]:
+    """Status and answer of each request, all in one batch."""
+    about = context(folder)
+    about.request_processor = [RequestProcessor({"body": {"content-type": kind}}) for kind, _ in requests]
+    replies = handler.handle([{"body": bytearray(body)} for _, body in requests], about)
+    statuses = [about.get_response_status(index)[0] for index in range(len(requests))]
+    return list(zip(statuses, replies, strict=True))
+
+
+def check(status: int, answer: Any) -> None:
+    assert status in STATUSES
+    assert "Traceback" not in json.dumps(answer, allow_nan=False)
+    for each in answer if isinstance(answer, list) else [answer]:
+        assert each.get("code", 200) in STATUSES
+        assert ("probabilities" in each) != ("message" in each)
+    assert not isinstance(answer, list) or {each["status"] for each in answer} <= STATUSES
+
+
+def drawn(files: list[bytes], number: int, seed: int) -> list[tuple[str, bytes]]:
+    """Three of four are photos, the others bodies of JSON or links."""
+    rng = random.Random(seed)
+    return [body_of(rng, files) if index % 4 == 3 else ("", photo_of(rng, files)) for index in range(number)]
+
+
+def test_damaged_photos_and_bodies_get_an_answer_and_no_500(
+    handler: BinCounterHandler, unpacked: Path, files: list[bytes]
+) -> None:
+    tally: Tally[int] = Tally()
+    sent = drawn(files, rounds(800, 28_000), seed=1)  # of them 21,000 photos
+    for start in range(0, len(sent), BATCH):
+        batch = sent[start : start + BATCH]
+        answers = send(handler, unpacked, batch)
+        for (status, answer), (kind, body) in zip(answers, batch, strict=True):
+            try:
+                check(status, answer)
+            except AssertionError:
+                pytest.fail(f"{kind!r} {body[:2000]!r} got {status} {answer!r:.500}\n{traceback.format_exc()}")
+            tally[status] += 1
+    print(f"{len(sent)} damaged requests in process: {dict(sorted(tally.items()))}")
+    assert tally[200] > len(sent) / 20
+    assert tally[400] > len(sent) / 10
+    assert tally[422] > len(sent) / 20
+
+
+def test_a_photo_s_answer_does_not_depend_on_its_neighbours(
+    handler: BinCounterHandler, unpacked: Path, files: list[bytes]
+) -> None:
+    ((status, alone),) = send(handler, unpacked, [("image/jpeg", files[0])])
+    assert status == 200
+    for start in range(0, rounds(40, 800), BATCH - 1):
+        batch = [("image/jpeg", files[0]), *drawn(files, BATCH - 1, seed=start)]
+        status, beside = send(handler, unpacked, batch)[0]
+        assert status == 200
+        assert list(beside["probabilities"].values()) == pytest.approx(list(alone["probabilities"].values()), abs=1e-5)
+
+
+def test_damaged_requests_leave_torchserve_s_worker_alive(trained: Trained, files: list[bytes], tmp_path: Path) -> None:
+    sent = drawn(files, rounds(200, 3000), seed=2)
+    tally: Tally[int] = Tally()
+    with deployed(tmp_path, trained.archive, {"BINWATCH_CAPTURE": str(tmp_path / "capture")}) as server:
+        workers = server.workers()
+
+        def ask(request: tuple[str, bytes]) -> requests.Response:
+            headers = {"Content-Type": request[0]} if request[0] else {}
+            return requests.post(server.url, data=request[1], headers=headers, timeout=60)
+
+        with ThreadPoolExecutor(4) as pool:
+            for (kind, body), response in zip(sent, pool.map(ask, sent), strict=True):
+                assert response.headers["Content-Type"] == "application/json", (kind, body)
+                check(response.status_code, response.json())
+                tally[response.status_code] += 1
+        assert ask(("", files[0])).status_code == 200
+        assert server.workers() == workers
+        assert "Traceback" not in server.log()
+        until(lambda: len(lines(tmp_path / "capture")) > len(sent))  # a list has a line a photo
+    print(f"{len(sent)} damaged requests through TorchServe: {dict(sorted(tally.items()))}")
+
+
+class Fragile(Counter):
+    """A counter whose model fails at white photos."""
+
+    def count(self, pixels: Any) -> Any:
+        if any(each.mean() > 250 for each in pixels):
+            raise ZeroDivisionError("white")
+        return super().count(pixels)
+
+
+def test_a_photo_that_makes_the_code_fail_is_a_500_and_costs_no_other(
+    unpacked: Path, files: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    white = png(20, 20, 8, 2, (b"\0" + b"\xff" * 60) * 20)
+    answers = Answers(Fragile(unpacked), Store(frozenset()), alpha=0.05)
+    found = [each.answer for each in answers.of([Asked(files[0]), Asked(white), Asked(files[0], Fields(3))])]
+    assert isinstance(found[0], dict)
+    assert isinstance(found[2], dict)
+    assert found[2]["expected_quantity"] == 3
+    assert type(found[1]) is RequestError
+    assert (found[1].status, str(found[1])) == (500, "the server failed at this photo; its log says why")
+    assert "ZeroDivisionError: white" in caplog.text
+
+
+def test_photos_that_take_too_long_are_not_waited_for(unpacked: Path, files: list[bytes]) -> None:
+    answers = Answers(Counter(unpacked), Store(frozenset()), alpha=0.05, patience_s=0.0)
+    found = [each.answer for each in answers.of([Asked(files[0])] * 2)]
+    assert [type(each) for each in found] == [BusyError, BusyError]
+    assert BusyError.status == 503

@@ -1,0 +1,91 @@
+"""Ten times the load that it can carry: everybody gets an answer, nothing grows, and afterwards it is as before."""
+
+import io
+import json
+import threading
+from collections import Counter as Tally
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.conftest import rounds
+from tests.integration.load import Answer, closed, opened, per_second
+from tests.integration.serving import Deployed, deployed
+from trainer.job import Trained
+
+CLIENTS = 8
+MEASURED_S = 5.0
+BACK_S = 5.0
+TIMES = 10
+BACK_SHARE = 0.8
+"""Of the throughput before, what must be back ``BACK_S`` after."""
+GROWTH = 1.1
+MIB = 1024**2
+
+
+def large_photo() -> bytes:
+    """A PNG that takes some tens of milliseconds to decode, so that ten times the capacity can be sent from here."""
+    rows, columns = np.mgrid[0:900, 0:1200]
+    out = io.BytesIO()
+    pixels = np.stack([rows % 256, columns % 256, (rows + columns) % 256], axis=-1)
+    Image.fromarray(pixels.astype(np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+class Memory:
+    """Watches the resident memory of server and workers, every half second."""
+
+    def __init__(self, server: Deployed) -> None:
+        self.samples: list[int] = []
+        self._server, self._stop = server, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> "Memory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.5):
+            self.samples.append(self._server.memory_bytes())
+
+
+def quantile(values: list[float], share: float) -> float:
+    return float(np.quantile(values, share))
+
+
+def test_ten_times_the_load_is_answered_and_leaves_no_trace(trained: Trained, tmp_path: Path) -> None:
+    photo, duration_s = large_photo(), rounds(8, 60)
+    with deployed(tmp_path, trained.archive, {"BINWATCH_CAPTURE": str(tmp_path / "capture")}) as server:
+        closed(server.url, photo, CLIENTS, MEASURED_S)  # warm
+        before = per_second(closed(server.url, photo, CLIENTS, MEASURED_S), MEASURED_S)
+        processes = server.processes()
+        with Memory(server) as memory:
+            answers = opened(server.url, photo, TIMES * before, duration_s)
+        closed(server.url, photo, CLIENTS, BACK_S)
+        after = per_second(closed(server.url, photo, CLIENTS, MEASURED_S), MEASURED_S)
+        report(before, after, duration_s, answers, memory.samples)
+        assert server.processes() == processes
+    assert len(answers) == int(TIMES * before * duration_s)
+    assert not Tally(each.failure for each in answers if each.failure)
+    assert {each.status for each in answers} == {200, 503}
+    assert all(json.loads(each.body)["code"] == 503 for each in answers if each.status == 503)
+    half = len(memory.samples) // 2
+    assert max(memory.samples[half:]) < GROWTH * max(memory.samples[:half])
+    assert after >= BACK_SHARE * before
+
+
+def report(before: float, after: float, duration_s: float, answers: list[Answer], memory: list[int]) -> None:
+    served = [each.took_s for each in answers if each.status == 200]
+    refused = [each.took_s for each in answers if each.status == 503]
+    print(
+        f"capacity {before:.1f}/s; {len(answers)} requests in {duration_s} s: {len(served)} answered, "
+        f"{len(refused)} refused, {sum(bool(each.failure) for each in answers)} without an answer; waited p50 and p99: "
+        f"{quantile(served, 0.5):.2f} and {quantile(served, 0.99):.2f} s for 200, {quantile(refused, 0.5):.3f} and "
+        f"{quantile(refused, 0.99):.3f} s for 503; memory {memory[0] / MIB:.0f} to {max(memory) / MIB:.0f} MiB; "
+        f"after {BACK_S:.0f} s {after:.1f}/s"
+    )

@@ -1,0 +1,340 @@
+"""Every form of a request, every status, and the record of each, against a real TorchServe and a real S3 server."""
+
+import base64
+import http.server
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import requests
+
+from serve import links
+from serve.embedded import free_port, s3_server
+from serve.errors import MissingError, RequestError, StoreError, StoreTimeoutError, TooLargeError
+from serve.links import MAX_BYTES, Link, Store
+from serve.upload import Spool
+from tests.integration.serving import Deployed, deployed
+from tests.unit.test_capture import MOMENT, lines, until
+from trainer.job import Trained
+
+HEADER = "X-Amzn-SageMaker-Custom-Attributes"
+
+
+@pytest.fixture(scope="module")
+def photo(trained: Trained) -> bytes:
+    return trained.data.test.photos[0].path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory, photo: bytes) -> Iterator[str]:
+    """A store with the buckets ``bins``, which links may name, and ``private``."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as url:
+        client = links.client(url, 20, 1)
+        for bucket in ("bins", "private", "captured"):
+            client.create_bucket(Bucket=bucket)
+            client.put_object(Bucket=bucket, Key="a b/é.jpg", Body=photo)
+        client.put_object(Bucket="bins", Key="text.jpg", Body=b"no photo")
+        client.put_object(Bucket="bins", Key="large.jpg", Body=bytes(MAX_BYTES + 1))
+        yield url
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, trained: Trained, s3: str) -> Iterator[Deployed]:
+    state = tmp_path_factory.mktemp("requests")
+    settings = {
+        "BINWATCH_S3_BUCKETS": "bins, others",
+        "BINWATCH_S3_ENDPOINT": s3,
+        "BINWATCH_CAPTURE": str(state / "capture"),
+    }
+    with deployed(state, trained.archive, settings) as running:
+        yield running
+    assert "Traceback" not in running.log()
+
+
+def ask(server: Deployed, content: Any, **headers: str) -> requests.Response:
+    return requests.post(server.url, json=content, headers=headers, timeout=60)
+
+
+def same(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer without what is new in each."""
+    return {name: value for name, value in answer.items() if name not in ("event_id", "status")}
+
+
+def encoded(photo: bytes) -> str:
+    return base64.b64encode(photo).decode()
+
+
+def test_every_form_of_a_request_gets_the_same_answer(server: Deployed, photo: bytes) -> None:
+    expected = same(requests.post(server.url, data=photo, timeout=60).json())
+    link = {"Content-Type": "string/url"}
+    forms: list[dict[str, Any]] = [
+        {"data": photo, "headers": {"Content-Type": "image/jpeg"}},
+        {"json": {"image": encoded(photo)}},
+        {"data": json.dumps({"image": encoded(photo)}), "headers": {"Content-Type": "Application/JSON; charset=utf-8"}},
+        {"json": {"uri": "s3://bins/a b/é.jpg"}},
+        {"data": "s3://bins/a b/é.jpg".encode(), "headers": link},
+        {"data": b"https://bins.s3.amazonaws.com/a%20b/%C3%A9.jpg", "headers": link},
+        {"data": b"https://bins.s3.us-east-1.amazonaws.com/a%20b/%C3%A9.jpg", "headers": link},
+        {"data": b"https://s3.amazonaws.com/bins/a%20b/%C3%A9.jpg", "headers": link},
+        {"data": b"https://s3.us-west-2.amazonaws.com/bins/a%20b/%C3%A9.jpg", "headers": link},
+        {"files": {"data": ("a.jpg", photo, "image/jpeg")}},
+        {"files": {"uri": (None, "s3://bins/a b/é.jpg")}},
+    ]
+    for form in forms:
+        response = requests.post(server.url, timeout=60, **form)
+        assert response.status_code == 200, response.text
+        assert same(response.json()) == expected
+    listed = ask(server, {"instances": [{"image": encoded(photo)}, {"uri": "s3://bins/a b/é.jpg"}]}).json()
+    assert [same(each) for each in listed] == [expected, expected]
+
+
+@pytest.mark.parametrize(
+    ("path", "how", "passed"),
+    [
+        ("/predictions/bin-counter", "json", True),
+        ("/predictions/bin-counter", "header", True),
+        ("/predictions/bin-counter", "form", True),
+        ("/predictions/bin-counter", "query", False),  # TorchServe drops it there
+        ("/invocations?model_name=bin-counter", "query", True),
+        ("/models/bin-counter/invoke", "query", True),
+    ],
+)
+def test_the_recorded_quantity_comes_in_every_way_that_torchserve_passes_on(
+    server: Deployed, photo: bytes, path: str, how: str, passed: bool
+) -> None:
+    url = server.address + path
+    form = {
+        "json": {"json": {"image": encoded(photo), "expected_quantity": 3}},
+        "header": {"data": photo, "headers": {HEADER.lower(): "expected_quantity=3"}},
+        "form": {"files": {"data": photo}, "data": {"expected_quantity": "3"}},
+        "query": {"data": photo, "params": {"expected_quantity": "3"}},
+    }[how]
+    answer = requests.post(url, timeout=60, **form).json()  # type: ignore[arg-type]
+    assert answer.get("expected_quantity") == (3 if passed else None)
+    assert ("verdict" in answer) == passed
+
+
+def test_a_weight_is_weighed(server: Deployed, photo: bytes) -> None:
+    weights = {"image": encoded(photo), "weight": 3.0, "expected_weight": 1.0}
+    alone = ask(server, weights).json()
+    assert (alone["weight"]["verdict"], "verdict" in alone) == ("mismatch", False)
+    joined = ask(server, {**weights, "expected_quantity": 3}).json()
+    assert joined["verdict"] == "mismatch"
+    assert joined["reason"].endswith(joined["weight"]["reason"])
+    assert "weight is there alone" in ask(server, {"image": encoded(photo), "weight": 3.0}).json()["message"]
+
+
+STATUSES = [
+    ({"uri": "s3://bins/a b/é.jpg"}, 200, None),
+    ({"uri": "s3://bins/none.jpg"}, 404, "NoSuchPhoto"),
+    ({"uri": "s3://others/a.jpg"}, 404, "NoSuchPhoto"),
+    ({"uri": "s3://private/a b/é.jpg"}, 403, "BucketNotAllowed"),
+    ({"uri": "s3://bins/text.jpg"}, 400, "BadPhoto"),
+    ({"uri": "s3://bins/large.jpg"}, 413, "TooLarge"),
+    ({"uri": "s3://bins/../private/a b/é.jpg"}, 422, "BadField"),
+    ({"image": encoded(b"no photo")}, 400, "BadPhoto"),
+    ({"image": ""}, 400, "BadPhoto"),
+    ({"image": "%"}, 422, "BadField"),
+    ({"uri": "s3://bins/a b/é.jpg", "expected_quantity": "x"}, 422, "BadField"),
+    ({}, 422, "BadField"),
+]
+
+
+def test_each_photo_of_a_list_has_the_status_that_it_has_alone(server: Deployed) -> None:
+    response = ask(server, [content for content, _, _ in STATUSES])
+    assert response.status_code == 200
+    answers = response.json()
+    assert [each["status"] for each in answers] == [status for _, status, _ in STATUSES]
+    for (content, status, kind), listed in zip(STATUSES, answers, strict=True):
+        alone = ask(server, content)
+        assert (alone.status_code, alone.json().get("type")) == (status, kind)
+        assert alone.headers["Content-Type"] == "application/json"
+        assert same(alone.json()) == same(listed)
+        assert listed.get("code", 200) == status
+    assert "BINWATCH_S3_BUCKETS (bins, others)" in answers[3]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind"),
+    [
+        (b"{nope", 400, "BadBody"),
+        (b"[" * 100_000, 422, "BadField"),
+        (json.dumps([{}] * 33).encode(), 422, "BadField"),
+        (b"[]", 422, "BadField"),
+    ],
+)
+def test_a_json_body_that_is_unusable_as_a_whole(server: Deployed, body: bytes, status: int, kind: str) -> None:
+    response = requests.post(server.url, data=body, headers={"Content-Type": "application/json"}, timeout=60)
+    assert (response.status_code, response.json()["type"]) == (status, kind)
+
+
+def test_no_link_makes_the_server_connect_anywhere_but_to_the_store(server: Deployed) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as bait:
+        bait.settimeout(0.5)
+        port = bait.getsockname()[1]
+        for link in (
+            f"http://127.0.0.1:{port}/a.jpg",
+            f"https://127.0.0.1:{port}/a.jpg",
+            f"https://bins.s3.amazonaws.com@127.0.0.1:{port}/a.jpg",
+            f"https://bins.s3.amazonaws.com:{port}/a.jpg",
+            f"s3://127.0.0.1:{port}/a.jpg",
+        ):
+            assert ask(server, {"uri": link}).status_code == 422
+        with pytest.raises(TimeoutError):
+            bait.accept()
+
+
+class BadStore(http.server.BaseHTTPRequestHandler):
+    """A store that fails in the way that the key names."""
+
+    protocol_version = "HTTP/1.1"
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        key = self.path.partition("?")[0].rpartition("/")[2]
+        self.asked.append(key)
+        if key == "stalls":
+            time.sleep(6)
+        elif key in ("500", "503", "403"):
+            self.send_error(int(key))
+        else:
+            self.send_response(200)
+            self.send_header("Content-Length", {"drips": "100000", "large": str(10**12)}.get(key, "1000"))
+            self.end_headers()
+            if key == "slow":
+                time.sleep(0.7)
+            for _ in range({"drips": 200, "cut": 1}.get(key, 10)):
+                self.wfile.write(b"x" * 100)
+                time.sleep(0.05 if key == "drips" else 0)
+            self.close_connection = key == "cut"
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def bad_store() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), BadStore) as httpd:
+        httpd.daemon_threads = True
+        httpd.handle_error = lambda *_: None  # type: ignore[method-assign]
+        thread = threading.Thread(target=httpd.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_address[1]}"
+        httpd.shutdown()
+        thread.join()
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    begun = time.monotonic()
+    yield
+    assert time.monotonic() - begun < seconds
+
+
+def read(store: Store, *keys: str) -> list[bytes | RequestError]:
+    return store.read([Link("bins", key) for key in keys])
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("stalls", StoreTimeoutError),
+        ("drips", StoreTimeoutError),
+        ("500", StoreError),
+        ("503", StoreError),
+        ("403", MissingError),
+        ("cut", StoreError),
+        ("large", TooLargeError),
+    ],
+)
+def test_a_store_that_fails_costs_its_own_photo_alone(bad_store: str, key: str, kind: type[RequestError]) -> None:
+    store = Store(frozenset({"bins"}), bad_store, timeout_s=2.0)
+    with within(3.5):
+        bad, good = read(store, key, "fine")
+    assert type(bad) is kind, bad
+    assert good == b"x" * 1000
+
+
+def test_a_store_that_is_not_there_is_the_store_s_fault() -> None:
+    (error,) = read(Store(frozenset({"bins"}), f"http://127.0.0.1:{free_port()}"), "a.jpg")
+    assert type(error) is StoreError
+
+
+def test_slow_photos_of_a_request_do_not_add_up(bad_store: str) -> None:
+    store = Store(frozenset({"bins"}), bad_store, timeout_s=15)
+    with within(10):  # one after another they take 22 s
+        assert read(store, *["slow"] * 32) == [b"x" * 1000] * 32
+
+
+def test_a_bucket_that_is_not_allowed_is_never_asked(bad_store: str) -> None:
+    BadStore.asked.clear()
+    (error,) = read(Store(frozenset(), bad_store), "fine")
+    assert "BINWATCH_S3_BUCKETS (none)" in str(error)
+    assert not BadStore.asked
+
+
+def records(server: Deployed) -> dict[str, dict[str, Any]]:
+    return {each["eventMetadata"]["eventId"]: each for each in lines(server.state / "capture")}
+
+
+def test_every_answer_is_in_the_record_with_what_was_asked(server: Deployed, photo: bytes) -> None:
+    before = len(records(server))
+    response = requests.post(server.url, data=photo, headers={HEADER: "expected_quantity=3"}, timeout=60)
+    listed = ask(server, [{"uri": "s3://bins/a b/é.jpg"}, {"image": "%"}]).json()
+    until(lambda: len(records(server)) >= before + 3)
+    found = records(server)[response.json()["event_id"]]
+    assert json.loads(found["captureData"]["endpointOutput"]["data"]) == response.json()
+    assert found["captureData"]["endpointInput"]["observedContentType"] == "image/jpeg"
+    assert base64.b64decode(found["captureData"]["endpointInput"]["data"]) == photo
+    assert found["eventMetadata"]["customAttributes"] == ["expected_quantity=3"]
+    about = found["eventMetadata"]["binwatch"]
+    assert (about["status"], about["model_version"]) == (200, "1")
+    assert 0 < about["latency_ms"] < 10_000
+    assert 0 < about["brightness"] < 255
+    assert about["sharpness"] > 0
+    linked = records(server)[listed[0]["event_id"]]["captureData"]["endpointInput"]
+    assert json.loads(linked["data"]) == {"uri": "s3://bins/a b/é.jpg"}
+    assert [each["eventMetadata"]["binwatch"]["status"] for each in records(server).values()].count(422) >= 1
+
+
+def test_a_worker_that_is_killed_leaves_whole_lines_and_a_stopped_one_all_of_them(
+    server: Deployed, photo: bytes
+) -> None:
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        answers = [requests.post(server.url, data=photo, timeout=60).json() for _ in range(20)]
+        (worker,) = server.workers()
+        os.kill(worker, signum)
+        until(lambda worker=worker: worker not in server.workers())  # type: ignore[misc]
+        until(lambda: requests.post(server.url, data=photo, timeout=60).ok, 60)
+        missing = {each["event_id"] for each in answers} - records(server).keys()
+        print(f"{signum.name}: {len(missing)} of the 20 answers just before are not in the record")
+        assert signum == signal.SIGKILL or not missing
+        for path in (server.state / "capture").rglob("*.jsonl"):
+            assert path.read_bytes().endswith(b"\n")
+
+
+def test_what_is_captured_for_s3_comes_there_in_files_and_waits_while_it_cannot(s3: str, tmp_path: Path) -> None:
+    client = links.client(s3, 20, 1)
+    down = Spool(tmp_path, "s3://captured/some/prefix", f"http://127.0.0.1:{free_port()}", every_s=0.2)
+    for number in range(3):
+        down.append(MOMENT, b"%d\n" % number)
+        time.sleep(0.3)
+    assert len(list(tmp_path.rglob("*.jsonl"))) == 3
+    down.close()
+    assert Spool(tmp_path, "s3://captured", None, max_bytes=1).full() == "6 bytes wait for s3://captured"
+    up = Spool(tmp_path, "s3://captured/some/prefix", s3, every_s=0.2)
+    up.append(MOMENT, b"3\n")
+    until(lambda: not any(tmp_path.rglob("*.jsonl")))
+    up.close()
+    keys = [each["Key"] for each in client.list_objects_v2(Bucket="captured", Prefix="some/")["Contents"]]
+    assert all(key.startswith("some/prefix/2026/11/24/05/") for key in keys)
+    bodies = sorted(client.get_object(Bucket="captured", Key=key)["Body"].read() for key in keys)
+    assert bodies == [b"0\n", b"1\n", b"2\n", b"3\n"]
