@@ -48,7 +48,13 @@ def test_trainings_are_compared_on_the_same_photos(drawn: Path, tmp_path: Path) 
     assert found["accuracy"] == pytest.approx(accuracies[0] - accuracies[1])
     assert found["interval"][0] <= found["accuracy"] <= found["interval"][1]
     assert result["trainings"][0]["training"]["train_photos"] > 1.9 * result["trainings"][1]["training"]["train_photos"]
-    refused = call("scripts/compare.py", tmp_path / "a", tmp_path / "other")
+    (tmp_path / "a").rename(tmp_path / "best")  # an experiment that is done is not done again
+    kept = call("scripts/experiments.py", "--data", drawn, "--out", tmp_path, "--only", "best", "--no-tracking")
+    assert kept.returncode == 0, kept.stderr
+    assert "| best | " in kept.stdout
+    unknown = call("scripts/experiments.py", "--data", drawn, "--out", tmp_path, "--only", "worst")
+    assert (unknown.returncode, "there is no experiment 'worst'" in unknown.stderr) == (2, True)
+    refused = call("scripts/compare.py", tmp_path / "b", tmp_path / "other")
     assert (refused.returncode, "were tested on different photos" in refused.stderr) == (1, True)
     nothing = call("scripts/compare.py", tmp_path)
     assert (nothing.returncode, "is not what scripts/train.py leaves" in nothing.stderr) == (1, True)
