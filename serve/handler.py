@@ -32,7 +32,8 @@ class BinCounterHandler:
         see ``serve/capture.py``.
         """
         os.environ["TS_DECODE_INPUT_REQUEST"] = "false"  # else TorchServe decodes JSON, and hides what is there twice
-        self.version = str(context.manifest["model"]["modelVersion"])
+        version = str(context.manifest["model"]["modelVersion"])
+        self.version = version.removesuffix(".0")  # a stand-in's, see serve/rollout.py
         device = counter.device_of(context.system_properties.get("gpu_id"))
         model = counter.Counter(Path(context.system_properties["model_dir"]), device=device)
         buckets = frozenset(filter(None, os.environ.get("BINWATCH_S3_BUCKETS", "").replace(" ", "").split(",")))

@@ -92,7 +92,7 @@ def parse_answer(line: bytes) -> tuple[Any, ...]:
     version = str(measured.get("model_version") or answer.get("model_version") or "")
     return (
         _seconds(metadata["inferenceTime"]), hash(str(metadata["eventId"])), status, count.encode("ascii"),
-        version.removesuffix(".0").encode("ascii"),  # a stand-in, see serve/rollout.py
+        version.encode("ascii"),
         verdict.encode() if verdict in VERDICTS and status < 400 else b"", confidence,
         *(_number(measured.get(name)) for name in ("latency_ms", "brightness", "sharpness")),
     )  # fmt: skip

@@ -11,20 +11,22 @@ holds requests hangs them and gives a 500, hence the drain.
 
 TorchServe takes a worker away by killing it, with what it holds: of ten times under load, three cost a request. So
 before it loses a worker, a version is relieved by a stand-in, a second copy of itself that TorchServe knows as
-version "N.0" and that answers for the seconds in between.
+version "N.0" and that answers, as N, for the seconds in between.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from serve import archive
+from serve import archive, capture
 from serve.errors import CanaryError, PhotoError, RefusedError
 from serve.torchserve import MODEL, Inference, Loaded, Management
 
 POLL_S = 0.1
+LINGER_S = 1.5 * capture.FLUSH_S
+"""How long a worker that holds no request any more is left alone: what it captured last is not on the disk before."""
 STAND_IN = ".0"
 """What is appended to a version for the copy that relieves it."""
 
@@ -68,13 +70,13 @@ class Rollout:
         photos = archive.golden_photos(path)
         if not photos:
             raise CanaryError(f"version {version} has no golden photo to be tried with")
-        for number, (photo, expected) in enumerate(photos):
+        for number, (photo, _) in enumerate(photos):
             try:
                 answer = self._inference.predict(photo, version)
             except (RefusedError, PhotoError) as error:
                 raise CanaryError(f"version {version} does not answer golden photo {number}: {error}") from error
             try:
-                off = max(abs(a - b) for a, b in zip(answer["probabilities"].values(), expected, strict=True))
+                off = min(_furthest(answer["probabilities"].values(), each) for each in manifest.promised(number))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise CanaryError(f"version {version} answers golden photo {number} with {answer!r:.200}") from error
             if off > manifest.tolerance or answer.get("model_version") != version:
@@ -133,9 +135,14 @@ class Rollout:
             for probe in probes:
                 with suppress(RefusedError, PhotoError):  # a version that cannot answer holds nothing to wait for
                     probe.result()
+        time.sleep(LINGER_S)  # TorchServe kills its workers, and nobody can ask them
 
     def _find(self, version: str) -> Loaded | None:
         return next((each for each in self._management.loaded() if each.version == version), None)
 
     def _path(self, version: str) -> Path:
         return self.store / f"{MODEL}-{version}.mar"
+
+
+def _furthest(found: Iterable[float], promised: Iterable[float]) -> float:
+    return max(abs(a - b) for a, b in zip(found, promised, strict=True))

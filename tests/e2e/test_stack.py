@@ -31,10 +31,11 @@ class Stack:
     """One compose project of its own, with its own ports and volumes."""
 
     def __init__(self) -> None:
-        self.port, self.mlflow_port = free_port(), free_port()
+        self.port, self.mlflow_port, self.gateway_port = free_port(), free_port(), free_port()
         kept = {key: value for key, value in os.environ.items() if not key.startswith("BINWATCH_")}
         # A first champion of three epochs leaves room for a better one.
         self.env = {**kept, "BINWATCH_PORT": str(self.port), "BINWATCH_MLFLOW_PORT": str(self.mlflow_port),
+                    "BINWATCH_GATEWAY_PORT": str(self.gateway_port),
                     "BINWATCH_EPOCHS": "4", "COMPOSE_PROJECT_NAME": "binwatch-e2e"}  # fmt: skip
 
     def compose(self, *words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
@@ -92,6 +93,23 @@ def test_a_first_champion_answers_with_no_further_command(stack: Stack, photo: b
     print(f"first answer {time.monotonic() - start:.0f} s after `docker compose up --wait`")
     assert answer["model_version"] == "1"
     assert set(answer["probabilities"]) == {"1", "2", "3", "4", "5"}
+
+
+def test_the_gateway_answers_for_the_champion(stack: Stack, photo: bytes) -> None:
+    url = f"http://127.0.0.1:{stack.gateway_port}"
+    assert requests.get(f"{url}/healthz", timeout=60).json() == {"status": "ok", "model_version": "1"}
+    answer = requests.post(f"{url}/verify?expected_quantity=7", data=photo, timeout=60).json()
+    assert (answer["verdict"], answer["model_version"]) == ("unsure", "1")
+    kept = requests.post(f"{url}/feedback", json={"event_id": answer["event_id"], "count": 2}, timeout=60)
+    assert kept.status_code == 201, kept.text
+    assert "<title>" in requests.get(url, timeout=60).text
+
+
+def test_the_gateway_does_not_start_for_other_machines_without_a_key(stack: Stack) -> None:
+    words = ("run", "--rm", "-T", "-e", "BINWATCH_GATEWAY_BIND=0.0.0.0", "gateway")
+    refused = stack.compose(*words, check=False)
+    assert refused.returncode == 1
+    assert "not loopback, and /keys/api-keys.json holds no API key" in refused.stdout + refused.stderr
 
 
 def test_a_broken_photo_is_400(stack: Stack) -> None:
@@ -159,11 +177,15 @@ def reaches(stack: Stack, service: str, host: str, port: int) -> bool:
 
 def test_the_networks_are_the_fence(stack: Stack) -> None:
     assert reaches(stack, "promoter", "serve", 8081)
+    assert reaches(stack, "promoter", "serve", 8082)
+    assert reaches(stack, "gateway", "serve", 8080)
     assert reaches(stack, "trainer", "mlflow", 5000)
     assert reaches(stack, "mlflow", "postgres", 5432)
     for service, host, port in [
         ("serve", "mlflow", 5000), ("serve", "postgres", 5432), ("trainer", "serve", 8081), ("trainer", "serve", 8080),
         ("trainer", "postgres", 5432), ("promoter", "postgres", 5432), ("mlflow", "serve", 8081),
+        ("gateway", "serve", 8081), ("gateway", "serve", 8082), ("gateway", "mlflow", 5000), ("monitor", "serve", 8080),
+        ("monitor", "postgres", 5432), ("serve", "gateway", 8000),
     ]:  # fmt: skip
         assert not reaches(stack, service, host, port), f"{service} reaches {host}:{port}"
 
@@ -174,6 +196,7 @@ def test_an_address_does_not_get_around_the_fence(stack: Stack) -> None:
     found = subprocess.run(["docker", "inspect", *containers], capture_output=True, text=True, check=True)
     for network in json.loads(found.stdout)[0]["NetworkSettings"]["Networks"].values():
         assert not reaches(stack, "trainer", network["IPAddress"], 8081)
+        assert not reaches(stack, "gateway", network["IPAddress"], 8081)
         assert not reaches(stack, "mlflow", network["IPAddress"], 8081)
 
 
@@ -183,21 +206,22 @@ def inspect(stack: Stack) -> list[dict[str, Any]]:
     return list(json.loads(done.stdout))
 
 
-def test_only_two_ports_are_published_and_only_on_this_machine(stack: Stack) -> None:
+def test_only_three_ports_are_published_and_only_on_this_machine(stack: Stack) -> None:
     published = [
         (binding["HostIp"], int(binding["HostPort"]))
         for container in inspect(stack)
         for bindings in (container["NetworkSettings"]["Ports"] or {}).values()
         for binding in bindings or ()
     ]
-    assert sorted(published) == sorted([("127.0.0.1", stack.port), ("127.0.0.1", stack.mlflow_port)])
+    ports = (stack.port, stack.mlflow_port, stack.gateway_port)
+    assert sorted(published) == sorted(("127.0.0.1", port) for port in ports)
 
 
 def test_nobody_is_root_and_nobody_holds_the_docker_socket(stack: Stack) -> None:
     for container in inspect(stack):
         assert container["Config"]["User"] not in ("", "0", "root"), container["Name"]
         assert "docker.sock" not in json.dumps(container["Mounts"])
-    for service in ("postgres", "mlflow", "serve", "trainer", "promoter"):
+    for service in ("postgres", "mlflow", "serve", "gateway", "trainer", "promoter"):
         assert stack.compose("exec", "-T", service, "id", "-u").stdout.strip() != "0"
 
 

@@ -89,11 +89,6 @@ def test_an_input_that_is_text_with_braces_is_read_too() -> None:
     assert (len(found), unreadable) == (2, 0)
 
 
-def test_answers_of_a_stand_in_are_those_of_its_version() -> None:
-    found, _ = rows([line(event(model_version="7.0")), line(event(model_version="7"))])
-    assert found["version"].tolist() == [b"7", b"7"]
-
-
 BROKEN = [
     b"{\n", b"nonsense\n", b"[]\n", b"null\n", b"\xff\xfe\n", b"[" * 100_000 + b"\n", b'{"eventMetadata": {}}\n',
     json.dumps(record(event(answer={"count": 3}))).encode() + b"\n",
