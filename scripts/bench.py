@@ -1,16 +1,22 @@
 """Measure how many times faster we are than a named peer, in one run.
 
-python scripts/bench.py fetch|loader|monitor|train|tune [--data DIR] [--json]
+python scripts/bench.py fetch|loader|monitor|serve|train|tune [--data DIR] [--json]
 """
 
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from serve.embedded import s3_server
-from trainer import benches, cli, monitoring_benches, training_benches
+from serve.embedded import s3_server, torchserve_server
+from trainer import benches, cli, monitoring_benches, serving_benches, training_benches
 
-BENCHES = {**benches.BENCHES, **monitoring_benches.BENCHES, **training_benches.BENCHES}
+BENCHES: dict[str, Callable[[Path, benches.Server], benches.Result]] = {
+    **benches.BENCHES,
+    **monitoring_benches.BENCHES,
+    **training_benches.BENCHES,
+    "serve": lambda data, _: serving_benches.bench_serve(data, torchserve_server),
+}
 
 
 def main(args: Namespace) -> int:

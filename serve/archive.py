@@ -105,6 +105,10 @@ class Manifest:
         golden = tuple(replace(each, probabilities=promised) for each, promised in answers)
         return replace(self, temperature=self.exact.temperature, scores=self.exact.scores, golden=golden)
 
+    def promised(self, number: int) -> tuple[tuple[float, ...], ...]:
+        """The probabilities that golden photo ``number`` may get: those of a CPU, and those of a GPU."""
+        return self.golden[number].probabilities, self.on_gpu().golden[number].probabilities
+
     def to_json(self) -> str:
         """The text of ``binwatch.json``."""
         return json.dumps(asdict(self), indent=1, sort_keys=True)

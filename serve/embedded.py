@@ -49,8 +49,13 @@ def mlflow_server(state: Path, port: int | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def torchserve_server(state: Path, port: int | None = None) -> Iterator[tuple[str, str, Path]]:
-    """TorchServe, empty; yields its inference address, its management address and its model store."""
+def torchserve_server(
+    state: Path, port: int | None = None, environ: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, str, Path]]:  # fmt: skip
+    """TorchServe, empty; yields its inference address, its management address and its model store.
+
+    ``environ``: what is added to the environment of its workers.
+    """
     store = state.resolve() / "models"
     store.mkdir(parents=True, exist_ok=True)
     inference, management = f"http://127.0.0.1:{port or free_port()}", f"http://127.0.0.1:{free_port()}"
@@ -60,7 +65,7 @@ def torchserve_server(state: Path, port: int | None = None) -> Iterator[tuple[st
         sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs", "--ts-config", config,
         "--model-store", store, "--disable-token-auth", "--enable-model-api",
     ]  # fmt: skip
-    with _running("TorchServe", command, state, {"JAVA_HOME": java_home()}, f"{inference}/ping"):
+    with _running("TorchServe", command, state, {"JAVA_HOME": java_home(), **(environ or {})}, f"{inference}/ping"):
         yield inference, management, store
 
 

@@ -53,9 +53,13 @@ def result(name: str, target: float, runs: dict[str, list[float]], holds_too: fl
     peers = {peer: round(statistics.median(times) / ours, 2) for peer, times in runs.items() if peer != "ours"}
     first, *others = peers.values()
     holds = first >= target and all(ratio > holds_too for ratio in others)
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     rounded = {name: [round(value, 3) for value in times] for name, times in runs.items()}
-    return Result(name, first, target, holds, peers, rounded, machine)
+    return Result(name, first, target, holds, peers, rounded, machine())
+
+
+def machine() -> str:
+    """What a benchmark ran on."""
+    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
 
 
 def timed(work: Callable[[], T]) -> tuple[float, T]:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,26 +88,33 @@ def write_archive(
         _copy_code(stage)
         _export(model, data.size_px, stage)
         fp32 = _runner(stage / archive.MODEL)
-        _check_parity(model, {archive.MODEL: fp32, archive.PROGRAM: torch_runner(stage / archive.PROGRAM, "cpu")},
-                      selection.pixels[:_BATCH])  # fmt: skip
+        program = torch_runner(stage / archive.PROGRAM, "cpu")
+        _check_parity(model, {archive.MODEL: fp32, archive.PROGRAM: program}, selection.pixels[:_BATCH])
         exact = _probabilities(fp32, selection)
         golden = _copy_golden(selection, exact, data.size_px, stage)
         choice = _try_int8(stage, data.train, selection, exact, golden, recipe.seed)
-        of_fp32 = _calibrate(fp32, calibration, data.counts, golden)
-        served = of_fp32
+        of_fp32 = served = _calibrate(fp32, calibration, data.counts, golden)
         if choice.accepted:
             served = _calibrate(_runner(stage / archive.INT8), calibration, data.counts, golden)
-        manifest = archive.Manifest(
+        found = archive.Manifest(
             classes=data.counts.values, open_top=data.counts.open_top, size_px=data.size_px, run_id=run_id,
             dataset_fingerprint=data.fingerprint, metrics={**metrics, **choice.metrics(), **served.metrics},
-            golden=tuple(map(archive.Golden, golden.names, served.calibration.golden)), files=_checksums(stage),
-            licence=LICENCE, recipe=asdict(recipe), temperature=served.calibration.temperature,
-            scores=served.calibration.scores, cpu_model=archive.INT8 if choice.accepted else archive.MODEL,
-            exact=of_fp32.calibration if choice.accepted else None,
+            golden=(), files=_checksums(stage), licence=LICENCE, recipe=asdict(recipe),
             reference=reference(served.probabilities, data.counts, data.train, recipe.seed),
         )  # fmt: skip
+        manifest = _promising(found, golden, served.calibration, of_fp32.calibration if choice.accepted else None)
         (stage / archive.MANIFEST).write_text(manifest.to_json())
         return Exported(_pack(stage, out), manifest.cpu_model, choice, manifest.metrics, manifest.reference)
+
+
+def _promising(
+    manifest: archive.Manifest, golden: _Golden, served: archive.Calibration, exact: archive.Calibration | None
+) -> archive.Manifest:  # fmt: skip
+    """``manifest`` with what rests on the form that CPUs run: int8 where ``exact``, that of the program, is another."""
+    return replace(
+        manifest, golden=tuple(map(archive.Golden, golden.names, served.golden)), temperature=served.temperature,
+        scores=served.scores, cpu_model=archive.INT8 if exact else archive.MODEL, exact=exact,
+    )  # fmt: skip
 
 
 def _copy_code(stage: Path) -> None:

@@ -1,0 +1,216 @@
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from torchvision.models.resnet import BasicBlock
+
+from serve import archive
+from serve.counter import Counter, device_of, onnx_runner, torch_runner
+from serve.errors import ArchiveError, PhotoError
+from tests.conftest import TINY
+from trainer import model as networks
+from trainer.calibration import calibrate, conformal_scores
+from trainer.export import Exported, write_archive
+from trainer.job import Trained
+from trainer.quantise import TOLERANCE, candidates, decide, quantise, sample
+
+GOLDEN = np.array([[0.7, 0.3], [0.2, 0.8]])
+
+
+def answers(labels: NDArray[Any], wrong: int) -> NDArray[np.float64]:
+    """Probabilities (N, 2) whose first ``wrong`` answers are wrong."""
+    right: NDArray[np.float64] = np.eye(2)[labels] * 0.8 + 0.1
+    right[:wrong] = right[:wrong, ::-1]
+    return right
+
+
+@pytest.mark.parametrize(("lost", "accepted"), [(0, True), (1, True), (2, False)])
+def test_at_most_half_a_point_of_200_photos_may_be_lost(lost: int, accepted: bool) -> None:
+    labels = np.arange(200) % 2
+    choice = decide(answers(labels, 50), answers(labels, 50 + lost), labels, GOLDEN, GOLDEN)
+    assert choice.accepted is accepted
+    assert f"150 are right as fp32, {150 - lost} as int8 ({lost} lost, 0 gained)" in choice.reason
+    assert (choice.fp32_accuracy, choice.int8_accuracy) == pytest.approx((0.75, 0.75 - lost / 200))
+
+
+def test_what_is_lost_and_what_is_gained_are_counted_in_pairs() -> None:
+    labels = np.arange(200) % 2
+    int8 = answers(labels, 0)
+    int8[100:120] = int8[100:120, ::-1]
+    choice = decide(answers(labels, 19), int8, labels, GOLDEN, GOLDEN)
+    assert choice.accepted
+    assert "(20 lost, 19 gained)" in choice.reason
+
+
+@pytest.mark.parametrize(("moved", "accepted"), [(TOLERANCE - 1e-6, True), (TOLERANCE + 1e-6, False)])
+def test_a_golden_probability_may_move_so_far(moved: float, accepted: bool) -> None:
+    labels = np.arange(200) % 2
+    found = GOLDEN + np.array([[moved, -moved], [0, 0]])
+    choice = decide(answers(labels, 0), answers(labels, 0), labels, GOLDEN, found)
+    assert choice.accepted is accepted
+    assert "0 get another count, and a probability moves by 0.100" in choice.reason
+
+
+def test_a_golden_photo_with_another_count_refuses_it() -> None:
+    labels, even = np.arange(200) % 2, np.array([[0.51, 0.49], [0.2, 0.8]])
+    choice = decide(answers(labels, 0), answers(labels, 0), labels, even, even + np.array([[-0.02, 0.02], [0, 0]]))
+    assert not choice.accepted
+    assert "of 2 golden photos 1 get another count" in choice.reason
+
+
+def test_answers_that_are_not_finite_and_no_answers_refuse_it() -> None:
+    labels = np.arange(200) % 2
+    broken = answers(labels, 0)
+    broken[3] = np.nan
+    assert not decide(answers(labels, 1), broken, labels, GOLDEN, GOLDEN).accepted
+    assert not decide(answers(labels, 0), answers(labels, 0), labels, GOLDEN, GOLDEN * np.nan).accepted
+    nothing = np.empty((0, 2))
+    assert not decide(nothing, nothing, np.empty(0, dtype=int), GOLDEN, GOLDEN).accepted
+
+
+def export(trained: Trained, network: networks.Counter, out: Path) -> Exported:
+    selection, calibration = trained.data.validation.halves(0)
+    return write_archive(network, trained.data, TINY, out, run_id="", metrics={"mine": 1.0}, selection=selection,
+                         calibration=calibration)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def network() -> networks.Counter:
+    """An untrained network: its answers are far from even, so int8 finds the same counts."""
+    torch.manual_seed(0)
+    return networks.create("resnet18", 5, 32)
+
+
+@pytest.fixture(scope="module")
+def accepted(trained: Trained, network: networks.Counter, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """An archive whose int8 form was accepted."""
+    made = export(trained, network, tmp_path_factory.mktemp("accepted"))
+    assert made.choice.accepted, made.choice.reason
+    return made
+
+
+def test_an_accepted_form_is_what_a_cpu_runs(accepted: Exported, trained: Trained) -> None:
+    pixels = trained.data.test.pixels[:16]
+    with archive.unpacked(accepted.archive) as folder:
+        counter = Counter(folder)
+        assert counter.manifest.cpu_model == accepted.cpu_model == archive.INT8
+        int8, fp32 = (onnx_runner(folder / name)(pixels) for name in (archive.INT8, archive.MODEL))
+        assert np.array_equal(counter.logits(pixels), int8)
+        assert 0 < np.abs(int8 - fp32).max() < 0.3 * np.abs(fp32).max()
+        size = {name: (folder / name).stat().st_size for name in (archive.INT8, archive.MODEL)}
+    assert size[archive.INT8] < 0.3 * size[archive.MODEL]
+    metrics = archive.manifest_of(accepted.archive).metrics
+    assert metrics["mine"] == 1.0
+    assert metrics["int8_accuracy"] == accepted.choice.int8_accuracy
+    assert metrics["fp32_accuracy"] == accepted.choice.fp32_accuracy
+
+
+def test_what_is_calibrated_rests_on_the_form_that_serves(accepted: Exported, trained: Trained) -> None:
+    _, part = trained.data.validation.halves(0)
+    manifest = archive.manifest_of(accepted.archive)
+    assert manifest.exact
+    with archive.unpacked(accepted.archive) as folder:
+        for name, found in ((archive.INT8, manifest), (archive.MODEL, manifest.on_gpu())):
+            logits = onnx_runner(folder / name)(part.pixels[: len(part)])
+            assert found.temperature == pytest.approx(calibrate(logits, part.labels)["temperature"], rel=1e-3)
+            for count, scores in conformal_scores(logits, part.labels, manifest.names).items():
+                assert found.scores[count] == pytest.approx(scores, abs=1e-5)
+    assert manifest.scores != manifest.exact.scores
+
+
+def test_golden_photos_give_what_is_promised_on_either_device(accepted: Exported) -> None:
+    with archive.unpacked(accepted.archive) as folder:
+        for counter in (Counter(folder), Counter(folder, device="cpu:0")):
+            for each in counter.manifest.golden:
+                (answer,) = counter.answer([(folder / each.file).read_bytes()])
+                assert not isinstance(answer, PhotoError)
+                assert list(answer["probabilities"].values()) == pytest.approx(each.probabilities, abs=1e-5)
+
+
+def test_the_torch_program_answers_as_onnx_does(accepted: Exported, trained: Trained) -> None:
+    pixels = trained.data.test.pixels[:5]
+    with archive.unpacked(accepted.archive) as folder:
+        onnx_logits = onnx_runner(folder / archive.MODEL)(pixels)
+        assert torch_runner(folder / archive.PROGRAM, "cpu")(pixels) == pytest.approx(onnx_logits, abs=1e-3)
+        assert torch_runner(folder / archive.PROGRAM, "cpu")(pixels[:1]).shape == (1, 5)
+        (folder / archive.PROGRAM).unlink()
+        with pytest.raises(ArchiveError, match=r"has no model\.pt2"):
+            torch_runner(folder / archive.PROGRAM, "cpu")
+
+
+def test_a_worker_without_a_gpu_that_torch_can_use_runs_on_the_cpu() -> None:
+    assert device_of(None) == "cpu"
+    assert device_of(0) == ("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def harmed(network: networks.Counter) -> networks.Counter:
+    """The same function, of which one channel is so large that it takes all steps of an int8 range for itself."""
+    found = copy.deepcopy(network)
+    for block in found.modules():
+        if isinstance(block, BasicBlock):
+            with torch.no_grad():
+                for values in (block.bn1.weight, block.bn1.bias):
+                    values[0] = (values[0].abs() + 1) * 1e5
+                block.conv2.weight[:, 0] = 0
+    return found
+
+
+def test_a_form_that_is_worse_is_refused_with_its_figures(
+    trained: Trained, network: networks.Counter, tmp_path: Path
+) -> None:
+    made = export(trained, harmed(network), tmp_path)
+    assert not made.choice.accepted
+    assert made.cpu_model == archive.MODEL
+    assert "golden photos" in made.choice.reason
+    manifest = archive.manifest_of(made.archive)
+    assert manifest.cpu_model == archive.MODEL
+    assert manifest.exact is None
+    assert archive.INT8 not in manifest.files
+    assert manifest.metrics["int8_accuracy"] == made.choice.int8_accuracy
+
+
+@pytest.mark.parametrize(("groups", "shares"), [(1, (0.0, 0.25, 0.5)), (8, (0.25, 0.5))])
+def test_depthwise_networks_keep_their_early_layers_in_fp32(
+    tmp_path: Path, groups: int, shares: tuple[float, ...]
+) -> None:
+    plain = onnx.helper.make_node("Conv", ["x", "w"], ["y"], group=1)
+    graph = onnx.helper.make_graph([plain, onnx.helper.make_node("Conv", ["y", "v"], ["z"], group=groups)], "g", [], [])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "model.onnx")
+    assert candidates(tmp_path / "model.onnx") == shares
+
+
+def test_so_much_of_a_network_as_is_spared_stays_in_fp32_and_so_does_its_head(
+    accepted: Exported, trained: Trained, tmp_path: Path
+) -> None:
+    pixels = sample(trained.data.train, 0)[:16]
+    quantised = {}
+    with archive.unpacked(accepted.archive) as folder:
+        for spared in (0.0, 0.5):
+            quantise(folder / archive.MODEL, tmp_path / "q.onnx", pixels, spared)
+            graph = onnx.load(tmp_path / "q.onnx").graph
+            source = {output: node.op_type for node in graph.node for output in node.output}
+            kinds = ("Conv", "Gemm")
+            rows = [(node.op_type, source.get(node.input[0])) for node in graph.node if node.op_type in kinds]
+            quantised[spared] = [made == "DequantizeLinear" for _, made in rows]
+            assert rows[-1][0] == "Gemm"
+            assert onnx.numpy_helper.to_array(next(
+                each for each in graph.initializer if each.name.endswith("weight_scale"))).size > 1  # fmt: skip
+    assert quantised[0.0] == [True] * 20 + [False]
+    assert not any(quantised[0.5][:8])
+    assert all(quantised[0.5][12:20])
+
+
+def test_the_sample_is_of_training_photos_and_the_same_again(trained: Trained) -> None:
+    first, again = sample(trained.data.train, 3), sample(trained.data.train, 3)
+    assert np.array_equal(first, again)
+    assert len(first) == min(256, len(trained.data.train))
+
+
+def test_the_quantiser_leaves_the_log_s_level_as_it_was(accepted: Exported) -> None:
+    assert logging.getLogger().level != logging.ERROR

@@ -1,0 +1,10 @@
+"""The network of the serving benchmark's peers, as TorchServe's image handler loads it: ResNet-34, eager."""
+
+from torchvision.models.resnet import BasicBlock, ResNet
+
+
+class ImageClassifier(ResNet):  # type: ignore[misc]
+    """torchvision's ResNet-34."""
+
+    def __init__(self) -> None:
+        super().__init__(BasicBlock, [3, 4, 6, 3])
