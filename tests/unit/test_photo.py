@@ -1,7 +1,9 @@
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from serve import photo
@@ -82,3 +84,56 @@ def test_damaged_bytes_are_refused_and_never_crash(half: Image.Image, form: str)
             assert pixels.shape == (8, 8, 3)
             assert pixels.dtype == np.uint8
     assert refused > 50
+
+
+def as_pil(data: bytes, size_px: int) -> NDArray[np.int16]:
+    """What PIL makes of a whole decode with its antialiased bilinear resize: the reference."""
+    image = Image.open(io.BytesIO(data)).convert("RGB").resize((size_px, size_px), Image.Resampling.BILINEAR)
+    return np.asarray(image, dtype=np.int16)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (10, 7), (64, 64), (500, 300)])
+def test_squashes_as_pil_does(size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    data = encode(Image.fromarray(noise))
+    assert np.abs(photo.read(data, 64) - as_pil(data, 64)).max() <= 1
+
+
+@pytest.mark.parametrize(("size_px", "most", "mean"), [(224, 1, 0.2), (160, 1, 0.2), (64, 20, 1.0)])
+def test_real_photos_are_within_the_tolerance_of_a_whole_decode(
+    full_size: Path, size_px: int, most: int, mean: float
+) -> None:
+    distances = []
+    for path in sorted(full_size.iterdir())[:: rounds(4, 1)]:
+        data = path.read_bytes()
+        distances.append(np.abs(photo.read(data, size_px) - as_pil(data, size_px)))
+    assert max(int(each.max()) for each in distances) <= most
+    assert max(float(each.mean()) for each in distances) <= mean
+
+
+def test_a_photo_far_larger_than_needed_is_decoded_smaller() -> None:
+    big = Image.radial_gradient("L").resize((2000, 1600)).convert("RGB")
+    jpeg, png = encode(big, "JPEG", quality=95), encode(big)
+    assert photo.decode(jpeg).size == photo.decode(png, 32).size == (2000, 1600)
+    assert photo.decode(jpeg, 32).size == (250, 200)
+    assert photo.decode(jpeg, 64).size == (500, 400)  # at least four times as large as needed
+    distances = np.abs(photo.read(jpeg, 64) - as_pil(jpeg, 64))
+    assert distances.mean() < 1
+    upright = Image.Exif()
+    upright[0x0112] = 6
+    turned = photo.decode(encode(big, "JPEG", exif=upright), 64)
+    assert turned.size == (400, 500)
+
+
+def test_statistics_of_a_photo() -> None:
+    grey = np.full((8, 8, 3), 100, dtype=np.uint8)
+    assert photo.statistics(grey) == pytest.approx((100, 0), abs=1e-3)
+    point = np.zeros((5, 5, 3), dtype=np.uint8)
+    point[2, 2] = 90
+    # of the nine values of the Laplacian one is -360, four are 90 and four are 0
+    brightness, sharpness = photo.statistics(point)
+    assert brightness == pytest.approx(90 / 25, abs=1e-3)
+    assert sharpness == pytest.approx((360**2 + 4 * 90**2) / 9, rel=1e-4)
+    red = np.zeros((4, 4, 3), dtype=np.uint8)
+    red[..., 0] = 255
+    assert photo.statistics(red)[0] == pytest.approx(0.299 * 255, abs=1e-3)
