@@ -1,70 +1,22 @@
 """What people look at, opened in a real browser."""
 
 import json
-import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import requests
-from requests.adapters import HTTPAdapter
-from selenium import webdriver
-from selenium.common.exceptions import TimeoutException, WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.wait import WebDriverWait
-from urllib3 import Retry
 
-from serve.embedded import free_port
 from tests.conftest import TINY
+from tests.e2e.conftest import SHOWN_S, text_with
 from trainer.dataset import DataSpec
 from trainer.job import learn
 from trainer.tracking import Tracking
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
-SHOWN_S = 60
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[WebDriver]:
-    """Debian's Chromium in a container, which sees this machine's ports as they are."""
-    image, port = "binwatch-browser", free_port()
-    folder = Path(__file__).with_name("browser")
-    subprocess.run(["docker", "build", "--quiet", "--tag", image, folder], check=True, capture_output=True)
-    command = ["docker", "run", "--rm", "--detach", "--network", "host", image, f"--port={port}"]
-    container = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    try:
-        driver = connect(port)
-        yield driver
-        driver.quit()
-    finally:
-        subprocess.run(["docker", "rm", "--force", container], check=True, capture_output=True)
-
-
-def connect(port: int) -> WebDriver:
-    options = webdriver.ChromeOptions()
-    # the container is the sandbox; its /dev/shm is small; MLflow draws what is in view
-    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1600,4000"):
-        options.add_argument(word)
-
-    with requests.Session() as session:  # until it answers
-        session.mount("http://", HTTPAdapter(max_retries=Retry(20, backoff_factor=0.2, backoff_max=2)))
-        session.get(f"http://127.0.0.1:{port}/status", timeout=5).raise_for_status()
-    return webdriver.Remote(f"http://127.0.0.1:{port}", options=options)
-
-
-def text_with(browser: WebDriver, *wanted: str) -> str:
-    """The page's text, once it shows all that is wanted."""
-
-    def shown(driver: WebDriver) -> str | None:
-        found = driver.find_element(By.TAG_NAME, "body").text
-        return found if all(each in found for each in wanted) else None
-
-    try:
-        return str(WebDriverWait(browser, SHOWN_S, ignored_exceptions=[WebDriverException]).until(shown))
-    except TimeoutException:
-        pytest.fail(f"the page does not show {wanted}: {browser.find_element(By.TAG_NAME, 'body').text}")
 
 
 def test_mlflow_compares_three_runs_with_their_curves_and_parameters(

@@ -46,7 +46,7 @@ async function prepared(file) {
   const scale = Math.min(1, MAX_SIDE_PX / Math.max(image.width, image.height));
   if (scale === 1 && file.size <= MAX_BYTES && SENT_AS_IS.includes(file.type)) {
     image.close();
-    return file;
+    return new Blob([await file.arrayBuffer()], { type: file.type }); // what becomes of the file does not matter then
   }
   return drawn(image, Math.round(image.width * scale), Math.round(image.height * scale));
 }
