@@ -1,4 +1,4 @@
-"""The main job on one machine without Docker: MLflow, TorchServe, two executions, one prediction.
+"""The main job on one machine without Docker: MLflow, TorchServe, the gateway, two executions, one prediction.
 
     python scripts/demo.py [--once] [--data D] [--counts 1-5] [--limit N]
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from serve.embedded import free_port, mlflow_server, torchserve_server
+from serve.embedded import free_port, gateway_server, mlflow_server, torchserve_server
 from serve.rollout import Rollout
 from serve.torchserve import Inference, Management
 from trainer import cli
@@ -35,11 +35,16 @@ def main(args: Namespace) -> int:
     spec = cli.data_spec(vars(args), args.state / "drawn")
     recipe = cli.recipe(args.recipe, vars(args))
     home = fresh(args.state / "demo")
+    kept = {
+        "BINWATCH_CAPTURE": str(home.resolve() / "capture"),
+        "BINWATCH_MONITORING": str(home.resolve() / "monitoring"),
+    }
     with ExitStack() as stack:
         mlflow_url = stack.enter_context(mlflow_server(home / "mlflow", free_port(5000)))
         inference_url, management_url, store = stack.enter_context(
-            torchserve_server(home / "torchserve", free_port(8080))
+            torchserve_server(home / "torchserve", free_port(8080), kept)
         )
+        gateway_url = stack.enter_context(gateway_server(home / "gateway", inference_url, free_port(8000), kept))
         registry, inference = Tracking(mlflow_url), Inference(inference_url)
         promoter = Promoter(registry, Rollout(inference, Management(management_url), store), store / "accuracy.json")
 
@@ -53,7 +58,7 @@ def main(args: Namespace) -> int:
             "seconds": round(time.monotonic() - start, 1),
         }
         (args.state / "demo.json").write_text(json.dumps(summary, indent=1))
-        cli.emit(args, summary, describe(summary, mlflow_url, inference_url))
+        cli.emit(args, summary, describe(summary, mlflow_url, inference_url, gateway_url))
         if not args.once:
             print("Running until Ctrl-C; what the gate approves from now on is promoted.", file=sys.stderr)
             watch(promoter, home / "heartbeat", 3, Event())
@@ -77,7 +82,7 @@ def predict_one(spec: DataSpec, inference: Inference) -> dict[str, object]:
     return {"photo": str(photo.path), "recorded": photo.count, **inference.predict(photo.path.read_bytes())}
 
 
-def describe(summary: dict[str, Any], mlflow_url: str, inference_url: str) -> str:
+def describe(summary: dict[str, Any], mlflow_url: str, inference_url: str, gateway_url: str) -> str:
     """What the demo did, for people."""
     lines = []
     for number, execution in enumerate(summary["executions"], 1):
@@ -89,6 +94,7 @@ def describe(summary: dict[str, Any], mlflow_url: str, inference_url: str) -> st
     lines += [
         f"prediction: {answer['count']} objects (recorded {answer['recorded']}) by version {answer['model_version']}"
         f" for {answer['photo']}",
+        f"page            {gateway_url}",
         f"MLflow UI       {mlflow_url}",
         f"predictions     curl -T PHOTO.jpg {inference_url}/predictions/bin-counter",
         f"{summary['seconds']} s in all; the summary is in var/demo.json",

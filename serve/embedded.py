@@ -94,12 +94,12 @@ def s3_server(state: Path) -> Iterator[str]:
 
 @contextmanager
 def gateway_server(
-    state: Path, inference_url: str, port: int | None = None, extra: Mapping[str, str] | None = None
+    state: Path, inference_url: str, port: int | None = None, environ: Mapping[str, str] | None = None
 ) -> Iterator[str]:
-    """The gateway in front of TorchServe; ``extra``: more of its settings. Yields its address."""
+    """The gateway in front of TorchServe; yields its address. ``environ``: more of its settings."""
     port = port or free_port()
     settings = {"BINWATCH_GATEWAY_BIND": "127.0.0.1", "BINWATCH_GATEWAY_PORT": str(port),
-                "BINWATCH_INFERENCE_URL": inference_url, **(extra or {})}  # fmt: skip
+                "BINWATCH_INFERENCE_URL": inference_url, **(environ or {})}  # fmt: skip
     state.mkdir(parents=True, exist_ok=True)
     url = f"http://127.0.0.1:{port}"
     with _running("gateway", [sys.executable, "-m", "serve.gateway"], state, settings, f"{url}/livez"):

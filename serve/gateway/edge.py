@@ -102,13 +102,19 @@ class Edge:
     def _admit(self, asked: Asked) -> None:
         check_host(asked.host, self.settings.hosts)
         check_origin(asked.origin, asked.host)
-        name = self._key_of(asked)
-        wait_s = self.rates.wait_s(f"key {name}" if name else f"client {asked.client}", time.monotonic())
-        if wait_s:
-            headers = {"Retry-After": str(wait_s)}
-            message = f"more than {self.settings.rate:g} requests a second; come back in {wait_s} s"
-            raise Refusal(429, "TooManyRequests", message, headers)
+        try:
+            name = self._key_of(asked)
+        except Refusal:
+            self._limit(f"client {asked.client}")
+            raise
+        self._limit(f"key {name}" if name else f"client {asked.client}")
         check_length(asked.length, self.settings.max_body)
+
+    def _limit(self, client: str) -> None:
+        wait_s = self.rates.wait_s(client, time.monotonic())
+        if wait_s:
+            message = f"more than {self.settings.rate:g} requests a second; come back in {wait_s} s"
+            raise Refusal(429, "TooManyRequests", message, {"Retry-After": str(wait_s)})
 
     def _key_of(self, asked: Asked) -> str | None:
         """The name of the request's key, None where it needs none. Of two keys, both must be valid."""

@@ -61,8 +61,8 @@ def page(torchserve: Served, trained: Trained, shelf: Path, tmp_path_factory: py
     (answer,) = archive.ask(trained.archive, [photo])
     deploy(torchserve, certain(trained.archive, home / "certain.mar", answer["count"]), "3")
     (home / "monitoring").mkdir()
-    extra = {"BINWATCH_CAPTURE": str(home / "capture"), "BINWATCH_MONITORING": str(home / "monitoring")}
-    with gateway_server(home, torchserve.inference.url, extra=extra) as url:
+    environ = {"BINWATCH_CAPTURE": str(home / "capture"), "BINWATCH_MONITORING": str(home / "monitoring")}
+    with gateway_server(home, torchserve.inference.url, environ=environ) as url:
         yield Page(url, home, shelf, photo, answer["count"])
     emptied(torchserve)
 
@@ -351,8 +351,8 @@ def test_a_key_is_asked_for_and_forgotten_with_the_tab(
     browser: WebDriver, page: Page, tmp_path: Path, torchserve: Served
 ) -> None:
     key = keys.add(tmp_path / "keys.json", "page")
-    extra = {"BINWATCH_API_KEYS": str(tmp_path / "keys.json")}
-    with gateway_server(tmp_path, torchserve.inference.url, extra=extra) as url:
+    environ = {"BINWATCH_API_KEYS": str(tmp_path / "keys.json")}
+    with gateway_server(tmp_path, torchserve.inference.url, environ=environ) as url:
         opened(browser, url)
         text_with(browser, "An API key is needed")
         assert browser.switch_to.active_element.get_attribute("id") == "key"

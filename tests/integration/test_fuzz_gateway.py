@@ -42,10 +42,10 @@ def schemathesis(url: str, key: str, work: Path) -> str:
 def test_every_route_does_what_its_document_says(served: Served, trained: Trained, tmp_path: Path) -> None:
     deploy(served, trained.archive, "3")
     (tmp_path / "monitoring.json").write_text(json.dumps({"records": 0}))
-    extra = {"BINWATCH_API_KEYS": str(tmp_path / "keys.json"), "BINWATCH_CAPTURE": str(tmp_path / "capture"),
+    environ = {"BINWATCH_API_KEYS": str(tmp_path / "keys.json"), "BINWATCH_CAPTURE": str(tmp_path / "capture"),
              "BINWATCH_MONITORING": str(tmp_path), "BINWATCH_RATE": "0"}  # fmt: skip
     key = keys.add(tmp_path / "keys.json", "fuzz")
-    with gateway_server(tmp_path, served.inference.url, extra=extra) as url:
+    with gateway_server(tmp_path, served.inference.url, environ=environ) as url:
         document = requests.get(f"{url}/openapi.json", headers={"X-API-Key": key}, timeout=30).json()
         assert set(document["paths"]) == ROUTES
         said = schemathesis(url, key, tmp_path)

@@ -80,8 +80,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def gateway(counting: Served, home: Path) -> Iterator[str]:
-    extra = {"BINWATCH_CAPTURE": str(home / "capture"), "BINWATCH_MONITORING": str(home / "monitoring")}
-    with gateway_server(home, counting.inference.url, extra=extra) as url:
+    environ = {"BINWATCH_CAPTURE": str(home / "capture"), "BINWATCH_MONITORING": str(home / "monitoring")}
+    with gateway_server(home, counting.inference.url, environ=environ) as url:
         yield url
 
 
@@ -291,7 +291,9 @@ def test_another_site_s_page_gets_nothing(gateway: str) -> None:
 def test_keys_are_demanded_rotated_and_revoked_while_it_runs(tmp_path: Path, photo: bytes, counting: Served) -> None:
     path = tmp_path / "keys.json"
     old = keys.add(path, "old")
-    with gateway_server(tmp_path, counting.inference.url, extra={"BINWATCH_API_KEYS": str(path)}) as url:
+    with gateway_server(
+        tmp_path, counting.inference.url, environ={"BINWATCH_API_KEYS": str(path), "BINWATCH_RATE": "20"}
+    ) as url:
 
         def ask(**headers: str) -> int:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -310,14 +312,19 @@ def test_keys_are_demanded_rotated_and_revoked_while_it_runs(tmp_path: Path, pho
         assert (ask(X_API_Key=old), ask(X_API_Key=new)) == (200, 200)
         keys.remove(path, "old")
         assert (ask(X_API_Key=old), ask(X_API_Key=new)) == (401, 200)
+        with requests.Session() as session:  # trying keys is slowed down; who has one is not
+            guesses = [session.get(f"{url}/metrics", headers={"X-API-Key": f"bw_{n}"}, timeout=30) for n in range(60)]
+        assert {response.status_code for response in guesses} == {401, 429}
+        assert ask(X_API_Key=new) == 200
         path.write_text("damaged")
+        time.sleep(1.1)
         assert ask(X_API_Key=new) == 503
         path.unlink()
         assert (ask(), ask(X_API_Key=new)) == (401, 401)
 
 
 def test_what_torchserve_cannot_do_is_503_or_502(tmp_path: Path) -> None:
-    with upstream_server() as told, gateway_server(tmp_path, told.url, extra={"BINWATCH_TIMEOUT_S": "1"}) as url:
+    with upstream_server() as told, gateway_server(tmp_path, told.url, environ={"BINWATCH_TIMEOUT_S": "1"}) as url:
 
         def ask() -> tuple[int, str, bool]:
             response = requests.post(f"{url}/predict", data=b"x", timeout=30)
@@ -346,8 +353,8 @@ def test_many_probes_ask_once(tmp_path: Path) -> None:
 
 
 def test_more_than_the_limit_at_once_is_503_and_more_than_the_rate_429(tmp_path: Path) -> None:
-    extra = {"BINWATCH_IN_FLIGHT": "4", "BINWATCH_RATE": "50"}
-    with upstream_server() as told, gateway_server(tmp_path, told.url, extra=extra) as url:
+    environ = {"BINWATCH_IN_FLIGHT": "4", "BINWATCH_RATE": "50"}
+    with upstream_server() as told, gateway_server(tmp_path, told.url, environ=environ) as url:
         told.delay_s = 1
         with ThreadPoolExecutor(12) as pool:
             answers = list(pool.map(lambda _: requests.post(f"{url}/predict", data=b"x", timeout=30), range(12)))
@@ -384,7 +391,7 @@ def trickle(url: str, head: bytes, drops: int, pause_s: float) -> tuple[bytes, f
 
 
 def test_slow_clients_are_let_go(tmp_path: Path) -> None:
-    with upstream_server() as told, gateway_server(tmp_path, told.url, extra={"BINWATCH_TIMEOUT_S": "2"}) as url:
+    with upstream_server() as told, gateway_server(tmp_path, told.url, environ={"BINWATCH_TIMEOUT_S": "2"}) as url:
         host = urlsplit(url).netloc.encode()
         head = b"POST /predict HTTP/1.1\r\nHost: " + host + b"\r\nContent-Length: 100000\r\n"
         body, body_s = trickle(url, head + b"\r\n", 200, 0.2)

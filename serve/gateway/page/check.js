@@ -7,7 +7,7 @@ import { drawProblem, drawResult } from "./result.js";
 
 const FIELDS = { expected_quantity: "quantity", weight: "weight", expected_weight: "expected-weight" };
 
-/** `answered` is called after each answer or failure. */
+/** `answered` is called with each answer, and with nothing after a failure. */
 export function setUp(answered) {
   photo.setUp(() => {});
   const form = byId("check");
@@ -45,13 +45,15 @@ async function send(path, answered) {
   body.append("photo", photo.chosen, "photo");
   busy(true);
   try {
-    drawResult(await ask(path, { method: "POST", body }), byId("preview").src);
+    const answer = await ask(path, { method: "POST", body });
+    drawResult(answer, byId("preview").src);
+    answered(answer);
   } catch (error) {
     if (error.type === undefined) throw error;
     drawProblem(error, () => send(path, answered));
+    answered();
   } finally {
     busy(false);
-    answered();
   }
 }
 

@@ -36,10 +36,11 @@ function onKey(event) {
   go(TABS[to % TABS.length], true);
 }
 
-async function health() {
+/** Shows which model answers: the one that just did, else the one that answers when asked. */
+async function health(answer = null) {
   const pill = byId("health");
   try {
-    const found = await ask("/healthz");
+    const found = answer ?? (await ask("/healthz"));
     pill.dataset.kind = "ok";
     pill.textContent = `Model ${found.model_version} answers`;
   } catch (error) {
