@@ -50,7 +50,7 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
 
 
 @pytest.fixture(scope="module")
-def scaled(
+def running(
     trained: Trained, tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch
 ) -> Iterator[Scaled]:  # fmt: skip
     state = tmp_path_factory.mktemp("scaled")
@@ -61,6 +61,19 @@ def scaled(
         rollout.load("1", lambda: trained.archive)
         photo = trained.data.test.photos[0].path.read_bytes()
         yield Scaled(inference, management, Metrics(embedded.metrics_url(state)), rollout, photo, state / "capture")
+
+
+@pytest.fixture
+def scaled(running: Scaled, trained: Trained) -> Scaled:
+    """The server with version 1 alone and one worker, whatever the test before made of it."""
+    running.rollout.workers = 1
+    if [each.version for each in running.management.loaded()] != ["1"]:
+        running.rollout.load("1", lambda: trained.archive)
+        running.rollout.switch("1")
+        running.rollout.retire("1")
+    if running.workers() != 1:
+        running.rollout.resize("1", 1)
+    return running
 
 
 def ask_until(stop: threading.Event, url: str, photo: bytes) -> Tally[str]:
