@@ -23,8 +23,8 @@ from serve.embedded import gateway_server
 from serve.gateway import keys
 from tests.conftest import Served, emptied
 from tests.e2e.conftest import SHELF, SHOWN_S, devtools, log_of, text_with
-from tests.integration.test_gateway import upstream_server
 from tests.integration.test_serving import deploy
+from tests.integration.upstream import upstream_server
 from trainer.job import Trained
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
