@@ -5,11 +5,12 @@ import { el, svg } from "./dom.js";
 const HEIGHT = 190;
 const PAD = { left: 54, right: 10, top: 12, bottom: 26 };
 
-/** A figure with a title, a chart drawn at the width that there is, and the same as a table. */
+/** A figure with a title, a chart drawn at the width that there is, and the same as a table; without `draw`, a word. */
 export function figure(title, about, { head, rows }, draw, legend = []) {
+  const caption = el("figcaption", {}, el("h3", {}, title), el("p", { class: "help" }, about));
+  if (!draw) return el("figure", { class: "card chart" }, caption, el("p", { class: "nothing" }, "None in this time."));
   const place = el("div", { class: "plot" });
-  const node = el("figure", { class: "card chart" },
-    el("figcaption", {}, el("h3", {}, title), el("p", { class: "help" }, about)),
+  const node = el("figure", { class: "card chart" }, caption,
     legend.length ? el("ul", { class: "legend" }, legend.map(([kind, text]) => el("li", { class: kind }, text))) : null,
     place,
     el("details", { class: "numbers" }, el("summary", {}, `Numbers: ${title.toLowerCase()}`), table(head, rows)));
@@ -59,7 +60,7 @@ export function lines(series, labels, most, format) {
       root.append(svg("path", { class: `line ${kind}`, d: parts.join(" ") }));
       values.forEach((value, at) => {
         const alone = values[at - 1] == null && values[at + 1] == null;
-        if (value != null && (alone || values.length <= 31)) root.append(svg("circle", { class: `dot ${kind}`, cx: x(at), cy: y(value), r: 2.5 }));
+        if (value != null && (alone || values.length <= 31)) root.append(svg("circle", { class: `dot ${kind}`, cx: x(at), cy: y(value), r: alone ? 4 : 2.5 }));
       });
     }
     return root;

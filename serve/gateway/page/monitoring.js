@@ -47,6 +47,7 @@ function all(found) {
   const parts = [alerts(found.alerts || []), tiles(found)];
   parts.push(el("div", { class: "grid" }, charts(found, labels)));
   parts.push(drift(found.drift || []), versions(found.model_versions || {}));
+  if (found.notes?.length) parts.push(el("ul", { class: "notes help" }, found.notes.map((each) => el("li", {}, each))));
   return parts;
 }
 
@@ -69,12 +70,17 @@ function tiles({ totals, records, unreadable }) {
     ["Answers", number(records), unreadable ? `${number(unreadable)} records unreadable` : "captured"],
     ["Mean confidence", orNone(totals.confidence_mean, percent), "of the most probable count"],
     ["Mismatches", number(totals.verdicts.mismatch), `of ${number(sum(Object.values(totals.verdicts)))} verdicts`],
-    ["Accuracy", orNone(totals.accuracy, percent), totals.feedback ? `of ${number(totals.feedback)} counted by hand` : "no feedback yet"],
+    ["Accuracy", orNone(totals.accuracy, percent), totals.feedback ? `of ${number(totals.feedback)} counted by hand${interval(totals)}` : "no feedback yet"],
     ["Time to answer", orNone(totals.latency_p99_ms, ms), "99 of 100 are faster"],
     ["Errors", orNone(totals.requests ? totals.errors / totals.requests : null, (share) => percent(share, 1)), `${number(totals.errors)} answers`],
   ];
   return el("dl", { class: "tiles" }, shown.map(([name, value, about]) =>
     el("div", { class: "card tile" }, el("dt", {}, name), el("dd", {}, el("b", {}, value), el("span", {}, about)))));
+}
+
+/** What the accuracy may be, given how few were counted by hand. */
+function interval({ accuracy_low: low, accuracy_high: high }) {
+  return low == null || high == null ? "" : `, ${percent(low)} to ${percent(high)}`;
 }
 
 const number = (value) => new Intl.NumberFormat().format(value ?? 0);
@@ -93,7 +99,7 @@ function charts(found, labels) {
       [["accent", "mean"], ["second", "nine tenths exceed"]]),
     figure("Verdicts over time", "How many answers were a match, unsure, or a mismatch.",
       { head: ["Time", ...VERDICTS], rows: rows(...VERDICTS.map((name) => (b) => number(b.verdicts[name]))) },
-      stacks(VERDICTS.map((kind) => ({ kind, values: buckets.map((b) => b.verdicts[kind] || 0) })), labels, compact),
+      sum(Object.values(found.totals.verdicts)) > 0 && stacks(VERDICTS.map((kind) => ({ kind, values: buckets.map((b) => b.verdicts[kind] || 0) })), labels, compact),
       VERDICTS.map((kind) => [kind, kind])),
     counts(found.totals.counts),
     figure("Time to answer", "Half of the answers are faster than the median; one in a hundred is slower than p99.",
@@ -102,7 +108,7 @@ function charts(found, labels) {
       [["accent", "median"], ["second", "p99"]]),
     figure("Accuracy from feedback", "The share of answers that were right, among bins counted by hand.",
       { head: ["Time", "Accuracy", "Counted by hand"], rows: rows((b) => orNone(b.accuracy, percent), (b) => number(b.feedback)) },
-      lines([{ kind: "accent", values: of("accuracy") }], labels, 1, percent)),
+      found.totals.feedback > 0 && lines([{ kind: "accent", values: of("accuracy") }], labels, 1, percent)),
     figure("Answers over time", "How many requests came, and how many of them failed.",
       { head: ["Time", "Requests", "Errors"], rows: rows((b) => number(b.requests), (b) => number(b.errors)) },
       stacks([{ kind: "accent", values: buckets.map((b) => b.requests - b.errors) }, { kind: "mismatch", values: of("errors").map((v) => v || 0) }], labels, compact),
