@@ -9,13 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from serve.embedded import s3_server, torchserve_server
+from serve.torchserve import BATCHING
 from trainer import benches, cli, monitoring_benches, serving_benches, training_benches
 
 BENCHES: dict[str, Callable[[Path, benches.Server], benches.Result]] = {
     **benches.BENCHES,
     **monitoring_benches.BENCHES,
     **training_benches.BENCHES,
-    "serve": lambda data, _: serving_benches.bench_serve(data, torchserve_server),
+    "serve": lambda data, _: serving_benches.bench_serve(data, torchserve_server, BATCHING),
 }
 
 

@@ -50,9 +50,9 @@ if __name__ == "__main__":
     for name, port in (("inference", 8080), ("management", 8081), ("metrics", 8082)):
         parser.add_argument(f"--{name}-url", default=get(f"BINWATCH_{name.upper()}_URL", f"http://127.0.0.1:{port}"))
     parser.add_argument("--model-store", type=Path, default=Path(get("BINWATCH_MODEL_STORE", "var/models")))
-    parser.add_argument("--workers", type=int, default=int(get("BINWATCH_WORKERS") or 1), help="a version starts with")
-    scaled = get("BINWATCH_AUTOSCALE") == "1"
-    parser.add_argument("--autoscale", action="store_true", default=scaled, help="workers follow the load")
+    workers = int(get("BINWATCH_WORKERS") or min(autoscale.MOST_WORKERS, len(os.sched_getaffinity(0))))
+    parser.add_argument("--workers", type=int, default=workers, help="a version starts with")
+    parser.add_argument("--autoscale", action="store_true", default=get("BINWATCH_AUTOSCALE") == "1", help="by load")
     parser.add_argument("--dry-run", action="store_true", help="only log what autoscaling would do")
     parser.add_argument("--watch", action="store_true", help="go on until SIGTERM")
     parser.add_argument("--interval", type=float, default=3.0, help="seconds between two rounds")

@@ -9,7 +9,7 @@
 Each step can be run again: what is done already is left as it is. Unloading a version that still
 holds requests hangs them and gives a 500, hence the drain.
 
-TorchServe takes a worker away by killing it, with what it holds: of ten times under load, three cost a request. So
+TorchServe takes a worker away by killing it, with what it holds: of eight times under load, three cost a request. So
 before it loses a worker, a version is relieved by a stand-in, a second copy of itself that TorchServe knows as
 version "N.0" and that answers, as N, for the seconds in between.
 """
@@ -20,9 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from serve import archive, capture
+from serve import archive, capture, links
 from serve.errors import CanaryError, PhotoError, RefusedError
-from serve.torchserve import MODEL, Inference, Loaded, Management
+from serve.torchserve import BATCHING, MODEL, Inference, Loaded, Management
 
 POLL_S = 0.1
 LINGER_S = 1.5 * capture.FLUSH_S
@@ -130,12 +130,15 @@ class Rollout:
         if not found or not found.ready or not self._path(old.version).is_file():
             return
         photo, _ = archive.golden_photos(self._path(old.version))[0]
-        with ThreadPoolExecutor(found.ready) as pool:  # each is answered behind what a worker still holds
-            probes = [pool.submit(self._inference.predict, photo, old.version) for _ in range(found.ready)]
+        enough = found.ready * BATCHING["batch_size"]  # for each worker a batch, behind what it still holds
+        with ThreadPoolExecutor(enough) as pool:
+            probes = [pool.submit(self._inference.predict, photo, old.version) for _ in range(enough)]
             for probe in probes:
                 with suppress(RefusedError, PhotoError):  # a version that cannot answer holds nothing to wait for
                     probe.result()
-        time.sleep(LINGER_S)  # TorchServe kills its workers, and nobody can ask them
+        # TorchServe kills its workers, and nobody can ask them; of several, one may have answered every probe while
+        # another still waited for S3.
+        time.sleep(LINGER_S + (links.TIMEOUT_S if found.ready > 1 else 0))
 
     def _find(self, version: str) -> Loaded | None:
         return next((each for each in self._management.loaded() if each.version == version), None)

@@ -13,6 +13,9 @@ import requests
 from serve.errors import PhotoError, RefusedError, ServerError
 
 MODEL = "bin-counter"
+BATCHING = {"batch_size": 4, "max_batch_delay": 2}
+"""A worker takes up to four requests that wait, and waits up to 2 ms for the second: handing over one by one costs a
+tenth of the processor's time."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,9 @@ class Management:
 
     def register(self, archive: str, workers: int) -> None:
         """Load an archive of the model store and wait until its workers run."""
-        query = {"url": archive, "model_name": MODEL, "initial_workers": workers, "synchronous": "true"}
+        query: dict[str, str | int] = {
+            "url": archive, "model_name": MODEL, "initial_workers": workers, "synchronous": "true", **BATCHING,
+        }  # fmt: skip
         _checked(_call(self._session, "POST", f"{self.url}/models", self.timeout_s, params=query))
 
     def set_default(self, version: str) -> None:

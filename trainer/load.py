@@ -4,6 +4,7 @@ import http.client
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
@@ -41,15 +42,14 @@ def load(
 
 def _client(url: str, bodies: Sequence[bytes], headers: Mapping[str, str]) -> list[float]:
     where = urlsplit(url)
-    connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=TIMEOUT_S)
     taken = []
-    for body in bodies:
-        start = time.perf_counter()
-        connection.request("POST", where.path, body, dict(headers))
-        response = connection.getresponse()
-        answer = response.read()
-        if response.status != 200:
-            raise ServerError(f"{url} answered {response.status}: {answer[:200]!r}")
-        taken.append(time.perf_counter() - start)
-    connection.close()
+    with closing(http.client.HTTPConnection(str(where.hostname), where.port, timeout=TIMEOUT_S)) as connection:
+        for body in bodies:
+            start = time.perf_counter()
+            connection.request("POST", where.path, body, dict(headers))
+            response = connection.getresponse()
+            answer = response.read()
+            if response.status != 200:
+                raise ServerError(f"{url} answered {response.status}: {answer[:200]!r}")
+            taken.append(time.perf_counter() - start)
     return taken

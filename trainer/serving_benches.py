@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -47,28 +47,37 @@ TorchServe = Callable[[Path, None, Mapping[str, str]], AbstractContextManager[tu
 
 
 @dataclass(frozen=True)
-class Archives:
-    """What TorchServe is given: the file of each peer, by name, and the weights of LitServe's network."""
+class Deployed:
+    """An archive, and what TorchServe registers it with beside its name."""
 
-    files: Mapping[str, Path]
+    path: Path
+    settings: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Peers:
+    """The archives that TorchServe serves, by name, and the weights of LitServe's network."""
+
+    archives: Mapping[str, Deployed]
     weights: Path
 
 
-def bench_serve(data: Path, torchserve: TorchServe) -> Result:
+def bench_serve(data: Path, torchserve: TorchServe, settings: Mapping[str, int]) -> Result:
     """ResNet-34 at 224 px, full-size photos, 8 clients, each peer at its best of one worker and a worker a core.
 
     Peers: TorchServe with its stock ``image_classifier``, and LitServe with the same eager network; each worker has
     its share of the cores as torch's threads. Weights are random: what they are does not change the time.
+    ``settings``: what our archives are registered with.
     """
     photos = _photos(data)
     found: dict[tuple[str, int], list[Load]] = {}
     with tempfile.TemporaryDirectory(prefix="binwatch-bench-") as folder:
         work = Path(folder)
-        made = _archives(data, work)
+        peers = _peers(data, work, settings)
         for number, workers in enumerate(_worker_counts() * ROUNDS):
-            for name, measured in _one_round(work / f"round-{number}", made, workers, photos, torchserve):
+            for name, measured in _one_round(work / f"round-{number}", peers, workers, photos, torchserve):
                 found.setdefault((name, workers), []).append(measured)
-        in_process = _in_process(made.files[OURS], photos)
+        in_process = _in_process(peers.archives[OURS].path, photos)
     return judged(found, in_process)
 
 
@@ -102,17 +111,17 @@ def _worker_counts() -> list[int]:
 
 
 def _one_round(
-    work: Path, made: Archives, workers: int, photos: Sequence[bytes], torchserve: TorchServe
+    work: Path, peers: Peers, workers: int, photos: Sequence[bytes], torchserve: TorchServe
 ) -> Iterator[tuple[str, Load]]:  # fmt: skip
     """Every peer once, one after another."""
     threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // workers))}
     with torchserve(work, None, threads) as (inference, management, store):
-        for name, path in made.files.items():
-            (store / path.name).write_bytes(path.read_bytes())
-            with _registered(management, path, workers):
-                url = f"{inference}/predictions/{path.stem}"
+        for name, deployed in peers.archives.items():
+            shutil.copy(deployed.path, store)
+            with _registered(management, deployed, workers):
+                url = f"{inference}/predictions/{deployed.path.stem}"
                 yield name, _measured(url, photos, {"Content-Type": "image/jpeg"})
-    with _litserve(made.weights, workers, threads, work) as url:
+    with _litserve(peers.weights, workers, threads, work) as url:
         bodies = [json.dumps({"image_data": base64.b64encode(each).decode()}).encode() for each in photos]
         yield LITSERVE, _measured(url, bodies, {"Content-Type": "application/json"})
 
@@ -123,9 +132,12 @@ def _measured(url: str, bodies: Sequence[bytes], headers: Mapping[str, str]) -> 
 
 
 @contextmanager
-def _registered(management: str, path: Path, workers: int) -> Iterator[None]:
-    query: dict[str, Any] = {"url": path.name, "model_name": path.stem, "initial_workers": workers,
-                             "synchronous": "true"}  # fmt: skip
+def _registered(management: str, deployed: Deployed, workers: int) -> Iterator[None]:
+    path = deployed.path
+    query: dict[str, str | int] = {
+        "url": path.name, "model_name": path.stem, "initial_workers": workers, "synchronous": "true",
+        **deployed.settings,
+    }  # fmt: skip
     answer = requests.post(f"{management}/models", params=query, timeout=180)
     if not answer.ok:
         raise ServerError(f"TorchServe does not load {path.name}: {answer.status_code} {answer.text[:500]}")
@@ -173,7 +185,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _archives(data: Path, work: Path) -> Archives:
+def _peers(data: Path, work: Path, settings: Mapping[str, int]) -> Peers:
     """Our archive, the same as fp32, and the stock handler's."""
     photos = load(DataSpec(data, COUNTS, limit=150), 224)
     torch.manual_seed(0)
@@ -187,7 +199,12 @@ def _archives(data: Path, work: Path) -> Archives:
     weights = work / "resnet34.pth"
     torch.save(eager.ImageClassifier().state_dict(), weights)
     ours = exported.archive.rename(work / "ours-int8.mar")
-    return Archives({STOCK: _stock(weights, work), OURS: ours, FP32: _as_fp32(ours, work / "ours-fp32.mar")}, weights)
+    archives = {
+        STOCK: Deployed(_stock(weights, work), {}),
+        OURS: Deployed(ours, settings),
+        FP32: Deployed(_as_fp32(ours, work / "ours-fp32.mar"), settings),
+    }
+    return Peers(archives, weights)
 
 
 def _stock(weights: Path, work: Path) -> Path:

@@ -2,20 +2,25 @@ import io
 import json
 import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import requests
+import torch
 from PIL import Image
 
 from serve import archive
 from serve.counter import Counter
 from serve.errors import CanaryError, PhotoError
+from serve.torchserve import Inference
 from tests.conftest import TINY, Served
 from trainer.dataset import DataSpec
 from trainer.evaluate import predict
+from trainer.export import write_archive
 from trainer.job import Trained, run_training
+from trainer.model import create
 
 
 def deploy(served: Served, path: Path, version: str) -> None:
@@ -150,12 +155,55 @@ def test_a_model_that_breaks_its_promise_does_not_pass_the_canary(
     golden = tuple(replace(each, probabilities=each.probabilities[::-1]) for each in manifest.golden)
     with zipfile.ZipFile(trained.archive) as source, zipfile.ZipFile(other, "w") as copy:
         for name in source.namelist():
-            text = replace(manifest, golden=golden).to_json().encode()
+            text = replace(manifest, golden=golden, exact=None).to_json().encode()
             copy.writestr(name, text if name == archive.MANIFEST else source.read(name))
     served.rollout.load("2", lambda: other)
     with pytest.raises(CanaryError, match="answers golden photo"):
         served.rollout.canary("2")
     assert served.rollout.serving() == "1"
+
+
+def test_what_a_gpu_would_answer_passes_the_canary_too(served: Served, trained: Trained, tmp_path: Path) -> None:
+    manifest = archive.manifest_of(trained.archive)
+    promised = tuple(each.probabilities for each in manifest.golden)
+    other = tuple(replace(each, probabilities=each.probabilities[::-1]) for each in manifest.golden)
+    exact = archive.Calibration(manifest.temperature, manifest.scores, promised)
+    path = tmp_path / "a.mar"
+    with zipfile.ZipFile(trained.archive) as source, zipfile.ZipFile(path, "w") as copy:
+        for name in source.namelist():
+            text = replace(manifest, golden=other, exact=exact).to_json().encode()
+            copy.writestr(name, text if name == archive.MANIFEST else source.read(name))
+    deploy(served, path, "1")
+    assert served.rollout.serving() == "1"
+
+
+def test_the_server_runs_the_form_that_the_manifest_names(served: Served, trained: Trained, tmp_path: Path) -> None:
+    torch.manual_seed(0)  # an untrained network is sure enough of itself for int8 to be accepted
+    selection, calibration = trained.data.validation.halves(0)
+    made = write_archive(create("resnet18", 5, 32), trained.data, TINY, tmp_path, run_id="", metrics={},
+                         selection=selection, calibration=calibration)  # fmt: skip
+    assert made.cpu_model == archive.INT8
+    deploy(served, made.archive, "1")
+    photo = trained.data.test.photos[0].path.read_bytes()
+    with archive.unpacked(made.archive) as folder:
+        (int8,), (fp32,) = Counter(folder).answer([photo]), Counter(folder, device="cpu:0").answer([photo])
+    assert not isinstance(int8, PhotoError)
+    assert not isinstance(fp32, PhotoError)
+    answer = served.inference.predict(photo)
+    assert answer["probabilities"] == pytest.approx(int8["probabilities"], abs=1e-6)
+    assert answer["probabilities"] != pytest.approx(fp32["probabilities"], abs=1e-6)
+
+
+def test_photos_that_wait_together_are_answered_together_and_alike(served: Served, trained: Trained) -> None:
+    deploy(served, trained.archive, "1")
+    photos = [photo.path.read_bytes() for photo in trained.data.test.photos[:12]]
+    alone = [served.inference.predict(photo)["probabilities"] for photo in photos]
+    with ThreadPoolExecutor(12) as pool:
+        together = [answer["probabilities"] for answer in pool.map(Inference(served.inference.url).predict, photos)]
+    for one, other in zip(alone, together, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    work = served.management.loaded()
+    assert [each.pending for each in work] == [0]
 
 
 def test_a_damaged_model_does_not_load(served: Served, trained: Trained, tmp_path: Path) -> None:
