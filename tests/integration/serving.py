@@ -40,6 +40,11 @@ class Deployed:
         """Resident memory of server and workers together."""
         return sum(_resident(pid) for pid in self.processes())
 
+    def scheduled_s(self) -> tuple[float, float]:
+        """How long the workers' main threads have run, and how long they could have run but had no processor."""
+        found = [Path(f"/proc/{pid}/schedstat").read_text().split() for pid in self.workers()]
+        return sum(int(each[0]) for each in found) / 1e9, sum(int(each[1]) for each in found) / 1e9
+
     def log(self) -> str:
         """All that server and workers said."""
         return (self.state / "torchserve.log").read_text(errors="replace")
