@@ -128,9 +128,7 @@ def read_manifest(folder: Path) -> Manifest:
         if found != expected:
             raise ArchiveError(f"{name} in the archive has SHA-256 {found}, its manifest says {expected}: damaged")
     if manifest.cpu_model not in manifest.files:
-        raise ArchiveError(
-            f"the manifest names {manifest.cpu_model!r} for CPUs, and does not list it: damaged"
-        )
+        raise ArchiveError(f"the manifest names {manifest.cpu_model!r} for CPUs, and does not list it: damaged")
     return manifest
 
 

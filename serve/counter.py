@@ -41,9 +41,7 @@ def torch_runner(program: Path, device: str) -> Runner:
     from torch.export.passes import move_to_device_pass
 
     if not program.is_file():
-        raise ArchiveError(
-            f"the archive has no {program.name}, which {device} would run: export again, or use a CPU"
-        )
+        raise ArchiveError(f"the archive has no {program.name}, which {device} would run: export again, or use a CPU")
     module = move_to_device_pass(torch.export.load(program), device).module()
 
     def run(pixels: photo.Pixels) -> NDArray[np.float64]:
