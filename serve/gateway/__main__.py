@@ -1,5 +1,6 @@
 """Starts the gateway: python -m serve.gateway [--debug]. What can be set is in serve/gateway/settings.py."""
 
+import logging
 import os
 import sys
 
@@ -24,6 +25,7 @@ def main() -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each broken form, which is a client's
     uvicorn.run(
         app, host=settings.listen, port=settings.port, http=Connection, ws="none", access_log=False,
         server_header=False, proxy_headers=False, timeout_keep_alive=IDLE_S,

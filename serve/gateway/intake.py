@@ -200,4 +200,4 @@ def _of_form(form: FormData, forms: Forms) -> tuple[UploadFile, BaseModel]:
     photo = found.pop("photo", None)
     if not isinstance(photo, UploadFile):
         raise Refusal(422, "BadField", "there is no file named photo in the form; send a JPEG or PNG")
-    return photo, checked(forms.fields, {name: each for name, each in found.items() if each != ""}, strict=False)
+    return photo, checked(forms.fields, found, strict=False)
