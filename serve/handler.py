@@ -55,7 +55,7 @@ class BinCounterHandler:
             own = [next(outcomes) for _ in request.photos]
             entries = [self._entry(each) for each in own]
             replies.append(_reply(context, index, entries, request.listed))
-            if self.capture:
+            if self.capture and not request.probe:
                 keep = partial(self._keep, self.capture, request, own, entries, 1000 * (time.monotonic() - begun))
                 answers.guarded(keep)  # a record that cannot be made costs no answer
         return replies

@@ -24,6 +24,8 @@ from serve.errors import BodyError, FieldError, RequestError
 
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 FIELDS = ("expected_quantity", "weight", "expected_weight")
+PROBE = "probe=1"
+"""In the same header: asked to see whether the model answers, so it is no answer to record."""
 MAX_PHOTOS = 32
 """Most photos of one request."""
 
@@ -59,6 +61,11 @@ class Request:
     content_type: str = ""
     attributes: str = ""
     body: bytes = b""
+
+    @property
+    def probe(self) -> bool:
+        """Whether nobody wants the answer."""
+        return PROBE in self.attributes.replace(" ", "").split(",")
 
 
 @dataclass(frozen=True)

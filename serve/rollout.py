@@ -72,7 +72,7 @@ class Rollout:
             raise CanaryError(f"version {version} has no golden photo to be tried with")
         for number, (photo, _) in enumerate(photos):
             try:
-                answer = self._inference.predict(photo, version)
+                answer = self._inference.predict(photo, version, probe=True)
             except (RefusedError, PhotoError) as error:
                 raise CanaryError(f"version {version} does not answer golden photo {number}: {error}") from error
             try:
@@ -132,7 +132,7 @@ class Rollout:
         photo, _ = archive.golden_photos(self._path(old.version))[0]
         enough = found.ready * BATCHING["batch_size"]  # for each worker a batch, behind what it still holds
         with ThreadPoolExecutor(enough) as pool:
-            probes = [pool.submit(self._inference.predict, photo, old.version) for _ in range(enough)]
+            probes = [pool.submit(self._inference.predict, photo, old.version, probe=True) for _ in range(enough)]
             for probe in probes:
                 with suppress(RefusedError, PhotoError):  # a version that cannot answer holds nothing to wait for
                     probe.result()

@@ -11,6 +11,7 @@ from typing import Any
 import requests
 
 from serve.errors import PhotoError, RefusedError, ServerError
+from serve.payload import ATTRIBUTES, PROBE
 
 MODEL = "bin-counter"
 BATCHING = {"batch_size": 4, "max_batch_delay": 2}
@@ -48,10 +49,14 @@ class Inference:
         self.timeout_s = timeout_s
         self._session = requests.Session()
 
-    def predict(self, photo: bytes, version: str | None = None) -> dict[str, Any]:
-        """Ask about one photo. Raises PhotoError for a bad photo, ServerError for everything else."""
+    def predict(self, photo: bytes, version: str | None = None, probe: bool = False) -> dict[str, Any]:
+        """Ask about one photo. Raises PhotoError for a bad photo, ServerError for everything else.
+
+        ``probe``: only to see whether the model answers; it is not recorded.
+        """
         path = f"/predictions/{MODEL}" + (f"/{version}" if version else "")
-        response = _call(self._session, "POST", self.url + path, self.timeout_s, data=photo)
+        headers = {ATTRIBUTES: PROBE} if probe else {}
+        response = _call(self._session, "POST", self.url + path, self.timeout_s, data=photo, headers=headers)
         if response.status_code == 400:
             raise PhotoError(_message(response))
         return dict(_checked(response).json())

@@ -193,6 +193,7 @@ def records(server: Deployed) -> dict[str, dict[str, Any]]:
 
 def test_every_answer_is_in_the_record_with_what_was_asked(server: Deployed, photo: bytes) -> None:
     before = len(records(server))
+    probed = requests.post(server.url, data=photo, headers={HEADER: "expected_quantity=3, probe=1"}, timeout=60)
     response = requests.post(server.url, data=photo, headers={HEADER: "expected_quantity=3"}, timeout=60)
     listed = ask(server, [{"uri": "s3://bins/a b/é.jpg"}, {"image": "%"}]).json()
     until(lambda: len(records(server)) >= before + 3)
@@ -206,6 +207,8 @@ def test_every_answer_is_in_the_record_with_what_was_asked(server: Deployed, pho
     assert 0 < about["latency_ms"] < 10_000
     assert 0 < about["brightness"] < 255
     assert about["sharpness"] > 0
+    assert probed.json()["expected_quantity"] == 3
+    assert probed.json()["event_id"] not in records(server)  # asked before the others, which are there
     linked = records(server)[listed[0]["event_id"]]["captureData"]["endpointInput"]
     assert json.loads(linked["data"]) == {"uri": "s3://bins/a b/é.jpg"}
     assert [each["eventMetadata"]["binwatch"]["status"] for each in records(server).values()].count(422) >= 1
