@@ -97,7 +97,7 @@ def run_training(
         log.warning("CPUs get the fp32 form, which is slower than int8: %s", exported.choice.reason)
     _write_training(out, recipe, fitted, len(data.train), time.monotonic() - start)
     if run:
-        run.log_metrics(exported.metrics)
+        run.log_metrics({name: value for name, value in exported.metrics.items() if name not in chosen})
         run.set_tags({"cpu_model": exported.cpu_model, "cpu_model.reason": exported.choice.reason})
         run.log_json(exported.reference, REFERENCE)
         run.log_file(exported.archive, "archive")
