@@ -159,14 +159,28 @@ def test_the_champion_comes_back_after_a_restart_of_serve(stack: Stack, full_siz
     stack.compose("restart", "serve")
     after = stack.wait_for_answer(photo, 120)
     print(f"full-size photo before the restart {before}, after it {after}")
+    assert after.pop("event_id") != before.pop("event_id")
     assert after == before
+
+
+def test_the_monitoring_shows_what_was_answered_and_what_was_really_there(stack: Stack) -> None:
+    url, deadline = f"http://127.0.0.1:{stack.gateway_port}/monitoring", time.monotonic() + 180
+    while not (found := requests.get(url, timeout=60).json()).get("totals", {}).get("feedback"):
+        assert time.monotonic() < deadline, f"the monitor, which looks every minute, has not seen the feedback: {found}"
+        time.sleep(1)
+    assert found["model_versions"].keys() >= {"1", "2"}
+    assert found["totals"]["verdicts"]["unsure"] >= 1
+    assert found["unreadable"] == 0
+    assert {each["name"] for each in found["drift"]} == {"counts", "confidence", "brightness", "sharpness"}
 
 
 def test_down_and_up_bring_the_champion_back_without_training(stack: Stack, photo: bytes) -> None:
     before, versions = stack.ask(photo).json(), len(stack.versions())
     stack.compose("down")
     stack.compose("up", "--wait")
-    assert stack.wait_for_answer(photo, 180) == before
+    after = stack.wait_for_answer(photo, 180)
+    assert after.pop("event_id") != before.pop("event_id")
+    assert after == before
     assert len(stack.versions()) == versions
 
 
