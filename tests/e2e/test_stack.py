@@ -199,7 +199,7 @@ def test_the_networks_are_the_fence(stack: Stack) -> None:
         ("serve", "mlflow", 5000), ("serve", "postgres", 5432), ("trainer", "serve", 8081), ("trainer", "serve", 8080),
         ("trainer", "postgres", 5432), ("promoter", "postgres", 5432), ("mlflow", "serve", 8081),
         ("gateway", "serve", 8081), ("gateway", "serve", 8082), ("gateway", "mlflow", 5000), ("monitor", "serve", 8080),
-        ("monitor", "postgres", 5432), ("serve", "gateway", 8000),
+        ("monitor", "postgres", 5432),
     ]:  # fmt: skip
         assert not reaches(stack, service, host, port), f"{service} reaches {host}:{port}"
 
