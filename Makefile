@@ -3,8 +3,9 @@ VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+TOOLKITS := $(VENV)-sagemaker
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e check proof bench up down
+.PHONY: help demo test toolkits e2e check proof bench up down
 
 help: ## list the targets
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 8
@@ -12,8 +13,11 @@ help: ## list the targets
 demo: $(READY) ## the main job on this machine; ONCE=1 ends by itself, DATA= COUNTS= LIMIT= choose the photos
 	@$(PY) scripts/demo.py $(if $(ONCE),--once) $(if $(DATA),--data $(DATA)) $(if $(COUNTS),--counts $(COUNTS)) $(if $(LIMIT),--limit $(LIMIT))
 
-test: $(READY) ## all tests that this machine can run
+test: $(READY) toolkits ## all tests that this machine can run
 	@$(PY) -m pytest -m "not e2e"
+
+toolkits: $(READY)
+	@$(MAKE) --no-print-directory $(TOOLKITS)/.ready || echo "without $(TOOLKITS), whose packages need a C compiler, some tests are skipped"
 
 e2e: $(READY) ## the tests in containers; needs Docker
 	@$(PY) -m pytest -m e2e
@@ -21,7 +25,7 @@ e2e: $(READY) ## the tests in containers; needs Docker
 check: $(READY) ## ruff, mypy strict, tests
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(MAKE) test
 
-proof: $(READY) ## what takes long: every round of the tests that CI samples, then the benchmarks
+proof: $(READY) toolkits ## what takes long: every round of the tests that CI samples, then the benchmarks
 	@BINWATCH_PROOF=1 $(PY) -m pytest -m "not e2e"
 	@$(MAKE) bench
 
@@ -41,4 +45,12 @@ $(READY): requirements/*.txt pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements/test.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# It sees the first environment's packages: torch and its like are there once.
+$(TOOLKITS)/.ready: requirements/sagemaker*.txt $(READY)
+	@echo "setting up $(TOOLKITS) (half a minute)"
+	@$(PY) -m venv --clear --without-pip $(TOOLKITS)
+	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$$($(TOOLKITS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
+	@$(PY) -m pip --python $(TOOLKITS)/bin/python install --quiet --disable-pip-version-check --no-build-isolation -r requirements/sagemaker.txt
 	@touch $@

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,6 +73,14 @@ def docker() -> None:
     except (OSError, subprocess.TimeoutExpired):
         present = False
     need("docker", present, "no Docker engine with Compose answers")
+
+
+@pytest.fixture(scope="session")
+def toolkits() -> Path:
+    """The programs of the environment with AWS's toolkits; its python sees this one's packages, but no binwatch."""
+    path = Path(f"{sys.prefix}-sagemaker")
+    need("sagemaker", (path / ".ready").is_file(), f"there is no {path}: `make toolkits` sets it up")
+    return path / "bin"
 
 
 @pytest.fixture(scope="session")
