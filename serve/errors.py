@@ -3,6 +3,7 @@
     BinwatchError
     ├── SettingsError    a setting that cannot be used (all problems at once)
     ├── DataError        photos, records or splits that cannot be used
+    │   └── AwayError    a store of photos does not answer at the moment
     ├── RequestError     one photo of a request gets no answer; ``status`` is what HTTP calls it
     │   ├── PhotoError         400: it cannot be read
     │   ├── BodyError          400: the body is not the JSON that its type promises
@@ -16,7 +17,9 @@
     ├── ArchiveError     a model archive that is damaged, foreign or incomplete
     ├── TrainingError    a training that cannot go on
     ├── TrackingError    MLflow does not answer, or not as expected
+    ├── HeldError        another process does what only one may do at a time
     └── ServerError      TorchServe does not answer
+        ├── AbsentError  the promoter does not deal with a version in time
         ├── RefusedError TorchServe answered that it will not
         └── CanaryError  a model does not load, or not with the answers that its archive promises
 
@@ -35,6 +38,10 @@ class SettingsError(BinwatchError):
 
 class DataError(BinwatchError):
     """Photos, records or splits that cannot be used."""
+
+
+class AwayError(DataError):
+    """A store of photos does not answer at the moment: asking again later can help."""
 
 
 class RequestError(BinwatchError):
@@ -119,8 +126,16 @@ class TrackingError(BinwatchError):
     """MLflow does not answer, or not as expected."""
 
 
+class HeldError(BinwatchError):
+    """Another process does what only one may do at a time."""
+
+
 class ServerError(BinwatchError):
     """TorchServe does not answer."""
+
+
+class AbsentError(ServerError):
+    """The promoter does not deal with a version in time."""
 
 
 class RefusedError(ServerError):

@@ -26,7 +26,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, ResponseStreamingError
 from tqdm import tqdm
 
-from serve.errors import DataError
+from serve.errors import AwayError, DataError
 from trainer.abid import BESIDE
 
 PUBLIC_BUCKET = "aft-vbi-pds"
@@ -122,13 +122,14 @@ class S3Store:
                 if code in _GONE:
                     raise Missing(self.uri) from error
                 if code not in _AGAIN or attempt == ATTEMPTS:
-                    advice = "run it again later, or with fewer workers: what has come is kept"
-                    if code not in _AGAIN:
-                        advice = "check the bucket's name and your rights"
+                    if code in _AGAIN:
+                        advice = "run it again later, or with fewer workers: what has come is kept"
+                        raise AwayError(f"{self.uri} answered {code}: {error}; {advice}") from error
+                    advice = "check the bucket's name and your rights"
                     raise DataError(f"{self.uri} answered {code}: {error}; {advice}") from error
             except (HTTPClientError, ResponseStreamingError, BotoCoreError, OSError) as error:
                 if attempt == ATTEMPTS:
-                    raise DataError(
+                    raise AwayError(
                         f"{self.uri} does not answer: {error}; check the network and the endpoint"
                     ) from error
             wait_s = min(FIRST_WAIT_S * 2**attempt, LONGEST_WAIT_S)
@@ -294,11 +295,17 @@ def upload(folder: Path, uri: str, endpoint_url: str | None = None, workers: int
     return sum(sent), len(sent) - sum(sent)
 
 
+def mirror_folder(uri: str, cache: Path) -> Path:
+    """Where ``mirror`` puts the dataset of ``uri``."""
+    bucket, prefix = parse_uri(uri)
+    return cache / bucket / (prefix or "_")
+
+
 def mirror(uri: str, cache: Path, environ: Mapping[str, str] = os.environ) -> Path:
     """The folder that holds the dataset of ``uri``, fetched into ``cache`` where it is not there yet."""
     bucket, prefix = parse_uri(uri)
     endpoint = environ.get("BINWATCH_S3_ENDPOINT") or None
-    out = cache / bucket / prefix if prefix else cache / bucket / "_"
+    out = mirror_folder(uri, cache)
     store = S3Store(uri, endpoint)
     out.mkdir(parents=True, exist_ok=True)
     beside = S3Store(f"s3://{bucket}/{'/'.join(prefix.split('/')[:-2])}", endpoint) if prefix else store

@@ -27,6 +27,7 @@ from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.entities.dataset import Dataset as TrackedDataset
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from serve.errors import TrackingError
@@ -50,6 +51,19 @@ class Version:
     compared_with: str
 
 
+@dataclass(frozen=True)
+class Found:
+    """A run as MLflow knows it. Times in seconds since 1970; ``ended_s`` is 0 while it runs."""
+
+    id: str
+    name: str
+    status: str
+    parent: str
+    started_s: float
+    ended_s: float
+    tags: Mapping[str, str]
+
+
 class Tracking:
     """A connection to one MLflow server. Raises TrackingError when it does not answer."""
 
@@ -64,12 +78,15 @@ class Tracking:
             self._experiment = found.experiment_id if found else self._client.create_experiment(experiment)
 
     @contextmanager
-    def run(self, name: str, parent: str | None = None, again: str | None = None) -> Iterator["TrackedRun"]:
+    def run(
+        self, name: str, parent: str | None = None, again: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> Iterator["TrackedRun"]:  # fmt: skip
         """A run that is FINISHED when the block ends, FAILED when it raises, KILLED when interrupted.
 
-        ``parent``: the run it is nested in; ``again``: a run that was interrupted and goes on.
+        ``parent``: the run it is nested in; ``again``: a run that was interrupted and goes on; ``tags``: what a new
+        one is made with.
         """
-        tags = {MLFLOW_RUN_NAME: name, **_git_tags()}
+        tags = {MLFLOW_RUN_NAME: name, **_git_tags(), **(tags or {})}
         if parent:
             tags[MLFLOW_PARENT_RUN_ID] = parent
         with _readable_errors(self.uri):
@@ -95,6 +112,46 @@ class Tracking:
         with _readable_errors(self.uri):
             found = self._client.search_runs([self._experiment], f"attributes.run_name = '{name}'", max_results=1)
         return (found[0].info.run_id, dict(found[0].data.tags)) if found else None
+
+    def runs(self, query: str = "") -> list[Found]:
+        """The runs that an MLflow query finds, the newest first."""
+        found: list[Found] = []
+        token: str | None = None
+        with _readable_errors(self.uri):
+            while True:
+                page = self._client.search_runs([self._experiment], query, max_results=1000, page_token=token,
+                                                order_by=["attributes.start_time DESC"])  # fmt: skip
+                found += [_found(run) for run in page]
+                token = page.token
+                if not token:
+                    return found
+
+    def nested(self, parent: str) -> list[Found]:
+        """The runs nested in ``parent``, the newest first."""
+        return self.runs(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'")
+
+    def noted(self, run_id: str) -> "TrackedRun":
+        """A run that has ended, to be told more of."""
+        with _readable_errors(self.uri):
+            return TrackedRun(self._client, self.uri, self._client.get_run(run_id))
+
+    def end(self, run_id: str, status: str) -> None:
+        """End a run that whoever ran it could not end."""
+        with _readable_errors(self.uri):
+            self._client.set_terminated(run_id, status)
+
+    def artifacts(self, run_id: str, folder: str | None = None) -> dict[str, int]:
+        """The files of a run, or of one of its folders, with their sizes in bytes."""
+        found: dict[str, int] = {}
+        with _readable_errors(self.uri):
+            for each in self._client.list_artifacts(run_id, folder):
+                found |= self.artifacts(run_id, each.path) if each.is_dir else {each.path: int(each.file_size or 0)}
+        return found
+
+    def delete_artifact(self, run_id: str, name: str) -> None:
+        """Remove a file or a folder of a run for good; no harm where it has gone already."""
+        with _readable_errors(self.uri):
+            _delete(self._client, self.uri, run_id, name)
 
     def end_orphans(self, parent: str) -> None:
         """Mark the nested runs of ``parent`` that still seem to run as KILLED: whoever ran them is gone."""
@@ -236,8 +293,10 @@ class TrackedRun:
             self._client.log_text(self.id, json.dumps(value, indent=1), name)
 
     def log_table(self, columns: Mapping[str, Sequence[Any]], name: str) -> None:
-        """A table artifact, which the MLflow UI shows and compares."""
+        """A table artifact, which the MLflow UI shows and compares, in place of one of that name."""
         with _readable_errors(self._uri):
+            if name in {each.path for each in self._client.list_artifacts(self.id)}:  # MLflow would append to it
+                _delete(self._client, self._uri, self.id, name)
             self._client.log_table(self.id, {key: list(values) for key, values in columns.items()}, name)
 
     def log_picture(self, figure: Any, name: str) -> None:
@@ -249,6 +308,18 @@ class TrackedRun:
 def _metrics(metrics: Mapping[str, float], step: int, at_s: float | None = None) -> list[Metric]:
     now = int((time.time() if at_s is None else at_s) * 1000)
     return [Metric(key, value, now, step) for key, value in metrics.items()]
+
+
+def _found(run: Run) -> Found:
+    tags, info = dict(run.data.tags), run.info
+    started_s, ended_s = ((milliseconds or 0) / 1000 for milliseconds in (info.start_time, info.end_time))
+    parent = tags.get(MLFLOW_PARENT_RUN_ID, "")
+    return Found(info.run_id, info.run_name or "", info.status, parent, started_s, ended_s, tags)
+
+
+def _delete(client: MlflowClient, uri: str, run_id: str, name: str) -> None:
+    place = str(client.get_run(run_id).info.artifact_uri)
+    get_artifact_repository(place, tracking_uri=uri).delete_artifacts(name)  # type: ignore[no-untyped-call]
 
 
 def _version(found: Any) -> Version:
