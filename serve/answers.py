@@ -6,12 +6,14 @@ It travels in every archive.
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from typing import Any, TypeAlias, TypeVar
 
-from serve import counter, photo, verdict
+from serve import counter, payload, photo, verdict
 from serve.errors import BusyError, RequestError
 from serve.links import Link, Store
 from serve.payload import Asked, Fields
@@ -99,6 +101,37 @@ class Answers:
             return weighed
         seen = verdict.Verdict(**{each.name: answer[each.name] for each in dataclasses.fields(verdict.Verdict)})
         return {**weighed, **dataclasses.asdict(verdict.joined(seen, scale))}
+
+
+def configured(model: counter.Counter, environ: Mapping[str, str]) -> Answers:
+    """Answers as the environment sets them.
+
+    BINWATCH_ALPHA: the share of right records (0-1) that may raise the alarm; BINWATCH_S3_BUCKETS: the buckets,
+    with commas, that links may name; BINWATCH_S3_ENDPOINT: their store, where it is not S3.
+    """
+    buckets = frozenset(filter(None, environ.get("BINWATCH_S3_BUCKETS", "").replace(" ", "").split(",")))
+    store = Store(buckets, environ.get("BINWATCH_S3_ENDPOINT") or None)
+    return Answers(model, store, float(environ.get("BINWATCH_ALPHA") or verdict.ALPHA))
+
+
+def parsed(parts: Mapping[str, bytes], headers: Mapping[str, Any]) -> payload.Request:
+    """The request; where it makes the code fail, one of which nothing can be answered."""
+    found = guarded(partial(payload.parse, parts, headers))
+    return payload.Request((found,)) if isinstance(found, RequestError) else found
+
+
+def entry(outcome: Outcome, version: str) -> dict[str, Any]:
+    """What the sender is told of one photo, with the version of the model that says so."""
+    if isinstance(outcome.answer, RequestError):
+        return {"code": outcome.answer.status, "type": outcome.answer.kind, "message": str(outcome.answer)}
+    return {**outcome.answer, "model_version": version, "event_id": str(uuid.uuid4())}
+
+
+def reply(entries: list[dict[str, Any]], listed: bool) -> tuple[HTTPStatus, Any]:
+    """HTTP's status and the JSON of a request: of one photo its own, of a list 200 and each photo's in its entry."""
+    if listed:
+        return HTTPStatus.OK, [{**each, "status": each.get("code", 200)} for each in entries]
+    return HTTPStatus(entries[0].get("code", 200)), entries[0]
 
 
 def guarded(work: Callable[[], _T]) -> _T | RequestError:

@@ -12,13 +12,13 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from serve import answers, capture, counter, errors, event, links, payload, photo, verdict
+from serve import answers, capture, counter, event, payload, photo
 
 
 class BinCounterHandler:
@@ -27,18 +27,14 @@ class BinCounterHandler:
     def initialize(self, context: Any) -> None:
         """Load the model of the archive that TorchServe unpacked.
 
-        BINWATCH_ALPHA: the share of right records (0-1) that may raise the alarm; BINWATCH_S3_BUCKETS: the buckets,
-        with commas, that links may name; BINWATCH_S3_ENDPOINT: their store, where it is not S3; BINWATCH_CAPTURE...:
-        see ``serve/capture.py``.
+        Its settings are environment variables: see ``configured`` in ``serve/answers.py``, and ``serve/capture.py``.
         """
         os.environ["TS_DECODE_INPUT_REQUEST"] = "false"  # else TorchServe decodes JSON, and hides what is there twice
         version = str(context.manifest["model"]["modelVersion"])
         self.version = version.removesuffix(".0")  # a stand-in's, see serve/rollout.py
         device = counter.device_of(context.system_properties.get("gpu_id"))
         model = counter.Counter(Path(context.system_properties["model_dir"]), device=device)
-        buckets = frozenset(filter(None, os.environ.get("BINWATCH_S3_BUCKETS", "").replace(" ", "").split(",")))
-        store = links.Store(buckets, os.environ.get("BINWATCH_S3_ENDPOINT") or None)
-        self.answers = answers.Answers(model, store, float(os.environ.get("BINWATCH_ALPHA") or verdict.ALPHA))
+        self.answers = answers.configured(model, os.environ)
         self.capture = capture.start(capture.settings(os.environ))
         if self.capture:
             atexit.register(self.capture.close)
@@ -48,22 +44,17 @@ class BinCounterHandler:
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[Any]:
         """One answer for each request of the batch; a list for one with a list of photos."""
         begun = time.monotonic()
-        requests = [_request(parts, context.get_all_request_header(index)) for index, parts in enumerate(data)]
+        requests = [answers.parsed(parts, context.get_all_request_header(index)) for index, parts in enumerate(data)]
         outcomes = iter(self.answers.of([photo for request in requests for photo in request.photos]))
         replies = []
         for index, request in enumerate(requests):
             own = [next(outcomes) for _ in request.photos]
-            entries = [self._entry(each) for each in own]
+            entries = [answers.entry(each, self.version) for each in own]
             replies.append(_reply(context, index, entries, request.listed))
             if self.capture and not request.probe:
                 keep = partial(self._keep, self.capture, request, own, entries, 1000 * (time.monotonic() - begun))
                 answers.guarded(keep)  # a record that cannot be made costs no answer
         return replies
-
-    def _entry(self, outcome: answers.Outcome) -> dict[str, Any]:
-        if isinstance(outcome.answer, errors.RequestError):
-            return {"code": outcome.answer.status, "type": outcome.answer.kind, "message": str(outcome.answer)}
-        return {**outcome.answer, "model_version": self.version, "event_id": str(uuid.uuid4())}
 
     def _keep(
         self, kept: capture.Capture, request: payload.Request, outcomes: Sequence[answers.Outcome],
@@ -80,16 +71,9 @@ class BinCounterHandler:
             ))  # fmt: skip
 
 
-def _request(parts: Mapping[str, bytes], headers: Mapping[str, Any]) -> payload.Request:
-    found = answers.guarded(partial(payload.parse, parts, headers))
-    return payload.Request((found,)) if isinstance(found, errors.RequestError) else found
-
-
 def _reply(context: Any, index: int, entries: list[dict[str, Any]], listed: bool) -> Any:
+    status, content = answers.reply(entries, listed)
     context.set_response_content_type(index, "application/json")
-    if listed:
-        return [{**entry, "status": entry.get("code", 200)} for entry in entries]
-    status = HTTPStatus(entries[0].get("code", 200))
     if status != HTTPStatus.OK:
         context.set_response_status(int(status), status.phrase, index)
-    return entries[0]
+    return content
