@@ -16,7 +16,7 @@ demo: $(READY) ## the main job on this machine; ONCE=1 ends by itself, DATA= COU
 test: $(READY) toolkits ## all tests that this machine can run
 	@$(PY) -m pytest -m "not e2e"
 
-toolkits: $(READY)
+toolkits: $(READY) ## AWS's toolkits for the tests, in an environment of their own
 	@$(MAKE) --no-print-directory $(TOOLKITS)/.ready || echo "without $(TOOLKITS), whose packages need a C compiler, some tests are skipped"
 
 e2e: $(READY) ## the tests in containers; needs Docker

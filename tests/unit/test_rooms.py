@@ -45,14 +45,21 @@ def test_the_images_of_trainer_and_server_share_the_torch_layer() -> None:
     assert any("torch.txt" in line for line in first)
 
 
-def test_versions_are_pinned_in_one_place() -> None:
-    pinned = re.compile(r"[A-Za-z0-9_.-]+==\d")
-    constraints = (ROOT / "requirements" / "constraints.txt").read_text()
-    names = {line.split("==")[0].lower().replace("_", "-") for line in constraints.splitlines() if "==" in line}
+def pins(name: str) -> dict[str, str]:
+    """The versions that a file of requirements/ pins, by package."""
+    lines = [line for line in (ROOT / "requirements" / name).read_text().splitlines() if "==" in line]
+    return {line.split("==")[0].lower().replace("_", "-"): line.split("==")[1] for line in lines}
+
+
+def test_versions_are_pinned_in_one_place_for_each_environment() -> None:
+    first, toolkits = pins("constraints.txt"), pins("sagemaker-constraints.txt")
     for path in (ROOT / "requirements").glob("*.txt"):
-        if path.name != "constraints.txt":
+        if not path.stem.endswith("constraints"):
             lines = [line for line in path.read_text().splitlines() if line and not line.startswith(("#", "-"))]
-            assert {line.partition(";")[0].lower() for line in lines} <= names
+            names = toolkits if path.stem == "sagemaker" else first
+            assert {line.partition(";")[0].lower() for line in lines} <= set(names)
+    assert not {name for name in first.keys() & toolkits.keys() if first[name] == toolkits[name]}
+    pinned = re.compile(r"[A-Za-z0-9_.-]+==\d")
     others = [*ROOT.glob("*/Dockerfile"), ROOT / "pyproject.toml", ROOT / "Makefile", ROOT / "docker-compose.yml"]
     assert not [path for path in others if pinned.search(path.read_text())]
 
