@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from serve.errors import BinwatchError, SettingsError
-from trainer import checkpoint, cli, distributed
+from trainer import checkpoint, cli, contract_lines, distributed
 from trainer.dataset import DataSpec
 from trainer.job import learn, run_evaluation, run_training
 from trainer.jobs import EPOCHS
@@ -65,9 +65,14 @@ def read_job(base: Path, environ: Mapping[str, str]) -> TrainingJob:
     model_dir = Path(environ.get("SM_MODEL_DIR") or base / "model")
     uri = environ.get("MLFLOW_TRACKING_URI") or None
     return TrainingJob(
-        spec, recipe, model_dir, uri, cli.stop_on(hyperparameters), base / "checkpoints",
+        spec, recipe, model_dir, uri, cli.stop_on(hyperparameters), _checkpoints(base, environ),
         base / "output" / EPOCHS, hyperparameters.get("export") != "false",
     )  # fmt: skip
+
+
+def _checkpoints(base: Path, environ: Mapping[str, str]) -> Path:
+    """A folder of the job's own: the jobs of a search may share one address in the bucket."""
+    return base / "checkpoints" / environ.get("TRAINING_JOB_NAME", "")
 
 
 def _data_root(channel: Path) -> Path:
@@ -104,14 +109,19 @@ def train(job: TrainingJob, environ: Mapping[str, str]) -> None:
 def _run(job: TrainingJob, run: TrackedRun | None) -> None:
     """Train, and unless ``export`` is false, as in a search, make an archive and evaluate it."""
     job.epochs.parent.mkdir(parents=True, exist_ok=True)
+    best = float("inf")
 
     def note(epoch: Epoch) -> None:
+        nonlocal best
+        best = min(best, epoch.validation_loss)
         with job.epochs.open("a") as lines:
             lines.write(json.dumps(asdict(epoch)) + "\n")
+        print(contract_lines.epoch_line(epoch.number, epoch.metrics(), best), flush=True)
 
     how: dict[str, Any] = {"stop_on": job.stop_on, "checkpoints": job.checkpoints, "on_epoch": note}
     if job.export:
-        run_evaluation(run_training(job.spec, job.recipe, job.model_dir, run, **how))
+        evaluation = run_evaluation(run_training(job.spec, job.recipe, job.model_dir, run, **how))
+        print(contract_lines.evaluation_line(evaluation.metrics()), flush=True)
     else:
         learn(job.spec, job.recipe, job.model_dir, run, **how)
         checkpoint.remove(job.checkpoints)
