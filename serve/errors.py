@@ -18,6 +18,7 @@
     ├── TrainingError    a training that cannot go on
     ├── TrackingError    MLflow does not answer, or not as expected
     ├── HeldError        another process does what only one may do at a time
+    ├── AwsError         AWS refuses, or does not answer; ``code`` and ``message`` are its own
     └── ServerError      TorchServe does not answer
         ├── AbsentError  the promoter does not deal with a version in time
         ├── RefusedError TorchServe answered that it will not
@@ -128,6 +129,14 @@ class TrackingError(BinwatchError):
 
 class HeldError(BinwatchError):
     """Another process does what only one may do at a time."""
+
+
+class AwsError(BinwatchError):
+    """AWS refuses a request, or does not answer; ``code`` and ``message`` are AWS's, empty where it said nothing."""
+
+    def __init__(self, text: str, code: str = "", message: str = "") -> None:
+        super().__init__(text)
+        self.code, self.message = code, message
 
 
 class ServerError(BinwatchError):
