@@ -24,7 +24,7 @@ def main(args: Namespace) -> int:
         trained = run_training(
             spec, recipe, args.out, run, stop_on=cli.stop_on(options), checkpoints=args.checkpoints or args.out
         )
-        evaluation = run_evaluation(trained)
+        evaluation = run_evaluation(trained).evaluation
     low, high = evaluation.accuracy_interval
     text = (
         f"{recipe.name}: accuracy {evaluation.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}), "

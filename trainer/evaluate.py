@@ -6,7 +6,8 @@ fingerprint of its photos, and the gate refuses to compare two that differ.
 
 import json
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from trainer.calibration import expected_calibration_error
 from trainer.counts import Counts
 from trainer.dataset import Part
 from trainer.intervals import bootstrap_interval
+
+TIMED, LEAST_TIMED = 32, 4
+"""Latency is timed over so many answers at once, the archive's batch, and at least so many times."""
 
 REPORT_MIX = {"1": 0.12, "2": 0.22, "3": 0.25, "4": 0.23, "5": 0.18}
 """The share of each count among the photos of the report that binwatch starts from."""
@@ -115,11 +119,68 @@ def from_json(text: str) -> Evaluation:
         raise DataError(f"this is not an evaluation.json of binwatch: {error!r}") from error
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """One side of the gate's comparison: the metrics, every answer, and what the answers cost.
+
+    ``latency_ms``: milliseconds a photo, None where they were not measured in the same run as the other side's;
+    ``archive_bytes``: size of the packed archive, None where it is not at hand.
+    """
+
+    evaluation: Evaluation
+    predictions: Sequence[Prediction]
+    latency_ms: float | None = None
+    archive_bytes: int | None = None
+
+    def costs(self) -> dict[str, float]:
+        """What is known of time and space, to log by name."""
+        megabytes = None if self.archive_bytes is None else self.archive_bytes / 1e6
+        found = {"test_latency_ms": self.latency_ms, "archive_mb": megabytes}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def predictions_from_json(text: str) -> list[Prediction]:
+    """Read ``predictions.json`` back: a list a column, or the table that MLflow keeps. Raises DataError."""
+    try:
+        content = json.loads(text)
+        columns = (
+            content
+            if "id" in content
+            else dict(zip(content["columns"], zip(*content["data"], strict=True), strict=True))
+        )
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return [_read(row) for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"this is not a predictions.json of binwatch: {error!r}") from error
+
+
+def _read(row: Mapping[str, Any]) -> Prediction:
+    lists = {name: tuple(row.get(name) or ()) for name in ("probabilities", "fit")}
+    return Prediction(**{**row, **lists})
+
+
 def predict(model: Path, photos: Sequence[Photo], threads: int = 2) -> list[Prediction]:
     """Ask the packed archive ``model``, with its own code, about ``photos``. Raises PhotoError, ArchiveError."""
-    answers = archive.ask(model, [photo.path for photo in photos], threads)
-    bar = tqdm(answers, total=len(photos), desc="evaluating", unit="photo")
-    return [_prediction(*pair) for pair in zip(photos, bar, strict=True)]
+    return _timed(model, photos, threads, len(photos))[0]
+
+
+def _timed(
+    model: Path, photos: Sequence[Photo], threads: int, asked: int
+) -> tuple[list[Prediction], float | None]:  # fmt: skip
+    """The answers, and the median of milliseconds a photo, each over TIMED answers in a row.
+
+    What comes before the first answer, such as loading, does not count. ``asked``: how many photos are asked about;
+    more than there are, and it goes round again.
+    """
+    paths = [photos[number % len(photos)].path for number in range(asked)]
+    found, moments = [], []
+    for number, answer in enumerate(tqdm(archive.ask(model, paths, threads), "evaluating", asked, unit="photo")):
+        if number % TIMED == 0:
+            moments.append(time.perf_counter())
+        if number < len(photos):
+            found.append(_prediction(photos[number], answer))
+    took_ms = 1000 * np.diff(moments) / TIMED
+    return found, float(np.median(took_ms)) if len(took_ms) else None
 
 
 def _prediction(photo: Photo, answer: dict[str, Any]) -> Prediction:
@@ -130,12 +191,14 @@ def _prediction(photo: Photo, answer: dict[str, Any]) -> Prediction:
     return Prediction(photo.id, photo.bin, photo.count, answer["count"], answer["expected_count"], probabilities, fit)
 
 
-def evaluate(model: Path, part: Part, seed: int = 0) -> tuple[Evaluation, list[Prediction]]:
+def evaluate(model: Path, part: Part, seed: int = 0) -> Evaluated:
     """Evaluate the packed archive ``model`` on the test split ``part``."""
-    predictions = predict(model, part.photos)
+    times = max(math.ceil(len(part.photos) / TIMED), LEAST_TIMED + 1) if part.photos else 0
+    predictions, latency_ms = _timed(model, part.photos, 2, TIMED * times)
     about = archive.manifest_of(model)
     counts = Counts(about.classes, about.open_top)
-    return summarise(predictions, counts, part.fingerprint, seed), predictions
+    evaluation = summarise(predictions, counts, part.fingerprint, seed)
+    return Evaluated(evaluation, predictions, latency_ms, model.stat().st_size)
 
 
 def summarise(predictions: Sequence[Prediction], counts: Counts, fingerprint: str, seed: int = 0) -> Evaluation:

@@ -7,14 +7,14 @@ import json
 import logging
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from trainer import checkpoint, distributed, plots
 from trainer.alarms import CURVE
 from trainer.dataset import Dataset, DataSpec, Part
-from trainer.evaluate import Evaluation, Prediction, evaluate, judged
+from trainer.evaluate import Evaluated, Prediction, evaluate, judged
 from trainer.export import MODEL_NAME, write_archive
 from trainer.prepared import AUDIT, REPORT, load_any
 from trainer.recipes import Recipe
@@ -51,13 +51,14 @@ class Learned:
 
 def learn(
     spec: DataSpec, recipe: Recipe, out: Path, run: TrackedRun | None, *, stop_on: frozenset[str] = frozenset(),
-    checkpoints: Path | None = None, on_epoch: Callable[[Epoch], object] = lambda _: None,
+    checkpoints: Path | None = None, on_epoch: Callable[[Epoch], object] = lambda _: None, data: Dataset | None = None,
 ) -> Learned:  # fmt: skip
     """Load and train. One half of the validation photos, by bin, selects the epoch, the other is kept.
 
-    ``stop_on``: rules that end the training; ``checkpoints``: where an interrupted one is resumed from.
+    ``stop_on``: rules that end the training; ``checkpoints``: where an interrupted one is resumed from; ``data``:
+    what ``spec`` names, where it was loaded already.
     """
-    data = load_any(spec, recipe.size_px, recipe.extra)
+    data = data or load_any(spec, recipe.size_px, recipe.extra)
     if distributed.rank() == 0:
         _report_data(data, out)
     if run:
@@ -81,11 +82,11 @@ def learn(
 def run_training(
     spec: DataSpec, recipe: Recipe, out: Path, run: TrackedRun | None, *,
     stop_on: frozenset[str] = frozenset(), checkpoints: Path | None = None,
-    on_epoch: Callable[[Epoch], object] = lambda _: None,
+    on_epoch: Callable[[Epoch], object] = lambda _: None, data: Dataset | None = None,
 ) -> Trained:  # fmt: skip
     """Load, train, calibrate, export. Everything goes to ``run`` where there is one; the archive to ``out``."""
     start = time.monotonic()
-    learned = learn(spec, recipe, out, run, stop_on=stop_on, checkpoints=checkpoints, on_epoch=on_epoch)
+    learned = learn(spec, recipe, out, run, stop_on=stop_on, checkpoints=checkpoints, on_epoch=on_epoch, data=data)
     fitted, data = learned.fitted, learned.data
     best = fitted.epochs[fitted.best_epoch - 1]
     chosen = {"validation_loss": best.validation_loss, "validation_accuracy": best.validation_accuracy}
@@ -117,16 +118,17 @@ def _write_training(out: Path, recipe: Recipe, fitted: Fitted, photos: int, seco
     (out / TRAINING).write_text(json.dumps(about, indent=1))
 
 
-def run_evaluation(trained: Trained) -> Evaluation:
+def run_evaluation(trained: Trained) -> Evaluated:
     """Evaluate the job's archive on its test split; the result and every answer land beside the archive."""
     run = trained.run
-    evaluation, predictions = evaluate(trained.archive, trained.data.test)
+    evaluated = evaluate(trained.archive, trained.data.test)
+    evaluation, predictions = evaluated.evaluation, evaluated.predictions
     path = trained.archive.with_name(EVALUATION)
     path.write_text(json.dumps(evaluation.to_sagemaker(), indent=1))
-    columns = _columns(predictions)
+    columns = columns_of(predictions)
     trained.archive.with_name(PREDICTIONS).write_text(json.dumps(columns))
     if run:
-        run.log_metrics(evaluation.metrics())
+        run.log_metrics({**evaluation.metrics(), **evaluated.costs()})
         run.log_file(path)
         run.log_picture(plots.confusion_matrix(evaluation), "confusion_matrix.png")
         run.log_picture(plots.reliability_diagram(predictions), "reliability.png")
@@ -134,7 +136,7 @@ def run_evaluation(trained: Trained) -> Evaluation:
         if found:
             run.log_picture(plots.alarm_curves(found), "alarms.png")
         run.log_table(columns, PREDICTIONS)
-    return evaluation
+    return evaluated
 
 
 def _report_data(data: Dataset, out: Path) -> None:
@@ -173,6 +175,7 @@ def _log_training(run: TrackedRun, fitted: Fitted) -> None:
     run.log_picture(plots.loss_curves(fitted.epochs, fitted.best_epoch), "loss_curves.png")
 
 
-def _columns(predictions: list[Prediction]) -> dict[str, list[object]]:
+def columns_of(predictions: Sequence[Prediction]) -> dict[str, list[object]]:
+    """The predictions as the columns of a table."""
     rows = [asdict(each) for each in predictions]
     return {key: [row[key] for row in rows] for key in rows[0]}

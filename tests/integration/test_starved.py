@@ -25,7 +25,7 @@ def test_refuses_a_challenger_with_a_tenth_of_the_training_photos(bins: Path, tm
 
     def train(share: float) -> Evaluation:
         spec = DataSpec(bins, seed=seed, train_share=share)
-        return run_evaluation(run_training(spec, recipe, tmp_path / str(share), None))
+        return run_evaluation(run_training(spec, recipe, tmp_path / str(share), None)).evaluation
 
     champion, challenger = train(1.0), train(0.1)
     assert decide(champion, None).promote

@@ -149,7 +149,7 @@ def test_a_soft_label_is_wide_as_far_as_counts_are_near() -> None:
 
 def test_best_learns_and_answers_only_what_is_asked(out: Path, tmp_path: Path) -> None:
     trained = run_training(DataSpec(out), SMALL, tmp_path, None)
-    evaluation = run_evaluation(trained)
+    evaluation = run_evaluation(trained).evaluation
     assert evaluation.classes == ("1", "2", "3", "4", "5")
     assert evaluation.photos == len(trained.data.test)
     kept = {path.name for path in (out / "cache").glob("*blocks*")}
