@@ -100,11 +100,14 @@ def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def registry(mlflow_url: str) -> Iterator[Tracking]:
-    """A real MLflow whose model registry is empty."""
-    yield Tracking(mlflow_url)
+    """A real MLflow whose model registry is empty, and which knows of no deployment."""
+    tracking = Tracking(mlflow_url)
+    yield tracking
     client = MlflowClient(mlflow_url, mlflow_url)
     for model in client.search_registered_models():
         client.delete_registered_model(model.name)
+    for each in tracking.deployments():
+        client.delete_run(each.run_id)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 The registry's words: a version carries the tag ``status``, which goes one way,
 
-    (none) -> approved -> promoted         the gate let it through, the promoter deployed it
-          |           `-> rejected         its canary failed: never tried again
-          `-> refused                      the gate did not let it through
+    (none) -> approved -> promoted -> rolled-back    the gate let it through, the promoter deployed it, and took it back
+          |          |`-> rolled-back                it was taken back while it was still watched
+          |          `-> rejected                    its canary failed: never tried again
+          `-> refused                                the gate did not let it through
 
 and ``reason``. The alias ``champion`` names the version that TorchServe must serve, ``previous``
-the one before.
+the one that a rollback returns to. Each move of the alias is a run ``deployment N``.
 """
 
 import json
@@ -31,6 +32,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from serve.errors import TrackingError
+from trainer.deployments import Deployment, changes
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ EXPERIMENT = "binwatch"
 MODEL = "bin-counter"
 CHAMPION, PREVIOUS = "champion", "previous"
 APPROVED, REFUSED, REJECTED, PROMOTED = "approved", "refused", "rejected", "promoted"
+ROLLED_BACK = "rolled-back"
+DEPLOYMENT = "deployment"
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,11 @@ class Tracking:
         with _readable_errors(self.uri):
             return TrackedRun(self._client, self.uri, self._client.get_run(run_id))
 
+    def tags(self, run_id: str) -> dict[str, str]:
+        """The tags of a run."""
+        with _readable_errors(self.uri):
+            return dict(self._client.get_run(run_id).data.tags)
+
     def end(self, run_id: str, status: str) -> None:
         """End a run that whoever ran it could not end."""
         with _readable_errors(self.uri):
@@ -200,12 +209,28 @@ class Tracking:
                 raise
 
     def crown(self, number: str) -> None:
-        """Move the alias champion to a version; the old champion becomes previous."""
-        old = self.alias(CHAMPION)
+        """Move the alias champion to a version."""
         with _readable_errors(self.uri):
-            if old and old.number != number:
-                self._client.set_registered_model_alias(MODEL, PREVIOUS, old.number)
             self._client.set_registered_model_alias(MODEL, CHAMPION, number)
+
+    def set_previous(self, number: str | None) -> None:
+        """Name the version that a rollback returns to; None where there is none."""
+        with _readable_errors(self.uri):
+            if number:
+                self._client.set_registered_model_alias(MODEL, PREVIOUS, number)
+            else:
+                self._client.delete_registered_model_alias(MODEL, PREVIOUS)
+
+    def record_deployment(self, version: str, did: str, reason: str) -> None:
+        """Write down that ``version`` serves from now on: ``promoted``, or because a later one was ``rolled-back``."""
+        tags = {"binwatch.kind": DEPLOYMENT, "version": version, "did": did, "reason": reason,
+                "train_run": self.version(version).run_id}  # fmt: skip
+        with self.run(f"{DEPLOYMENT} {version}", tags=tags):
+            pass  # the tags, which it is made with, are all of it
+
+    def deployments(self) -> list[Deployment]:
+        """What served since when, the newest first."""
+        return changes([_deployment(each) for each in self.runs(f"tags.`binwatch.kind` = '{DEPLOYMENT}'")])
 
     def download(self, run_id: str, name: str, folder: Path) -> Path:
         """Fetch one artifact of a run into ``folder``."""
@@ -315,6 +340,11 @@ def _found(run: Run) -> Found:
     started_s, ended_s = ((milliseconds or 0) / 1000 for milliseconds in (info.start_time, info.end_time))
     parent = tags.get(MLFLOW_PARENT_RUN_ID, "")
     return Found(info.run_id, info.run_name or "", info.status, parent, started_s, ended_s, tags)
+
+
+def _deployment(run: Found) -> Deployment:
+    version, did, reason, train_run = (run.tags.get(name, "") for name in ("version", "did", "reason", "train_run"))
+    return Deployment(version, did, reason, run.started_s, train_run, run.id, run.ended_s > 0)
 
 
 def _delete(client: MlflowClient, uri: str, run_id: str, name: str) -> None:
