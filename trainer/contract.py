@@ -120,8 +120,8 @@ def _run(job: TrainingJob, run: TrackedRun | None) -> None:
 
     how: dict[str, Any] = {"stop_on": job.stop_on, "checkpoints": job.checkpoints, "on_epoch": note}
     if job.export:
-        evaluation = run_evaluation(run_training(job.spec, job.recipe, job.model_dir, run, **how))
-        print(contract_lines.evaluation_line(evaluation.metrics()), flush=True)
+        evaluated = run_evaluation(run_training(job.spec, job.recipe, job.model_dir, run, **how))
+        print(contract_lines.evaluation_line(evaluated.evaluation.metrics()), flush=True)
     else:
         learn(job.spec, job.recipe, job.model_dir, run, **how)
         checkpoint.remove(job.checkpoints)
