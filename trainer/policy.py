@@ -35,7 +35,7 @@ class Policy:
     level: float = 0.05
     min_effect: float = 0.005
     guard_level: float = 0.01
-    max_class_loss: float | None = 0.1
+    max_class_loss: float | None = 0.2
     max_calibration_rise: float | None = 0.05
     max_rmse_rise: float | None = 0.05
     max_false_alarm_rise: float | None = 0.05

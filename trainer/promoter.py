@@ -15,15 +15,16 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 from typing import Protocol
 
 from serve.errors import ArchiveError, BinwatchError, CanaryError, DataError
-from trainer import gate, tracking
+from trainer import decisions, gate, tracking
 from trainer.evaluate import Evaluation, from_json
 from trainer.job import ARCHIVE, EVALUATION
+from trainer.policy import DEFAULT, Policy
 from trainer.tracking import Tracking, Version
 
 log = logging.getLogger(__name__)
@@ -63,8 +64,11 @@ class Outcome:
 class Promoter:
     """Joins a registry, a server and the file that says the deployed accuracy."""
 
-    def __init__(self, registry: Tracking, server: Server, accuracy_file: Path) -> None:
+    def __init__(
+        self, registry: Tracking, server: Server, accuracy_file: Path, policy: Policy = DEFAULT
+    ) -> None:  # fmt: skip
         self._registry = registry
+        self._policy = policy
         self._server = server
         self._accuracy_file = accuracy_file
 
@@ -100,12 +104,16 @@ class Promoter:
         return None
 
     def _decide(self, version: Version, champion: Version | None) -> Version:
+        """Let the gate decide, from the answers that the two runs recorded: never of different photos."""
         now = champion.number if champion else ""
         try:
-            decision = gate.decide(self._evaluation(version), self._evaluation(champion) if champion else None)
+            with self._registry.run(f"gate of version {version.number}") as run:
+                sides = [decisions.evaluated(self._registry, each.run_id) for each in (version, champion) if each]
+                decision = gate.decide(sides[0], sides[1] if champion else None, self._policy)
+                decisions.record(run, decision, replace(version, compared_with=now))
             status, reason = verdict(decision)
         except DataError as error:  # registered by hand: one that cannot be judged must not hold up the others
-            status, reason = tracking.REFUSED, f"its run or the champion's has no usable {EVALUATION}: {error}"
+            status, reason = tracking.REFUSED, f"its run or the champion's has no usable answers: {error}"
         self._registry.mark(version.number, status, reason, now)
         return self._registry.version(version.number)
 
