@@ -1,152 +1,240 @@
-"""The pipeline: train, evaluate, gate, promote, as steps of one recorded execution.
+"""The pipeline: prepare, train, evaluate, gate, promote, as steps of one recorded execution.
 
-It has the semantics of a SageMaker pipeline: TrainingStep, ProcessingStep (evaluation.json),
-ConditionStep (GreaterThan), and a step that updates the endpoint. Each step is a nested run of the
-execution's run in MLflow, with its state, its seconds, its inputs and its outputs.
+It has the semantics of a SageMaker pipeline: ProcessingStep, TrainingStep, ProcessingStep (evaluation.json),
+ConditionStep, and a step that updates the endpoint. Each step is a nested run of the execution's run in MLflow, with
+its state, its seconds, its inputs and its outputs.
+
+What a step gave is a tag of its run, ``binwatch.done``: that is all that has to be known to go on after it. An
+execution whose process died is asked for again by its request, and goes on from the first step that has no such tag.
+A training or an evaluation that was done before, with the same content, is not done again (``trainer/step_cache.py``).
 """
 
-import logging
+import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from serve.errors import BinwatchError, ServerError
-from trainer import gate, tracking
-from trainer.dataset import DataSpec
-from trainer.evaluate import Evaluation, evaluate
-from trainer.job import ARCHIVE, Trained, run_evaluation, run_training
-from trainer.promoter import Outcome, verdict
+from serve import archive
+from serve.errors import AbsentError
+from trainer import gate, judging, prepared, s3, step_cache, tracking
+from trainer.dataset import Dataset, DataSpec, digest
+from trainer.evaluate import Evaluated
+from trainer.execution import Execution, Model, Request, Retry, Step, tried
+from trainer.job import ARCHIVE, run_training
+from trainer.policy import DEFAULT, Policy
+from trainer.promoter import Outcome
 from trainer.recipes import Recipe
-from trainer.tracking import TrackedRun, Tracking, Version
+from trainer.tracking import TrackedRun, Tracking
 
 POLL_S = 1.0
-log = logging.getLogger(__name__)
+KIND, TOKEN, REQUEST, DONE = "binwatch.kind", "binwatch.token", "binwatch.request", "binwatch.done"
+EXECUTION = "execution"
 
 Promote = Callable[[str], Outcome]
 """Brings an approved version to the server, or says why not."""
-
-
-@dataclass
-class Step:
-    """One step: ``Executing``, ``Succeeded``, ``Failed`` or ``Skipped``, as SageMaker calls it."""
-
-    name: str
-    status: str = "Executing"
-    seconds: float = 0.0
+Outputs = Mapping[str, Any]
+"""What a step gave, small enough for a tag."""
 
 
 @dataclass(frozen=True)
-class Model:
-    """One side of the comparison."""
+class How:
+    """How executions go.
 
-    version: str
-    accuracy: float
-    accuracy_interval: tuple[float, float]
-    rmse: float
-
-
-@dataclass
-class Execution:
-    """One run of the pipeline. ``decision``: ``promoted`` or ``refused``, with its reasons.
-
-    Where the promoter could not be reached it stays ``approved``: the version waits for it.
+    ``state``: where prepared datasets, buckets' mirrors and checkpoints are kept; without it photos are taken as they
+    lie and a killed training begins anew. ``cache``: take steps that were done before from there; ``policy``: what
+    the gate asks for.
     """
 
-    id: str
-    decision: str = ""
-    reasons: tuple[str, ...] = ()
-    challenger: Model | None = None
-    champion: Model | None = None
-    steps: list[Step] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """For ``--json``, ``var/demo.json`` and MLflow."""
-        return asdict(self)
+    state: Path | None = None
+    cache: bool = True
+    retry: Retry = field(default_factory=Retry)
+    policy: Policy = DEFAULT
 
 
-def execute(registry: Tracking, spec: DataSpec, recipe: Recipe, promote: Promote) -> Execution:
+def execute(
+    registry: Tracking, spec: DataSpec, recipe: Recipe, promote: Promote, how: How = How()
+) -> Execution:  # fmt: skip
     """Run the pipeline once. Raises BinwatchError where a step fails; the champion then serves on."""
-    with registry.run(f"execution {recipe.name}") as run:
-        execution = Execution(run.id)
-        run.set_tags({"binwatch.kind": "execution"})
+    return carry_out(registry, Request(spec, recipe), promote, how)
+
+
+def carry_out(registry: Tracking, request: Request, promote: Promote, how: How = How()) -> Execution:
+    """Do what was asked for, or what is left to do of it. Raises BinwatchError where a step fails."""
+    before = next(iter(registry.runs(f"tags.`{TOKEN}` = '{request.token}'")), None)
+    tags = {KIND: EXECUTION, TOKEN: request.token, REQUEST: request.to_json(), "why": "; ".join(request.why)}
+    again = before.id if before else None
+    with registry.run(f"execution {request.recipe.name}", again=again, tags=tags) as run, ExitStack() as stack:
+        resumed = int(before.tags.get("resumed", 0)) + 1 if before else 0
+        execution = Execution(run.id, why=request.why, resumed=resumed)
+        if before:
+            end_orphans(registry, run.id)
+            run.set_tags({"resumed": str(resumed)})
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="binwatch-execution-")))
         try:
-            _run_steps(registry, run, execution, spec, recipe, promote)
+            _Steps(registry, run, execution, request, how, folder).all(promote)
         finally:
             run.log_json(execution.to_json(), "execution.json")
             run.set_tags({"decision": execution.decision, "reasons": "; ".join(execution.reasons)})
         return execution
 
 
-def _run_steps(
-    registry: Tracking, run: TrackedRun, execution: Execution, spec: DataSpec, recipe: Recipe, promote: Promote
-) -> None:  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="binwatch-execution-") as folder:
-        with _step(registry, run, execution, "train") as step:
-            trained = run_training(spec, recipe, Path(folder), step)
-        train_run_id = step.id
-        with _step(registry, run, execution, "evaluate") as step:
-            champion = registry.alias(tracking.CHAMPION)
-            step.log_params({"train_run": train_run_id, "champion": champion.number if champion else "none",
-                             "test_fingerprint": trained.data.test.fingerprint})  # fmt: skip
-            challenger_evaluation = run_evaluation(trained)
-            champion_evaluation = _evaluate_champion(registry, champion, trained, step)
-    with _step(registry, run, execution, "gate") as step:
-        decision = gate.decide(challenger_evaluation, champion_evaluation)
-        version = registry.register(train_run_id, *verdict(decision), champion.number if champion else "")
-        step.log_params({"challenger": version.number, "condition": "challenger accuracy > champion accuracy"})
-        step.log_metrics({"challenger_accuracy": decision.challenger_accuracy,
-                          "champion_accuracy": decision.champion_accuracy})  # fmt: skip
-        step.log_json(decision.to_json(), "decision.json")
-    execution.challenger = _model(version.number, challenger_evaluation)
-    execution.champion = _model(champion.number, champion_evaluation) if champion and champion_evaluation else None
-    execution.decision, execution.reasons = version.status, decision.reasons
-    if decision.promote:
-        with _step(registry, run, execution, "promote") as step:
-            step.log_params({"version": version.number})
-            outcome = promote(version.number)
-            step.log_json(asdict(outcome), "outcome.json")
-        execution.decision = "promoted" if outcome.did == tracking.PROMOTED else "refused"
-        if execution.decision == "refused":
-            execution.reasons = (*decision.reasons, outcome.reason)
-    else:
-        execution.steps.append(Step("promote", "Skipped"))
+def end_orphans(registry: Tracking, execution_id: str) -> None:
+    """End the steps of a process that died: as FINISHED where all that they give is there, else as KILLED."""
+    for found in registry.nested(execution_id):
+        if found.status == "RUNNING":
+            registry.end(found.id, "FINISHED" if DONE in found.tags else "KILLED")
 
 
-@contextmanager
-def _step(registry: Tracking, parent: TrackedRun, execution: Execution, name: str) -> Iterator[TrackedRun]:
-    step, start = Step(name), time.monotonic()
-    execution.steps.append(step)
-    try:
-        with registry.run(name, parent.id) as run:
-            yield run
-        step.status = "Succeeded"
-    except BaseException:
-        step.status = "Failed"
-        raise
-    finally:
-        step.seconds = round(time.monotonic() - start, 2)
+class _Steps:
+    """The steps of one execution. Each gives its outputs, now or, where it is done, from its run's tag."""
+
+    def __init__(
+        self, registry: Tracking, run: TrackedRun, execution: Execution, request: Request, how: How, folder: Path
+    ) -> None:  # fmt: skip
+        self.registry, self.run, self.execution, self.request, self.how = registry, run, execution, request, how
+        self.folder = folder
+        self.spec, self.recipe = request.spec, request.recipe
+        self.done: dict[str, Any] = {}
+        for found in registry.nested(run.id) if execution.resumed else ():
+            if DONE in found.tags:
+                self.done.setdefault(found.name, json.loads(found.tags[DONE]))
+
+    def all(self, promote: Promote) -> None:
+        """Go through them."""
+        if self.how.state and not (prepared.is_prepared(self.spec.source) and not self.request.uri):
+            self.spec = replace(self.spec, source=Path(self._step("prepare", self._prepare)["source"]))
+        train = self._step("train", self._train)
+        if train["fingerprint"] != self.data.fingerprint:  # the dataset was prepared anew since
+            self.done.clear()
+            self.execution.steps = [each for each in self.execution.steps if each.name == "prepare"]
+            train = self._step("train", self._train)
+        judged = self._step("evaluate", partial(self._evaluate, train), self._still_holds)
+        gated = self._step("gate", partial(self._gate, judged))
+        self._tell(gated)
+        if not gated["promote"]:
+            self.execution.steps.append(Step("promote", "Skipped"))
+            return
+        outcome = self._step("promote", partial(self._promote, promote, gated["version"]))
+        self.execution.decision = "promoted" if outcome["did"] == tracking.PROMOTED else "refused"
+        if self.execution.decision == "refused":
+            self.execution.reasons = (*self.execution.reasons, outcome["reason"])
+
+    def _tell(self, gated: Outputs) -> None:
+        self.execution.challenger = Model(**gated["challenger"])
+        self.execution.champion = Model(**gated["champion"]) if gated["champion"] else None
+        self.execution.decision = tracking.APPROVED if gated["promote"] else tracking.REFUSED
+        self.execution.reasons = tuple(gated["reasons"])
+
+    def _step(
+        self, name: str, body: Callable[[TrackedRun], dict[str, Any]],
+        still_holds: Callable[[Outputs], bool] = lambda _: True,
+    ) -> Outputs:  # fmt: skip
+        """One step: what it gave before, or ``body``'s outputs, tried again after errors that can pass."""
+        if name in self.done and still_holds(self.done[name]["outputs"]):
+            self.execution.steps.append(Step(**self.done[name]["step"]))
+            return dict(self.done[name]["outputs"])
+        step, start = Step(name), time.monotonic()
+        self.execution.steps.append(step)
+
+        def attempt() -> Outputs:
+            with self.registry.run(name, self.run.id, again=step.run_id or None) as run:
+                step.run_id = run.id
+                outputs = body(run)
+                step.cached = outputs.pop("cached", False)
+                finished = replace(step, status="Succeeded", seconds=round(time.monotonic() - start, 2))
+                run.set_tags({DONE: json.dumps({"step": asdict(finished), "outputs": outputs})})
+                return outputs
+
+        try:
+            outputs = tried(attempt, self.how.retry, step)
+            step.status = "Succeeded"
+        except BaseException:
+            step.status = "Failed"
+            raise
+        finally:
+            step.seconds = round(time.monotonic() - start, 2)
+        self.run.log_json(self.execution.to_json(), "execution.json")
+        return outputs
+
+    def _prepare(self, run: TrackedRun) -> dict[str, Any]:
+        """Fetch the bucket, if it is one, and bring the prepared dataset up to date: old photos keep their split."""
+        assert self.how.state
+        source = self.spec.source
+        if self.request.uri:
+            source = s3.mirror(self.request.uri, self.how.state / "s3")
+        if prepared.is_prepared(source):
+            return {"source": str(source)}
+        made = prepared.prepare(
+            source, prepared_folder(self.how.state, self.spec), self.spec.counts, self.spec.seed, self.recipe.extra
+        )
+        run.log_params({"source": self.request.uri or source, "photos": len(made.rows), "left_out": len(made.skipped),
+                        "fingerprint": made.fingerprint})  # fmt: skip
+        return {"source": str(made.folder)}
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The photos, loaded when a step first needs them."""
+        return prepared.load_any(self.spec, self.recipe.size_px, self.recipe.extra)
+
+    def _train(self, run: TrackedRun) -> dict[str, Any]:
+        key = step_cache.training_key(self.data, self.recipe, self.spec.seed)
+        made = {"fingerprint": self.data.fingerprint, "test_fingerprint": self.data.test.fingerprint}
+        found = step_cache.find_training(self.registry, key) if self.how.cache else None
+        if found:
+            run.set_tags({step_cache.CACHED_FROM: found.id})
+            sha = found.tags[step_cache.ARCHIVE_SHA]
+            return {**made, "run_id": found.id, "archive_sha256": sha, "cached": True}
+        out = self.folder / run.id
+        checkpoints = self.how.state / "checkpoints" / key if self.how.state else None
+        trained = run_training(self.spec, self.recipe, out, run, checkpoints=checkpoints, data=self.data)
+        sha = archive.sha256(trained.archive)
+        run.set_tags({step_cache.TRAINING: key, step_cache.ARCHIVE_SHA: sha})
+        return {**made, "run_id": run.id, "archive_sha256": sha}
+
+    def _archive(self, run_id: str) -> Path:
+        """The archive of a run: the one that was trained here, or MLflow's."""
+        here = self.folder / run_id / Path(ARCHIVE).name
+        return here if here.is_file() else self.registry.download(run_id, ARCHIVE, self.folder / run_id)
+
+    def _evaluate(self, train: Outputs, run: TrackedRun) -> dict[str, Any]:
+        return judging.evaluate_both(self.registry, train, self.data, self._archive, run, self.how.cache)
+
+    def _still_holds(self, judged: Outputs) -> bool:
+        """Whether the champion is the one that was compared with, or by now what this execution itself made of it."""
+        champion = self.registry.alias(tracking.CHAMPION)
+        if "gate" in self.done or (champion.number if champion else "") == judged["champion"]:
+            return True
+        return champion is not None and champion.run_id == judged["challenger"]
+
+    def _gate(self, judged: Outputs, run: TrackedRun) -> dict[str, Any]:
+        challenger, champion = judging.read_both(self.registry, judged)
+        decision = gate.decide(challenger, champion, self.how.policy)
+        version, reasons = judging.settle(self.registry, judged, decision, run)
+        made = {"version": version, "promote": decision.promote, "reasons": reasons,
+                "challenger": asdict(_model(version, challenger))}  # fmt: skip
+        return {**made, "champion": asdict(_model(judged["champion"], champion)) if champion else None}
+
+    def _promote(self, promote: Promote, version: str, run: TrackedRun) -> dict[str, Any]:
+        run.log_params({"version": version})
+        outcome = promote(version)
+        run.log_json(asdict(outcome), "outcome.json")
+        return asdict(outcome)
 
 
-def _evaluate_champion(
-    registry: Tracking, champion: Version | None, trained: Trained, step: TrackedRun
-) -> Evaluation | None:
-    """The champion on the challenger's test photos: an old number is never compared with a new one."""
-    if champion is None:
-        return None
-    with tempfile.TemporaryDirectory(prefix="binwatch-champion-") as folder:
-        archive = registry.download(champion.run_id, ARCHIVE, Path(folder))
-        evaluation, _ = evaluate(archive, trained.data.test)
-    step.log_metrics({f"champion_{key}": value for key, value in evaluation.metrics().items()})
-    step.log_json(evaluation.to_sagemaker(), "champion_evaluation.json")
-    return evaluation
+def prepared_folder(state: Path, spec: DataSpec) -> Path:
+    """Where the photos of ``spec`` are prepared: one folder a source, counts and seed."""
+    name = digest([f"source {spec.source.resolve()}", f"counts {spec.counts}", f"seed {spec.seed}"])[:12]
+    return state / "prepared" / name
 
 
-def _model(version: str, evaluation: Evaluation) -> Model:
-    return Model(version, evaluation.accuracy, evaluation.accuracy_interval, evaluation.rmse)
+def _model(version: str, evaluated: Evaluated) -> Model:
+    found = evaluated.evaluation
+    return Model(version, found.accuracy, found.accuracy_interval, found.rmse)
 
 
 def wait_for_promoter(registry: Tracking, version: str, timeout_s: float = 600.0) -> Outcome:
@@ -157,28 +245,7 @@ def wait_for_promoter(registry: Tracking, version: str, timeout_s: float = 600.0
         if found.status != tracking.APPROVED:
             return Outcome(found.status, version, found.reason)
         time.sleep(POLL_S)
-    raise ServerError(
+    raise AbsentError(
         f"the promoter has not dealt with version {version} within {timeout_s:.0f} s; is it running? "
         "The version stays approved and is promoted when the promoter comes back"
     )
-
-
-def watch(
-    registry: Tracking, run: Callable[[], Execution], heartbeat: Path, interval_s: float
-) -> NoReturn:  # fmt: skip
-    """Run an execution whenever there is no champion; touch ``heartbeat`` at each look.
-
-    After a failure the wait doubles, up to ten minutes; nothing is retried in a hurry.
-    """
-    wait_s = interval_s
-    while True:
-        try:
-            heartbeat.touch()
-            if registry.alias(tracking.CHAMPION) is None:
-                execution = run()
-                log.info("execution %s: %s: %s", execution.id, execution.decision, "; ".join(execution.reasons))
-                wait_s = interval_s if execution.decision == "promoted" else min(2 * wait_s, 600)
-        except BinwatchError as error:
-            wait_s = min(2 * wait_s, 600)
-            log.warning("%s; trying again in %.0f s", error, wait_s)
-        time.sleep(wait_s)

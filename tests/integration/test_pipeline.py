@@ -17,7 +17,8 @@ from trainer import model, tracking
 from trainer.dataset import DataSpec
 from trainer.job import run_training
 from trainer.model import Architecture
-from trainer.pipeline import Execution, execute, wait_for_promoter
+from trainer.execution import Execution
+from trainer.pipeline import How, execute, wait_for_promoter
 from trainer.promoter import Outcome, Promoter
 from trainer.tracking import Tracking
 
@@ -52,7 +53,7 @@ def test_promotes_the_first_and_refuses_its_equal(
     assert steps(first) == dict.fromkeys(("train", "evaluate", "gate", "promote"), "Succeeded")
     assert served.rollout.serving() == "1"
 
-    second = execute(registry, DataSpec(drawn), recipe, promote)
+    second = execute(registry, DataSpec(drawn), recipe, promote, How(cache=False))
     assert second.decision == "refused"
     assert steps(second)["promote"] == "Skipped"
     assert second.champion is not None
