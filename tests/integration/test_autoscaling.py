@@ -22,6 +22,8 @@ from trainer.job import Trained
 from trainer.promoter import Promoter, watch
 from trainer.tracking import Tracking
 
+pytestmark = pytest.mark.alone
+
 
 @dataclass(frozen=True)
 class Scaled:

@@ -7,12 +7,15 @@ from collections import Counter as Tally
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.conftest import rounds
 from tests.integration.load import Answer, closed, opened, per_second
 from tests.integration.serving import Deployed, deployed
 from trainer.job import Trained
+
+pytestmark = pytest.mark.alone
 
 CLIENTS = 8
 MEASURED_S = 5.0
