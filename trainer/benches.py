@@ -36,7 +36,10 @@ Server = Callable[[Path], AbstractContextManager[str]]
 
 @dataclass(frozen=True)
 class Result:
-    """One benchmark. ``ratio``: the first peer's seconds, or our rate, over the other's; ``peers``: their ratios."""
+    """One benchmark. ``ratio``: the first peer's seconds, or our rate, over the other's; ``peers``: their ratios.
+
+    ``compared``: what a ratio says of a peer.
+    """
 
     name: str
     ratio: float
@@ -45,6 +48,7 @@ class Result:
     peers: dict[str, float]
     runs: dict[str, list[float]]
     machine: str
+    compared: str = "times as fast as"
 
 
 def result(name: str, target: float, runs: dict[str, list[float]], holds_too: float = 1.0) -> Result:
