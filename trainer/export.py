@@ -41,7 +41,7 @@ PARITY = 1e-3
 _BATCH = 32
 _TRAVELLING = (
     "__init__.py", "answers.py", "archive.py", "capture.py", "counter.py", "errors.py", "event.py", "hourly.py",
-    "links.py", "payload.py", "photo.py", "upload.py", "verdict.py",
+    "inference.py", "links.py", "payload.py", "photo.py", "upload.py", "verdict.py",
 )  # fmt: skip
 
 
