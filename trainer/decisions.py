@@ -6,11 +6,13 @@ from pathlib import Path
 from serve.errors import DataError
 from trainer import gate_plots
 from trainer.evaluate import Evaluated, from_json, predictions_from_json
+from trainer.explain import explain
 from trainer.gate import Decision
 from trainer.gate import from_json as decision_from_json
 from trainer.job import ARCHIVE, EVALUATION, PREDICTIONS
 from trainer.tracking import TrackedRun, Tracking, Version
 
+NEWEST = "newest"
 DECISION, PICTURE = "decision.json", "decision.png"
 DECIDES, TRAIN_RUN = "binwatch.decides", "binwatch.decides.run"
 """Tags of the run that decided: the version, and the run that its archive is from."""
@@ -36,6 +38,16 @@ def find(registry: Tracking, version: Version) -> Decision:
         f"of version {version.number} no {DECISION} is recorded; all that is known: {version.status or 'undecided'}, "
         f"{version.reason or 'no reason'}"
     )
+
+
+def tell(registry: Tracking, number: str) -> tuple[Decision, str]:
+    """The decision on a version, NEWEST or its number, and the same in plain words. Raises DataError, TrackingError."""
+    versions = registry.versions() if number == NEWEST else [registry.version(number)]
+    if not versions:
+        raise DataError("no version is registered yet; scripts/pipeline.py makes one")
+    version = versions[0]
+    decision = find(registry, version)
+    return decision, explain(decision, version.number, version.compared_with, version.status, version.reason)
 
 
 def evaluated(registry: Tracking, run_id: str) -> Evaluated:
