@@ -15,7 +15,7 @@ from serve import archive
 from serve.errors import DataError
 from trainer import decisions, gate, step_cache, tracking
 from trainer.dataset import Dataset
-from trainer.evaluate import Evaluated, evaluate, from_json, predictions_from_json
+from trainer.evaluate import Evaluated, evaluate, from_json, milliseconds, predictions_from_json
 from trainer.job import ARCHIVE, EVALUATION, PREDICTIONS, Trained, columns_of, run_evaluation
 from trainer.promoter import verdict
 from trainer.tracking import TrackedRun, Tracking, Version
@@ -30,7 +30,7 @@ def evaluate_both(
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate the archive of the train step and the champion's; says which runs hold the answers.
 
-    ``cached``: nothing had to be evaluated; ``latency_ms``: of each side, where both were evaluated just now.
+    ``cached``: nothing had to be evaluated; ``latency_ms``: of each side, timed just now where there are two.
     """
     made = _Judged(registry, train, data, archive_of, run, cache)
     champion = registry.alias(tracking.CHAMPION)
@@ -43,8 +43,12 @@ def evaluate_both(
         run.log_metrics({f"{CHAMPION_PREFIX}{key}": value for key, value in metrics.items()})
     run.log_params({"train_run": train["run_id"], "champion": found["champion"] or "none",
                     "test_fingerprint": train["test_fingerprint"]})  # fmt: skip
-    found["latency_ms"] = latency_ms if all(latency_ms.values()) else {}
-    return {**found, "cached": not any(latency_ms.values())}
+    cached = not any(latency_ms.values())
+    if champion and not cached:  # what was known takes no part: an old time says nothing about a new one
+        runs = {"challenger": train["run_id"], "champion": champion.run_id}
+        latency_ms = {side: took_ms or milliseconds(archive_of(runs[side]), data.test)
+                      for side, took_ms in latency_ms.items()}  # fmt: skip
+    return {**found, "latency_ms": latency_ms if champion and not cached else {}, "cached": cached}
 
 
 class _Judged:
