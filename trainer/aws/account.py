@@ -1,6 +1,7 @@
 """Where on AWS the work happens: a role, an image of the trainer, a bucket. Pure: settings in, an Account out."""
 
 import re
+from argparse import ArgumentParser
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ PREFIX = re.compile(r"[\w.-]+(?:/[\w.-]+)*")
 
 @dataclass(frozen=True)
 class Account:
-    """``role``: what jobs may do, an ARN; ``image``: the trainer's in ECR; all files lie below ``bucket``/``prefix``."""
+    """``role``: what jobs may do; ``image``: the trainer's in ECR; all files lie below ``bucket``/``prefix``."""
 
     role: str
     image: str
@@ -38,6 +39,16 @@ class Account:
     def uri(self, *parts: str) -> str:
         """An address below the prefix."""
         return "/".join((f"s3://{self.bucket}/{self.prefix}", *parts))
+
+
+def add_options(to: ArgumentParser, environ: Mapping[str, str]) -> None:
+    """--role, --image, --bucket, --prefix, --endpoint-url, from BINWATCH_AWS_... without."""
+    get = environ.get
+    to.add_argument("--role", default=get("BINWATCH_AWS_ROLE"), help="ARN of what jobs may do")
+    to.add_argument("--image", default=get("BINWATCH_AWS_IMAGE"), help="the trainer's image in ECR, with its version")
+    to.add_argument("--bucket", default=get("BINWATCH_AWS_BUCKET"), help="where photos and models lie")
+    to.add_argument("--prefix", default=get("BINWATCH_AWS_PREFIX") or Account.prefix, help="below which they lie")
+    to.add_argument("--endpoint-url", default=get("AWS_ENDPOINT_URL"), help="another service than AWS itself")
 
 
 def account(options: Mapping[str, Any]) -> Account:

@@ -171,7 +171,7 @@ def _step(name: str, kind: str, arguments: Arguments, retries: Sequence[Retry]) 
 def _processing(
     account: Account, entrypoint: Sequence[str], words: Sequence[Value], inputs: Mapping[str, Value]
 ) -> Arguments:  # fmt: skip
-    """A processing job of the trainer's image. ``inputs``: what lies where, below /opt/ml/processing, when it starts."""
+    """A processing job of the trainer's image. ``inputs``: what lies below /opt/ml/processing when it starts."""
     cluster = {"InstanceType": parameter("ProcessingInstanceType"), "InstanceCount": 1, "VolumeSizeInGB": VOLUME_GB}
     application: Arguments = {"ImageUri": account.image, "ContainerEntrypoint": list(entrypoint)}
     if words:
