@@ -66,8 +66,8 @@ def evaluate_step(base: Path, counts: str | None, fetch: Callable[[str, Path], P
 def _asked_again(deployed: Deployed, test: Part, challenger: Evaluation, fetched: Callable[[], Path]) -> float:
     if not deployed.archive:
         raise DataError(
-            f"{ACCURACY} says that version {deployed.version} was tested on other photos, but not where its archive is; deploy "
-            "it again with scripts/deploy_sagemaker.py"
+            f"{ACCURACY} says that version {deployed.version} was tested on other photos, but not where its archive "
+            "is; deploy it again with scripts/deploy_sagemaker.py"
         )
     log.info("version %s was tested on other photos; it is asked about these", deployed.version)
     champion = evaluate(fetched(), test).evaluation
