@@ -1,41 +1,54 @@
-"""Run the pipeline: train, evaluate, gate, and wait for the promoter's verdict.
+"""Run the pipeline: prepare, train, evaluate, gate, and wait for the promoter's verdict.
 
 python scripts/pipeline.py [--recipe R] [--data D]   one execution; exit code 3: refused
-python scripts/pipeline.py --watch                   an execution whenever there is no champion
+python scripts/pipeline.py --resume EXECUTION        go on with one from its first unfinished step
+python scripts/pipeline.py --watch                   an execution whenever one is due, for ever
 """
 
 import os
-import tempfile
 from argparse import Namespace
+from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
-from trainer import cli
-from trainer.pipeline import execute, wait_for_promoter, watch
+from serve import alerts, drift
+from trainer import cli, continuous, keeping, policy, retention, s3
+from trainer.execution import Request
+from trainer.pipeline import How, wait_for_promoter
 from trainer.tracking import Tracking
 
 
 def main(args: Namespace) -> int:
-    options = vars(args)
-    recipe = cli.recipe(args.recipe, options)
-    spec = cli.data_spec(options, args.state / "drawn")
-    registry = Tracking(args.tracking_uri)
-    run = partial(execute, registry, spec, recipe, partial(wait_for_promoter, registry))
+    options, uri = vars(args), args.data if str(args.data).startswith("s3://") else ""
+    mirror = {"data": str(s3.mirror_folder(uri, args.state / "s3"))} if uri else {}
+    spec = cli.data_spec({**options, **mirror}, args.state / "drawn")
+    request = Request(spec, cli.recipe(args.recipe, options), uri)
+    how = How(args.state, args.cache, policy=policy.from_options(options), settled_s=60.0 if args.watch else 0.0)
+    limits, kept = continuous.limits_from(os.environ), retention.policy_from(os.environ)
+    registry, webhook = Tracking(args.tracking_uri), drift.webhook_from(os.environ)
+    places = retention.places_of(registry, options, os.environ)
+    keeper = keeping.Keeper(
+        registry, request, partial(wait_for_promoter, registry), how, limits=limits, monitoring=args.monitoring,
+        tell=partial(tell, webhook), prune=partial(retention.prune, places, kept),
+    )  # fmt: skip
     if args.watch:
-        watch(registry, run, args.heartbeat, args.interval)
-    execution = run()
+        keeper.watch(args.heartbeat, args.interval)
+    execution = keeper.resume(args.resume) if args.resume else keeper.once()
     cli.emit(args, execution.to_json(), f"{execution.decision}: {'; '.join(execution.reasons)}")
     return cli.OK if execution.decision == "promoted" else cli.REFUSED
 
 
+def tell(webhook: str, failing: bool, reason: str) -> None:
+    """An execution that fails is an alert, as what the monitoring finds is."""
+    event = "alert started" if failing else "alert ended"
+    alert = drift.Alert("failed execution", float(failing), 0.0, reason)
+    alerts.tell([(event, alert)], webhook, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+
 if __name__ == "__main__":
-    get = os.environ.get
     parser = cli.parser(__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default=get("BINWATCH_RECIPE") or "resnet18-small")
-    parser.add_argument("--state", type=Path, default=Path(get("BINWATCH_STATE", "var")), help="for drawn bins")
-    parser.add_argument("--watch", action="store_true", help="go on until SIGTERM")
-    parser.add_argument("--interval", type=float, default=5.0, help="seconds between two looks")
-    parser.add_argument("--heartbeat", type=Path, default=Path(tempfile.gettempdir(), "binwatch-trainer"))
+    parser.add_argument("--recipe", default=os.environ.get("BINWATCH_RECIPE") or "resnet18-small")
+    keeping.add_options(parser)
     cli.add_data_options(parser)
     cli.add_recipe_options(parser)
+    policy.add_options(parser)
     cli.run(main, parser.parse_args())

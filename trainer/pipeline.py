@@ -20,16 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from serve import archive
-from serve.errors import AbsentError
+from serve.errors import AbsentError, AwayError
 from trainer import gate, judging, prepared, s3, step_cache, tracking
+from trainer.arrivals import is_settled
 from trainer.dataset import Dataset, DataSpec, digest
 from trainer.evaluate import Evaluated
-from trainer.execution import Execution, Model, Request, Retry, Step, tried
+from trainer.execution import Execution, Model, Request, Retry, Step, request_from, tried
 from trainer.job import ARCHIVE, run_training
 from trainer.policy import DEFAULT, Policy
 from trainer.promoter import Outcome
 from trainer.recipes import Recipe
-from trainer.tracking import TrackedRun, Tracking
+from trainer.tracking import Found, TrackedRun, Tracking
 
 POLL_S = 1.0
 KIND, TOKEN, REQUEST, DONE = "binwatch.kind", "binwatch.token", "binwatch.request", "binwatch.done"
@@ -47,13 +48,14 @@ class How:
 
     ``state``: where prepared datasets, buckets' mirrors and checkpoints are kept; without it photos are taken as they
     lie and a killed training begins anew. ``cache``: take steps that were done before from there; ``policy``: what
-    the gate asks for.
+    the gate asks for; ``settled_s``: a table of photos must not have been written to for so long.
     """
 
     state: Path | None = None
     cache: bool = True
     retry: Retry = field(default_factory=Retry)
     policy: Policy = DEFAULT
+    settled_s: float = 0.0
 
 
 def execute(
@@ -65,7 +67,7 @@ def execute(
 
 def carry_out(registry: Tracking, request: Request, promote: Promote, how: How = How()) -> Execution:
     """Do what was asked for, or what is left to do of it. Raises BinwatchError where a step fails."""
-    before = next(iter(registry.runs(f"tags.`{TOKEN}` = '{request.token}'")), None)
+    before = next(iter(runs_of(registry, request)), None)
     tags = {KIND: EXECUTION, TOKEN: request.token, REQUEST: request.to_json(), "why": "; ".join(request.why)}
     again = before.id if before else None
     with registry.run(f"execution {request.recipe.name}", again=again, tags=tags) as run, ExitStack() as stack:
@@ -81,6 +83,16 @@ def carry_out(registry: Tracking, request: Request, promote: Promote, how: How =
             run.log_json(execution.to_json(), "execution.json")
             run.set_tags({"decision": execution.decision, "reasons": "; ".join(execution.reasons)})
         return execution
+
+
+def runs_of(registry: Tracking, request: Request) -> list[Found]:
+    """The execution's run of a request, where it has come so far."""
+    return registry.runs(f"tags.`{TOKEN}` = '{request.token}'")
+
+
+def request_of(registry: Tracking, execution_id: str) -> Request:
+    """What an execution was asked for. Raises TrackingError where there is no such run, DataError for another run."""
+    return request_from(registry.tags(execution_id).get(REQUEST, ""))
 
 
 def end_orphans(registry: Tracking, execution_id: str) -> None:
@@ -169,6 +181,8 @@ class _Steps:
             source = s3.mirror(self.request.uri, self.how.state / "s3")
         if prepared.is_prepared(source):
             return {"source": str(source)}
+        if source.is_file() and not is_settled(source, self.how.settled_s):
+            raise AwayError(f"{source} was written to within {self.how.settled_s:.0f} s; it may not be whole yet")
         made = prepared.prepare(
             source, prepared_folder(self.how.state, self.spec), self.spec.counts, self.spec.seed, self.recipe.extra
         )

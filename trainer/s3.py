@@ -90,15 +90,23 @@ class S3Store:
 
     def keys(self, prefix: str) -> Iterator[str]:
         """All keys that start with ``prefix``, page by page."""
+        return (name for name, _ in self.sizes(prefix))
+
+    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """All keys that start with ``prefix``, with their bytes. Raises Missing, DataError."""
         token: dict[str, str] = {}
         while True:
             page = self._call(
                 lambda: self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix + prefix, **token)
             )
-            yield from (found["Key"][len(self.prefix) :] for found in page.get("Contents", ()))
+            yield from ((found["Key"][len(self.prefix) :], found["Size"]) for found in page.get("Contents", ()))
             if not page.get("IsTruncated"):
                 return
             token["ContinuationToken"] = page["NextContinuationToken"]
+
+    def remove(self, key: str) -> None:
+        """Remove an object; no harm where it has gone already."""
+        self._call(lambda: self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key))
 
     def write(self, key: str, data: bytes) -> bool:
         """Put an object, unless one with the same bytes is there; says whether it did."""

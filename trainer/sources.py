@@ -29,10 +29,10 @@ def read_source(source: Path, counts: Counts, every: bool = True) -> Inventory:
         raise DataError(f"there is no file or folder {source}; give photos, or leave DATA away to draw bins")
     if source.is_file():
         found = list(_from_csv(source))
-    elif (source / "bin-images").is_dir() or not _count_folders(source):
+    elif (source / "bin-images").is_dir() or not count_folders(source):
         return read_inventory(source, counts, every)
     else:
-        found = [each for folder in _count_folders(source) for each in _from_folder(source, folder)]
+        found = [each for folder in count_folders(source) for each in _from_folder(source, folder)]
     return _inventory(source, found, counts, every)
 
 
@@ -67,7 +67,7 @@ def _unusable(photo: Photo, counts: Counts) -> str | None:
     return None if photo.path.stat().st_size else "the photo is empty (0 bytes)"
 
 
-def _count_folders(source: Path) -> list[Path]:
+def count_folders(source: Path) -> list[Path]:
     """The folders that are named by a count, in ``source`` or one folder below."""
     folders = [path for pattern in ("*", "*/*") for path in source.glob(pattern) if path.is_dir()]
     return sorted(path for path in folders if path.name.isdecimal() and int(path.name) <= MAX_QUANTITY)

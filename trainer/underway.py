@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -64,8 +64,19 @@ def note(state: Path, request: Request) -> Underway:
     again = before is not None and before.request.token == request.token
     made = Underway(request, before.starts + 1 if before and again else 1)
     state.mkdir(parents=True, exist_ok=True)
-    replace_text(state / FILE, json.dumps({"request": request.to_json(), "starts": made.starts}))
+    _write(state, made)
     return made
+
+
+def pause(state: Path) -> None:
+    """It was told to stop, and goes on at the next start: that is no death to count."""
+    found = read(state)
+    if found:
+        _write(state, replace(found, starts=found.starts - 1))
+
+
+def _write(state: Path, found: Underway) -> None:
+    replace_text(state / FILE, json.dumps({"request": found.request.to_json(), "starts": found.starts}))
 
 
 def forget(state: Path) -> None:

@@ -139,7 +139,7 @@ def test_a_better_model_is_swapped_in_without_a_failed_request(stack: Stack, pho
     execution = json.loads(done.stdout)
     print(f"requests during the execution, by version: {dict(answers)}")
     assert execution["decision"] == "promoted"
-    assert [step["status"] for step in execution["steps"]] == ["Succeeded"] * 4
+    assert {step["status"] for step in execution["steps"]} == {"Succeeded"}
     assert execution["challenger"]["accuracy"] > execution["champion"]["accuracy"]
     assert set(answers) == {"1", "2"}
 

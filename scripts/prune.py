@@ -1,0 +1,36 @@
+"""Remove old archives, runs' artifacts, capture and caches; never the champion's, the previous one's or a challenger's.
+
+    python scripts/prune.py --dry-run [--json]     what would go, why, and the bytes that it would free
+    python scripts/prune.py                        the same, done; the trainer does it once a day
+
+BINWATCH_KEEP_VERSIONS, _DAYS, _CAPTURE_DAYS and _CACHE_DAYS say how much is kept; see .env.example.
+"""
+
+import os
+from argparse import Namespace
+from contextlib import nullcontext
+from pathlib import Path
+
+from trainer import cli, retention, underway
+from trainer.tracking import Tracking
+
+
+def main(args: Namespace) -> int:
+    policy = retention.policy_from(os.environ)
+    places = retention.places_of(Tracking(args.tracking_uri), vars(args), os.environ)
+    with nullcontext() if args.dry_run else underway.alone(args.state, "the pruning"):
+        found = retention.prune(places, policy, args.dry_run)
+    freed, word = sum(each.size_bytes for each in found), "would free" if args.dry_run else "freed"
+    lines = [f"{each.thing.kind} {each.thing.name}: {each.reason} ({each.size_bytes} bytes)" for each in found]
+    result = {"dry_run": args.dry_run, "bytes": freed, "pruned": [each.to_json() for each in found]}
+    cli.emit(args, result, "\n".join([*lines, f"{len(found)} things, {word} {freed / 1e6:.1f} MB"]))
+    return cli.OK
+
+
+if __name__ == "__main__":
+    get = os.environ.get
+    parser = cli.parser(__doc__.splitlines()[0])
+    parser.add_argument("--dry-run", action="store_true", help="remove nothing")
+    parser.add_argument("--state", type=Path, default=Path(get("BINWATCH_STATE", "var")), help="the pipeline's folder")
+    parser.add_argument("--capture", default=get("BINWATCH_CAPTURE") or "var/capture", help="folder or s3://...")
+    cli.run(main, parser.parse_args())
