@@ -3,10 +3,12 @@
     load      beside the old version, from an archive stamped with the new one
     canary    the golden photos through the versioned URL must give the answers promised
     switch    make it the default
+    observe   for a while, see whether it does as well on live traffic; the old version stays loaded meanwhile
     retire    let the other versions finish what they hold, then unload them
     resize    more or fewer workers for the version that answers
 
-Each step can be run again: what is done already is left as it is. Unloading a version that still
+Each step can be run again: what is done already is left as it is. The archive of the version before stays in the store,
+so that going back takes no longer than loading it. Unloading a version that still
 holds requests hangs them and gives a 500, hence the drain.
 
 TorchServe takes a worker away by killing it, with what it holds: of eight times under load, three cost a request. So
@@ -14,15 +16,21 @@ before it loses a worker, a version is relieved by a stand-in, a second copy of 
 version "N.0" and that answers, as N, for the seconds in between.
 """
 
+import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from serve import archive, capture, links
-from serve.errors import CanaryError, PhotoError, RefusedError
-from serve.torchserve import BATCHING, MODEL, Inference, Loaded, Management
+from serve import archive, capture, golden, links, probation
+from serve.errors import CanaryError, PhotoError, RefusedError, ServerError
+from serve.probation import Observation, Traffic
+from serve.store import Store
+from serve.torchserve import BATCHING, Inference, Loaded, Management, Metrics
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 LINGER_S = 1.5 * capture.FLUSH_S
@@ -34,60 +42,77 @@ STAND_IN = ".0"
 class Rollout:
     """The server side of a promotion: a TorchServe and its model store."""
 
-    def __init__(self, inference: Inference, management: Management, store: Path, workers: int = 1) -> None:
-        """``workers``: how many a version starts with."""
+    def __init__(
+        self, inference: Inference, management: Management, store: Path, workers: int = 1,
+        metrics: Metrics | None = None, policy: probation.Policy | None = None,
+    ) -> None:  # fmt: skip
+        """``workers``: how many a version starts with; ``policy``: how long it is watched once it answers, by
+        ``metrics`` and golden photos, or without metrics by these alone."""
         self._inference = inference
         self._management = management
         self.store = store
+        self._archives = Store(store)
+        self._metrics = metrics
+        self._policy = policy or probation.Policy()
+        self._watched: _Watched | None = None
+        self._before: Traffic | None = None
         self.workers = workers
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Be the only one who changes this server; waits for another one, and a kill frees it."""
+        return self._archives.hold()
 
     def serving(self) -> str | None:
         """The version that answers requests without a version, if its workers are ready."""
         return next((each.version for each in self._management.loaded() if each.default and each.ready), None)
+
+    def keep(self, version: str, fetch: Callable[[], Path]) -> None:
+        """Have the archive of ``version`` in the store, whole; ``fetch`` gives it where it is not."""
+        self._archives.put(version, fetch)
 
     def load(self, version: str, fetch: Callable[[], Path]) -> None:
         """Load ``version``; ``fetch`` gives its archive and is called only where the store lacks it.
 
         Raises CanaryError where TorchServe cannot start it, ServerError where it does not answer.
         """
-        if not self._path(version).is_file():
-            archive.stamp(fetch(), self._path(version), version)
+        self._archives.put(version, fetch)
         found = self._find(version)
-        if found and found.ready:
+        if found and found.ready and found.archive == self._archives.path(version).name:
             return
-        if found:  # registered, but its workers are gone
-            self._management.unregister(version)
+        if found:  # registered, but its workers are gone, or it is another archive under this number
+            self._make_room(found)
+        self._before = self._traffic()
         try:
-            self._management.register(self._path(version).name, self.workers)
+            self._management.register(self._archives.path(version).name, self.workers)
         except RefusedError as error:
-            self._path(version).unlink()  # damaged, perhaps: the next try fetches it again
             raise CanaryError(f"version {version} does not load: {error}") from error
 
     def canary(self, version: str) -> None:
         """Ask ``version`` about its golden photos. Raises CanaryError where an answer is off."""
-        path = self._path(version)
-        manifest = archive.manifest_of(path)
-        photos = archive.golden_photos(path)
-        if not photos:
-            raise CanaryError(f"version {version} has no golden photo to be tried with")
-        for number, (photo, _) in enumerate(photos):
-            try:
-                answer = self._inference.predict(photo, version, probe=True)
-            except (RefusedError, PhotoError) as error:
-                raise CanaryError(f"version {version} does not answer golden photo {number}: {error}") from error
-            try:
-                off = min(_furthest(answer["probabilities"].values(), each) for each in manifest.promised(number))
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise CanaryError(f"version {version} answers golden photo {number} with {answer!r:.200}") from error
-            if off > manifest.tolerance or answer.get("model_version") != version:
-                raise CanaryError(
-                    f"version {version} answers golden photo {number} with probabilities {off:.3f} off "
-                    f"(at most {manifest.tolerance} allowed), as version {answer.get('model_version')}"
-                )
+        golden.check(self._inference, self._archives.path(version), version)
 
     def switch(self, version: str) -> None:
         """Make ``version`` the one that answers."""
+        now = self._traffic()
         self._management.set_default(version)
+        self._watched = _Watched(version, now and self._before and now.since(self._before), now)
+
+    def observe(self, version: str) -> Observation:
+        """Look at the version that answers, once. The time counts from the switch; after a restart, from now."""
+        watched = self._watched
+        if watched is None or watched.version != version:
+            watched = self._watched = _Watched(version, None, self._traffic())
+        try:
+            golden.check_one(self._inference, self._archives.path(version), version, watched.probes)
+        except CanaryError as error:
+            watched.failed.append(str(error))
+        watched.probes += 1
+        total, start = self._traffic(), watched.start
+        now = total.since(start) if total and start else None
+        if now is None:  # TorchServe was started again
+            watched.start = total
+        elapsed_s = time.monotonic() - watched.at_s
+        return probation.judge(self._policy, elapsed_s, watched.before, now, tuple(watched.failed))
 
     def resize(self, version: str, workers: int) -> None:
         """Give the version that answers so many workers, without dropping a request.
@@ -99,37 +124,61 @@ class Rollout:
         if not found or workers >= found.workers:
             self._management.scale(version, workers)
             return
-        self.load(version + STAND_IN, lambda: self._path(version))
-        self.switch(version + STAND_IN)
+        stand_in = version + STAND_IN
+        self.load(stand_in, lambda: self._archives.path(version))
+        self._management.set_default(stand_in)
         self._drain(found)
         self._management.scale(version, workers)
-        self.switch(version)
-        self.retire(version)
+        self._management.set_default(version)
+        self._relieve(stand_in)
+        self._archives.drop(stand_in)
 
-    def retire(self, keep: str) -> None:
-        """Unload every version but ``keep`` once it holds no request, and drop its archive from the store."""
+    def retire(self, version: str, spare: str | None = None) -> None:
+        """Unload every version but ``version`` once it holds no request; of the archives in the store, that of
+        ``spare`` is kept too."""
         for each in self._management.loaded():
-            if each.version != keep:
-                self._drain(each)
-                self.discard(each.version)
-        for path in self.store.glob(f"*{MODEL}-*.mar*"):  # cut-off copies too
-            if path != self._path(keep):
-                path.unlink()
+            if each.version != version:
+                self._relieve(each.version)
+        self._archives.keep(version, *filter(None, [spare]))
 
     def discard(self, version: str) -> None:
         """Unload a version that others do not depend on, and drop its archive from the store."""
         if self._find(version):
             self._management.unregister(version)
-        self._path(version).unlink(missing_ok=True)
+        self._archives.drop(version)
+
+    def _relieve(self, version: str) -> None:
+        found = self._find(version)
+        if found:
+            self._drain(found)
+            self._management.unregister(version)
+
+    def _make_room(self, dead: Loaded) -> None:
+        """Unregister a version that is to be loaded again. TorchServe refuses that for the default, unless it is
+        the only one."""
+        others = [each for each in self._management.loaded() if each.version != dead.version]
+        if dead.default and others:
+            self._management.set_default(max(others, key=lambda each: each.ready).version)
+        self._management.unregister(dead.version)
+
+    def _traffic(self) -> Traffic | None:
+        """None where it is not counted: that must not hold up a way back, and golden photos can still tell."""
+        if self._metrics is None:
+            return None
+        try:
+            return self._metrics.traffic()
+        except ServerError as error:
+            log.warning("live traffic is not watched: %s", error)
+            return None
 
     def _drain(self, old: Loaded, timeout_s: float = 60.0) -> None:
         """Wait until ``old`` holds no request: none queued, and every worker done with what it had."""
         deadline = time.monotonic() + timeout_s
         while (found := self._find(old.version)) and found.pending and time.monotonic() < deadline:
             time.sleep(POLL_S)
-        if not found or not found.ready or not self._path(old.version).is_file():
+        if not found or not found.ready or not self._archives.path(old.version).is_file():
             return
-        photo, _ = archive.golden_photos(self._path(old.version))[0]
+        photo, _ = archive.golden_photos(self._archives.path(old.version))[0]
         enough = found.ready * BATCHING["batch_size"]  # for each worker a batch, behind what it still holds
         with ThreadPoolExecutor(enough) as pool:
             probes = [pool.submit(self._inference.predict, photo, old.version, probe=True) for _ in range(enough)]
@@ -143,9 +192,14 @@ class Rollout:
     def _find(self, version: str) -> Loaded | None:
         return next((each for each in self._management.loaded() if each.version == version), None)
 
-    def _path(self, version: str) -> Path:
-        return self.store / f"{MODEL}-{version}.mar"
 
+@dataclass
+class _Watched:
+    """The version that was switched to last: the traffic before, the counters then, and golden photos since."""
 
-def _furthest(found: Iterable[float], promised: Iterable[float]) -> float:
-    return max(abs(a - b) for a, b in zip(found, promised, strict=True))
+    version: str
+    before: Traffic | None
+    start: Traffic | None
+    at_s: float = field(default_factory=time.monotonic)
+    probes: int = 0
+    failed: list[str] = field(default_factory=list)

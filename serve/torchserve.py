@@ -12,6 +12,7 @@ import requests
 
 from serve.errors import PhotoError, RefusedError, ServerError
 from serve.payload import ATTRIBUTES, PROBE
+from serve.probation import Traffic
 
 MODEL = "bin-counter"
 BATCHING = {"batch_size": 4, "max_batch_delay": 2}
@@ -112,7 +113,14 @@ class Metrics:
 
     def work(self) -> Work:
         """What was done so far. Raises ServerError where TorchServe does not count it."""
-        return work(_checked(_call(self._session, "GET", f"{self.url}/metrics", self.timeout_s)).text)
+        return work(self._text())
+
+    def traffic(self) -> Traffic:
+        """Requests without a version so far, whichever version answered them."""
+        return traffic(self._text())
+
+    def _text(self) -> str:
+        return _checked(_call(self._session, "GET", f"{self.url}/metrics", self.timeout_s)).text
 
 
 def work(text: str) -> Work:
@@ -128,9 +136,20 @@ def work(text: str) -> Work:
     return Work(_summed(text, f"{names[0]}_count"), _summed(text, f"{names[2]}_count"), held_us / 1e6)
 
 
-def _summed(text: str, name: str) -> float:
-    """One metric over all its labels that name our model; 0 before its first value."""
-    pattern = rf'^{name}\{{[^}}]*(?:model_name|ModelName)="{MODEL}"[^}}]*\}} (\S+)$'
+def traffic(text: str) -> Traffic:
+    """What the metrics page says of requests without a version; of failed ones there is only the number of all."""
+    latency = "ts_inference_latency_microseconds"
+    requests_, answered, us = (
+        _summed(text, name, 'model_version="default"')
+        for name in ("ts_inference_requests_total", f"{latency}_count", f"{latency}_sum")
+    )
+    failed = sum(float(value) for value in re.findall(r"^Requests5XX(?:_total)?\{.*\} (\S+)$", text, re.MULTILINE))
+    return Traffic(requests_, failed, answered, us / 1e6)
+
+
+def _summed(text: str, name: str, label: str = "") -> float:
+    """One metric over all its labels that name our model, and ``label``; 0 before its first value."""
+    pattern = rf'^{name}\{{(?=[^}}]*{label})[^}}]*(?:model_name|ModelName)="{MODEL}"[^}}]*\}} (\S+)$'
     return sum(float(value) for value in re.findall(pattern, text, re.MULTILINE))
 
 

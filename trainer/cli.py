@@ -70,6 +70,16 @@ def add_recipe_options(
             to.add_argument(f"--{name}", **about)  # type: ignore[arg-type]
 
 
+def add_server_options(to: argparse.ArgumentParser, workers: int, environ: Mapping[str, str] = os.environ) -> None:
+    """Where TorchServe and its model store are; ``workers``: how many a version starts with, where nothing says it."""
+    get = environ.get
+    for name, port in (("inference", 8080), ("management", 8081), ("metrics", 8082)):
+        to.add_argument(f"--{name}-url", default=get(f"BINWATCH_{name.upper()}_URL", f"http://127.0.0.1:{port}"))
+    to.add_argument("--model-store", type=Path, default=Path(get("BINWATCH_MODEL_STORE", "var/models")))
+    workers = int(get("BINWATCH_WORKERS") or workers)
+    to.add_argument("--workers", type=int, default=workers, help="a version starts with")
+
+
 def add_training_options(to: argparse.ArgumentParser) -> None:
     """What may be said of how a training goes."""
     to.add_argument("--stop-on", default="", metavar="RULES", help=f"rules that end it, of {', '.join(RULES)}")

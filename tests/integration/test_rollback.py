@@ -1,7 +1,32 @@
 """Back to the version before: by hand, by itself, and the records of both."""
 
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from serve import archive
+from serve.embedded import metrics_url
+from serve.errors import DataError
+from serve.probation import Policy
+from serve.rollout import Rollout
+from serve.torchserve import Metrics
+from tests.conftest import Served, rounds
+from tests.integration.promoting import alias, ask_until, assert_only, challenger, moves, promoter
+from tests.integration.test_serving import altered
 from trainer import tracking
+from trainer.job import Trained
+from trainer.promoter import WATCHED
 from trainer.tracking import Tracking
+
+ROOT = Path(__file__).parents[2]
 
 
 def registered(registry: Tracking) -> str:
@@ -23,3 +48,135 @@ def test_deployments_are_runs_that_tell_what_served_since_when(registry: Trackin
     assert found[0].at_s > found[1].at_s > found[2].at_s
     assert all(each.ended for each in found)
     assert [each.train_run for each in found] == [registry.version(each.version).run_id for each in found]
+
+
+def watching(served: Served, policy: Policy) -> Rollout:
+    """The server side with its metrics."""
+    metrics = Metrics(metrics_url(served.store.parent))
+    return Rollout(served.inference, served.management, served.store, metrics=metrics, policy=policy)
+
+
+@contextmanager
+def traffic(served: Served, photo: bytes) -> Iterator[None]:
+    """Two clients that ask all the time, whatever they are answered."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(2):
+            pool.submit(ask_until, stop, served, photo)
+        try:
+            yield
+        finally:
+            stop.set()
+
+
+TO_PEOPLE = b"        replies = []\n"
+PROBED = b"any(each.probe for each in requests)"
+ENTRIES = b"            entries = [answers.entry(each, self.version) for each in own]\n"
+
+
+def faults(golden: int) -> dict[str, dict[bytes, bytes]]:
+    """What makes a handler's answers bad once its canary has passed, by what the watch says of it."""
+    count = b"            self.asked = getattr(self, 'asked', 0) + 1\n"
+    wrong = b"            entries = [{**one, 'probabilities': {}} for one in entries] if self.asked > %d else entries\n"
+    return {
+        "requests failed": {
+            TO_PEOPLE: b"        if not " + PROBED + b":\n            raise RuntimeError\n" + TO_PEOPLE
+        },
+        "on average": {TO_PEOPLE: b"        time.sleep(0.0 if " + PROBED + b" else 0.7)\n" + TO_PEOPLE},
+        "golden photos did not get": {ENTRIES: ENTRIES + count + wrong % (2 * golden)},
+    }
+
+
+@pytest.mark.parametrize("said", list(faults(0))[: rounds(1, 3)])
+def test_a_version_that_does_badly_on_live_traffic_is_taken_back_by_itself(
+    registry: Tracking, served: Served, trained: Trained, tmp_path: Path, said: str
+) -> None:
+    first = challenger(registry, trained, 0.5)
+    server = watching(served, Policy(duration_s=120, least_requests=10))
+    mine = promoter(registry, served, server)
+    assert mine.round().did == "promoted"  # nothing to return to: the first one is not watched
+    change = faults(len(archive.golden_photos(trained.archive)))[said]
+    bad = altered(trained.archive, tmp_path / "bin-counter.mar", "serve/handler.py", change)
+    second = challenger(registry, trained, 0.6, compared_with=first, archive=bad)
+    begun = time.monotonic()
+    asks = "golden" not in said  # without traffic the golden photos must tell
+    with traffic(served, trained.data.test.photos[0].path.read_bytes()) if asks else threading.Lock():
+        outcome = mine.reconcile()
+    print(f"{outcome.did} after {time.monotonic() - begun:.1f} s with its loading: {outcome.reason}")
+    assert (outcome.did, outcome.version) == ("rolled-back", second)
+    assert said in outcome.reason
+    assert_only(registry, served, first)
+    found = registry.version(second)
+    assert (found.status, found.reason) == (tracking.ROLLED_BACK, outcome.reason)
+    assert alias(registry, tracking.PREVIOUS) is None
+    assert moves(registry) == [("promoted", first), ("promoted", second), ("rolled-back", first)]
+    assert mine.reconcile().did == "nothing"
+
+
+def test_the_old_version_stays_loaded_until_the_watch_is_over_also_across_a_restart(
+    registry: Tracking, served: Served, trained: Trained
+) -> None:
+    first = challenger(registry, trained, 0.5)
+    promoter(registry, served).reconcile()
+    second = challenger(registry, trained, 0.6, compared_with=first)
+    before = promoter(registry, served, watching(served, Policy(duration_s=600)))
+    assert before.round().did == WATCHED
+    after = promoter(registry, served, watching(served, Policy(duration_s=2)))
+    assert after.round().did == WATCHED
+    assert served.rollout.serving() == second
+    assert {each.version for each in served.management.loaded()} == {first, second}
+    assert registry.version(second).status == tracking.APPROVED
+    assert after.reconcile().did == "promoted"
+    assert_only(registry, served, second)
+    assert (served.store / f"bin-counter-{first}.mar").is_file()
+    assert moves(registry) == [("promoted", first), ("promoted", second)]
+
+
+def script(served: Served, registry: Tracking, *words: str) -> "subprocess.Popen[str]":
+    reach = {"MLFLOW_TRACKING_URI": registry.uri, "BINWATCH_INFERENCE_URL": served.inference.url,
+             "BINWATCH_MANAGEMENT_URL": served.management.url, "BINWATCH_MODEL_STORE": str(served.store),
+             "BINWATCH_METRICS_URL": metrics_url(served.store.parent), "BINWATCH_WORKERS": "1",
+             "BINWATCH_WATCH_S": "0"}  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "scripts/promote.py", *words], cwd=ROOT, env={**os.environ, **reach},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_a_rollback_by_hand_takes_seconds_and_is_not_undone_by_a_promoter_that_watches(
+    registry: Tracking, served: Served, trained: Trained, tmp_path: Path
+) -> None:
+    first = challenger(registry, trained, 0.5)
+    promoter(registry, served).reconcile()
+    second = challenger(registry, trained, 0.6, compared_with=first)
+    promoter(registry, served).reconcile()
+    daemon = script(served, registry, "--watch", "--interval", "0.2", "--heartbeat", str(tmp_path / "beat"))
+    try:
+        while not (tmp_path / "beat").exists():
+            assert daemon.poll() is None
+            time.sleep(0.1)
+        begun = time.monotonic()
+        back = script(served, registry, "--rollback", "it counts too many")
+        while served.rollout.serving() != first:
+            assert time.monotonic() < begun + 120
+            time.sleep(0.05)
+        print(f"version {first} answers {time.monotonic() - begun:.1f} s after the script was started")
+        assert "rolled-back version 2: it counts too many" in back.communicate()[0]
+        assert back.returncode == 0
+        again = script(served, registry, "--rollback")
+        assert "no version served before version 1, which serves on" in again.communicate()[1]
+        assert again.returncode == 1
+    finally:
+        daemon.terminate()
+        _, log = daemon.communicate()
+    assert "error" not in log.lower(), log
+    assert promoter(registry, served).reconcile().did == "nothing"
+    assert_only(registry, served, first)
+    found = registry.version(second)
+    assert (found.status, found.reason) == (tracking.ROLLED_BACK, "it counts too many")
+    assert moves(registry) == [("promoted", first), ("promoted", second), ("rolled-back", first)]
+
+
+def test_without_a_version_there_is_nothing_to_roll_back(registry: Tracking, served: Served) -> None:
+    with pytest.raises(DataError, match="nothing is deployed"):
+        promoter(registry, served).roll_back("by hand")

@@ -1,0 +1,244 @@
+"""The promoter puts right what kills, restarts and hands have done to server, store and registry."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from serve.errors import ServerError
+from serve.rollout import Rollout
+from tests.conftest import Served, rounds
+from tests.integration.promoting import accuracy, alias, assert_only, challenger, moves, promoter
+from trainer import tracking
+from trainer.job import Trained
+from trainer.tracking import Tracking
+
+PROMOTION, ROLLBACK = 13, 10
+"""How many calls that change something a promotion and a rollback make; the tests of all of them hold it."""
+
+
+def test_accuracy_json_is_rebuilt_when_missing_or_damaged(registry: Tracking, served: Served, trained: Trained) -> None:
+    first = challenger(registry, trained, 0.5)
+    promoter(registry, served).reconcile()
+    for damage in (Path.unlink, lambda path: path.write_text("{")):
+        damage(served.store / "accuracy.json")
+        promoter(registry, served).reconcile()
+        assert accuracy(served) == {"accuracy": 0.5, "version": first}
+
+
+def test_a_server_that_came_up_empty_gets_the_champion_back(
+    registry: Tracking, served: Served, trained: Trained
+) -> None:
+    first = challenger(registry, trained, 0.5)
+    promoter(registry, served).reconcile()
+    served.management.unregister(first)
+    (served.store / f"bin-counter-{first}.mar").unlink()
+    assert served.rollout.serving() is None
+    assert promoter(registry, served).reconcile().did == "restored"
+    assert_only(registry, served, first)
+    assert moves(registry) == [("promoted", first)]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100_000])
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_an_archive_that_went_from_the_store_is_fetched_again_while_its_model_answers(
+    registry: Tracking, served: Served, trained: Trained
+) -> None:
+    first = challenger(registry, trained, 0.5)
+    mine = promoter(registry, served)
+    mine.reconcile()
+    path = served.store / f"bin-counter-{first}.mar"
+    before = path.read_bytes()
+    loaded = served.management.loaded()
+    for damage in (Path.unlink, cut, flipped):
+        damage(path)
+        (served.store / f".bin-counter-{first}.mar.partial").write_bytes(b"cut off")
+        assert mine.reconcile().did == "nothing"
+        assert path.read_bytes() == before
+        assert_only(registry, served, first)
+    assert served.management.loaded() == loaded
+
+
+def test_a_damaged_archive_is_not_loaded(registry: Tracking, served: Served, trained: Trained) -> None:
+    first = challenger(registry, trained, 0.5)
+    promoter(registry, served).reconcile()
+    served.management.unregister(first)
+    flipped(served.store / f"bin-counter-{first}.mar")
+    assert promoter(registry, served).reconcile().did == "restored"
+    assert_only(registry, served, first)
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_a_version_loaded_by_hand_is_unloaded(
+    registry: Tracking, served: Served, trained: Trained, default: bool
+) -> None:
+    first = challenger(registry, trained, 0.5)
+    promoter(registry, served).reconcile()
+    served.rollout.load("99", lambda: trained.archive)
+    if default:
+        served.rollout.switch("99")
+    assert promoter(registry, served).reconcile().did == ("restored" if default else "nothing")
+    assert_only(registry, served, first)
+
+
+def test_a_champion_whose_workers_were_taken_away_is_loaded_again_beside_another_version(
+    registry: Tracking, served: Served, trained: Trained
+) -> None:
+    first = challenger(registry, trained, 0.5)
+    promoter(registry, served).reconcile()
+    served.rollout.load("99", lambda: trained.archive)
+    served.management.scale(first, 0)
+    assert served.rollout.serving() is None
+    assert promoter(registry, served).reconcile().did == "restored"
+    assert_only(registry, served, first)
+
+
+def dying(registry: Tracking, served: Served, step: int, action: str = "reconcile") -> "subprocess.Popen[str]":
+    """A promoter in a process of its own that is killed before its change number ``step``."""
+    addresses = [registry.uri, served.inference.url, served.management.url, str(served.store)]
+    command = [sys.executable, "-m", "tests.integration.dying", *addresses, str(step), action]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def sample(steps: int, number: int) -> list[int]:
+    return sorted(random.Random(7).sample(range(steps), rounds(number, steps)))
+
+
+@pytest.mark.parametrize("step", sample(PROMOTION, 2))
+def test_a_promotion_that_was_killed_is_finished_by_the_next_round(
+    registry: Tracking, served: Served, trained: Trained, step: int
+) -> None:
+    first = challenger(registry, trained, 0.5)
+    promoter(registry, served).reconcile()
+    second = challenger(registry, trained, 0.6, compared_with=first)
+    assert dying(registry, served, step).wait() == -signal.SIGKILL
+    answered = served.inference.predict(trained.data.test.photos[0].path.read_bytes())["model_version"]
+    assert answered in (first, second)
+    promoter(registry, served).reconcile()
+    assert_only(registry, served, second)
+    assert alias(registry, tracking.PREVIOUS) == first
+    assert moves(registry) == [("promoted", first), ("promoted", second)]
+    assert all(each.ended for each in registry.deployments())
+    assert promoter(registry, served).reconcile().did == "nothing"
+
+
+@pytest.mark.parametrize("step", sample(ROLLBACK, 1))
+def test_a_rollback_that_was_killed_is_finished_or_never_was(
+    registry: Tracking, served: Served, trained: Trained, step: int
+) -> None:
+    first = challenger(registry, trained, 0.5)
+    promoter(registry, served).reconcile()
+    second = challenger(registry, trained, 0.6, compared_with=first)
+    promoter(registry, served).reconcile()
+    assert dying(registry, served, step, "roll_back").wait() == -signal.SIGKILL
+    marked = registry.version(second).status == tracking.ROLLED_BACK
+    promoter(registry, served).reconcile()
+    assert_only(registry, served, first if marked else second)
+    assert alias(registry, tracking.PREVIOUS) == (None if marked else first)
+    assert moves(registry)[2:] == ([("rolled-back", first)] if marked else [])
+    assert all(each.ended for each in registry.deployments())
+    assert promoter(registry, served).reconcile().did == "nothing"
+
+
+def test_no_change_was_left_out_of_the_kills(registry: Tracking, served: Served, trained: Trained) -> None:
+    first = challenger(registry, trained, 0.5)
+    promoter(registry, served).reconcile()
+    challenger(registry, trained, 0.6, compared_with=first)
+    assert dying(registry, served, 1000).communicate()[0].split() == [str(PROMOTION)]
+    assert dying(registry, served, 1000, "roll_back").communicate()[0].split() == [str(ROLLBACK)]
+
+
+class Watched:
+    """A server side that says when it is asked to load, and waits there for leave."""
+
+    def __init__(self, real: Rollout) -> None:
+        self._real, self.asked, self.leave = real, threading.Event(), threading.Event()
+
+    def load(self, version: str, fetch: Callable[[], Path]) -> None:
+        self.asked.set()
+        self.leave.wait(60)
+        self._real.load(version, fetch)
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        found: Callable[..., object] = getattr(self._real, name)
+        return found
+
+
+def test_of_two_promoters_one_works_and_the_other_waits(registry: Tracking, served: Served, trained: Trained) -> None:
+    number = challenger(registry, trained, 0.5)
+    one, other = Watched(served.rollout), Watched(served.rollout)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(promoter(registry, served, one).reconcile)
+        assert one.asked.wait(60)
+        second = pool.submit(promoter(registry, served, other).reconcile)
+        assert not other.asked.wait(0.5)
+        one.leave.set()
+        other.leave.set()
+        assert [first.result().did, second.result().did] == ["promoted", "nothing"]
+    assert not other.asked.is_set()
+    assert_only(registry, served, number)
+    assert moves(registry) == [("promoted", number)]
+
+
+def test_a_promoter_that_is_killed_lets_the_other_one_work(
+    registry: Tracking, served: Served, trained: Trained
+) -> None:
+    with served.rollout.hold():
+        waits = dying(registry, served, 1000)
+        with pytest.raises(subprocess.TimeoutExpired):
+            waits.wait(8)
+    assert waits.wait() == 0
+    number = challenger(registry, trained, 0.5)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import fcntl, os, sys, time\nfcntl.flock(os.open(sys.argv[1], os.O_RDONLY), 2)\n"
+         "print(flush=True)\ntime.sleep(600)", str(served.store)], stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert holder.stdout
+    holder.stdout.readline()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(promoter(registry, served).reconcile)
+        os.kill(holder.pid, signal.SIGKILL)
+        assert waiting.result(60).did == "promoted"
+    holder.wait()
+    holder.stdout.close()
+    assert_only(registry, served, number)
+
+
+class Away:
+    """A server side that does not answer at one step."""
+
+    def __init__(self, real: Rollout, step: str) -> None:
+        self._real, self._step = real, step
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        def fail(*_: object) -> object:
+            raise ServerError("TorchServe does not answer")
+
+        found: Callable[..., object] = getattr(self._real, name)
+        return fail if name == self._step else found
+
+
+@pytest.mark.parametrize("step", ["load", "canary"])
+def test_a_promoter_that_cannot_reach_the_server_rejects_nothing(
+    registry: Tracking, served: Served, trained: Trained, step: str
+) -> None:
+    number = challenger(registry, trained, 0.5)
+    with pytest.raises(ServerError):
+        promoter(registry, served, Away(served.rollout, step)).reconcile()
+    assert registry.version(number).status == tracking.APPROVED
+    assert promoter(registry, served).reconcile().did == "promoted"
