@@ -1,0 +1,143 @@
+"""What is pruned: the invariant that what serves or may serve is never among it."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve.errors import SettingsError
+from trainer import disposal, retention
+from trainer.retention import ARCHIVE, ARTIFACTS, CACHE, CAPTURE, DAY_S, Policy, Thing, choose, needed, of_runs
+from trainer.tracking import APPROVED, CHAMPION, PREVIOUS, Found, Version
+
+NOW = 1_700_000_000.0
+KEPT = Policy(versions=2, days=30, capture_days=7, cache_days=3)
+
+
+def run(run_id: str, age_days: float = 0, status: str = "FINISHED", parent: str = "", **tags: str) -> Found:
+    at_s = NOW - age_days * DAY_S
+    return Found(run_id, "train", status, parent, at_s, at_s, {key.replace("__", "."): tags[key] for key in tags})
+
+
+def version(number: int, status: str = "refused") -> Version:
+    return Version(str(number), f"run{number}", status, "", "")
+
+
+def test_the_newest_versions_keep_their_archives_and_the_others_lose_them() -> None:
+    versions = [version(number) for number in (1, 2, 3, 4)]
+    things = of_runs(versions, {}, [run(f"run{number}") for number in (1, 2, 3, 4)])
+    gone = choose(things, KEPT, NOW)
+    assert [(each.thing.kind, each.thing.name) for each in gone] == [(ARCHIVE, "run1"), (ARCHIVE, "run2")]
+    assert gone[0].reason == "3 versions are newer, 2 are kept"
+
+
+def test_old_artifacts_go_with_their_age_as_the_reason() -> None:
+    (archive, artifacts) = choose(of_runs([], {}, [run("old", 31), run("new", 29)]), KEPT, NOW)
+    assert (archive.thing.kind, artifacts.thing.kind) == (ARCHIVE, ARTIFACTS)
+    assert {archive.thing.name, artifacts.thing.name} == {"old"}
+    assert artifacts.reason == "it is 31.0 days old, 30 are kept"
+
+
+def test_each_kind_has_its_own_age() -> None:
+    old = [Thing(kind, kind, NOW - 5 * DAY_S) for kind in (CAPTURE, CACHE, ARCHIVE)]
+    assert [each.thing.kind for each in choose(old, KEPT, NOW)] == [CACHE]
+    assert choose([Thing(kind, kind, 0) for kind in (CAPTURE, CACHE, ARCHIVE)], Policy(0, 0, 0, 0), NOW) == []
+
+
+def test_champion_previous_challengers_and_what_is_under_way_are_needed() -> None:
+    versions = [version(1, "promoted"), version(2, "promoted"), version(3, APPROVED), version(4, ""), version(5)]
+    runs = [*(run(f"run{number}", 400) for number in range(1, 6)), run("execution", 400, "RUNNING"),
+            run("step", 400, parent="execution", cached_from="rests"), run("rests", 400), run("other", 400),
+            run("waits", 400, "KILLED", binwatch__token="t"), run("waiting-step", 400, parent="waits")]  # fmt: skip
+    why = needed(versions, {CHAMPION: "2", PREVIOUS: "1"}, runs, "t")
+    assert why == {
+        "run1": "it is previous", "run2": "it is champion", "run3": "it is a challenger", "run4": "it is a challenger",
+        "execution": "it is under way", "step": "it is under way", "rests": "an execution rests on it",
+        "waits": "it is under way", "waiting-step": "it is under way",
+    }  # fmt: skip
+    gone = choose(of_runs(versions, {CHAMPION: "2", PREVIOUS: "1"}, runs, "t"), KEPT, NOW)
+    assert {each.thing.name for each in gone} == {"run5", "other"}
+
+
+STATUSES = st.sampled_from(["", "approved", "promoted", "refused", "rejected", "rolled-back"])
+
+
+@given(
+    statuses=st.lists(STATUSES, min_size=1, max_size=12),
+    ages=st.lists(st.floats(0, 4000), min_size=12, max_size=12),
+    going=st.lists(st.booleans(), min_size=12, max_size=12),
+    shared=st.booleans(),
+    policy=st.builds(Policy, versions=st.integers(0, 15), days=st.floats(0, 400)),
+    data=st.data(),
+)
+def test_no_policy_touches_what_serves_or_may_serve(
+    statuses: list[str], ages: list[float], going: list[bool], shared: bool, policy: Policy, data: st.DataObject
+) -> None:
+    numbers = range(1, len(statuses) + 1)
+    versions = [
+        Version(str(n), f"run{(n + 1) // 2 if shared else n}", status, "", "")
+        for n, status in zip(numbers, statuses, strict=True)
+    ]
+    runs = [run(f"run{n}", ages[n - 1], "RUNNING" if going[n - 1] else "FINISHED") for n in numbers]
+    aliases = {
+        name: str(data.draw(st.sampled_from(numbers))) for name in (CHAMPION, PREVIOUS) if data.draw(st.booleans())
+    }
+    gone = {each.thing.name for each in choose(of_runs(versions, aliases, runs), policy, NOW)}
+    spared = {each.run_id for each in versions if each.number in aliases.values() or each.status in ("", "approved")}
+    assert not gone & (spared | {each.id for each in runs if each.status == "RUNNING"})
+    if policy.versions:  # and what it does not keep does go
+        old = {each.run_id for each in versions[: -policy.versions]} - {
+            each.run_id for each in versions[-policy.versions :]
+        }
+        assert old - spared - {each.id for each in runs if each.status == "RUNNING"} <= gone
+
+
+def test_a_run_whose_files_have_gone_is_not_asked_again() -> None:
+    assert [each.kind for each in of_runs([], {}, [run("a", 99, binwatch__pruned="archive")])] == [ARTIFACTS]
+    assert of_runs([], {}, [run("a", 99, binwatch__pruned="archive, artifacts")]) == []
+
+
+def test_hours_of_capture_go_with_their_folders(tmp_path: Path) -> None:
+    for name in ("bin-counter/AllTraffic/2023/11/14/21/a.jsonl", "bin-counter/AllTraffic/2023/11/14/22/b.jsonl",
+                 "ground-truth/2023/11/14/21/c.jsonl", "ground-truth/readme.jsonl"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("12345\n")
+    capture = disposal.Capture(str(tmp_path))
+    hours = dict(capture.hours())
+    first = "bin-counter/AllTraffic/2023/11/14/21"
+    assert hours == {first: NOW - 800, "bin-counter/AllTraffic/2023/11/14/22": NOW + 2800,
+                     "ground-truth/2023/11/14/21": NOW - 800}  # fmt: skip
+    assert capture.remove(first, dry_run=True) == 6
+    assert (tmp_path / first).is_dir()
+    assert capture.remove(first, dry_run=False) == 6
+    assert sorted(each.name for each in (tmp_path / first).parent.iterdir()) == ["22"]
+    assert capture.remove("ground-truth/2023/11/14/21", dry_run=False) == 6
+    assert sorted(each.name for each in (tmp_path / "ground-truth").iterdir()) == ["readme.jsonl"]
+
+
+def test_caches_and_checkpoints_age_from_their_last_use(tmp_path: Path) -> None:
+    cache = tmp_path / "prepared" / "abc" / "cache" / "64px-1.npy"
+    checkpoint = tmp_path / "checkpoints" / "def" / "checkpoint.pt"
+    for path in (cache, checkpoint):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"1234")
+    used_s = time.time() - 5 * DAY_S
+    os.utime(cache, (used_s, used_s - 100 * DAY_S))
+    found = {kind: at_s for kind, _, at_s in disposal.kept_files(tmp_path)}
+    assert found.keys() == {"cache", "checkpoint"}
+    assert found["cache"] == pytest.approx(used_s)
+    (tmp_path / "underway.json").write_text("{}")
+    assert [kind for kind, _, _ in disposal.kept_files(tmp_path)] == ["cache"]
+    assert (disposal.remove_file(checkpoint, dry_run=True), checkpoint.exists()) == (4, True)
+    assert (disposal.remove_file(checkpoint, dry_run=False), checkpoint.parent.exists()) == (4, False)
+    assert disposal.remove_file(checkpoint, dry_run=False) == 0
+
+
+def test_policies_come_from_the_environment_with_all_problems_at_once() -> None:
+    assert retention.policy_from({}) == Policy()
+    assert retention.policy_from({"BINWATCH_KEEP_VERSIONS": "3", "BINWATCH_KEEP_DAYS": "0"}) == Policy(3, 0)
+    with pytest.raises(SettingsError, match=r"BINWATCH_KEEP_VERSIONS is '-1'.*BINWATCH_KEEP_CAPTURE_DAYS is '0.5'"):
+        retention.policy_from({"BINWATCH_KEEP_VERSIONS": "-1", "BINWATCH_KEEP_CAPTURE_DAYS": "0.5"})
