@@ -5,6 +5,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Event
 from urllib.parse import urlsplit
 
 TIMEOUT_S = 120.0
@@ -26,9 +27,9 @@ def closed(url: str, body: bytes, clients: int, duration_s: float) -> list[Answe
     return asyncio.run(_closed(url, body, clients, time.monotonic() + duration_s))
 
 
-def opened(url: str, body: bytes, rate: float, duration_s: float) -> list[Answer]:
-    """``rate`` requests a second, for ``duration_s``; then it waits for what is out."""
-    return asyncio.run(_opened(url, body, rate, duration_s))
+def opened(url: str, body: bytes, rate: float, duration_s: float, stop: Event | None = None) -> list[Answer]:
+    """``rate`` requests a second, for ``duration_s`` or until ``stop``; then it waits for what is out."""
+    return asyncio.run(_opened(url, body, rate, duration_s, stop or Event()))
 
 
 def per_second(answers: Sequence[Answer], duration_s: float) -> float:
@@ -47,9 +48,11 @@ async def _closed(url: str, body: bytes, clients: int, end_s: float) -> list[Ans
     return answers
 
 
-async def _opened(url: str, body: bytes, rate: float, duration_s: float) -> list[Answer]:
+async def _opened(url: str, body: bytes, rate: float, duration_s: float, stop: Event) -> list[Answer]:
     begun, waiting = time.monotonic(), []
     for number in range(int(rate * duration_s)):
+        if stop.is_set():
+            break
         ahead_s = begun + number / rate - time.monotonic()
         await asyncio.sleep(max(0.0, ahead_s))  # also gives the others their turn
         waiting.append(asyncio.create_task(_ask(url, body)))

@@ -1,0 +1,126 @@
+"""One promotion after another under constant load: no request fails, few wait longer than at rest, nothing grows.
+
+Load comes as an open loop, at 40 % of what two clients a core get. The promoter is a process of its own, as it is in
+containers. Between two promotions there is rest, so that a neighbour of this machine is as busy in the one as in the
+other. In `make proof` there are twenty promotions, and how long requests wait is judged; else there are two.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from serve.embedded import metrics_url, torchserve_server
+from serve.torchserve import Management
+from tests.conftest import rounds
+from tests.integration.load import Answer, closed, opened, per_second
+from tests.integration.promoting import challenger
+from tests.integration.serving import Deployed
+from trainer import tracking
+from trainer.job import Trained
+from trainer.tracking import Tracking
+
+ROOT = Path(__file__).parents[2]
+CORES = len(os.sched_getaffinity(0))
+SHARE = 0.4
+REST_S = rounds(4, 10)
+MIB = 1024**2
+
+
+@dataclass(frozen=True)
+class Window:
+    """A time of promotion or of rest, in seconds of the monotonic clock."""
+
+    begun_s: float
+    ended_s: float
+
+    def of(self, answers: Sequence[Answer]) -> list[Answer]:
+        """The requests that were sent meanwhile."""
+        return [each for each in answers if self.begun_s <= each.sent_s < self.ended_s]
+
+
+@contextmanager
+def promoter_process(registry: Tracking, state: Path, inference: str, management: str, store: Path) -> Iterator[None]:
+    """`scripts/promote.py --watch`."""
+    settings = {"MLFLOW_TRACKING_URI": registry.uri, "BINWATCH_INFERENCE_URL": inference, "BINWATCH_WATCH_S": "2",
+                "BINWATCH_MANAGEMENT_URL": management, "BINWATCH_METRICS_URL": metrics_url(state),
+                "BINWATCH_MODEL_STORE": str(store), "BINWATCH_WORKERS": str(CORES)}  # fmt: skip
+    command = [sys.executable, "scripts/promote.py", "--watch", "--interval", "0.5", "--heartbeat", str(state / "beat")]
+    with (state / "promoter.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings}, stderr=log)
+    try:
+        yield
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+def promoted(registry: Tracking, trained: Trained, before: str) -> tuple[str, Window]:
+    """Register a challenger and wait until it is promoted and the old version is gone."""
+    number = challenger(registry, trained, 0.5, status=tracking.REFUSED, compared_with=before)
+    begun_s = time.monotonic()
+    registry.mark(number, tracking.APPROVED, "because")
+    while (status := registry.version(number).status) != tracking.PROMOTED:
+        assert status == tracking.APPROVED
+        assert time.monotonic() < begun_s + 300
+        time.sleep(0.25)
+    return number, Window(begun_s, time.monotonic())
+
+
+def p99_ms(answers: Sequence[Answer]) -> float:
+    return 1000 * float(np.quantile([each.took_s for each in answers], 0.99))
+
+
+def test_promotions_under_constant_load(registry: Tracking, trained: Trained, tmp_path: Path) -> None:
+    photo, times = trained.data.test.photos[0].path.read_bytes(), rounds(2, 20)
+    with (
+        torchserve_server(tmp_path, None, {"OMP_NUM_THREADS": "1"}) as (inference, management, store),
+        promoter_process(registry, tmp_path, inference, management, store),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        server = Deployed(f"{inference}/predictions/bin-counter", tmp_path.resolve(), Management(management))
+        number, _ = promoted(registry, trained, "")
+        closed(server.url, photo, 2 * CORES, 3)  # warm
+        capacity = per_second(closed(server.url, photo, 2 * CORES, 5), 5)
+        stop = threading.Event()
+        loaded = pool.submit(opened, server.url, photo, SHARE * capacity, times * 300.0, stop)
+        rests, swaps, memory = [], [], []
+        try:
+            for _ in range(times):
+                begun_s = time.monotonic()
+                time.sleep(REST_S)  # the measured rest
+                rests.append(Window(begun_s, time.monotonic()))
+                number, window = promoted(registry, trained, number)
+                swaps.append(window)
+                memory.append(server.memory_bytes())
+        finally:
+            stop.set()
+        answers = loaded.result()
+    report(capacity, answers, rests, swaps, memory)
+    assert {(each.status, each.failure) for each in answers} == {(200, "")}
+    assert memory[-1] < 1.1 * memory[0]
+    if "BINWATCH_PROOF" in os.environ:
+        at_rest, swapping = ([one for each in windows for one in each.of(answers)] for windows in (rests, swaps))
+        assert p99_ms(swapping) <= 2 * p99_ms(at_rest)
+
+
+def report(
+    capacity: float, answers: Sequence[Answer], rests: Sequence[Window], swaps: Sequence[Window], memory: Sequence[int]
+) -> None:  # fmt: skip
+    at_rest, swapping = ([one for each in windows for one in each.of(answers)] for windows in (rests, swaps))
+    took_s, calm_ms, busy_ms = [each.ended_s - each.begun_s for each in swaps], p99_ms(at_rest), p99_ms(swapping)
+    print(
+        f"{len(swaps)} promotions of {np.median(took_s):.1f} s at {SHARE * capacity:.0f} of {capacity:.0f} requests/s: "
+        f"{len(answers)} requests, {sum(each.status != 200 for each in answers)} failed; p99 {calm_ms:.0f} ms at rest, "
+        f"{busy_ms:.0f} ms while swapping ({busy_ms / calm_ms:.2f} times); each swap: "
+        f"{', '.join(f'{p99_ms(each.of(answers)):.0f}' for each in swaps)} ms; "
+        f"memory {memory[0] / MIB:.0f} MiB after the first, {memory[-1] / MIB:.0f} after the last"
+    )
