@@ -14,20 +14,24 @@ def check(inference: Inference, path: Path, version: str) -> None:
     if not photos:
         raise CanaryError(f"version {version} has no golden photo to be tried with")
     for number in range(len(photos)):
-        check_one(inference, path, version, number, version)
+        try:
+            check_one(inference, path, version, number, version)
+        except RefusedError as error:
+            raise CanaryError(f"version {version} does not answer golden photo {number}: {error}") from error
 
 
 def check_one(inference: Inference, path: Path, version: str, number: int, asked: str | None = None) -> None:
     """Ask about one golden photo (the first again after the last): the version ``asked``, or the one that answers.
 
-    Raises CanaryError where the answer is not the one that the archive of ``version`` promises.
+    Raises CanaryError where the answer is not the one that the archive of ``version`` promises, ServerError where there
+    is none.
     """
     manifest, photos = archive.manifest_of(path), archive.golden_photos(path)
     number %= len(photos)
     try:
         answer = inference.predict(photos[number][0], asked, probe=True)
-    except (RefusedError, PhotoError) as error:
-        raise CanaryError(f"version {version} does not answer golden photo {number}: {error}") from error
+    except PhotoError as error:
+        raise CanaryError(f"version {version} cannot read golden photo {number}: {error}") from error
     try:
         off = min(_furthest(answer["probabilities"].values(), each) for each in manifest.promised(number))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from serve import archive, capture, golden, links, probation
@@ -33,6 +33,8 @@ from serve.torchserve import BATCHING, Inference, Loaded, Management, Metrics
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1
+PROBE_TIMEOUT_S = 10.0
+"""A version that answers a golden photo later than this hangs."""
 LINGER_S = 1.5 * capture.FLUSH_S
 """How long a worker that holds no request any more is left alone: what it captured last is not on the disk before."""
 STAND_IN = ".0"
@@ -49,6 +51,7 @@ class Rollout:
         """``workers``: how many a version starts with; ``policy``: how long it is watched once it answers, by
         ``metrics`` and golden photos, or without metrics by these alone."""
         self._inference = inference
+        self._probing = Inference(inference.url, PROBE_TIMEOUT_S)
         self._management = management
         self.store = store
         self._archives = Store(store)
@@ -102,17 +105,14 @@ class Rollout:
         watched = self._watched
         if watched is None or watched.version != version:
             watched = self._watched = _Watched(version, None, self._traffic())
-        try:
-            golden.check_one(self._inference, self._archives.path(version), version, watched.probes)
-        except CanaryError as error:
-            watched.failed.append(str(error))
-        watched.probes += 1
+        failure = self._probe(watched)
         total, start = self._traffic(), watched.start
         now = total.since(start) if total and start else None
         if now is None:  # TorchServe was started again
             watched.start = total
         elapsed_s = time.monotonic() - watched.at_s
-        return probation.judge(self._policy, elapsed_s, watched.before, now, tuple(watched.failed))
+        seen = probation.judge(self._policy, elapsed_s, watched.before, now, tuple(watched.failed))
+        return replace(seen, over=seen.over and not failure)
 
     def resize(self, version: str, workers: int) -> None:
         """Give the version that answers so many workers, without dropping a request.
@@ -160,6 +160,19 @@ class Rollout:
         if dead.default and others:
             self._management.set_default(max(others, key=lambda each: each.ready).version)
         self._management.unregister(dead.version)
+
+    def _probe(self, watched: "_Watched") -> str:
+        """Ask the next golden photo as everybody asks; what is wrong, if something is."""
+        failure, path = "", self._archives.path(watched.version)
+        try:
+            golden.check_one(self._probing, path, watched.version, watched.probes)
+        except ServerError as error:
+            overloaded = watched.before is not None and watched.before.failed_share > self._policy.error_share
+            if isinstance(error, CanaryError) or not overloaded:
+                failure = str(error)
+                watched.failed.append(failure)
+        watched.probes += 1
+        return failure
 
     def _traffic(self) -> Traffic | None:
         """None where it is not counted: that must not hold up a way back, and golden photos can still tell."""

@@ -252,11 +252,16 @@ def watch(
     ``scale`` is called after each, when no promotion is under way. A round that fails is reported and
     tried again: what it left half done, the next one finishes.
     """
+
+    def idle() -> None:
+        heartbeat.touch()
+        if scale:
+            scale()
+
     while not stop.is_set():
         wait_s = interval_s
         try:
-            outcome = promoter.round(scale)
-            heartbeat.touch()
+            outcome = promoter.round(idle)
             if outcome.did == WATCHED:
                 wait_s = min(LOOK_S, interval_s)
             elif outcome.did != "nothing":
