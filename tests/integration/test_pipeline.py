@@ -15,10 +15,11 @@ from serve.errors import DataError, ServerError, TrackingError
 from tests.conftest import TINY, Served
 from trainer import model, tracking
 from trainer.dataset import DataSpec
+from trainer.execution import Execution
 from trainer.job import run_training
 from trainer.model import Architecture
-from trainer.execution import Execution
 from trainer.pipeline import How, execute, wait_for_promoter
+from trainer.policy import GREATER, Policy
 from trainer.promoter import Outcome, Promoter
 from trainer.tracking import Tracking
 
@@ -48,12 +49,13 @@ def test_promotes_the_first_and_refuses_its_equal(
     registry: Tracking, mlflow_url: str, drawn: Path, promote: Callable[[str], Outcome], served: Served
 ) -> None:
     recipe = replace(TINY, epochs=2)
-    first = execute(registry, DataSpec(drawn), recipe, promote)
+    greater = Policy(rule=GREATER).without_guards()  # two epochs do not make a model that is more than luck
+    first = execute(registry, DataSpec(drawn), recipe, promote, How(policy=greater))
     assert (first.decision, first.champion) == ("promoted", None)
     assert steps(first) == dict.fromkeys(("train", "evaluate", "gate", "promote"), "Succeeded")
     assert served.rollout.serving() == "1"
 
-    second = execute(registry, DataSpec(drawn), recipe, promote, How(cache=False))
+    second = execute(registry, DataSpec(drawn), recipe, promote, How(cache=False, policy=greater))
     assert second.decision == "refused"
     assert steps(second)["promote"] == "Skipped"
     assert second.champion is not None
