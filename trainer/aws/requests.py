@@ -7,7 +7,7 @@ enums, lengths, ranges and patterns of the service's description. ``Aws.call`` r
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -82,6 +82,12 @@ class Recorder:
         self.requests.append(request)
         return {}
 
+    def all(self, requests: Iterable[Request]) -> list[dict[str, Any]]:
+        """Keep them all, and give them as a dry run prints them."""
+        for request in requests:
+            self.call(request)
+        return [each.to_json() for each in self.requests]
+
 
 class Aws:
     """The real one. ``region``: without, what the environment or ~/.aws/config say; ``endpoint_url``: of a stand-in."""
@@ -149,6 +155,15 @@ def is_absent(error: AwsError) -> bool:
             "ResourceNotFound", "NotFoundException"}  # fmt: skip
     words = re.compile(r"could not find|does not exist|cannot find", re.IGNORECASE)
     return error.code in gone or (error.code == "ValidationException" and bool(words.search(error.message)))
+
+
+def default_region() -> str | None:
+    """The region of the profile in ~/.aws/config that AWS_PROFILE or nothing names."""
+    try:
+        region = botocore.session.get_session().get_config_variable("region")
+    except BotoCoreError as error:  # such as a profile that there is not
+        raise SettingsError(f"no region, and none could be looked up: {error}; give --region") from error
+    return str(region) if region else None
 
 
 def found(api: Api, request: Request) -> dict[str, Any] | None:
