@@ -132,7 +132,7 @@ class _Steps:
             self.execution.steps.append(Step("promote", "Skipped"))
             return
         outcome = self._step("promote", partial(self._promote, promote, gated["version"]))
-        self.execution.decision = "promoted" if outcome["did"] == tracking.PROMOTED else "refused"
+        self.execution.decision = "promoted" if outcome["status"] == tracking.PROMOTED else "refused"
         if self.execution.decision == "refused":
             self.execution.reasons = (*self.execution.reasons, outcome["reason"])
 
@@ -237,7 +237,8 @@ class _Steps:
         run.log_params({"version": version})
         outcome = promote(version)
         run.log_json(asdict(outcome), "outcome.json")
-        return asdict(outcome)
+        # the version says what became of it, also where that was before this process began
+        return {**asdict(outcome), "status": self.registry.version(version).status}
 
 
 def prepared_folder(state: Path, spec: DataSpec) -> Path:
