@@ -8,8 +8,7 @@
 
 A request has the forms of ``serve/payload.py`` but two that SageMaker has not: a form's parts, and a query. The record
 is in the JSON, or in the header X-Amzn-SageMaker-Custom-Attributes: ``expected_quantity=3``. Errors have their status
-and a JSON body, set through the context: what the toolkit makes of an exception is a traceback. Of ``application/json``
-and ``text/csv`` it decodes the body itself, so that one that is no UTF-8 is its own 500. What is captured is
+and a JSON body, set through the context: what the toolkit makes of an exception is a traceback. What is captured is
 SageMaker's affair. The settings are those of ``configured`` in ``serve/answers.py``, and
 
     BINWATCH_MODEL_VERSION    the version that answers name
@@ -17,6 +16,7 @@ SageMaker's affair. The settings are those of ``configured`` in ``serve/answers.
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -45,16 +45,24 @@ class Reply:
 
 def model_fn(model_dir: str, context: Any) -> Model:
     """Load the model of the unpacked archive, on the GPU that the server gave this worker, if any."""
+    _take_bodies_as_they_come()
     device = counter.device_of(context.system_properties.get("gpu_id") if context else None)
     model = counter.Counter(Path(model_dir), device=device)
     return Model(answers.configured(model, os.environ), os.environ.get("BINWATCH_MODEL_VERSION", ""))
 
 
-def input_fn(data: bytes | str | None, content_type: str | None, context: Any) -> payload.Request:
-    """The photos that a request asks about. ``data``: the body, as text where the toolkit has decoded it."""
-    body = data.encode() if isinstance(data, str) else data
+def _take_bodies_as_they_come() -> None:
+    """Before it asks us the toolkit decodes JSON: a photo sent as such would be its 500 and traceback, not our 400."""
+    with suppress(ImportError):
+        from sagemaker_inference import content_types  # type: ignore[import-not-found]
+
+        content_types.UTF8_TYPES.clear()
+
+
+def input_fn(data: bytes | None, content_type: str | None, context: Any) -> payload.Request:
+    """The photos that a request asks about. ``data``: the body; None where there is none, or a form."""
     headers = {"content-type": content_type or "", **context.get_all_request_header(0)}
-    return answers.parsed({} if body is None else {"body": body}, headers)
+    return answers.parsed({} if data is None else {"body": data}, headers)
 
 
 def predict_fn(request: payload.Request, model: Model) -> Reply:

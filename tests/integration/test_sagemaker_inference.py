@@ -1,0 +1,168 @@
+"""code/inference.py in AWS's PyTorch inference server, from model.tar.gz as it is deployed, beside our TorchServe."""
+
+import base64
+import json
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from serve import links
+from serve.embedded import s3_server
+from serve.payload import ATTRIBUTES
+from tests.conftest import Served, need
+from tests.integration.sagemaker import inference_server, namespaces_work
+from trainer.aws import images, package
+from trainer.job import Trained
+
+VERSION = "7"
+DRIVER = Path(__file__).with_name("transformer.py")
+
+
+@pytest.fixture(scope="module")
+def photo(trained: Trained) -> bytes:
+    return trained.data.test.photos[0].path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def base(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An /opt/ml with model.tar.gz unpacked as SageMaker does it."""
+    folder = tmp_path_factory.mktemp("ml")
+    built = package.build(package.Chosen(VERSION, trained.archive, 0.3), images.ONNX, folder / "built")
+    with tarfile.open(built.path) as tar:
+        tar.extractall(folder / "model", filter="data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory, photo: bytes) -> Iterator[str]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as url:
+        client = links.client(url, 20, 1)
+        client.create_bucket(Bucket="bins")
+        client.put_object(Bucket="bins", Key="a b/é.jpg", Body=photo)
+        client.put_object(Bucket="bins", Key="text.jpg", Body=b"no photo")
+        yield url
+
+
+@pytest.fixture(scope="module")
+def url(toolkits: Path, base: Path, s3: str) -> Iterator[str]:
+    """The address where the server takes invocations."""
+    need("sagemaker", namespaces_work(), "this user may not have namespaces")
+    settings = {"BINWATCH_MODEL_VERSION": VERSION, "BINWATCH_S3_BUCKETS": "bins", "BINWATCH_S3_ENDPOINT": s3}
+    with inference_server(toolkits, base, settings) as address:
+        until_healthy(address, base)
+        yield f"{address}/invocations"
+    assert "Traceback" not in (base / "logs" / "model_log.log").read_text()
+
+
+def until_healthy(address: str, base: Path, timeout_s: float = 120) -> None:
+    """As SageMaker waits for a container."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            if requests.get(f"{address}/ping", timeout=5).ok:
+                return
+        except requests.RequestException:
+            time.sleep(0.2)
+    pytest.fail(f"no answer from {address}: {(base / 'server.log').read_text()[-2000:]}")
+
+
+def ask(url: str, body: Any, kind: str, **attributes: object) -> requests.Response:
+    header = {ATTRIBUTES: ",".join(f"{name}={value}" for name, value in attributes.items())} if attributes else {}
+    return requests.post(url, data=body, headers={"Content-Type": kind, **header}, timeout=120)
+
+
+def same(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer without what is new in each, and what names the server's own version."""
+    return {name: value for name, value in answer.items() if name not in ("event_id", "model_version", "status")}
+
+
+def encoded(photo: bytes) -> str:
+    return base64.b64encode(photo).decode()
+
+
+@pytest.fixture
+def ours(served: Served, trained: Trained) -> str:
+    """Our TorchServe's address for the same archive."""
+    served.rollout.load("1", lambda: trained.archive)
+    served.rollout.switch("1")
+    return f"{served.inference.url}/predictions/bin-counter"
+
+
+def test_fifty_real_photos_get_the_answers_of_our_torchserve(url: str, ours: str, abid: Path) -> None:
+    paths = sorted((abid / "bin-images").glob("*.jpg"))[::7][:50]
+    assert len(paths) == 50
+    for number, path in enumerate(paths):
+        both = [ask(each, path.read_bytes(), "image/jpeg", expected_quantity=number % 7) for each in (url, ours)]
+        assert [each.status_code for each in both] == [200, 200]
+        theirs, own = (each.json() for each in both)
+        assert same(theirs) == same(own)
+        assert theirs["model_version"] == VERSION
+
+
+def test_errors_are_those_of_our_torchserve(url: str, ours: str, photo: bytes) -> None:
+    wrong: list[tuple[Any, str]] = [
+        (photo[:900], "image/jpeg"), (b"no photo", "image/png"), (b"", "image/jpeg"),
+        (photo, "application/json"), (b"[1", "application/json"), (b'{"image": "%"}', "application/json"),
+        (b'{"uri": 1, "expected_quantity": "x"}', "application/json"), (b"{}", "application/json"),
+        (b"1,2,3", "text/csv"), (b"http://127.0.0.1/a.jpg", "string/url"), (b"s3://private/a.jpg", "string/url"),
+    ]  # fmt: skip
+    for body, kind in wrong:
+        theirs, own = ask(url, body, kind), ask(ours, body, kind)
+        assert (theirs.status_code, theirs.json()["type"]) == (own.status_code, own.json()["type"]), (kind, theirs.text)
+        assert 400 <= theirs.status_code < 500
+        assert "Traceback" not in theirs.text
+    unfit = [ask(each, photo, "image/jpeg", expected_quantity="three") for each in (url, ours)]
+    assert [each.status_code for each in unfit] == [422, 422]
+    assert unfit[0].json() == unfit[1].json()
+
+
+def test_jpeg_link_and_json_get_the_same_answer(url: str, photo: bytes) -> None:
+    expected = ask(url, photo, "image/jpeg", expected_quantity=2).json()
+    assert expected["expected_quantity"] == 2
+    link = "s3://bins/a b/é.jpg"
+    forms: list[tuple[Any, str]] = [
+        (link.encode(), "string/url"),
+        (b"https://bins.s3.amazonaws.com/a%20b/%C3%A9.jpg", "string/url"),
+        (json.dumps({"uri": link}), "application/json"),
+        (json.dumps({"image": encoded(photo)}), "application/json; charset=utf-8"),
+        (photo, "application/octet-stream"),
+    ]
+    for body, kind in forms:
+        answer = ask(url, body, kind, expected_quantity=2)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["Content-Type"] == "application/json"
+        assert same(answer.json()) == same(expected)
+
+
+def test_a_list_succeeds_or_fails_photo_by_photo(url: str, photo: bytes) -> None:
+    sent = [
+        {"image": encoded(photo)},
+        {"uri": "s3://bins/text.jpg"},
+        {"uri": "s3://bins/none.jpg"},
+        {"uri": "s3://b/x"},
+    ]
+    answer = ask(url, json.dumps({"instances": sent}), "application/json")
+    assert answer.status_code == 200
+    assert [each["status"] for each in answer.json()] == [200, 400, 404, 422]
+
+
+def test_the_transformer_alone_gives_the_same(
+    toolkits: Path, base: Path, photo: bytes, url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(photo)
+    done = subprocess.run(
+        [toolkits / "python", DRIVER, base / "model", tmp_path / "a.jpg"], capture_output=True, text=True, timeout=120,
+        env={"SAGEMAKER_BASE_DIR": str(base), "PYTHONPATH": str(base / "model" / "code"), "PATH": str(toolkits)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answered, broken = map(json.loads, done.stdout.splitlines()[-2:])
+    assert answered["status"] == 200
+    assert answered["content_type"] == "application/json"
+    assert same(json.loads(answered["body"])) == same(ask(url, photo, "image/jpeg", expected_quantity=3).json())
+    assert (broken["status"], json.loads(broken["body"])["type"]) == (400, "BadPhoto")
