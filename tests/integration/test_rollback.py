@@ -96,7 +96,7 @@ def test_a_version_that_does_badly_on_live_traffic_is_taken_back_by_itself(
     mine = promoter(registry, served, server)
     assert mine.round().did == "promoted"  # nothing to return to: the first one is not watched
     change = faults(len(archive.golden_photos(trained.archive)))[said]
-    bad = altered(trained.archive, tmp_path / "bin-counter.mar", "serve/handler.py", change)
+    bad = altered(trained.archive, tmp_path / "bin-counter.mar", "handler.py", change)
     second = challenger(registry, trained, 0.6, compared_with=first, archive=bad)
     begun = time.monotonic()
     asks = "golden" not in said  # without traffic the golden photos must tell
