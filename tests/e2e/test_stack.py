@@ -1,7 +1,6 @@
 """The compose stack itself, built and run for real: in the order in which an engineer meets it."""
 
 import json
-import os
 import subprocess
 import threading
 import time
@@ -14,66 +13,22 @@ from typing import Any
 import pytest
 import requests
 
-from serve.embedded import free_port, s3_server
+from serve.embedded import s3_server
 from serve.errors import TrainingError
 from tests.conftest import LEFT
+from tests.e2e.stack import ROOT, Stack
 from trainer import jobs, prepared, s3, synthetic
 from trainer.abid import read_inventory
 from trainer.counts import Counts
 from trainer.jobs import Job
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
-ROOT = Path(__file__).parents[2]
-FIRST_ANSWER_S = 600
-
-
-class Stack:
-    """One compose project of its own, with its own ports and volumes."""
-
-    def __init__(self) -> None:
-        self.port, self.mlflow_port, self.gateway_port = free_port(), free_port(), free_port()
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("BINWATCH_")}
-        # A first champion of three epochs leaves room for a better one.
-        self.env = {**kept, "BINWATCH_PORT": str(self.port), "BINWATCH_MLFLOW_PORT": str(self.mlflow_port),
-                    "BINWATCH_GATEWAY_PORT": str(self.gateway_port),
-                    "BINWATCH_EPOCHS": "4", "COMPOSE_PROJECT_NAME": "binwatch-e2e"}  # fmt: skip
-
-    def compose(self, *words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(
-            ["docker", "compose", *words], cwd=ROOT, env=self.env, text=True, capture_output=True, timeout=1800
-        )
-        if check and done.returncode:
-            logs = self.compose("logs", "--tail", "30", check=False).stdout
-            pytest.fail(f"docker compose {' '.join(words)}: {done.returncode}\n{done.stderr[-3000:]}\n{logs[-6000:]}")
-        return done
-
-    def python(self, service: str, code: str) -> "subprocess.CompletedProcess[str]":
-        return self.compose("exec", "-T", service, "python3", "-c", code, check=False)
-
-    def ask(self, photo: bytes) -> requests.Response:
-        return requests.post(f"http://127.0.0.1:{self.port}/predictions/bin-counter", data=photo, timeout=60)
-
-    def wait_for_answer(self, photo: bytes, timeout_s: float = FIRST_ANSWER_S) -> dict[str, Any]:
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            try:
-                response = self.ask(photo)
-                if response.ok:
-                    return dict(response.json())
-            except requests.ConnectionError:
-                pass
-            time.sleep(1)
-        logs = self.compose("logs", "--tail", "40", "trainer", "promoter", "serve").stdout
-        pytest.fail(f"no answer within {timeout_s:.0f} s\n{logs[-6000:]}")
-
-    def versions(self) -> list[dict[str, Any]]:
-        url = f"http://127.0.0.1:{self.mlflow_port}/api/2.0/mlflow/model-versions/search"
-        return list(requests.get(url, timeout=30).json().get("model_versions", []))
 
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    made = Stack()
+    # A first champion of few epochs leaves room for a better one.
+    made = Stack("binwatch-e2e", BINWATCH_EPOCHS="4")
     made.compose("down", "--volumes")
     made.compose("up", "--build", "--wait")
     yield made
