@@ -1,6 +1,6 @@
 """The forms of answers and errors: what the OpenAPI document says and the page reads.
 
-Every error is ``{"code", "type", "message"}``; ``Refusal`` is such an error on its way out.
+Every error is ``{"code", "type", "message"}``; ``Refusal`` (``serve/refusal.py``) is such an error on its way out.
 """
 
 import json
@@ -10,28 +10,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from serve.errors import BinwatchError
+from serve.refusal import Refusal as Refusal
+from serve.refusal import later as later
 
 MAX_QUANTITY = 99_999
-RETRY_AFTER_S = 2
 
 
-class Refusal(BinwatchError):
-    """An answer that is an error. ``headers``: what it carries besides, such as Retry-After."""
-
-    def __init__(self, status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status, self.kind, self.message, self.headers = status, kind, message, dict(headers or {})
-
-    def response(self) -> Response:
-        """The same as JSON."""
-        body = {"code": self.status, "type": self.kind, "message": self.message}
-        return as_json(body, self.status, self.headers)
-
-
-def later(kind: str, message: str, seconds: int = RETRY_AFTER_S) -> Refusal:
-    """503 with Retry-After, in seconds."""
-    return Refusal(503, kind, message, {"Retry-After": str(seconds)})
+def response(refusal: Refusal) -> Response:
+    """An error as JSON."""
+    return as_json(refusal.body, refusal.status, refusal.headers)
 
 
 def as_json(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

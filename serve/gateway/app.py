@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve.gateway import page, routes, upstream
-from serve.gateway.answers import Refusal
+from serve.gateway.answers import Refusal, response
 from serve.gateway.edge import Edge
 from serve.gateway.feedback import GroundTruth
 from serve.gateway.health import Health
@@ -60,22 +60,22 @@ def create(settings: Settings) -> FastAPI:
 
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
-    return error.response()
+    return response(error)
 
 
 async def _not_here(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = _KINDS.get(error.status_code, "BadRequest")
     message = f"{request.method} {request.url.path[:100]}: {error.detail}; /openapi.json lists what there is"
-    return Refusal(error.status_code, kind, message, error.headers).response()
+    return response(Refusal(error.status_code, kind, message, error.headers))
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return bad_fields(error.errors()).response()
+    return response(bad_fields(error.errors()))
 
 
 async def _broken(_: Request, error: Exception) -> Response:
     """A fault of ours: uvicorn's log has the traceback, the client does not."""
     message = f"the gateway failed ({type(error).__name__}); its log says why"
-    return Refusal(500, "Internal", message).response()
+    return response(Refusal(500, "Internal", message))

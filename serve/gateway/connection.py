@@ -8,7 +8,7 @@ from typing import Any, cast
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from serve.gateway.answers import Refusal
+from serve.gateway.answers import Refusal, response
 
 HEAD_S = 10.0
 """From the connection, or the first byte of a further request, to the end of its headers."""
@@ -51,11 +51,11 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Bytes that are no HTTP, answered in the form of all errors."""
-        response = Refusal(400, "BadRequest", msg).response()
-        headers = [*response.raw_headers, (b"connection", b"close")]
+        refused = response(Refusal(400, "BadRequest", msg))
+        headers = [*refused.raw_headers, (b"connection", b"close")]
         for event in (
             h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
-            h11.Data(data=cast("Any", response.body)),
+            h11.Data(data=cast("Any", refused.body)),
             h11.EndOfMessage(),
         ):
             self.transport.write(self.conn.send(event) or b"")

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.errors import SettingsError
-from serve.gateway.answers import Refusal, later
+from serve.gateway.answers import Refusal, later, response
 from serve.gateway.keys import Keys
 from serve.gateway.metrics import Metrics
 from serve.gateway.settings import Settings, is_address
@@ -97,7 +97,7 @@ class Edge:
                     body = Body(receive, self.settings.max_body, self.settings.timeout_s)
                     await self.app(scope, body.receive, sending)
             except Refusal as refusal:
-                await refusal.response()(scope, receive, sending)
+                await response(refusal)(scope, receive, sending)
 
     def _admit(self, asked: Asked) -> None:
         check_host(asked.host, self.settings.hosts)

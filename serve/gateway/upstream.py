@@ -4,20 +4,17 @@ https://pytorch.org/serve/inference_api.html
 """
 
 import asyncio
-import json
 from typing import Any
 
 import httpx
 
-from serve.gateway.answers import Refusal, later
 from serve.gateway.intake import Question
 from serve.gateway.metrics import Metrics
 from serve.gateway.settings import Settings
+from serve.refusal import PASSED_ON, later, meaning, parsed
 
 PATH = "/predictions/bin-counter"
 CONNECT_S = 5.0
-PASSED_ON = (400, 403, 404, 413, 415, 422, 502, 504)
-"""What the worker says of a client's photo, field or link, and of the store behind it: its words, its status."""
 
 
 def client(settings: Settings) -> httpx.AsyncClient:
@@ -49,26 +46,3 @@ class TorchServe:
         if refusal.status not in PASSED_ON:
             self._metrics.torchserve_error(refusal.kind)
         raise refusal
-
-
-def parsed(content: bytes) -> dict[str, Any] | None:
-    """The JSON object of an answer, None where it is none."""
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def meaning(status: int, body: dict[str, Any] | None) -> Refusal | None:
-    """What an answer of TorchServe is to a client: None is an answer, all else an error."""
-    if status == 200 and body is not None:
-        return None
-    kind, message = str((body or {}).get("type", "")), str((body or {}).get("message", ""))
-    if kind == "ModelNotFoundException":
-        return later("NoModel", "no model is deployed yet; it comes by itself once one is trained and promoted", 10)
-    if status in (503, 507, 429):
-        return later("Overloaded", "every worker of TorchServe is busy and its queue is full; try again")
-    if status in PASSED_ON and message:
-        return Refusal(status, kind, message)
-    return Refusal(502, "Failed", f"TorchServe answered {status} and no count; its log says why")

@@ -13,7 +13,7 @@ from serve.gateway.feedback import GroundTruth
 from serve.gateway.health import drawn_png
 from serve.gateway.intake import ATTRIBUTES, Fields, Question
 from serve.gateway.routes import monitored
-from serve.gateway.upstream import meaning
+from serve.refusal import meaning
 
 EVENT = UUID("11111111-2222-4333-8444-555555555555")
 NOW = datetime(2026, 11, 24, 5, 40, tzinfo=UTC)
