@@ -60,7 +60,7 @@ RANGES = {
     "max_false_alarm_rise": (0.0, 1.0, "by how much the false alarms may rise, 0-1"),
     "max_latency_factor": (1.0, 1e3, "times the champion's milliseconds a photo"),
     "max_archive_mb": (1.0, 1e5, "size of an archive in 10^6 bytes"),
-    "alpha": (1e-6, 0.5, "the share of right records that may raise the alarm"),
+    "alpha": (0.0, 1.0, "the share of right records that may raise the alarm"),
 }
 """Smallest and largest value of each number, and what it is."""
 

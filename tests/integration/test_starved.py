@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import rounds
 from trainer import synthetic
 from trainer.dataset import DataSpec
-from trainer.evaluate import Evaluation
+from trainer.evaluate import Evaluated
 from trainer.gate import decide
 from trainer.job import run_evaluation, run_training
 from trainer.recipes import RECIPES
@@ -23,12 +23,12 @@ def bins(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_refuses_a_challenger_with_a_tenth_of_the_training_photos(bins: Path, tmp_path: Path, seed: int) -> None:
     recipe = replace(RECIPES["resnet18-small"], size_px=48, epochs=6, seed=seed)
 
-    def train(share: float) -> Evaluation:
+    def train(share: float) -> Evaluated:
         spec = DataSpec(bins, seed=seed, train_share=share)
-        return run_evaluation(run_training(spec, recipe, tmp_path / str(share), None)).evaluation
+        return run_evaluation(run_training(spec, recipe, tmp_path / str(share), None))
 
     champion, challenger = train(1.0), train(0.1)
     assert decide(champion, None).promote
     decision = decide(challenger, champion)
-    print(f"seed {seed}: {champion.accuracy:.1%} with all, {challenger.accuracy:.1%} with a tenth")
+    print(f"seed {seed}: {decision.champion_accuracy:.1%} with all, {decision.challenger_accuracy:.1%} with a tenth")
     assert not decision.promote

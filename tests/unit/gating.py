@@ -1,0 +1,41 @@
+"""Sides of a comparison, made of what each model counts right."""
+
+from collections.abc import Sequence
+
+from trainer.counts import Counts
+from trainer.evaluate import Evaluated, Prediction, summarise
+
+COUNTS = Counts()
+ALARM, NO_ALARM = 0.01, 0.9
+"""p-values of a recorded count that raises the alarm, and of one that does not."""
+
+
+def side(
+    right: Sequence[object], bins: Sequence[object] | None = None, recorded: Sequence[int] | None = None, *,
+    confidence: float = 0.6, alarms: Sequence[object] | None = None, off: float = 1.0, fingerprint: str = "photos",
+    latency_ms: float | None = 10.0, archive_bytes: int | None = 10**7,
+) -> Evaluated:  # fmt: skip
+    """A model that counts these photos right or wrong, the recorded counts going round from 1 to 5.
+
+    ``confidence``: of each answer; ``alarms``: right records that raise one; ``off``: how wrong a mean is, in
+    objects.
+    """
+    rows = []
+    for number, good in enumerate(right):
+        real = recorded[number] if recorded else number % 5 + 1
+        said = real if good else real % 5 + 1
+        rest = (1 - confidence) / 4
+        fit = ALARM if alarms is not None and alarms[number] else NO_ALARM
+        rows.append(Prediction(
+            f"{number:05}", str(bins[number] if bins else number), real, said, real if good else real + off,
+            tuple(confidence if value == said else rest for value in COUNTS.values),
+            tuple(fit if value == real else 0.5 for value in COUNTS.values),
+        ))  # fmt: skip
+    return Evaluated(summarise(rows, COUNTS, fingerprint), rows, latency_ms, archive_bytes)
+
+
+def votes(both: int, challenger: int, champion: int, neither: int) -> tuple[list[bool], list[bool]]:
+    """What challenger and champion count right where so many photos are right of both, one alone, neither."""
+    ours = [True] * both + [True] * challenger + [False] * champion + [False] * neither
+    theirs = [True] * both + [False] * challenger + [True] * champion + [False] * neither
+    return ours, theirs
