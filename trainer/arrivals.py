@@ -51,6 +51,7 @@ class Arrivals:
         """What is there. ``seen``: ids that counted before, of which nothing is read. Raises DataError."""
         if time.monotonic() < self._next_s:
             return self._found
+        self._next_s = time.monotonic() + min(self._every_s, SETTLED_S)  # where it fails
         if self._uri:
             found = self._of_bucket(seen)
         else:

@@ -20,14 +20,14 @@ from typing import NoReturn
 from serve.errors import BinwatchError, DataError, HeldError, TrainingError
 from trainer import continuous, tracking, underway
 from trainer.arrivals import Arrivals, Arrived, Seen
-from trainer.continuous import DEFAULT, Limits, View
+from trainer.continuous import DEFAULT, Limits, Past, View
 from trainer.execution import Execution, Request
 from trainer.pipeline import How, Promote, carry_out, end_orphans, prepared_folder, request_of, runs_of
 from trainer.tracking import Tracking
 
 MOST_STARTS = 5
 """An execution whose process died so often is given up."""
-DAY_S = 86_400.0
+DAY_S, HOUR_S = 86_400.0, 3600.0
 log = logging.getLogger(__name__)
 
 Tell = Callable[[bool, str], None]
@@ -98,21 +98,29 @@ class Keeper:
                 request = replace(self._request, token=uuid.uuid4().hex, why=found.reasons)
                 return self._carry_out(request, arrived, view)
         if time.time() - past.pruned_s > DAY_S:
-            with underway.alone(self._state, "the pruning"):
-                self._prune()
-                continuous.write_past(self._state, replace(past, pruned_s=time.time()))
+            self._prune_now(past)
         return None
+
+    def _prune_now(self, past: Past) -> None:
+        """Prune; where that fails, again in an hour."""
+        with underway.alone(self._state, "the pruning"):
+            continuous.write_past(self._state, replace(past, pruned_s=time.time() - DAY_S + HOUR_S))
+            self._prune()
+            continuous.write_past(self._state, replace(past, pruned_s=time.time()))
 
     def watch(self, heartbeat: Path, interval_s: float) -> NoReturn:
         """Look every ``interval_s`` seconds, for ever; touch ``heartbeat`` at each look."""
+        held = ""
         while True:
             heartbeat.touch()
             try:
-                execution = self.look()
+                execution, held = self.look(), ""
                 if execution:
                     log.info("execution %s: %s: %s", execution.id, execution.decision, "; ".join(execution.reasons))
             except HeldError as error:
-                log.info("%s", error)
+                if str(error) != held:  # it may be held for hours
+                    log.info("%s", error)
+                held = str(error)
             except BinwatchError as error:
                 log.warning("%s; looking again in %.0f s", error, interval_s)
             time.sleep(interval_s)

@@ -1,0 +1,115 @@
+"""Pruning for real: files leave MLflow's store, the capture's folder and bucket; what may still serve stays."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore import UNSIGNED
+from botocore.config import Config
+
+from serve.embedded import mlflow_server, s3_server
+from tests.integration.test_scripts import call
+from trainer import disposal, s3, tracking
+from trainer.job import ARCHIVE
+from trainer.retention import Places, Policy, prune
+from trainer.tracking import Tracking
+
+HOUR = "bin-counter/AllTraffic/2020/01/01/00"
+
+
+def trained_run(registry: Tracking, folder: Path, parent: str | None = None) -> str:
+    """A run with the files of a training."""
+    archive = folder / "bin-counter.mar"
+    archive.write_bytes(b"x" * 1000)
+    with registry.run("train", parent) as run:
+        run.log_file(archive, "archive")
+        run.log_json({"accuracy": 0.5}, "evaluation.json")
+        run.log_json({}, "rules.json")
+    return run.id
+
+
+def stored(state: Path) -> int:
+    """Archives on the disk of the MLflow server."""
+    return len(list((state / "artifacts").rglob("*.mar")))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A real MLflow of its own, since all of it is pruned, and where its files are."""
+
+    url: str
+    state: Path
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+    state = tmp_path_factory.mktemp("mlflow")
+    with mlflow_server(state) as url:
+        yield Kept(url, state)
+
+
+def test_archives_really_leave_the_store_but_for_those_that_may_serve(kept: Kept, tmp_path: Path) -> None:
+    registry = Tracking(kept.url)
+    runs = {name: trained_run(registry, tmp_path) for name in ("old", "previous", "champion", "waits", "refused")}
+    words = {"old": tracking.REFUSED, "previous": tracking.PROMOTED, "champion": tracking.PROMOTED,
+             "waits": tracking.APPROVED, "refused": tracking.REFUSED}  # fmt: skip
+    of = {name: registry.register(runs[name], status, "", "").number for name, status in words.items()}
+    registry.crown(of["champion"])
+    registry.set_previous(of["previous"])
+    capture = tmp_path / "capture" / HOUR / "a.jsonl"
+    capture.parent.mkdir(parents=True)
+    capture.write_text("12345\n")
+    places, policy = Places(registry, str(tmp_path / "capture"), tmp_path / "state"), Policy(versions=1, capture_days=1)
+    planned = [each.to_json() for each in prune(places, policy, dry_run=True)]
+    assert (stored(kept.state), capture.exists()) == (5, True)
+    done = call("scripts/prune.py", "--tracking-uri", kept.url, "--state", places.state, "--capture", places.capture,
+                "--json", BINWATCH_KEEP_VERSIONS="1", BINWATCH_KEEP_CAPTURE_DAYS="1")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [(each["kind"], each["name"]) for each in told["pruned"]] == [("archive", runs["old"]), ("capture", HOUR)]
+    assert told["pruned"][0] == planned[0]
+    assert planned[0]["reason"] == "4 versions are newer, 1 are kept"
+    assert (told["bytes"], told["dry_run"]) == (1006, False)
+    assert (stored(kept.state), capture.exists()) == (4, False)
+    assert registry.artifacts(runs["old"]).keys() == {"evaluation.json", "rules.json"}
+    assert all(ARCHIVE in registry.artifacts(runs[name]) for name in ("previous", "champion", "waits", "refused"))
+    assert len(registry.versions()) == 5  # the history is whole
+    assert prune(places, policy) == []
+
+
+def test_old_runs_keep_what_the_history_reads(kept: Kept, tmp_path: Path) -> None:
+    registry = Tracking(kept.url)
+    with registry.run("execution") as execution:
+        under_way = trained_run(registry, tmp_path, execution.id)
+        old = trained_run(registry, tmp_path)
+        places = Places(registry, str(tmp_path / "capture"), tmp_path)
+        fresh = prune(places, Policy(versions=0, days=1))
+        assert old not in {each.thing.name for each in fresh}
+        gone = prune(places, Policy(versions=0, days=1e-9))
+        assert {each.thing.kind for each in gone if each.thing.name == old} == {"archive", "artifacts"}
+        assert under_way not in {each.thing.name for each in gone}
+        assert registry.artifacts(old).keys() == {"evaluation.json"}
+        assert ARCHIVE in registry.artifacts(under_way)
+        assert registry.tags(old)[disposal.PRUNED] == "archive, artifacts"
+
+
+def test_old_hours_leave_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with s3_server(tmp_path) as url:
+        client = boto3.client(
+            "s3", endpoint_url=url, region_name="us-east-1", config=Config(signature_version=UNSIGNED)
+        )
+        client.create_bucket(Bucket="kept")
+        for key in (f"capture/{HOUR}/a.jsonl", f"capture/{HOUR}/b.jsonl", "capture/other.jsonl"):
+            client.put_object(Bucket="kept", Key=key, Body=b"12345\n")
+        capture = disposal.Capture("s3://kept/capture", url)
+        assert [hour for hour, _ in capture.hours()] == [HOUR]
+        assert capture.remove(HOUR, dry_run=True) == 12
+        assert capture.remove(HOUR, dry_run=False) == 12
+        assert list(s3.S3Store("s3://kept/capture", url).keys("")) == ["other.jsonl"]
+        assert list(disposal.Capture("s3://kept/capture", url).hours()) == []
+        client.close()
