@@ -23,7 +23,7 @@ def main(args: Namespace) -> int:
         gone = lambda_deploy.destroy(Aws(args.region or default_region(), args.endpoint_url), args.name)
         cli.emit(args, {"removed": gone}, "\n".join(gone) or f"there is no function {args.name}")
         return cli.OK
-    wanted = None if args.destroy else lambda_deploy.front(vars(args))
+    wanted = None if args.destroy else lambda_deploy.front(vars(args), args.dry_run)
     code = write(args.work / "lambda.zip")
     if args.dry_run:
         plan = lambda_deploy.plan(wanted, code, args.must_exist) if wanted else lambda_deploy.removal(args.name)

@@ -16,6 +16,7 @@ from trainer.aws.account import ROLE
 from trainer.aws.deploy import Pace
 from trainer.aws.lambda_zip import HANDLER
 from trainer.aws.requests import Api, FileBody, Request, found
+from trainer.aws.wanted import NOWHERE_ROLE, Wanted
 
 LAMBDA = "lambda"
 MARGIN_S = 5
@@ -61,12 +62,14 @@ class Front:
         }  # fmt: skip
 
 
-def front(options: Mapping[str, Any]) -> Front:
-    """The function that a command line asks for. Raises SettingsError with all problems at once."""
+def front(options: Mapping[str, Any], dry_run: bool = False) -> Front:
+    """The function that a command line asks for; a dry run needs no role. Raises SettingsError with all problems."""
     problems = []
     text = {key: str(options.get(key) or "") for key in ("name", "role", "endpoint", "inference_url", "url", "api")}
-    if bool(text["endpoint"]) == bool(text["inference_url"]):
-        problems.append("give --endpoint, a SageMaker endpoint, or --inference-url, a TorchServe, and not both")
+    if text["endpoint"] and text["inference_url"]:
+        problems.append("give --endpoint, a SageMaker endpoint, or --inference-url, a TorchServe, not both")
+    text["endpoint"] = text["endpoint"] or ("" if text["inference_url"] else Wanted.endpoint)
+    text["role"] = text["role"] or (NOWHERE_ROLE if dry_run else "")
     if not ROLE.fullmatch(text["role"]):
         problems.append(f"the role {text['role']!r} is no ARN of a role, as arn:aws:iam::ACCOUNT:role/NAME; see --role")
     lists = {key: tuple(filter(None, str(options.get(key) or "").split(","))) for key in ("subnets", "groups")}
@@ -84,7 +87,7 @@ def add_options(to: ArgumentParser, environ: Mapping[str, str]) -> None:
     get = environ.get
     to.add_argument("--name", default="binwatch", help="of the function")
     to.add_argument("--role", default=get("BINWATCH_AWS_LAMBDA_ROLE"), help="ARN of what the function may do")
-    to.add_argument("--endpoint", default=get("BINWATCH_ENDPOINT_NAME"), help="the SageMaker endpoint that it asks")
+    to.add_argument("--endpoint", default=get("BINWATCH_ENDPOINT_NAME"), help="the SageMaker endpoint; bin-counter")
     to.add_argument("--inference-url", default=get("BINWATCH_INFERENCE_URL"), help="instead: a TorchServe's address")
     to.add_argument("--subnets", help="with commas, of the VPC that TorchServe is in")
     to.add_argument("--groups", help="with commas, the security groups there")

@@ -1,0 +1,354 @@
+import base64
+import json
+import threading
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve.embedded import free_port
+from serve.errors import AwsError, ServerError, SettingsError
+from serve.lambda_event import Question, question
+from serve.lambda_upstream import answered, connected
+from serve.payload import ATTRIBUTES
+from serve.refusal import Refusal
+from tests.unit.test_rooms import imported
+from trainer.aws import lambda_deploy, lambda_zip
+from trainer.aws.deploy import Pace
+from trainer.aws.requests import Recorder, Request
+
+ROLE = "arn:aws:iam::123456789012:role/binwatch-lambda"
+API = "arn:aws:execute-api:eu-west-1:123456789012:abc/*/POST/count"
+PHOTO = b"\xff\xd8\xff..."
+COUNTED = {"count": 2, "model_version": "7"}
+
+
+def rest(body: str, encoded: bool = False, **more: Any) -> dict[str, Any]:
+    """An event of API Gateway's version 1.0."""
+    return {"httpMethod": "POST", "headers": None, "body": body, "isBase64Encoded": encoded, **more}
+
+
+def http(body: str, encoded: bool = False, **more: Any) -> dict[str, Any]:
+    """An event of API Gateway's version 2.0, or of a function URL."""
+    return {"version": "2.0", "requestContext": {"http": {"method": "POST"}}, "body": body,
+            "isBase64Encoded": encoded, **more}  # fmt: skip
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+JPEG = {"headers": {"Content-Type": "image/jpeg"}}
+LINK = b'{"uri": "s3://bins/a.jpg"}'
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        ({"url": "s3://bins/a.jpg"}, Question(LINK, "application/json")),
+        ({"uri": "s3://bins/a.jpg"}, Question(LINK, "application/json")),
+        (rest('{"url": "s3://bins/a.jpg"}'), Question(LINK, "application/json")),
+        (http(encoded(LINK), True, headers={"content-type": "application/json"}), Question(LINK, "application/json")),
+        (rest(encoded(PHOTO), True, **JPEG), Question(PHOTO, "image/jpeg")),
+        (http(encoded(PHOTO), True), Question(PHOTO, "application/octet-stream")),
+        (http("s3://bins/a.jpg", headers={"content-type": "string/url"}), Question(b"s3://bins/a.jpg", "string/url")),
+        (http("", queryStringParameters={"expected_quantity": "3", "x": "y"}),
+         Question(b"", "application/json", "expected_quantity=3")),
+        (rest("", headers={ATTRIBUTES: "expected_quantity=3, weight=2.5,probe=1"},
+              multiValueQueryStringParameters={"weight": ["4"]}, queryStringParameters={"weight": "4"}),
+         Question(b"", "application/json", "expected_quantity=3,weight=4")),
+        (rest("[1"), Question(b"[1", "application/json")),
+        (rest('{"url": "a", "url": "b"}'), Question(b'{"url": "a", "url": "b"}', "application/json")),
+    ],
+)  # fmt: skip
+def test_an_event_is_a_question(event: Any, expected: Question) -> None:
+    assert question(event) == expected
+
+
+@pytest.mark.parametrize(
+    ("event", "status"),
+    [
+        ("a link", 422), (None, 422),
+        ({"httpMethod": "GET"}, 405), (rest("no base64", True), 400),
+        (rest("x", headers={"Content-Type": "multipart/form-data; boundary=a"}), 415),
+        (http("", queryStringParameters={"expected_quantity": "3,probe=1"}), 422),
+        (rest("", multiValueQueryStringParameters={"expected_quantity": ["3", "4"]}), 422),
+    ],
+)  # fmt: skip
+def test_an_event_that_asks_nothing_is_refused(event: Any, status: int) -> None:
+    with pytest.raises(Refusal) as refused:
+        question(event)
+    assert refused.value.status == status
+
+
+@dataclass
+class Stub:
+    """A server that gives the next answer, and keeps what it was asked: path, headers in lower case, body."""
+
+    url: str
+    answers: list[tuple[int, dict[str, str], Any]] = field(default_factory=list)
+    asked: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
+    held: threading.Event = field(default_factory=threading.Event)
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            made.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
+            if not made.answers:
+                made.held.wait(10)
+                return
+            status, headers, content = made.answers.pop(0)
+            sent = json.dumps(content).encode()
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(sent))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(sent)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    made = Stub(f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield made
+    made.held.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def endpoint(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Stub:
+    """The same as SageMaker's runtime, asked by the real boto3."""
+    for name, value in {"AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": stub.url, "AWS_DEFAULT_REGION": "eu-west-1",
+                        "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    return stub
+
+
+def error(code: str, message: str, **more: Any) -> tuple[int, dict[str, str], Any]:
+    return 424 if code == "ModelError" else 400, {"x-amzn-errortype": code}, {"Message": message, **more}
+
+
+def test_the_endpoint_is_asked_and_its_answer_returned(endpoint: Stub) -> None:
+    endpoint.answers = [(200, {}, COUNTED), (200, {}, [COUNTED])]
+    upstream = connected({"BINWATCH_ENDPOINT_NAME": "bins"})
+    event = http(encoded(PHOTO), True, headers={"content-type": "image/jpeg"},
+                 queryStringParameters={"expected_quantity": "3"})  # fmt: skip
+    given = answered(event, upstream)
+    assert (given["statusCode"], json.loads(given["body"]), given["isBase64Encoded"]) == (200, COUNTED, False)
+    path, headers, body = endpoint.asked[0]
+    assert (path, body, headers["content-type"]) == ("/endpoints/bins/invocations", PHOTO, "image/jpeg")
+    assert headers[ATTRIBUTES.lower()] == "expected_quantity=3"
+    assert json.loads(answered({"instances": [{"uri": "s3://b/x"}]}, upstream)["body"]) == [COUNTED]
+
+
+BAD = {"code": 400, "type": "BadPhoto", "message": "no photo"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "kind"),
+    [
+        (error("ModelError", "x", OriginalStatusCode=400, OriginalMessage=json.dumps(BAD)), 400, "BadPhoto"),
+        (error("ModelError", "x", OriginalStatusCode=503, OriginalMessage="busy"), 503, "Overloaded"),
+        (error("ModelError", "x", OriginalStatusCode=500, OriginalMessage="Traceback"), 502, "Failed"),
+        (error("ModelError", "Your invocation timed out", OriginalStatusCode=0), 504, "TimedOut"),
+        (error("ThrottlingException", "Rate exceeded"), 429, "Throttled"),
+        (error("ServiceUnavailable", "later"), 503, "Overloaded"),
+        (error("ModelNotReadyException", "later"), 503, "Overloaded"),
+        (error("ValidationError", "Endpoint bins of account 1 not found."), 503, "NoModel"),
+        (error("ValidationError", "the body is too large"), 400, "BadRequest"),
+        (error("AccessDeniedException", "no"), 502, "Failed"),
+        (error("InternalFailure", "oops"), 502, "Failed"),
+    ],
+)
+def test_errors_of_the_endpoint_are_mapped(endpoint: Stub, answer: Any, status: int, kind: str) -> None:
+    endpoint.answers = [answer]
+    given = answered({"url": "s3://b/x"}, connected({"BINWATCH_ENDPOINT_NAME": "bins"}))
+    body = json.loads(given["body"])
+    assert (given["statusCode"], body["code"], body["type"]) == (status, status, kind)
+    assert "Traceback" not in body["message"]
+    assert ("Retry-After" in given["headers"]) == (status in (429, 503, 504))
+    assert len(endpoint.asked) == 1  # the caller tries again, not the Lambda
+
+
+@pytest.mark.parametrize("whom", ["BINWATCH_ENDPOINT_NAME", "BINWATCH_INFERENCE_URL"])
+def test_what_does_not_answer_in_time_is_504_and_what_is_down_503(
+    endpoint: Stub, whom: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = {"BINWATCH_ENDPOINT_NAME": "bins", "BINWATCH_INFERENCE_URL": endpoint.url}[whom]
+    given = answered({"url": "s3://b/x"}, connected({whom: name, "BINWATCH_TIMEOUT_S": "0.3"}))
+    assert (given["statusCode"], json.loads(given["body"])["type"]) == (504, "TimedOut")
+    nobody = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", nobody)
+    given = answered({"url": "s3://b/x"}, connected({whom: "bins" if name == "bins" else nobody}))
+    assert (given["statusCode"], json.loads(given["body"])["type"]) == (503, "Down")
+
+
+def test_a_torchserve_of_ones_own_is_asked_the_same(stub: Stub) -> None:
+    stub.answers = [(200, {}, COUNTED), (404, {}, {"code": 404, "type": "ModelNotFoundException", "message": "x"}),
+                    (422, {}, {"code": 422, "type": "BadField", "message": "y"})]  # fmt: skip
+    upstream = connected({"BINWATCH_INFERENCE_URL": f"{stub.url}/"})
+    event = rest(encoded(PHOTO), True, **JPEG, queryStringParameters={"expected_quantity": "3"})
+    given = [answered(event, upstream) for _ in range(3)]
+    assert [each["statusCode"] for each in given] == [200, 503, 422]
+    path, headers, body = stub.asked[0]
+    assert (path, body, headers[ATTRIBUTES.lower()]) == ("/predictions/bin-counter", PHOTO, "expected_quantity=3")
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [{}, {"BINWATCH_ENDPOINT_NAME": "a", "BINWATCH_INFERENCE_URL": "http://b"}, {"BINWATCH_INFERENCE_URL": "b"},
+     {"BINWATCH_ENDPOINT_NAME": "a", "BINWATCH_TIMEOUT_S": "soon"}],
+)  # fmt: skip
+def test_settings_that_name_nobody_are_refused(environ: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match="BINWATCH_"):
+        connected(environ)
+
+
+def test_the_zip_has_what_the_handler_imports_and_the_same_bytes_each_time(tmp_path: Path) -> None:
+    first, second = lambda_zip.write(tmp_path / "a.zip"), lambda_zip.write(tmp_path / "b" / "c.zip")
+    assert first.read_bytes() == second.read_bytes()
+    with zipfile.ZipFile(first) as made:
+        made.extractall(tmp_path / "code")
+    names = {path.stem for path in (tmp_path / "code" / "serve").iterdir()}
+    used = {name.split(".")[1] for path in (tmp_path / "code").rglob("*.py") for name in imported(path) if "." in name}
+    assert names - {"__init__"} == used
+
+
+class Fake:
+    """A Lambda service that keeps one function, its URL and its permissions; every change takes one look."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.recorder, self.fails = Recorder(), fails
+        self.function: dict[str, Any] | None = None
+        self.url, self.allowed, self.pending = "", set[str](), False
+
+    def call(self, request: Request) -> dict[str, Any]:
+        self.recorder.call(request)  # checks it against the service's description
+        about = dict(request.parameters)
+        found: dict[str, Any] = getattr(self, request.operation)(about)
+        return found
+
+    def _there(self) -> dict[str, Any]:
+        if self.function is None:
+            raise gone("function")
+        return self.function
+
+    def GetFunctionConfiguration(self, _: dict[str, Any]) -> dict[str, Any]:
+        there, waits, self.pending = self._there(), self.pending, False
+        return {**there, "State": self.fails or "Active", "LastUpdateStatus": "InProgress" if waits else "Successful"}
+
+    def CreateFunction(self, about: dict[str, Any]) -> dict[str, Any]:
+        self.function, self.pending = about, True
+        return about
+
+    def UpdateFunctionCode(self, about: dict[str, Any]) -> dict[str, Any]:
+        if self.pending:
+            raise AssertionError("changed while it was being changed")
+        self.pending = True
+        return {**self._there(), **about}
+
+    UpdateFunctionConfiguration = UpdateFunctionCode
+
+    def GetFunctionUrlConfig(self, _: dict[str, Any]) -> dict[str, Any]:
+        if not self.url:
+            raise gone("URL")
+        return {"AuthType": self.url}
+
+    def CreateFunctionUrlConfig(self, about: dict[str, Any]) -> dict[str, Any]:
+        self.url = about["AuthType"]
+        return {"FunctionUrl": "https://abc.lambda-url.eu-west-1.on.aws/"}
+
+    UpdateFunctionUrlConfig = CreateFunctionUrlConfig
+
+    def DeleteFunctionUrlConfig(self, about: dict[str, Any]) -> dict[str, Any]:
+        self.GetFunctionUrlConfig(about)
+        self.url = ""
+        return {}
+
+    def AddPermission(self, about: dict[str, Any]) -> dict[str, Any]:
+        if about["StatementId"] in self.allowed:
+            raise conflict()
+        self.allowed.add(about["StatementId"])
+        return {}
+
+    def RemovePermission(self, about: dict[str, Any]) -> dict[str, Any]:
+        if about["StatementId"] not in self.allowed:
+            raise gone("statement")
+        self.allowed.remove(about["StatementId"])
+        return {}
+
+    def DeleteFunction(self, _: dict[str, Any]) -> dict[str, Any]:
+        self._there()
+        self.function = None
+        return {}
+
+    def operations(self) -> list[str]:
+        return [each.operation for each in self.recorder.requests]
+
+
+def gone(what: str) -> Exception:
+    return AwsError(f"no {what}", "ResourceNotFoundException", f"no {what}")
+
+
+def conflict() -> Exception:
+    return AwsError("there already", "ResourceConflictException", "there already")
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    return lambda_zip.write(tmp_path / "lambda.zip")
+
+
+PACE = Pace(0.001, 5)
+
+
+def test_a_function_is_made_opened_updated_closed_and_removed(code: Path) -> None:
+    api = Fake()
+    opened = lambda_deploy.front({"name": "binwatch", "role": ROLE, "url": "NONE", "api": API})
+    assert lambda_deploy.deploy(api, opened, code, PACE) == lambda_deploy.Fronted(
+        "created", "binwatch", "https://abc.lambda-url.eu-west-1.on.aws/"
+    )
+    assert api.allowed == {"binwatch-url", "binwatch-url-invoke", "binwatch-api"}
+    assert lambda_deploy.deploy(api, opened, code, PACE).did == "updated"
+    assert api.allowed == {"binwatch-url", "binwatch-url-invoke", "binwatch-api"}
+    closed = lambda_deploy.front({"name": "binwatch", "role": ROLE, "inference_url": "http://10.0.0.5:8080",
+                                  "subnets": "subnet-1", "groups": "sg-1"})  # fmt: skip
+    assert lambda_deploy.deploy(api, closed, code, PACE).url == ""
+    assert (api.url, api.allowed) == ("", set())
+    assert lambda_deploy.destroy(api, "binwatch") == ["DeleteFunction"]
+    assert lambda_deploy.destroy(api, "binwatch") == []
+
+
+def test_a_function_that_does_not_come_up_is_an_error(code: Path) -> None:
+    with pytest.raises(ServerError, match="did not come up"):
+        lambda_deploy.deploy(Fake("Failed"), lambda_deploy.front({"name": "a", "role": ROLE}), code, PACE)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_plan_is_what_a_deployment_asks(code: Path, exists: bool) -> None:
+    wanted, api = lambda_deploy.front({"name": "a", "role": ROLE, "url": "AWS_IAM"}), Fake()
+    if exists:
+        lambda_deploy.deploy(api, wanted, code, PACE)
+    before = len(api.operations())
+    lambda_deploy.deploy(api, wanted, code, PACE)
+    planned = [each.operation for each in lambda_deploy.plan(wanted, code, exists)]
+    asked = api.operations()[before:]
+    unrepeated = [name for number, name in enumerate(asked) if asked[number - 1 : number] != [name]]
+    assert unrepeated == [name for number, name in enumerate(planned) if planned[number - 1 : number] != [name]]
+
+
+def test_a_command_line_that_cannot_be_is_refused_with_all_its_problems() -> None:
+    with pytest.raises(SettingsError, match=r"not both.*no ARN.*--subnets and --groups"):
+        lambda_deploy.front({"name": "a", "role": "x", "endpoint": "a", "inference_url": "http://b", "subnets": "c"})
+    assert lambda_deploy.front({"name": "a"}, dry_run=True).role.endswith("placeholder")
