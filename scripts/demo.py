@@ -20,7 +20,7 @@ from typing import Any
 from serve.embedded import free_port, gateway_server, mlflow_server, torchserve_server
 from serve.rollout import Rollout
 from serve.torchserve import Inference, Management
-from trainer import cli
+from trainer import cli, signing
 from trainer.dataset import DataSpec
 from trainer.pipeline import execute
 from trainer.prepared import splits_of
@@ -34,7 +34,7 @@ def main(args: Namespace) -> int:
     start = time.monotonic()
     spec = cli.data_spec(vars(args), args.state / "drawn")
     recipe = cli.recipe(args.recipe, vars(args))
-    home = fresh(args.state / "demo")
+    home, trusted = fresh(args.state / "demo"), signing.at_home(args.state)
     kept = {
         "BINWATCH_CAPTURE": str(home.resolve() / "capture"),
         "BINWATCH_MONITORING": str(home.resolve() / "monitoring"),
@@ -46,7 +46,8 @@ def main(args: Namespace) -> int:
         )
         gateway_url = stack.enter_context(gateway_server(home / "gateway", inference_url, free_port(8000), kept))
         registry, inference = Tracking(mlflow_url), Inference(inference_url)
-        promoter = Promoter(registry, Rollout(inference, Management(management_url), store), store / "accuracy.json")
+        server = Rollout(inference, Management(management_url), store)
+        promoter = Promoter(registry, server, store / "accuracy.json", trusted=trusted)
 
         executions = [
             execute(registry, each, recipe, promoter.promote) for each in (spec, replace(spec, train_share=STARVED))

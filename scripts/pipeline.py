@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from serve import alerts, drift
-from trainer import cli, continuous, keeping, policy, retention, s3
+from trainer import cli, continuous, keeping, policy, retention, s3, signing
 from trainer.execution import Request
 from trainer.pipeline import How, wait_for_promoter
 from trainer.tracking import Tracking
@@ -22,7 +22,8 @@ def main(args: Namespace) -> int:
     mirror = {"data": str(s3.mirror_folder(uri, args.state / "s3"))} if uri else {}
     spec = cli.data_spec({**options, **mirror}, args.state / "drawn")
     request = Request(spec, cli.recipe(args.recipe, options), uri)
-    how = How(args.state, args.cache, policy=policy.from_options(options), settled_s=60.0 if args.watch else 0.0)
+    settled_s, trusted = 60.0 if args.watch else 0.0, signing.at_home(args.state)
+    how = How(args.state, args.cache, policy=policy.from_options(options), settled_s=settled_s, trusted=trusted)
     limits, kept = continuous.limits_from(os.environ), retention.policy_from(os.environ)
     registry, webhook = Tracking(args.tracking_uri), drift.webhook_from(os.environ)
     places = retention.places_of(registry, options, os.environ)

@@ -40,7 +40,8 @@ def main(args: Namespace) -> int:
         decision, text = decisions.tell(registry, args.explain)
         cli.emit(args, decision.to_json(), text)
         return cli.OK
-    promoter = Promoter(registry, server, args.model_store / "accuracy.json", policy.from_options(vars(args)))
+    accuracy_file, wanted = args.model_store / "accuracy.json", policy.from_options(vars(args))
+    promoter = Promoter(registry, server, accuracy_file, wanted, args.verify_key)
     if args.watch:
         watch(promoter, args.heartbeat, args.interval, stop, scaler.step if args.autoscale else None)
         return cli.OK

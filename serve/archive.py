@@ -17,7 +17,6 @@ Only the standard library is used here: the promoter checks archives without loa
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,17 +24,16 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from serve import vetting, zips
 from serve.errors import ArchiveError
 
 FORMAT = 1
 MANIFEST = "binwatch.json"
 MODEL, INT8, PROGRAM = "model.onnx", "model.int8.onnx", "model.pt2"
 TORCHSERVE_MANIFEST = "MAR-INF/MANIFEST.json"
-MAX_BYTES = 2 * 1024**3
-"""Largest archive that is unpacked, in bytes, counted unpacked."""
 
 
 @dataclass(frozen=True)
@@ -140,11 +138,12 @@ def parse_manifest(text: bytes | None) -> Manifest:
         content = json.loads(text)
         if content.get("format") != FORMAT:
             raise ArchiveError(f"the archive has format {content.get('format')!r}; this version reads {FORMAT}")
+        content["files"] = {str(name): str(digest) for name, digest in content["files"].items()}
         content["golden"] = tuple(Golden(each["file"], tuple(each["probabilities"])) for each in content["golden"])
         content["classes"] = tuple(content["classes"])
         content["exact"] = _calibration(content.get("exact"))
         return Manifest(**{each.name: content[each.name] for each in fields(Manifest) if each.name in content})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArchiveError(f"{MANIFEST} in the archive is damaged: {error!r}") from error
 
 
@@ -158,22 +157,25 @@ def _calibration(found: dict[str, Any] | None) -> Calibration | None:
 def unpacked(archive: Path) -> Iterator[Path]:
     """Unpack an archive into a temporary folder for as long as the context lasts. Raises ArchiveError."""
     with tempfile.TemporaryDirectory(prefix="binwatch-") as folder:
-        with _opened(archive) as content:
+        with zips.opened(archive) as content:
             content.extractall(folder)
         yield Path(folder)
 
 
 def manifest_of(archive: Path) -> Manifest:
     """The manifest of a packed archive; checksums are not compared. Raises ArchiveError."""
-    with _opened(archive) as content:
-        return parse_manifest(content.read(MANIFEST) if MANIFEST in content.namelist() else None)
+    with zips.opened(archive) as content:
+        return _manifest_in(content)
 
 
 def golden_photos(archive: Path) -> list[tuple[bytes, tuple[float, ...]]]:
     """The golden photos' bytes and the probabilities that they must give. Raises ArchiveError."""
-    manifest = manifest_of(archive)
-    with _opened(archive) as content:
-        return [(content.read(each.file), each.probabilities) for each in manifest.golden]
+    with zips.opened(archive) as content:
+        golden = _manifest_in(content).golden
+        missing = {each.file for each in golden} - set(content.namelist())
+        if missing:
+            raise ArchiveError(f"the archive has no {min(missing)}, a golden photo that its manifest names: damaged")
+        return [(content.read(each.file), each.probabilities) for each in golden]
 
 
 def ask(archive: Path, photos: Sequence[Path], threads: int = 2) -> Iterator[dict[str, Any]]:
@@ -201,18 +203,36 @@ def ask(archive: Path, photos: Sequence[Path], threads: int = 2) -> Iterator[dic
 
 
 def stamp(archive: Path, target: Path, version: str) -> None:
-    """Copy ``archive`` to ``target``, whole or not at all, as TorchServe's model version ``version``."""
+    """Copy ``archive`` to ``target``, whole or not at all, as TorchServe's model version ``version``.
+
+    Every file is checked as it is copied: what is at ``target`` afterwards is exactly what the manifest lists, with
+    the checksums that it says, and the version. Raises ArchiveError.
+    """
     partial = target.with_name(f".{target.name}.partial")
-    with _opened(archive) as source, zipfile.ZipFile(partial, "w") as copy:
-        for info in source.infolist():
-            with source.open(info) as data:
-                if info.filename == TORCHSERVE_MANIFEST:
-                    copy.writestr(info.filename, _with_version(data.read(), version))
-                else:  # stored as it is: weights hardly shrink
-                    with copy.open(info.filename, "w", force_zip64=True) as out:
-                        shutil.copyfileobj(data, out, 1 << 20)
-    partial.chmod(0o644)
-    partial.replace(target)
+    try:
+        with zips.opened(archive) as source, zipfile.ZipFile(partial, "w") as copy:
+            _copy(source, copy, version)
+        partial.chmod(0o644)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _copy(source: zipfile.ZipFile, copy: zipfile.ZipFile, version: str) -> None:
+    manifest = _manifest_in(source)
+    _check_named(manifest)
+    vetting.check_listing(source, manifest.files, {MANIFEST, TORCHSERVE_MANIFEST})
+    if PROGRAM in manifest.files:
+        with source.open(PROGRAM) as program:
+            vetting.check_program(program, PROGRAM)
+    for name in source.namelist():
+        if name == TORCHSERVE_MANIFEST:
+            copy.writestr(name, _with_version(vetting.read_text(source, name), version))
+        elif name == MANIFEST:
+            copy.writestr(name, vetting.read_text(source, name))
+        else:  # stored as it is: weights hardly shrink
+            with source.open(name) as data, copy.open(name, "w", force_zip64=True) as out:
+                vetting.copy_checked(data, out, name, manifest.files[name])
 
 
 def sha256(path: Path) -> str:
@@ -221,28 +241,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
+def _manifest_in(content: zipfile.ZipFile) -> Manifest:
+    return parse_manifest(vetting.read_text(content, MANIFEST) if MANIFEST in content.namelist() else None)
+
+
+def _check_named(manifest: Manifest) -> None:
+    """What the manifest names must be listed."""
+    for name in (manifest.cpu_model, *(each.file for each in manifest.golden)):
+        if name not in manifest.files:
+            raise ArchiveError(f"the manifest names {name!r}, and does not list it: damaged")
+
+
 def _with_version(manifest: bytes, version: str) -> str:
-    content = json.loads(manifest)
+    content = vetting.torchserve_manifest(manifest, MODEL)
     content["model"]["modelVersion"] = version
     return json.dumps(content, indent=2)
-
-
-@contextmanager
-def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        with zipfile.ZipFile(archive) as content:
-            _refuse_dangerous(content)
-            yield content
-    except FileNotFoundError as error:
-        raise ArchiveError(f"there is no archive {archive}") from error
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ArchiveError(f"{archive} is not a whole archive: {error}") from error
-
-
-def _refuse_dangerous(content: zipfile.ZipFile) -> None:
-    total = sum(info.file_size for info in content.infolist())
-    if total > MAX_BYTES:
-        raise ArchiveError(f"the archive unpacks to {total} bytes; at most {MAX_BYTES} are allowed")
-    for name in content.namelist():
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise ArchiveError(f"the archive holds {name!r}, which would leave its folder")

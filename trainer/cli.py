@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from serve.errors import BinwatchError, SettingsError
-from trainer import counts, prepared, synthetic
+from trainer import counts, prepared, signing, synthetic
 from trainer.dataset import DataSpec
 from trainer.recipes import RECIPES, Recipe
 from trainer.rules import RULES
@@ -78,6 +78,8 @@ def add_server_options(to: argparse.ArgumentParser, workers: int, environ: Mappi
     to.add_argument("--model-store", type=Path, default=Path(get("BINWATCH_MODEL_STORE", "var/models")))
     workers = int(get("BINWATCH_WORKERS") or workers)
     to.add_argument("--workers", type=int, default=workers, help="a version starts with")
+    keys = signing.trusted(Path(get("BINWATCH_STATE") or "var"), environ)
+    to.add_argument("--verify-key", type=Path, default=keys, help="keys whose archives are taken: file or folder")
 
 
 def add_training_options(to: argparse.ArgumentParser) -> None:

@@ -5,13 +5,14 @@
 
 import json
 import logging
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from trainer import checkpoint, distributed, plots
+from trainer import checkpoint, distributed, plots, signing
 from trainer.alarms import CURVE
 from trainer.dataset import Dataset, DataSpec, Part
 from trainer.evaluate import Evaluated, Prediction, evaluate, judged
@@ -84,8 +85,8 @@ def run_training(
     stop_on: frozenset[str] = frozenset(), checkpoints: Path | None = None,
     on_epoch: Callable[[Epoch], object] = lambda _: None, data: Dataset | None = None,
 ) -> Trained:  # fmt: skip
-    """Load, train, calibrate, export. Everything goes to ``run`` where there is one; the archive to ``out``."""
-    start = time.monotonic()
+    """Load, train, calibrate, export, sign. Everything goes to ``run`` where there is one; the archive to ``out``."""
+    start, key = time.monotonic(), signing.signer_from(os.environ)
     learned = learn(spec, recipe, out, run, stop_on=stop_on, checkpoints=checkpoints, on_epoch=on_epoch, data=data)
     fitted, data = learned.fitted, learned.data
     best = fitted.epochs[fitted.best_epoch - 1]
@@ -94,6 +95,7 @@ def run_training(
         fitted.model, data, recipe, out, run_id=run.id if run else "", metrics=chosen,
         selection=learned.selection, calibration=learned.calibration,
     )  # fmt: skip
+    signature = signing.sign(exported.archive, key) if key else None
     if not exported.choice.accepted:
         log.warning("CPUs get the fp32 form, which is slower than int8: %s", exported.choice.reason)
     _write_training(out, recipe, fitted, len(data.train), time.monotonic() - start)
@@ -101,7 +103,8 @@ def run_training(
         run.log_metrics({name: value for name, value in exported.metrics.items() if name not in chosen})
         run.set_tags({"cpu_model": exported.cpu_model, "cpu_model.reason": exported.choice.reason})
         run.log_json(exported.reference, REFERENCE)
-        run.log_file(exported.archive, "archive")
+        for path in (signature, exported.archive) if signature else (exported.archive,):  # an archive is never without
+            run.log_file(path, "archive")
     if checkpoints:
         checkpoint.remove(checkpoints)
     return Trained(exported.archive, data, run)

@@ -26,6 +26,7 @@ from trainer.arrivals import is_settled
 from trainer.dataset import Dataset, DataSpec, digest
 from trainer.evaluate import Evaluated
 from trainer.execution import Execution, Model, Request, Retry, Step, request_from, tried
+from trainer.fetching import fetch
 from trainer.job import ARCHIVE, run_training
 from trainer.policy import DEFAULT, Policy
 from trainer.promoter import Outcome
@@ -48,7 +49,8 @@ class How:
 
     ``state``: where prepared datasets, buckets' mirrors and checkpoints are kept; without it photos are taken as they
     lie and a killed training begins anew. ``cache``: take steps that were done before from there; ``policy``: what
-    the gate asks for; ``settled_s``: a table of photos must not have been written to for so long.
+    the gate asks for; ``settled_s``: a table of photos must not have been written to for so long; ``trusted``: whose
+    archives are evaluated (trainer/fetching.py).
     """
 
     state: Path | None = None
@@ -56,6 +58,7 @@ class How:
     retry: Retry = field(default_factory=Retry)
     policy: Policy = DEFAULT
     settled_s: float = 0.0
+    trusted: Path | None = None
 
 
 def execute(
@@ -213,7 +216,7 @@ class _Steps:
     def _archive(self, run_id: str) -> Path:
         """The archive of a run: the one that was trained here, or MLflow's."""
         here = self.folder / run_id / Path(ARCHIVE).name
-        return here if here.is_file() else self.registry.download(run_id, ARCHIVE, self.folder / run_id)
+        return here if here.is_file() else fetch(self.registry, run_id, self.folder / run_id, self.how.trusted)
 
     def _evaluate(self, train: Outputs, run: TrackedRun) -> dict[str, Any]:
         return judging.evaluate_both(self.registry, train, self.data, self._archive, run, self.how.cache)

@@ -28,7 +28,8 @@ from serve.errors import ArchiveError, BinwatchError, CanaryError, DataError
 from serve.probation import Observation
 from trainer import decisions, gate, tracking
 from trainer.evaluate import Evaluation, from_json
-from trainer.job import ARCHIVE, EVALUATION
+from trainer.fetching import fetch
+from trainer.job import EVALUATION
 from trainer.policy import DEFAULT, Policy
 from trainer.settle import settle
 from trainer.tracking import Tracking, Version
@@ -85,9 +86,12 @@ class Promoter:
     """Joins a registry, a server and the file that says the deployed accuracy."""
 
     def __init__(
-        self, registry: Tracking, server: Server, accuracy_file: Path, policy: Policy = DEFAULT
+        self, registry: Tracking, server: Server, accuracy_file: Path, policy: Policy = DEFAULT,
+        trusted: Path | None = None,
     ) -> None:  # fmt: skip
+        """``trusted``: whose archives are taken (trainer/fetching.py)."""
         self._registry = registry
+        self._trusted = trusted
         self._policy = policy
         self._server = server
         self._accuracy_file = accuracy_file
@@ -241,7 +245,7 @@ class Promoter:
     @contextmanager
     def _archive_of(self, version: Version) -> Iterator[Callable[[], Path]]:
         with tempfile.TemporaryDirectory(prefix="binwatch-fetch-") as folder:
-            yield lambda: self._registry.download(version.run_id, ARCHIVE, Path(folder))
+            yield lambda: fetch(self._registry, version.run_id, Path(folder), self._trusted)
 
 
 def watch(

@@ -1,0 +1,329 @@
+"""Archives that are not what they should be: each is refused with its reason, and nothing of it is stored."""
+
+import json
+import random
+import stat
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from serve import archive, vetting, zips
+from serve.errors import ArchiveError
+from tests import small_archives as small
+from tests.conftest import rounds
+from trainer import signing
+from trainer.job import Trained
+
+
+def stored(path: Path, folder: Path) -> Path:
+    """What the model store gets of an archive."""
+    folder.mkdir(exist_ok=True)
+    archive.stamp(path, folder / "bin-counter-7.mar", "7")
+    return folder / "bin-counter-7.mar"
+
+
+def refused(path: Path, tmp_path: Path, reason: str) -> None:
+    with pytest.raises(ArchiveError, match=reason):
+        stored(path, tmp_path / "store")
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    return small.packed(tmp_path / "good.mar", small.contents())
+
+
+def entry(name: str, **how: int) -> zipfile.ZipInfo:
+    made = zipfile.ZipInfo(name)
+    for key, value in how.items():
+        setattr(made, key, value)
+    return made
+
+
+def directory(data: bytes | bytearray) -> int:
+    """Where the list of a zip's entries begins."""
+    return int(struct.unpack("<L", data[-6:-2])[0])
+
+
+def test_what_is_stored_is_what_was_checked_and_the_version(good: Path, tmp_path: Path) -> None:
+    found = small.unpacked(stored(good, tmp_path / "store"))
+    named = json.loads(found.pop(archive.TORCHSERVE_MANIFEST))
+    assert named.pop("model")["modelVersion"] == "7"
+    assert named == {"runtime": "python", "archiverVersion": "0.12.0"}
+    expected = small.contents()
+    del expected[archive.TORCHSERVE_MANIFEST]
+    assert found == expected
+
+
+def test_a_real_archive_passes_and_holds_no_pickle(trained: Trained, tmp_path: Path) -> None:
+    found = small.unpacked(stored(trained.archive, tmp_path / "store"))
+    with zipfile.ZipFile(trained.archive) as content, content.open(archive.PROGRAM) as program:
+        inside = {each.filename: each.file_size for each in zipfile.ZipFile(program).infolist()}
+    assert [size for name, size in inside.items() if name.endswith(".pt")] == [0]
+    assert not [name for name, data in found.items() if data.startswith((b"\x80\x02", b"\x80\x04"))]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("../evil.py", "leave its folder"), ("/etc/passwd", "leave its folder"), ("serve/../../x", "leave its folder"),
+     ("..\\evil.py", "leave its folder"), ("C:/evil.py", "leave its folder"), ("golden/./0.jpg", "no name of a file"),
+     ("serve//x.py", "no name of a file"), ("serve/", "no name of a file"), ("a b", "no name of a file"),
+     ("x" * 300, "no name of a file"), ("s\u00e9rve.py", "no name of a file"),
+     ("weights.pkl", "may be a pickle"), ("model.pt", "may be a pickle"), ("serve/weights.pth", "may be a pickle"),
+     ("serve/extra.py", "does not list"), ("golden/9.jpg", "does not list"), ("setup.py", "no part of an archive"),
+     ("other/handler.py", "no part of an archive"), ("requirements.txt", "no part of an archive"),
+     ("serve/native.so", "no part of an archive"), ("model.onnx/x", "both as a file and as a folder")],
+)  # fmt: skip
+def test_a_file_too_many_is_refused(tmp_path: Path, name: str, reason: str) -> None:
+    refused(small.packed(tmp_path / "bad.mar", {**small.contents(), name: b"x"}), tmp_path, reason)
+
+
+def test_a_pickle_that_the_manifest_lists_is_refused_all_the_same(tmp_path: Path) -> None:
+    held = small.contents({**small.FILES, "weights.pkl": b"\x80\x04."})
+    refused(small.packed(tmp_path / "bad.mar", held), tmp_path, "pickles are never loaded")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"data__sample_inputs__model.pt": b"\x80\x04."}, "pickles are never loaded"),
+     ({"data__constants__custom_obj_0": b"\x80\x04."}, "pickles are never loaded"),
+     ({"data__weights__model.pt": b"x"}, "pickles are never loaded"),
+     ({"data__aotinductor__model__x.so": b"\x7fELF"}, "compiled code"),
+     ({"data__weights__model_weights_config.json": b'{"config": {"a": {"use_pickle": true}}}'}, "weights are pickles"),
+     ({"data__weights__model_weights_config.json": b'{"config": {"a": {}}}'}, "weights are pickles"),
+     ({"data__weights__model_weights_config.json": b"[" * 100_000}, "not a whole torch program"),
+     ({"data__weights__model_weights_config.json": b"{"}, "not a whole torch program")],
+)  # fmt: skip
+def test_a_program_in_which_torch_would_find_a_pickle_is_refused(
+    tmp_path: Path, changes: dict[str, bytes], reason: str
+) -> None:
+    held = small.contents({**small.FILES, "model.pt2": small.program(**changes)})
+    refused(small.packed(tmp_path / "bad.mar", held), tmp_path, reason)
+
+
+def test_a_program_that_is_no_zip_is_refused(tmp_path: Path) -> None:
+    held = small.contents({**small.FILES, "model.pt2": b"\x80\x04."})
+    refused(small.packed(tmp_path / "bad.mar", held), tmp_path, "not a whole torch program")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "handler.py", "serve/__init__.py", "golden/0.jpg", "model.pt2"])
+def test_a_file_that_was_changed_or_left_out_is_refused(tmp_path: Path, name: str) -> None:
+    held = small.contents()
+    other = small.program(byteorder=b"big") if name == "model.pt2" else b"other"
+    bad = small.packed(tmp_path / "bad.mar", {**held, name: other})
+    refused(bad, tmp_path, f"{name} in the archive has SHA-256 .* damaged")
+    del held[name]
+    refused(small.packed(tmp_path / "bad.mar", held), tmp_path, f"has no {name}, which its manifest lists")
+
+
+@pytest.mark.parametrize("name", [archive.MANIFEST, archive.TORCHSERVE_MANIFEST])
+def test_an_archive_without_a_manifest_is_refused(tmp_path: Path, name: str) -> None:
+    held = small.contents()
+    del held[name]
+    refused(small.packed(tmp_path / "bad.mar", held), tmp_path, "not made by binwatch")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [(small.for_torchserve(requirementsFile="requirements.txt"), "asks for more"),
+     (small.for_torchserve(handler="/models/evil.py"), "asks for more"),
+     (small.for_torchserve(handler="image_classifier"), "asks for more"),
+     (small.for_torchserve(serializedFile="x.pt"), "asks for more"),
+     (b"{", "damaged"), (b"[]", "damaged"), (b'{"model": 3}', "damaged"), (b"[" * 100_000, "damaged")],
+)  # fmt: skip
+def test_torchserve_is_told_to_load_nothing_else(tmp_path: Path, text: bytes, reason: str) -> None:
+    held = {**small.contents(), archive.TORCHSERVE_MANIFEST: text}
+    refused(small.packed(tmp_path / "bad.mar", held), tmp_path, reason)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"files": []}, {"files": None}, {"golden": 3}, {"cpu_model": "other.onnx"}, {"classes": 5},
+     {"golden": [{"file": "../x", "probabilities": []}]}],
+)  # fmt: skip
+def test_a_manifest_that_says_nonsense_is_refused(tmp_path: Path, said: dict[str, Any]) -> None:
+    refused(small.packed(tmp_path / "bad.mar", small.contents(**said)), tmp_path, "damaged")
+
+
+def test_a_manifest_nested_without_end_is_refused(tmp_path: Path) -> None:
+    held = {**small.contents(), archive.MANIFEST: b"[" * 100_000}
+    refused(small.packed(tmp_path / "bad.mar", held), tmp_path, "damaged")
+
+
+def test_a_bomb_is_refused_before_anything_is_unpacked(tmp_path: Path) -> None:
+    held = {**small.contents(), "model.onnx": bytes(10_000_000)}
+    bomb = small.packed(tmp_path / "bomb.mar", held, zipfile.ZIP_DEFLATED)
+    assert bomb.stat().st_size < 50_000
+    refused(bomb, tmp_path, "is compressed")
+    with pytest.raises(ArchiveError, match="is compressed"), archive.unpacked(bomb):
+        pass
+
+
+def test_a_size_that_a_header_invents_is_refused(good: Path, tmp_path: Path) -> None:
+    data = bytearray(good.read_bytes())
+    at = directory(data)
+    data[at + 20 : at + 28] = struct.pack("<2L", 2**31, 2**31)
+    (tmp_path / "bad.mar").write_bytes(data)
+    refused(tmp_path / "bad.mar", tmp_path, "lies outside")
+
+
+def test_entries_that_lie_on_one_another_are_refused(good: Path, tmp_path: Path) -> None:
+    data = bytearray(good.read_bytes())
+    with zipfile.ZipFile(good) as content:
+        largest = max(content.infolist(), key=lambda each: each.file_size)
+        entries = len(content.infolist())
+    at = directory(data)
+    for _ in range(entries):  # each entry says that it is the largest one
+        data[at + 20 : at + 28] = struct.pack("<2L", largest.file_size, largest.file_size)
+        at = data.find(b"PK\x01\x02", at + 4)
+    (tmp_path / "bad.mar").write_bytes(data)
+    refused(tmp_path / "bad.mar", tmp_path, "outside the archive|entries overlap|not a whole archive")
+
+
+def test_too_many_entries_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    held = {f"golden/{number}.jpg": b"" for number in range(zips.MAX_ENTRIES + 1)}
+    refused(small.packed(tmp_path / "many.mar", held), tmp_path, "201 entries")
+
+
+def test_an_archive_above_the_limit_is_refused_unread(tmp_path: Path) -> None:
+    huge = tmp_path / "huge.mar"
+    with huge.open("wb") as file:
+        file.truncate(zips.MAX_BYTES + 1)  # takes no room on the disk
+    refused(huge, tmp_path, "2147483648 bytes; at most 2147483647")
+    (tmp_path / "huge.mar.sig").write_bytes(bytes(64))
+    with pytest.raises(ArchiveError, match="2147483648 bytes"):
+        signing.verify(huge, tmp_path / "huge.mar.sig", ())
+
+
+def test_a_text_above_the_limit_is_not_read_into_memory(tmp_path: Path) -> None:
+    held = {**small.contents(), archive.MANIFEST: b" " * (vetting.MAX_TEXT + 1)}
+    refused(small.packed(tmp_path / "bad.mar", held), tmp_path, "bytes; at most 16777216 are read")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(stat.S_IFLNK, "symbolic link"), (stat.S_IFIFO, "no ordinary file"), (stat.S_IFDIR, "no ord")]
+)
+def test_a_link_is_refused(tmp_path: Path, kind: int, reason: str) -> None:
+    with zipfile.ZipFile(tmp_path / "bad.mar", "w") as made:
+        for name, data in small.contents().items():
+            made.writestr(entry(name, external_attr=(kind if name == "model.onnx" else stat.S_IFREG) << 16), data)
+    refused(tmp_path / "bad.mar", tmp_path, reason)
+
+
+def test_a_name_twice_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bad.mar", "w") as made:
+        for name, data in small.contents().items():
+            made.writestr(name, data)
+        with pytest.warns(UserWarning, match="Duplicate"):
+            made.writestr("handler.py", b"evil")
+    refused(tmp_path / "bad.mar", tmp_path, "'handler.py' more than once")
+
+
+@pytest.mark.parametrize("bit", [0x1, 0x8, 0x20, 0x40, 0x800])
+def test_an_encrypted_or_unusual_entry_is_refused(good: Path, tmp_path: Path, bit: int) -> None:
+    data = bytearray(good.read_bytes())
+    at = directory(data) + 8
+    data[at : at + 2] = struct.pack("<H", bit)
+    (tmp_path / "bad.mar").write_bytes(data)
+    refused(tmp_path / "bad.mar", tmp_path, "encrypted")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data + b"more", lambda data: b"before" + data, lambda data: data[:-1],
+        lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"PK", lambda data: data[-22:],
+        lambda data: data[:-22] + b"PK\x06\x07" + bytes(16) + data[-22:],
+    ],
+)  # fmt: skip
+def test_a_zip_that_was_cut_or_joined_is_refused(good: Path, tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+    (tmp_path / "bad.mar").write_bytes(change(good.read_bytes()))
+    refused(tmp_path / "bad.mar", tmp_path, "not a whole archive")
+
+
+def mutated(data: bytes, dice: random.Random) -> bytes:
+    """``data`` with a few bytes changed, cut off, doubled, or its parts in another order."""
+    made = bytearray(data)
+    at, other = sorted(dice.sample(range(len(made)), 2))
+    kind = dice.randrange(5)
+    if kind == 0:
+        for _ in range(dice.randint(1, 8)):
+            made[dice.randrange(len(made))] ^= 1 << dice.randrange(8)
+    elif kind == 1:
+        del made[at:]
+    elif kind == 2:
+        del made[at:other]
+    elif kind == 3:
+        made[at:at] = made[at:other]
+    else:
+        made = made[other:] + made[at:other] + made[:at]
+    return bytes(made)
+
+
+def swapped(held: dict[str, bytes], dice: random.Random) -> dict[str, bytes]:
+    """The same names with two contents exchanged."""
+    one, other = dice.sample(sorted(held), 2)
+    return {**held, one: held[other], other: held[one]}
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_no_mutation_passes_the_signature_and_none_that_passes_the_checks_has_other_contents(
+    good: Path, tmp_path: Path
+) -> None:
+    """Every mutation is refused for its signature. Without one, what would be stored is what the manifest lists."""
+    keys = signing.pair_in(tmp_path / "keys")
+    signature = signing.sign(good, signing.private_key(keys.private))
+    trusted, whole, dice = signing.public_keys(keys.public), good.read_bytes(), random.Random(7)
+    bad, refusals = tmp_path / "bad.mar", 0
+    before = everything(tmp_path)
+    for number in range(rounds(300, 20_000)):
+        if number % 10 == 0:
+            small.packed(bad, swapped(small.contents(), dice))
+        else:
+            bad.write_bytes(mutated(whole, dice))
+        if bad.read_bytes() == whole:
+            continue
+        with pytest.raises(ArchiveError):
+            signing.verify(bad, signature, trusted)
+        try:
+            found = small.unpacked(stored(bad, tmp_path / "store"))
+            assert {name: found[name] for name in small.FILES} == small.FILES
+            assert set(found) == set(small.contents())
+        except ArchiveError:
+            refusals += 1
+            assert list((tmp_path / "store").iterdir()) == []
+        (tmp_path / "store" / "bin-counter-7.mar").unlink(missing_ok=True)
+        (tmp_path / "bad.mar").unlink()
+        assert everything(tmp_path) == before
+    assert refusals > 0.7 * rounds(300, 20_000)
+
+
+names = st.text(st.sampled_from("a./\\:\0\n\u2215~ \u00e9"), max_size=12).filter(lambda name: name.split("\0")[0])
+
+
+@settings(max_examples=rounds(60, 5000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture],
+          derandomize=True)  # fmt: skip
+@given(st.dictionaries(names, st.binary(max_size=20), max_size=5))
+def test_whatever_a_zip_is_called_and_holds_nothing_leaves_the_target(tmp_path: Path, added: dict[str, bytes]) -> None:
+    bad = small.packed(tmp_path / "bad.mar", {**small.contents(), **added})
+    outside = {path.name for path in tmp_path.iterdir()} | {"store"}
+    try:
+        stored(bad, tmp_path / "store")
+        with archive.unpacked(bad) as folder:
+            assert set(everything(folder)) == set(small.contents())
+    except ArchiveError:
+        pass
+    assert {path.name for path in tmp_path.iterdir()} <= outside
+    assert {path.name for path in (tmp_path / "store").iterdir()} <= {"bin-counter-7.mar"}
+    kept = tmp_path / "store" / "bin-counter-7.mar"
+    assert not kept.exists() or not added
+    kept.unlink(missing_ok=True)
