@@ -41,7 +41,7 @@ PARITY = 1e-3
 _BATCH = 32
 _TRAVELLING = (
     "__init__.py", "answers.py", "archive.py", "capture.py", "counter.py", "errors.py", "event.py", "hourly.py",
-    "inference.py", "links.py", "payload.py", "photo.py", "upload.py", "verdict.py",
+    "inference.py", "links.py", "payload.py", "photo.py", "upload.py", "verdict.py", "vetting.py", "zips.py",
 )  # fmt: skip
 
 
@@ -133,6 +133,7 @@ def _export(model: Counter, size_px: int, stage: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters warn of their own internals
         program = torch.export.export(model, (example,), dynamic_shapes=batch)
+        program.example_inputs = None  # torch would keep it as a pickle
         torch.export.save(program, stage / archive.PROGRAM)
         torch.onnx.export(
             program, (), str(stage / archive.MODEL), input_names=["pixels"], output_names=["logits"],
