@@ -59,8 +59,8 @@ def retries(machines: bool = True, job: bool = True) -> list[Any]:
         found.append(SageMakerJobStepRetryPolicy(
             [kinds.INTERNAL_ERROR], interval_seconds=30, backoff_rate=2.0, max_attempts=3))  # fmt: skip
     if machines:
-        found.append(SageMakerJobStepRetryPolicy(
-            [kinds.CAPACITY_ERROR, kinds.RESOURCE_LIMIT], interval_seconds=300, backoff_rate=2.0, max_attempts=6))  # fmt: skip
+        no_machine = [kinds.CAPACITY_ERROR, kinds.RESOURCE_LIMIT]
+        found.append(SageMakerJobStepRetryPolicy(no_machine, interval_seconds=300, backoff_rate=2.0, max_attempts=6))
     return found
 
 
@@ -163,7 +163,8 @@ def report(given: dict[str, Any]) -> dict[str, Any]:
             "Evaluation", property_files=[new, last],
             step_args=processor(machine).run(
                 code=str(script),
-                inputs=[ProcessingInput(archive, f"{BASE}/model"), ProcessingInput(f"{place}/data/test", f"{BASE}/test"),
+                inputs=[ProcessingInput(archive, f"{BASE}/model"),
+                        ProcessingInput(f"{place}/data/test", f"{BASE}/test"),
                         ProcessingInput(f"{place}/current_accuracy.json", f"{BASE}/accuracy")],
                 outputs=[ProcessingOutput(f"{BASE}/evaluation", output_name="evaluation")],
             ),
