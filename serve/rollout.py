@@ -80,13 +80,11 @@ class Rollout:
         """
         self._archives.put(version, fetch)
         found = self._find(version)
-        if found and found.ready and found.archive == self._archives.path(version).name:
-            return
-        if found:  # registered, but its workers are gone, or it is another archive under this number
-            self._make_room(found)
-        self._before = self._traffic()
+        if found and (not found.ready or found.archive != self._archives.path(version).name):
+            self._make_room(found)  # its workers are gone, or it is another archive under this number
+            found = None
         try:
-            self._management.register(self._archives.path(version).name, self.workers)
+            self._start(version, found.workers if found else 0)
         except RefusedError as error:
             raise CanaryError(f"version {version} does not load: {error}") from error
 
@@ -146,6 +144,15 @@ class Rollout:
         if self._find(version):
             self._management.unregister(version)
         self._archives.drop(version)
+
+    def _start(self, version: str, workers: int) -> None:
+        """Have all workers, where there are ``workers``: one after another, as each takes a core for seconds from
+        those who answer."""
+        if not workers:
+            self._before = self._traffic()
+            self._management.register(self._archives.path(version).name, 1)
+        for number in range(max(workers, 1) + 1, self.workers + 1):
+            self._management.scale(version, number)
 
     def _relieve(self, version: str) -> None:
         found = self._find(version)
