@@ -124,7 +124,7 @@ def _advice(made: Decision) -> str:
         needed = photos_needed(made)
         found += [f"Were the gain truly as large as it looks, {needed:,} test photos would show it {POWER:.0%} of the "
                   "time."] if needed else []  # fmt: skip
-    return f"What to do: {' '.join(found)}" if found and not made.promote else ""
+    return "What to do:\n  " + "\n  ".join(found) if found and not made.promote else ""
 
 
 def photos_needed(made: Decision) -> int | None:

@@ -11,8 +11,8 @@ import requests
 
 from tests.conftest import Served
 from trainer import tracking
-from trainer.evaluate import Evaluation, from_json
-from trainer.job import EVALUATION, PREDICTIONS, Trained
+from trainer.evaluate import Evaluation, Prediction, from_json, predictions_from_json
+from trainer.job import EVALUATION, PREDICTIONS, Trained, columns_of
 from trainer.promoter import Promoter
 from trainer.tracking import Tracking
 
@@ -23,14 +23,25 @@ def evaluation(trained: Trained) -> Evaluation:
 
 def challenger(
     registry: Tracking, trained: Trained, accuracy: float, status: str = tracking.APPROVED,
-    compared_with: str = "", archive: Path | None = None,
+    compared_with: str = "", archive: Path | None = None, **about: Any,
 ) -> str:  # fmt: skip
-    """Register an archive whose evaluation says ``accuracy``; returns its version."""
+    """Register an archive whose evaluation and answers say ``accuracy``; returns its version.
+
+    ``about``: what else its evaluation says.
+    """
     with registry.run("train") as run:
         run.log_file(archive or trained.archive, "archive")
-        run.log_json(replace(evaluation(trained), accuracy=accuracy).to_sagemaker(), EVALUATION)
-        run.log_file(trained.archive.with_name(PREDICTIONS))
+        run.log_json(replace(evaluation(trained), accuracy=accuracy, **about).to_sagemaker(), EVALUATION)
+        run.log_table(columns_of(answers(trained, accuracy)), PREDICTIONS)
     return registry.register(run.id, status, "because", compared_with).number
+
+
+def answers(trained: Trained, accuracy: float) -> list[Prediction]:
+    """The archive's answers, made right for the first photos and wrong for the others."""
+    found = predictions_from_json(trained.archive.with_name(PREDICTIONS).read_text())
+    right = round(accuracy * len(found))
+    return [replace(each, count=each.recorded if number < right else each.recorded % 5 + 1)
+            for number, each in enumerate(found)]  # fmt: skip
 
 
 def promoter(registry: Tracking, served: Served, server: Any = None) -> Promoter:

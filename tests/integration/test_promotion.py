@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from serve.errors import DataError
 from tests.conftest import Served
 from tests.integration.promoting import accuracy, alias, ask_until, assert_only, challenger, moves, promoter
 from tests.integration.test_serving import altered
-from trainer import tracking
+from trainer import decisions, tracking
 from trainer.job import Trained
 from trainer.tracking import Tracking
 
@@ -60,8 +61,24 @@ def test_an_undecided_version_goes_through_the_gate(registry: Tracking, served: 
     same = challenger(registry, trained, 0.5, status="")
     assert promoter(registry, served).reconcile().did == "nothing"
     assert registry.version(same).status == tracking.REFUSED
-    assert "no usable" not in registry.version(same).reason
+    assert "50.0% on 30 test photos is not greater than the champion's 50.0%" in registry.version(same).reason
+    decision, told = decisions.tell(registry, decisions.NEWEST)
+    assert (decision.promote, decision.p_value) == (False, 1.0)
+    assert f"The gate refused version {same} (policy: significant)" in told
+    assert decisions.find(registry, registry.version(first)).first
+    others = challenger(registry, trained, 0.9, status="", fingerprint="others")
+    assert promoter(registry, served).reconcile().did == "nothing"
+    assert "evaluated on different photos" in registry.version(others).reason
+    assert "run the pipeline" in decisions.tell(registry, others)[1]
     assert_only(registry, served, first)
+
+
+def test_a_decision_that_is_not_recorded_is_one_clear_error(registry: Tracking, trained: Trained) -> None:
+    with pytest.raises(DataError, match="no version is registered yet"):
+        decisions.tell(registry, decisions.NEWEST)
+    old = challenger(registry, trained, 0.5)
+    with pytest.raises(DataError, match=rf"of version {old} no decision\.json is recorded; .* approved, because"):
+        decisions.tell(registry, old)
 
 
 def test_a_version_that_cannot_be_judged_is_refused_and_holds_up_nobody(

@@ -176,7 +176,7 @@ def checked(ours: Sequence[Prediction], theirs: Sequence[Prediction], policy: Po
 @pytest.mark.parametrize("photos", [50, 150, 500])
 def test_luck_alone_seldom_trips_a_guard_however_small_its_limit(photos: int) -> None:
     """With limits of next to nothing, only the p-values hold the guards back; each may trip once in a hundred."""
-    rng, tries = np.random.default_rng(photos), rounds(40, 1500)
+    rng, tries = np.random.default_rng(photos), rounds(25, 600)
     tight = dict.fromkeys(GUARDS, 1e-09)
     policy = replace(Policy(), **tight)  # type: ignore[arg-type]
     strict = [checked(as_good_as(rng, photos), as_good_as(rng, photos), policy) for _ in range(tries)]
