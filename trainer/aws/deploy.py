@@ -84,10 +84,10 @@ def way_back(now: str | None, new: str, proven: str | None) -> Return:
     """Where to go when ``new`` fails: ``now`` is what answered before, ``proven`` what passed its check last."""
     if now is not None and now != new:
         return Return(now, False, f"the endpoint was returned to {now}")
-    if proven == new:
-        return Return(None, False, f"it passed with the same configuration before, so {new} was left as it is")
-    if proven:
+    if proven and proven != new:
         return Return(proven, False, f"the endpoint was returned to {proven}")
+    if now == proven == new:
+        return Return(None, False, f"it passed with the same configuration before, so {new} was left as it is")
     return Return(None, True, "there was nothing to return to, so the endpoint was deleted")
 
 

@@ -159,11 +159,10 @@ def _variant(wanted: Wanted, model: str) -> dict[str, Any]:
     variant = {"VariantName": VARIANT, "ModelName": model, "InitialVariantWeight": 1.0}
     if wanted.serverless_mb:
         return {**variant, "ServerlessConfig": {"MemorySizeInMB": wanted.serverless_mb, "MaxConcurrency": 10}}
-    found = {
-        **variant, "InitialInstanceCount": wanted.least, "InstanceType": wanted.instance_type,
-        "ContainerStartupHealthCheckTimeoutInSeconds": wanted.image.start_timeout_s,
-    }  # fmt: skip
-    return {**found, "AcceleratorType": wanted.accelerator} if wanted.accelerator else found
+    found = {**variant, "InitialInstanceCount": wanted.least, "InstanceType": wanted.instance_type}
+    if wanted.accelerator:
+        return {**found, "AcceleratorType": wanted.accelerator}
+    return {**found, "ContainerStartupHealthCheckTimeoutInSeconds": wanted.image.start_timeout_s}
 
 
 def _capture(wanted: Wanted) -> dict[str, Any]:

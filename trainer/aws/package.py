@@ -19,8 +19,9 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -101,8 +102,15 @@ def _code(own: Path, work: Path) -> Iterator[tuple[str, Path]]:
     yield f"{_CODE}/{_ENTRY}", own / _ENTRY
     yield from ((f"{_CODE}/serve/{path.name}", path) for path in own.glob("*.py"))
     needed = work / "requirements.txt"
-    needed.write_text("".join(f"{name}=={installed(name)}{where}\n" for name, where in REQUIREMENTS.items()))
+    needed.write_text("".join(_pinned(name, where) for name, where in REQUIREMENTS.items()))
     yield f"{_CODE}/requirements.txt", needed
+
+
+def _pinned(name: str, where: str) -> str:
+    """A line of requirements.txt with the version of this machine, none for a package that it has none of."""
+    with suppress(PackageNotFoundError):
+        return f"{name}=={installed(name)}{where}\n"
+    return ""
 
 
 def _write(path: Path, members: dict[str, Path]) -> Path:

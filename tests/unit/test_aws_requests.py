@@ -1,0 +1,179 @@
+"""Every request that a deployment makes, against botocore's own description of the services."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve.errors import SettingsError
+from trainer.aws import hosting, plan, scaling
+from trainer.aws.hosting import GoldenPhoto, Package
+from trainer.aws.requests import Aws, FileBody, Recorder, Request, pattern, problems, service_model
+from trainer.aws.wanted import Wanted
+
+WANTED = Wanted("eu-central-1", "arn:aws:iam::123456789012:role/binwatch", "a-bucket", link_buckets="photos,more")
+KINDS = {
+    "instances": WANTED,
+    "graviton": replace(WANTED, instance_type="ml.c7g.large"),
+    "gpu": replace(WANTED, instance_type="ml.g4dn.xlarge"),
+    "inferentia2": replace(WANTED, instance_type="ml.inf2.xlarge"),
+    "elastic-inference": replace(WANTED, accelerator="ml.eia2.medium"),
+    "serverless": replace(WANTED, serverless_mb=3072),
+    "all-at-once": replace(WANTED, update="all-at-once"),
+    "no-capture": replace(WANTED, capture_percent=0),
+    "longest-names": replace(WANTED, endpoint="e" * 38),
+}
+SERVICES = ("sagemaker", "sagemaker-runtime", "application-autoscaling", "cloudwatch", "s3", "lambda", "iam")
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Package:
+    for name in ("model.tar.gz", "bin-counter.mar", "golden-0.jpg"):
+        (tmp_path / name).write_bytes(b"123")
+    golden = (GoldenPhoto(tmp_path / "golden-0.jpg", ((0.5, 0.5),)),)
+    return Package(tmp_path / "model.tar.gz", "0" * 64, tmp_path / "bin-counter.mar", "123456789012", 0.5, "f", golden,
+                   0.01)  # fmt: skip
+
+
+def everything(wanted: Wanted, package: Package) -> list[Request]:
+    three = hosting.update_endpoint(wanted, hosting.names(wanted, package).config, 3)
+    back = hosting.update_endpoint(wanted, "before", 1, guarded=False)
+    return [*plan.deployment(wanted, package, False), *plan.deployment(wanted, package, True), three, back,
+            *plan.removal(wanted, package)]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_request_is_one_that_aws_takes(package: Package, kind: str) -> None:
+    for request in everything(KINDS[kind], package):
+        assert problems(request) == [], request
+
+
+def test_all_operations_of_a_deployment_and_its_removal_are_looked_at(package: Package) -> None:
+    found = {each.operation for each in everything(WANTED, package)}
+    assert found == {
+        "CreateModel", "CreateEndpointConfig", "CreateEndpoint", "UpdateEndpoint", "DescribeModel", "DescribeEndpoint",
+        "DescribeEndpointConfig", "ListModels", "ListEndpointConfigs", "DeleteModel", "DeleteEndpointConfig",
+        "DeleteEndpoint", "InvokeEndpoint", "RegisterScalableTarget", "PutScalingPolicy", "DeleteScalingPolicy",
+        "DeregisterScalableTarget", "PutMetricAlarm", "DeleteAlarms", "PutObject", "HeadObject", "GetObject",
+        "ListObjectsV2", "DeleteObject",
+    }  # fmt: skip
+
+
+def changed(request: Request, path: str, value: Any) -> Request:
+    """``request`` with another value at ``a.0.b``."""
+
+    def put(at: Any, keys: list[str]) -> Any:
+        if not keys:
+            return value
+        if isinstance(at, list):
+            return [put(each, keys[1:]) if number == int(keys[0]) else each for number, each in enumerate(at)]
+        return {**at, keys[0]: put(at.get(keys[0], {}), keys[1:])}
+
+    return Request(request.service, request.operation, put(dict(request.parameters), path.split(".")))
+
+
+@pytest.mark.parametrize(
+    ("operation", "path", "value", "said"),
+    [
+        ("CreateModel", "ModelName", "m" * 64, "length 64"),
+        ("CreateModel", "ModelName", "under_score", "does not match"),
+        ("CreateModel", "ExecutionRoleArn", "arn:aws:iam::1:role/too-short-an-account", "does not match"),
+        ("CreateModel", "ExecutionRoleArn", 3, "Invalid type"),
+        ("CreateModel", "PrimaryContainer.Mode", "Single", "it can be SingleModel, MultiModel"),
+        ("CreateModel", "PrimaryContainer.Environment", {"A": "v" * 20000}, "length"),
+        ("CreateModel", "Tags.0.Key", "no (brackets)", "does not match"),
+        ("CreateModel", "Unknown", 1, "Unknown parameter"),
+        ("CreateEndpointConfig", "ProductionVariants.0.InstanceType", "ml.m5.huge", "others"),
+        ("CreateEndpointConfig", "ProductionVariants.0.InitialInstanceCount", 0, "min value: 1"),
+        ("CreateEndpointConfig", "ProductionVariants", [], "min length: 1"),
+        ("CreateEndpointConfig", "DataCaptureConfig.InitialSamplingPercentage", 101, "allowed are 0 to 100"),
+        ("CreateEndpointConfig", "DataCaptureConfig.DestinationS3Uri", "a-bucket/x", "does not match"),
+        ("CreateEndpoint", "EndpointName", "-starts-with-a-hyphen", "does not match"),
+        ("UpdateEndpoint", "DeploymentConfig.BlueGreenUpdatePolicy.TerminationWaitInSeconds", 3601, "0 to 3600"),
+        ("RegisterScalableTarget", "ServiceNamespace", "sage", "others"),
+        ("RegisterScalableTarget", "MinCapacity", "1", "Invalid type"),
+        ("PutScalingPolicy", "PolicyName", "", "min length: 1"),
+        ("PutMetricAlarm", "Period", 0, "min value: 1"),
+        ("InvokeEndpoint", "CustomAttributes", "ä", "does not match"),
+    ],
+)
+def test_finds_what_aws_would_refuse(package: Package, operation: str, path: str, value: Any, said: str) -> None:
+    request = next(each for each in everything(WANTED, package) if each.operation == operation)
+    found = problems(changed(request, path, value))
+    assert len(found) == 1
+    assert said in found[0]
+
+
+def test_a_missing_member_is_named(package: Package) -> None:
+    assert problems(Request("sagemaker", "CreateEndpoint", {"EndpointName": "a"})) == [
+        'Missing required parameter in input: "EndpointConfigName"'
+    ]
+    assert problems(Request("sagemaker", "MakeModel", {})) == ["sagemaker has no operation MakeModel"]
+
+
+def test_a_request_that_aws_would_refuse_is_not_sent() -> None:
+    bad = Request("sagemaker", "DescribeEndpoint", {"EndpointName": "under_score"})
+    with pytest.raises(SettingsError, match="DescribeEndpoint would be refused by AWS: EndpointName is 'under_score'"):
+        Aws("eu-central-1", "http://127.0.0.1:1").call(bad)
+    with pytest.raises(SettingsError):
+        Recorder().call(bad)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_patterns_of_a_service_can_be_compiled_but_three_that_are_broken(service: str) -> None:
+    model = service_model(service)
+    shapes = [model.shape_for(name) for name in model.shape_names]
+    given = {each.metadata["pattern"] for each in shapes if "pattern" in each.metadata}
+    assert given or service == "cloudwatch"
+    allowing_all = {each for each in given if pattern(each).pattern == r"[\s\S]*"} - {r"[\s\S]*"}
+    assert len(allowing_all) <= (2 if service == "sagemaker" else 0)
+
+
+@pytest.mark.parametrize(
+    ("java", "taken", "refused"),
+    [
+        (r"([\p{L}\p{Z}\p{N}_.:/=+\-@]*)", ["größe 7_a:b", ""], ["(a)"]),
+        (r"\p{ASCII}*", ["expected_quantity=3"], ["ä"]),
+        (r"\A\S[\p{Print}]*\z", ["abc d"], [" abc", "a\n"]),
+        (r"[\u0020-\uD7FF\uE000-\uFFFD\uD800\uDC00-\uDBFF\uDFFF\r\n\t]*", ["endpoint/a", "😀"], ["\x00"]),
+    ],
+)
+def test_patterns_mean_in_python_what_they_mean_in_java(java: str, taken: list[str], refused: list[str]) -> None:
+    assert all(pattern(java).fullmatch(each) for each in taken)
+    assert not any(pattern(java).fullmatch(each) for each in refused)
+
+
+def test_a_file_is_shown_by_its_path_and_size_however_deep_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "code.zip"
+    path.write_bytes(b"12345")
+    request = Request("lambda", "UpdateFunctionCode", {"FunctionName": "f", "ZipFile": FileBody(path)})
+    assert request.to_json()["parameters"]["ZipFile"] == {"path": str(path), "bytes": 5}
+    nested = Request("lambda", "CreateFunction", {"Code": {"ZipFile": FileBody(path)}})
+    assert nested.to_json()["parameters"]["Code"]["ZipFile"]["bytes"] == 5
+    assert problems(request) == []
+
+
+def test_a_rollback_has_no_canary_and_elastic_inference_neither(package: Package) -> None:
+    back = hosting.update_endpoint(WANTED, "before", 3, guarded=False)
+    assert "DeploymentConfig" not in back.parameters
+    assert "DeploymentConfig" not in hosting.update_endpoint(KINDS["elastic-inference"], "c", 3).parameters
+    assert hosting.alarms(KINDS["elastic-inference"]) == []
+    variant = hosting.create_config(KINDS["elastic-inference"], package).parameters["ProductionVariants"][0]
+    assert variant["AcceleratorType"] == "ml.eia2.medium"
+
+
+def test_a_serverless_endpoint_has_neither_instances_nor_capture_nor_scaling(package: Package) -> None:
+    config = hosting.create_config(KINDS["serverless"], package).parameters
+    assert "DataCaptureConfig" not in config
+    assert "InstanceType" not in config["ProductionVariants"][0]
+    assert scaling.scale(KINDS["serverless"]) == []
+
+
+def test_names_are_the_same_for_the_same_and_others_for_others(package: Package) -> None:
+    first = hosting.names(WANTED, package)
+    assert first == hosting.names(replace(WANTED, update="all-at-once", most=5), package)
+    assert first.config != hosting.names(replace(WANTED, instance_type="ml.m5.xlarge"), package).config
+    assert first.model != hosting.names(WANTED, replace(package, sha256="1" * 64)).model
+    assert hosting.is_ours(WANTED, first.model)
+    assert not hosting.is_ours(replace(WANTED, endpoint="bin"), first.model)
