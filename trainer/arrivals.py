@@ -1,10 +1,11 @@
 """Which labelled photos have come to a source, at a price that one can pay every few seconds.
 
 A folder's own time of change says whether any file came or went: while it stays, a look costs two calls. Where it has
-changed, the names are listed (1.3 s of processor time for 500,000 photos), and only of photos that were not there before is the record
-read. A bucket has no such time: listing 500,000 photos and their records takes 1,000 requests, so it is looked at less
-often. A photo counts when its record and itself are there, its count is one that is told apart, and neither was
-written to for a minute: by the time of change of the file's node, which copying with the old times does not set back.
+changed, the names are listed (1.3 s of processor time for 500,000 photos), and only of photos that were not there
+before is the record read. A bucket has no such time: listing 500,000 photos and their records takes 1,000 requests, so
+it is looked at less often. A photo counts when its record and itself are there, its count is one that is told apart,
+and neither was written to for a minute: by the time of change of the file's node, which copying with the old times
+does not set back.
 """
 
 import json
