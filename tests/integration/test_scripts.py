@@ -157,10 +157,11 @@ def test_pipeline_and_promoter_work_as_two_processes(
         [sys.executable, "scripts/promote.py", "--watch", "--interval", "0.5", "--heartbeat", tmp_path / "beat"],
         cwd=ROOT, env={**os.environ, **reach}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    words = ["scripts/pipeline.py", "--data", drawn, "--epochs", 1, "--size-px", 32, "--json"]
+    words = ["scripts/pipeline.py", "--data", drawn, "--epochs", 1, "--size-px", 32, "--json", "--policy", "greater",
+             "--state", tmp_path / "state"]  # fmt: skip
     try:
         first = call(*words, **reach)
-        second = call(*words, **reach)  # the same model again is not better
+        second = call(*words, "--no-cache", **reach)  # the same model again is not better
     finally:
         watcher.terminate()
         _, log = watcher.communicate(timeout=30)
