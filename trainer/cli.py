@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -70,8 +71,9 @@ def add_recipe_options(
             to.add_argument(f"--{name}", **about)  # type: ignore[arg-type]
 
 
-def add_server_options(to: argparse.ArgumentParser, workers: int, environ: Mapping[str, str] = os.environ) -> None:
-    """Where TorchServe and its model store are; ``workers``: how many a version starts with, where nothing says it."""
+def add_promoter_options(to: argparse.ArgumentParser, workers: int, environ: Mapping[str, str] = os.environ) -> None:
+    """Where TorchServe and its model store are, and how the promoter watches; ``workers``: how many a version starts
+    with, where nothing says it."""
     get = environ.get
     for name, port in (("inference", 8080), ("management", 8081), ("metrics", 8082)):
         to.add_argument(f"--{name}-url", default=get(f"BINWATCH_{name.upper()}_URL", f"http://127.0.0.1:{port}"))
@@ -80,6 +82,11 @@ def add_server_options(to: argparse.ArgumentParser, workers: int, environ: Mappi
     to.add_argument("--workers", type=int, default=workers, help="a version starts with")
     keys = signing.trusted(Path(get("BINWATCH_STATE") or "var"), environ)
     to.add_argument("--verify-key", type=Path, default=keys, help="keys whose archives are taken: file or folder")
+    to.add_argument("--autoscale", action="store_true", default=get("BINWATCH_AUTOSCALE") == "1", help="by load")
+    to.add_argument("--dry-run", action="store_true", help="only log what autoscaling would do")
+    to.add_argument("--watch", action="store_true", help="go on until SIGTERM")
+    to.add_argument("--interval", type=float, default=3.0, help="seconds between two rounds")
+    to.add_argument("--heartbeat", type=Path, default=Path(tempfile.gettempdir(), "binwatch-promoter"))
 
 
 def add_training_options(to: argparse.ArgumentParser) -> None:

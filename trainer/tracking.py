@@ -41,6 +41,7 @@ MODEL = "bin-counter"
 CHAMPION, PREVIOUS = "champion", "previous"
 APPROVED, REFUSED, REJECTED, PROMOTED = "approved", "refused", "rejected", "promoted"
 ROLLED_BACK = "rolled-back"
+UNWANTED = frozenset({REFUSED, REJECTED, ROLLED_BACK})
 DEPLOYMENT = "deployment"
 
 
@@ -143,6 +144,15 @@ class Tracking:
         """The tags of a run."""
         with _readable_errors(self.uri):
             return dict(self._client.get_run(run_id).data.tags)
+
+    def params(self, run_id: str) -> dict[str, str]:
+        """What a run was given."""
+        with _readable_errors(self.uri):
+            return dict(self._client.get_run(run_id).data.params)
+
+    def address(self, run_id: str) -> str:
+        """Where people see a run."""
+        return f"{self.uri.rstrip('/')}/#/experiments/{self._experiment}/runs/{run_id}"
 
     def end(self, run_id: str, status: str) -> None:
         """End a run that whoever ran it could not end."""
