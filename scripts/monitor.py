@@ -1,6 +1,6 @@
 """Summarise the data capture: confidence, counts, verdicts, latency, drift, accuracy from late ground truth, alerts.
 
-    python scripts/monitor.py [--capture DIR|s3://...] [--since 24h]   once; writes OUT/monitoring.json, logs to MLflow
+    python scripts/monitor.py [--capture DIR|s3://...] [--since 24h]   once; writes OUT/*.json, logs to MLflow
     python scripts/monitor.py --watch                                  every minute, for ever
 
 BINWATCH_ALERT_* set the thresholds, BINWATCH_ALERT_WEBHOOK is told of alerts; see .env.example.
@@ -25,9 +25,11 @@ def main(args: Namespace) -> int:
     if args.no_tracking:
         monitor = looks.Monitor(place, args.out, since, limits, webhook)
     else:
-        from trainer.monitoring import Journal  # MLflow takes 1.5 s and 130 MB, and need not be there
+        from trainer.history import Chronicle  # MLflow takes 1.5 s and 130 MB, and need not be there
+        from trainer.monitoring import Journal
 
-        monitor = looks.Monitor(place, args.out, since, limits, webhook, Journal(args.tracking_uri))
+        journal = Journal(args.tracking_uri, Chronicle(args.tracking_uri, args.out))
+        monitor = looks.Monitor(place, args.out, since, limits, webhook, journal)
     if args.watch:
         stop = Event()
         signal.signal(signal.SIGTERM, lambda *_: stop.set())

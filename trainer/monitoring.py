@@ -15,6 +15,7 @@ from typing import Any
 
 from serve.errors import DataError
 from trainer import monitoring_plots
+from trainer.history import Chronicle
 from trainer.tracking import CHAMPION, TrackedRun, Tracking
 
 EXPERIMENT = "binwatch-monitoring"
@@ -30,8 +31,9 @@ class Journal:
     All of it raises TrackingError when the server does not answer.
     """
 
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
+    def __init__(self, uri: str, chronicle: Chronicle | None = None) -> None:
+        """``chronicle``: what writes the history at each look."""
+        self._uri, self._chronicle = uri, chronicle
         self._reference: tuple[str, Mapping[str, Any] | None] = ("", None)
         self._seen: tuple[Any, ...] = ()
 
@@ -56,6 +58,8 @@ class Journal:
 
     def log(self, report: Mapping[str, Any]) -> None:
         """Log a report, ``monitoring.json`` as it was written, if a bucket is over or an alert came or went."""
+        if self._chronicle:
+            self._chronicle.write()
         over = [each for each in report["buckets"] if _seconds(each) + report["bucket_s"] <= _time(report["to"])]
         seen = (over[-1]["start"] if over else "", tuple(alert["name"] for alert in report["alerts"]))
         if seen == self._seen or not report["records"]:

@@ -1,0 +1,35 @@
+"""Where an answer comes from: version, run, data, code, decision, and when it served.
+
+python scripts/lineage.py VERSION     an answer's model_version
+python scripts/lineage.py EVENT_ID    an answer's event_id: the version is looked up in the data capture
+"""
+
+import os
+from argparse import Namespace
+from pathlib import Path
+
+from serve import lookup
+from serve.places import place_of
+from trainer import cli, signing
+from trainer.lineage import lineage, text
+from trainer.tracking import Tracking
+
+
+def main(args: Namespace) -> int:
+    version = args.what
+    if "-" in version:
+        place = place_of(args.capture, os.environ.get("BINWATCH_S3_ENDPOINT") or None)
+        version = lookup.version_of(place, version)
+    trusted = signing.trusted(args.state)
+    found = lineage(Tracking(args.tracking_uri), version, trusted if trusted.exists() else None)
+    cli.emit(args, found.to_json(), text(found))
+    return cli.OK
+
+
+if __name__ == "__main__":
+    get = os.environ.get
+    parser = cli.parser(__doc__.splitlines()[0])
+    parser.add_argument("what", metavar="VERSION|EVENT_ID")
+    parser.add_argument("--capture", default=get("BINWATCH_CAPTURE") or "var/capture", help="folder or s3://...")
+    parser.add_argument("--state", type=Path, default=Path(get("BINWATCH_STATE", "var")), help="has keys/")
+    cli.run(main, parser.parse_args())
