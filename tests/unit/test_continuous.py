@@ -184,7 +184,7 @@ def test_photos_that_are_still_being_copied_do_not_count_yet(source: Path) -> No
     add(source, "late")
     os.utime(source / "bin-images" / "late.jpg", (1, 1))  # as a copy that keeps the times
     found = arrivals.look(seen)
-    assert (found.ids - seen, found.settling) == (set(), 1)
+    assert (found.ids - seen, found.settling) == (frozenset(), 1)
     while not arrivals.look(seen).ids - seen:
         assert time.monotonic() < deadline
     assert arrivals.look(seen).ids - seen == {"late"}
