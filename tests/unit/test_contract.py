@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from serve.errors import DataError, SettingsError
 from tests.conftest import LEFT
 from trainer import contract
+from trainer.aws.jobs import metric_definitions
 from trainer.counts import Counts
 
 
@@ -75,11 +77,13 @@ def test_refuses_unknown_hyperparameters_and_a_missing_channel(base: Path) -> No
         contract.read_job(base, {})
 
 
-def test_a_job_leaves_the_archive_and_the_evaluation(base: Path) -> None:
+def test_a_job_leaves_the_archive_and_the_evaluation(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(base, recipe="resnet18-small", epochs="1", size_px="32", limit="150")
     assert contract.main(environment(base)) == 0
     assert {path.name for path in (base / "model").iterdir()} == LEFT
     assert not (base / "output" / "failure").exists()
+    log = capsys.readouterr().out
+    assert all(len(re.findall(each["Regex"], log)) == 1 for each in metric_definitions()), "what SageMaker reads"
 
 
 @pytest.mark.parametrize(
