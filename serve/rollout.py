@@ -66,8 +66,8 @@ class Rollout:
         return self._archives.hold()
 
     def serving(self) -> str | None:
-        """The version that answers requests without a version, if its workers are ready."""
-        return next((each.version for each in self._management.loaded() if each.default and each.ready), None)
+        """The version that answers requests without a version, if its workers are ready and its archive is ours."""
+        return next((each.version for each in self._management.loaded() if each.default and self._answers(each)), None)
 
     def keep(self, version: str, fetch: Callable[[], Path]) -> None:
         """Have the archive of ``version`` in the store, whole; ``fetch`` gives it where it is not."""
@@ -80,8 +80,8 @@ class Rollout:
         """
         self._archives.put(version, fetch)
         found = self._find(version)
-        if found and (not found.ready or found.archive != self._archives.path(version).name):
-            self._make_room(found)  # its workers are gone, or it is another archive under this number
+        if found and not self._answers(found):
+            self._make_room(found)
             found = None
         try:
             self._start(version, found.workers if found else 0)
@@ -159,6 +159,10 @@ class Rollout:
         if found:
             self._drain(found)
             self._management.unregister(version)
+
+    def _answers(self, found: Loaded) -> bool:
+        """Whether it has workers, and was not loaded by hand from another archive under this number."""
+        return found.ready > 0 and found.archive == self._archives.path(found.version).name
 
     def _make_room(self, dead: Loaded) -> None:
         """Unregister a version that is to be loaded again. TorchServe refuses that for the default, unless it is

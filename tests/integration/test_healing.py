@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +81,20 @@ def test_a_damaged_archive_is_not_loaded(registry: Tracking, served: Served, tra
     served.management.unregister(first)
     flipped(served.store / f"bin-counter-{first}.mar")
     assert promoter(registry, served).reconcile().did == "restored"
+    assert_only(registry, served, first)
+
+
+def test_another_archive_under_the_champions_number_is_replaced(
+    registry: Tracking, served: Served, trained: Trained
+) -> None:
+    first = challenger(registry, trained, 0.5)
+    promoter(registry, served).reconcile()
+    served.management.unregister(first)
+    by_hand = Path(shutil.copy(served.store / f"bin-counter-{first}.mar", served.store / "by-hand.mar"))
+    served.management.register("by-hand.mar", 1)
+    assert [each.version for each in served.management.loaded()] == [first]
+    assert promoter(registry, served).reconcile().did == "restored"
+    by_hand.unlink()
     assert_only(registry, served, first)
 
 
