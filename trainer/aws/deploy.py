@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from serve.errors import AwsError, CanaryError, ServerError
+from serve.errors import AwsError, CanaryError, ServerError, SettingsError
 from trainer.aws import hosting, scaling
 from trainer.aws.hosting import SAGEMAKER, GoldenPhoto, Package
 from trainer.aws.requests import Api, Request, found
@@ -153,7 +153,7 @@ def _store(api: Api, wanted: Wanted, package: Package) -> None:
         size, there = put.parameters["Body"].path.stat().st_size, found(api, hosting.look_up(put))
         if there is None or there["ContentLength"] != size:
             log.info("uploading %.1f MB to s3://%s/%s", size / 1e6, wanted.bucket, put.parameters["Key"])
-            api.call(put)
+            _put(api, wanted, put)
     if not found(api, hosting.describe_model(named.model)):
         api.call(hosting.create_model(wanted, package))
     if not found(api, hosting.describe_config(named.config)):
@@ -162,15 +162,30 @@ def _store(api: Api, wanted: Wanted, package: Package) -> None:
         api.call(request)
 
 
+def _put(api: Api, wanted: Wanted, put: Request) -> None:
+    try:
+        api.call(put)
+    except AwsError as error:
+        if error.code != "NoSuchBucket":
+            raise
+        made = f"aws s3 mb s3://{wanted.bucket} --region {wanted.region}"
+        raise SettingsError(f"there is no bucket {wanted.bucket}; make it with `{made}`, or name another") from error
+
+
 def _proven(api: Api, wanted: Wanted) -> str | None:
-    """The configuration that accuracy.json names, where it is this endpoint's and still there."""
+    """The configuration that accuracy.json names, where it is still there."""
+    config = recorded(api, wanted).get("endpoint_config")
+    return str(config) if config and found(api, hosting.describe_config(str(config))) else None
+
+
+def recorded(api: Api, wanted: Wanted) -> dict[str, Any]:
+    """What accuracy.json says of this endpoint; nothing where it is missing, or another's, or written by hand."""
     answer = found(api, hosting.read_accuracy(wanted))
     try:
         content = json.loads(answer["Body"]) if answer else {}
-        config = content["endpoint_config"] if content.get("endpoint") == wanted.endpoint else None
-    except (ValueError, KeyError, TypeError, AttributeError):  # written by hand: it says nothing of configurations
-        return None
-    return config if config and found(api, hosting.describe_config(config)) else None
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) and content.get("endpoint") == wanted.endpoint else {}
 
 
 def _move(api: Api, wanted: Wanted, config: str, before: Mapping[str, Any] | None) -> None:

@@ -73,10 +73,11 @@ def destroy(api: Api, wanted: Wanted, pace: Pace) -> Destroyed:
 
 def _made(api: Api, wanted: Wanted) -> Made:
     configs, models, objects = listing(wanted)
+    accuracy = [hosting.accuracy_key(wanted)] if deploy.recorded(api, wanted) else []
     return Made(
         tuple(sorted(_ours(api, wanted, configs, "EndpointConfigs", "EndpointConfig"))),
         tuple(sorted(_ours(api, wanted, models, "Models", "Model"))),
-        (*(each["Key"] for each in _pages(api, objects, "Contents")), *_accuracy(api, wanted)),
+        (*(each["Key"] for each in _pages(api, objects, "Contents")), *accuracy),
     )
 
 
@@ -87,16 +88,6 @@ def _ours(api: Api, wanted: Wanted, request: Request, listed: str, kind: str) ->
             tags = api.call(Request(SAGEMAKER, "ListTags", {"ResourceArn": each[f"{kind}Arn"]})).get("Tags", ())
             if {"Key": hosting.OWNER_TAG, "Value": wanted.endpoint} in tags:
                 yield each[f"{kind}Name"]
-
-
-def _accuracy(api: Api, wanted: Wanted) -> list[str]:
-    """accuracy.json, where it speaks of this endpoint."""
-    answer = found(api, hosting.read_accuracy(wanted))
-    return (
-        [hosting.accuracy_key(wanted)]
-        if answer and f'"endpoint": "{wanted.endpoint}"'.encode() in answer["Body"]
-        else []
-    )
 
 
 def _pages(api: Api, request: Request, listed: str) -> Iterator[dict[str, Any]]:

@@ -166,12 +166,16 @@ def default_region() -> str | None:
     return str(region) if region else None
 
 
+_LOOKS = ("HeadObject", "GetObject")
+"""Without ListBucket on the whole bucket, S3 answers these with 403 where there is no such object."""
+
+
 def found(api: Api, request: Request) -> dict[str, Any] | None:
     """The answer to a request that asks about something; None where that is not there."""
     try:
         return api.call(request)
     except AwsError as error:
-        if is_absent(error):
+        if is_absent(error) or (request.operation in _LOOKS and error.code in ("403", "AccessDenied")):
             return None
         raise
 
