@@ -38,10 +38,9 @@ def main(args: Namespace) -> int:
     if args.explain:
         decision, text = decisions.tell(registry, args.explain)
         cli.emit(args, decision.to_json(), text)
-        return cli.OK
     if args.history:
-        served = history.Chronicle(args.tracking_uri).read()
-        cli.emit(args, served, history.table(served))
+        cli.emit(args, *history.tell(args.tracking_uri))
+    if args.explain or args.history:
         return cli.OK
     accuracy_file, wanted = args.model_store / "accuracy.json", policy.from_options(vars(args))
     promoter = Promoter(registry, server, accuracy_file, wanted, args.verify_key)
@@ -60,5 +59,6 @@ if __name__ == "__main__":
     cli.add_promoter_options(parser, min(autoscale.MOST_WORKERS, len(os.sched_getaffinity(0))))
     parser.add_argument("--rollback", nargs="?", const="by hand", metavar="WHY", help="to the version before")
     parser.add_argument("--explain", nargs="?", const=decisions.NEWEST, metavar="VERSION", help="tell a decision")
+    parser.add_argument("--history", action="store_true", help="what served when")
     policy.add_options(parser)
     cli.run(main, parser.parse_args())

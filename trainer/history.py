@@ -97,6 +97,12 @@ def table(found: Mapping[str, Any]) -> str:
     )
 
 
+def tell(uri: str) -> tuple[dict[str, Any], str]:
+    """The history as of now, and the same for people. Raises TrackingError."""
+    found = Chronicle(uri).read()
+    return found, table(found)
+
+
 class Chronicle:
     """Reads the history from MLflow again and again; what cannot change any more is asked for once."""
 

@@ -18,7 +18,7 @@ from serve.gateway.health import Health
 from serve.gateway.metrics import Metrics
 from serve.gateway.upstream import TorchServe
 
-MONITORING = "monitoring.json"
+MONITORING, HISTORY = "monitoring.json", "history.json"
 WORKERS = (400, 404, 408, 415, 422, 502, 504)
 
 
@@ -124,7 +124,17 @@ async def metrics(at: Working) -> Response:
 )
 def monitoring(at: Working) -> Response:
     """What scripts/monitor.py wrote last: confidence, counts, verdicts, latency, drift, accuracy, alerts."""
-    return as_json(monitored(at.monitoring))
+    return as_json(written(at.monitoring, MONITORING, "Monitoring"))
+
+
+@api.get(
+    "/history",
+    summary="Which model served when, and what the pipeline did",
+    responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}, **errors(404)},
+)
+def history(at: Working) -> Response:
+    """What scripts/monitor.py wrote last: stretches in which a version served, executions with their steps."""
+    return as_json(written(at.monitoring, HISTORY, "History"))
 
 
 @alive.get("/livez", summary="Does the gateway run?", responses={200: {"model": Alive}, **errors()})
@@ -133,16 +143,19 @@ async def livez() -> Response:
     return as_json({"status": "ok"})
 
 
-def monitored(folder: Path | None) -> Any:
-    """The monitoring file's content. Raises Refusal."""
+def written(folder: Path | None, name: str, kind: str) -> dict[str, Any]:
+    """The content of a file that the monitoring writes. ``kind``: what an error calls it. Raises Refusal."""
     todo = "run `python scripts/monitor.py`, which reads the data capture"
     if folder is None:
-        raise Refusal(404, "NoMonitoring", f"BINWATCH_MONITORING names no folder; name one and {todo}")
+        raise Refusal(404, f"No{kind}", f"BINWATCH_MONITORING names no folder; name one and {todo}")
     try:
-        return json.loads((folder / MONITORING).read_bytes())
+        found = json.loads((folder / name).read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds {type(found).__name__}, no object")
+        return found
     except FileNotFoundError as error:
-        raise Refusal(404, "NoMonitoring", f"there is no {MONITORING} yet; {todo}") from error
-    except (OSError, ValueError) as error:
+        raise Refusal(404, f"No{kind}", f"there is no {name} yet; {todo}") from error
+    except (OSError, ValueError, RecursionError) as error:
         raise Refusal(
-            503, "MonitoringUnreadable", f"{MONITORING} cannot be read: {error}; {todo}", {"Retry-After": "60"}
+            503, f"{kind}Unreadable", f"{name} cannot be read: {error}; {todo}", {"Retry-After": "60"}
         ) from error

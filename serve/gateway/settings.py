@@ -8,7 +8,7 @@ BINWATCH_GATEWAY_HOSTS  further names that it may be called by, with commas; loo
 BINWATCH_INFERENCE_URL  TorchServe's inference API, http://127.0.0.1:8080
 BINWATCH_API_KEYS       file with the hashes of the keys, made by scripts/api_key.py
 BINWATCH_CAPTURE        folder of the data capture; feedback goes to ground-truth/ in it
-BINWATCH_MONITORING     folder of monitoring.json
+BINWATCH_MONITORING     folder of monitoring.json and history.json
 BINWATCH_TIMEOUT_S      of one answer and of one request's body, 30
 BINWATCH_IN_FLIGHT      requests at the same time, 64; more get 503
 BINWATCH_RATE           requests a second and client, 100; more get 429; 0: no limit

@@ -17,7 +17,7 @@ from trainer.job import Trained
 
 ROOT = Path(__file__).parents[2]
 SEED = 20261124
-ROUTES = {"/verify", "/predict", "/feedback", "/healthz", "/livez", "/metrics", "/monitoring"}
+ROUTES = {"/verify", "/predict", "/feedback", "/healthz", "/livez", "/metrics", "/monitoring", "/history"}
 
 
 def schemathesis(url: str, key: str, work: Path) -> str:
@@ -42,6 +42,7 @@ def schemathesis(url: str, key: str, work: Path) -> str:
 def test_every_route_does_what_its_document_says(served: Served, trained: Trained, tmp_path: Path) -> None:
     deploy(served, trained.archive, "3")
     (tmp_path / "monitoring.json").write_text(json.dumps({"records": 0}))
+    (tmp_path / "history.json").write_text(json.dumps({"served": [], "executions": []}))
     environ = {"BINWATCH_API_KEYS": str(tmp_path / "keys.json"), "BINWATCH_CAPTURE": str(tmp_path / "capture"),
              "BINWATCH_MONITORING": str(tmp_path), "BINWATCH_RATE": "0"}  # fmt: skip
     key = keys.add(tmp_path / "keys.json", "fuzz")

@@ -3,6 +3,7 @@
 import { ask } from "./api.js";
 import { figure, gauge, lines, stacks, table } from "./charts.js";
 import { byId, el, icon, percent } from "./dom.js";
+import * as history from "./history.js";
 
 const VERDICTS = ["match", "unsure", "mismatch"];
 const DRIFTS = {
@@ -17,6 +18,7 @@ export function setUp() {
 }
 
 export async function load() {
+  history.load();
   const body = byId("monitoring-body");
   body.setAttribute("aria-busy", "true");
   try {
