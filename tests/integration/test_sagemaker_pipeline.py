@@ -11,8 +11,10 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from serve.errors import AwsError
 from tests.integration.pipeline_steps import steps_told
-from trainer.aws import account, pipelines
+from trainer import cli
+from trainer.aws import account, launch, pipelines
 from trainer.aws.definition import PARAMETERS, definition
 from trainer.aws.jobs import Training, metric_definitions
 from trainer.aws.requests import Aws
@@ -104,39 +106,33 @@ def test_the_script_does_all_of_it(moto: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "reason"),
+    ("words", "reason"),
     [
-        (["--start", "--name", "nowhere"], 1, "there is no pipeline 'nowhere' in eu-central-1; put it there with --up"),
-        (["--status", "--name", "nowhere"], 1, "there is no pipeline 'nowhere'"),
-        (["--status", f"arn:aws:sagemaker:{REGION}:123456789012:pipeline/binwatch/execution/aaaaaaaaaaaa"], 1,
+        (["--start", "--name", "nowhere"], "there is no pipeline 'nowhere' in eu-central-1; put it there with --upsert"),
+        (["--status", "--name", "nowhere"], "there is no pipeline 'nowhere'"),
+        (["--status", f"arn:aws:sagemaker:{REGION}:123456789012:pipeline/binwatch/execution/aaaaaaaaaaaa"],
          "there is no execution arn:aws:sagemaker"),
-        (["--status", "binwatch-train-0"], 1, "there is no job binwatch-train-0"),
-        (["--status", "binwatch-tune-0"], 1, "there is no job binwatch-tune-0"),
-        (["--start", "--data", "s3://our-bins/nothing", "--name", "nowhere"], 1, "nothing lies below s3://our-bins/noth"),
-        (["--upsert", "--bucket", "not-there"], 1, "NoSuchBucket"),
-        (["--upsert", "--role", "me"], 2, "the role 'me' is no ARN"),
+        (["--status", "binwatch-train-0"], "there is no job binwatch-train-0"),
+        (["--status", "binwatch-tune-0"], "there is no job binwatch-tune-0"),
+        (["--start", "--data", "s3://our-bins/nothing"], "nothing lies below s3://our-bins/nothing"),
+        (["--upsert", "--bucket", "not-there"], "NoSuchBucket"),
     ],
 )  # fmt: skip
-def test_errors_are_one_line(aws: Aws, moto: str, words: list[str], code: int, reason: str,
-                             capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    import argparse
-
-    from scripts import sagemaker_pipeline
-    from trainer import cli
-    from trainer.aws import launch
-
+def test_what_is_not_there_is_named_with_what_to_do(aws: Aws, words: list[str], reason: str) -> None:
     parser = cli.parser("x", {})
     account.add_options(parser, {})
     launch.add_options(parser)
-    options = [f"--{key}={value}" for key, value in OPTIONS.items()]
-    args: argparse.Namespace = parser.parse_args([*options, "--endpoint-url", moto, *words])
-    monkeypatch.setattr(cli, "leave_on_sigterm", lambda: None)
-    with pytest.raises(SystemExit) as ended:
-        cli.run(sagemaker_pipeline.main, args)
-    assert ended.value.code == code
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ")
-    assert reason in line
+    args = parser.parse_args([*(f"--{key}={value}" for key, value in OPTIONS.items()), *words])
+    with pytest.raises(AwsError, match=re.escape(reason)):
+        launch.run(aws, account.account(vars(args)), args)
+
+
+def test_an_error_is_one_line_and_a_setting_s_ends_with_2() -> None:
+    done = run("", "--upsert", "--role", "me", environ=NO_CREDENTIALS)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: the role 'me' is no ARN of a role; it looks like arn:aws:iam::ACCOUNT:role/NAME\n"
+    )  # fmt: skip
 
 
 def test_a_dry_run_needs_neither_credentials_nor_a_network() -> None:
