@@ -35,18 +35,32 @@ class Guard:
 
 @dataclass(frozen=True)
 class OfClass:
-    """One count: its test photos, the accuracies (0-1), and how often luck alone gives such a loss of this count."""
+    """One count: its test photos, the accuracies on them and the F1 scores (0-1).
+
+    ``p_value``: how often luck alone gives such a loss of accuracy of this count.
+    """
 
     name: str
     photos: int
     challenger: float
     champion: float
+    challenger_f1: float
+    champion_f1: float
     p_value: float
 
     @property
     def loss(self) -> float:
         """Accuracy that the challenger has lost, -1 to 1."""
         return self.champion - self.challenger
+
+    @property
+    def lost(self) -> float:
+        """The loss of accuracy or of F1, whichever is less.
+
+        A model that answers 3 whatever it sees is always right on 3; who learns to tell 3 from 4 loses accuracy there
+        and gains F1.
+        """
+        return min(self.loss, self.champion_f1 - self.challenger_f1)
 
 
 @dataclass(frozen=True)
@@ -73,9 +87,11 @@ def by_class(pairs: Pairs, names: Sequence[str], values: Sequence[int]) -> tuple
     for name, value in zip(names, values, strict=True):
         its = pairs.recorded == value
         if its.any():
-            challenger, champion = pairs.right[:, its].mean(axis=1).tolist()
+            hits, named = pairs.right[:, its].sum(axis=1), (pairs.said == value).sum(axis=1)
             lost = pairs.right[1, its].astype(int) - pairs.right[0, its]
-            found.append(OfClass(name, int(its.sum()), challenger, champion, exact_p(lost, pairs.bins[its])))
+            (ours, theirs), (our_f1, their_f1) = hits / its.sum(), 2 * hits / (named + its.sum())
+            found.append(OfClass(name, int(its.sum()), float(ours), float(theirs), float(our_f1), float(their_f1),
+                                 exact_p(lost, pairs.bins[its])))  # fmt: skip
     return tuple(found)
 
 
@@ -109,10 +125,11 @@ def _class_loss(sides: Sides, policy: Policy) -> _Loss | str:
     if not sides.classes:
         return _NOBODY
     limit = policy.max_class_loss or 0.0
-    worst = min(sides.classes, key=lambda each: (each.loss <= limit, each.p_value if each.loss > limit else -each.loss))
+    worst = min(sides.classes, key=lambda each: (each.lost <= limit, each.p_value if each.lost > limit else -each.lost))
     text = (f"count {worst.name} went from {worst.champion:.1%} to {worst.challenger:.1%} right on {worst.photos} "
-            f"photos, and may lose {_points(limit)}")  # fmt: skip
-    return _Loss(worst.loss, min(1.0, worst.p_value * len(sides.classes)), text)
+            f"photos, and its F1 from {worst.champion_f1:.1%} to {worst.challenger_f1:.1%}; both may fall by "
+            f"{_points(limit)}")  # fmt: skip
+    return _Loss(worst.lost, min(1.0, worst.p_value * len(sides.classes)), text)
 
 
 def _calibration(sides: Sides, policy: Policy) -> _Loss | str:

@@ -30,13 +30,14 @@ Floats = NDArray[np.float64]
 class Pairs:
     """The answers to the same N photos, row 0 the challenger's and row 1 the champion's.
 
-    ``bins``: ``(N,)``, from 0; ``recorded``: counts ``(N,)``; ``right``: ``(2, N)``; ``off``: expected minus recorded
-    count, ``(2, N)``, in objects; ``confidence``: ``(2, N)``, 0-1; ``fit``: the recorded count's p-value ``(2, N)``,
-    0-1, None where one of the models gives none.
+    ``bins``: ``(N,)``, from 0; ``recorded``: counts ``(N,)``; ``said``: the counts answered, ``(2, N)``; ``right``:
+    ``(2, N)``; ``off``: expected minus recorded count, ``(2, N)``, in objects; ``confidence``: ``(2, N)``, 0-1;
+    ``fit``: the recorded count's p-value ``(2, N)``, 0-1, None where one of the models gives none.
     """
 
     bins: NDArray[np.int64]
     recorded: NDArray[np.int64]
+    said: NDArray[np.int64]
     right: NDArray[np.bool_]
     off: Floats
     confidence: Floats
@@ -59,6 +60,7 @@ class Pairs:
         return cls(
             bins=np.unique([each.bin for each in challenger], return_inverse=True)[1],
             recorded=recorded,
+            said=np.array([[each.count for each in side] for side in sides]),
             right=np.array([[each.count == each.recorded for each in side] for side in sides]),
             off=rows(lambda each: each.expected_count - each.recorded),
             confidence=rows(lambda each: max(each.probabilities)),

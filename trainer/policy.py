@@ -25,7 +25,7 @@ class Policy:
     swap is made for less than is given away there.
 
     Guards, None where off: the most that may get worse against the champion, where luck is no explanation.
-    ``max_class_loss``: accuracy of one count, 0-1; ``max_calibration_rise``: calibration error, 0-1;
+    ``max_class_loss``: accuracy and F1 of one count, 0-1; ``max_calibration_rise``: calibration error, 0-1;
     ``max_rmse_rise``: objects; ``max_false_alarm_rise``: right records that raise the alarm at ``alpha``, 0-1, above
     the champion's share or above ``alpha``, whichever is more; ``max_latency_factor``: times the champion's;
     ``max_archive_mb``: 10^6 bytes. ``guard_level``: how often luck alone may trip a guard.
@@ -35,7 +35,7 @@ class Policy:
     level: float = 0.05
     min_effect: float = 0.005
     guard_level: float = 0.01
-    max_class_loss: float | None = 0.2
+    max_class_loss: float | None = 0.1
     max_calibration_rise: float | None = 0.05
     max_rmse_rise: float | None = 0.05
     max_false_alarm_rise: float | None = 0.05
@@ -54,7 +54,7 @@ RANGES = {
     "level": (1e-6, 0.49, "the share of equally good challengers that luck may promote"),
     "min_effect": (0.0, 1.0, "the least gain in accuracy, 0-1"),
     "guard_level": (0.001, 0.49, "how often luck alone may trip a guard"),
-    "max_class_loss": (0.0, 1.0, "accuracy that one count may lose, 0-1"),
+    "max_class_loss": (0.0, 1.0, "accuracy and F1 that one count may lose, 0-1"),
     "max_calibration_rise": (0.0, 1.0, "by how much the calibration error may rise, 0-1"),
     "max_rmse_rise": (0.0, 1e3, "by how many objects the RMSE may rise"),
     "max_false_alarm_rise": (0.0, 1.0, "by how much the false alarms may rise, 0-1"),

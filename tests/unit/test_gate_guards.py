@@ -33,7 +33,7 @@ def alarms(share: float, photos: int = 200) -> list[bool]:
 
 WORSE = {
     "class loss": (side(LOSES_FIVES), side(HALF),
-                   "count 5 went from 50.0% to 0.0% right on 40 photos, and may lose 20.0 points"),
+                   "count 5 went from 50.0% to 0.0% right on 40 photos, and its F1 from 50.0% to 0.0%; both may f"),
     "calibration": (side(BETTER, confidence=0.99), side(GOOD, confidence=0.5), "29.0 points apart, the champion's 0.0"),
     "RMSE": (side(BETTER, off=3), side(GOOD, off=1), "1.643 objects, the champion's 0.707; it may be 0.05 more"),
     "false alarms": (side(BETTER, alarms=alarms(0.2)), side(GOOD, alarms=alarms(0.02)),
@@ -139,6 +139,18 @@ def test_a_count_without_photos_is_no_count_that_lost() -> None:
     decision = decide(side(BETTER, recorded=recorded), side(GOOD, recorded=recorded))
     assert decision.comparison is not None
     assert [each.name for each in decision.comparison.classes] == ["1", "2", "3", "4"]
+    assert guard(decision, "class loss").verdict == PASSED
+
+
+def test_a_count_that_the_champion_always_names_is_no_count_that_lost() -> None:
+    always = [number % 5 == 2 for number in range(200)]
+    stuck = side(always)
+    stuck = replace(stuck, predictions=[replace(each, count=3) for each in stuck.predictions])
+    decision = decide(side(HALF), stuck)
+    assert decision.comparison is not None
+    (three,) = [each for each in decision.comparison.classes if each.name == "3"]
+    assert (three.champion, three.challenger, three.loss) == (1.0, 0.5, 0.5)
+    assert three.lost < 0
     assert guard(decision, "class loss").verdict == PASSED
 
 

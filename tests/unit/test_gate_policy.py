@@ -47,7 +47,10 @@ def test_all_problems_are_told_at_once() -> None:
     assert "policy is 'best'; choose greater or significant" in told
     assert "level (the share of equally good challengers that luck may promote) is '0.7'; give a number from" in told
     assert "min_effect (the least gain in accuracy, 0-1) is 'off'; give a number from 0 to 1;" in told
-    assert "max_class_loss (accuracy that one count may lose, 0-1) is 'nan'; give a number from 0 to 1, or off" in told
+    assert (
+        "max_class_loss (accuracy and F1 that one count may lose, 0-1) is 'nan'; give a number from 0 to 1, or off"
+        in told
+    )
     assert "alpha (" in told
 
 
