@@ -5,6 +5,7 @@ containers. Between two promotions there is rest, so that a neighbour of this ma
 other. In `make proof` there are twenty promotions, and how long requests wait is judged; else there are two.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -87,7 +88,7 @@ def test_promotions_under_constant_load(registry: Tracking, trained: Trained, tm
         ThreadPoolExecutor(1) as pool,
     ):
         server = Deployed(f"{inference}/predictions/bin-counter", tmp_path.resolve(), Management(management))
-        number, _ = promoted(registry, trained, "")
+        numbers = [promoted(registry, trained, "")[0]]
         closed(server.url, photo, 2 * CORES, 3)  # warm
         capacity = per_second(closed(server.url, photo, 2 * CORES, 5), 5)
         stop = threading.Event()
@@ -98,7 +99,8 @@ def test_promotions_under_constant_load(registry: Tracking, trained: Trained, tm
                 begun_s = time.monotonic()
                 time.sleep(REST_S)  # the measured rest
                 rests.append(Window(begun_s, time.monotonic()))
-                number, window = promoted(registry, trained, number)
+                number, window = promoted(registry, trained, numbers[-1])
+                numbers.append(number)
                 swaps.append(window)
                 memory.append(server.memory_bytes())
         finally:
@@ -106,6 +108,7 @@ def test_promotions_under_constant_load(registry: Tracking, trained: Trained, tm
         answers = loaded.result()
     report(capacity, answers, rests, swaps, memory)
     assert {(each.status, each.failure) for each in answers} == {(200, "")}
+    assert {json.loads(each.body)["model_version"] for each in answers} == set(numbers)
     assert memory[-1] < 1.1 * memory[0]
     if "BINWATCH_PROOF" in os.environ:
         at_rest, swapping = ([one for each in windows for one in each.of(answers)] for windows in (rests, swaps))

@@ -1,13 +1,10 @@
-import threading
-from collections import Counter as Tally
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from serve.errors import DataError
 from tests.conftest import Served
-from tests.integration.promoting import accuracy, alias, ask_until, assert_only, challenger, moves, promoter
+from tests.integration.promoting import accuracy, alias, assert_only, challenger, moves, promoter
 from tests.integration.test_serving import altered
 from trainer import decisions, tracking
 from trainer.job import Trained
@@ -113,23 +110,3 @@ def test_an_approval_against_another_champion_is_withdrawn(
     assert promoter(registry, served).reconcile().did == "nothing"
     assert registry.version(stale).status == tracking.REFUSED
     assert "run the pipeline again" in registry.version(stale).reason
-
-
-def test_no_request_fails_while_the_model_is_promoted_four_times(
-    registry: Tracking, served: Served, trained: Trained
-) -> None:
-    photo, stop = trained.data.test.photos[0].path.read_bytes(), threading.Event()
-    numbers = [challenger(registry, trained, 0.5)]
-    promoter(registry, served).reconcile()
-    with ThreadPoolExecutor(4) as pool:
-        clients = [pool.submit(ask_until, stop, served, photo) for _ in range(4)]
-        try:
-            for accuracy in (0.6, 0.7, 0.8):
-                numbers.append(challenger(registry, trained, accuracy, compared_with=numbers[-1]))
-                assert promoter(registry, served).reconcile().did == "promoted"
-        finally:
-            stop.set()
-        answers = sum((client.result() for client in clients), Tally[str]())
-    print(f"{answers.total()} requests of four clients while swapping three times, by version: {dict(answers)}")
-    assert set(answers) == set(numbers)
-    assert answers.total() > 50
