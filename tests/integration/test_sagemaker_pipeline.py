@@ -108,7 +108,7 @@ def test_the_script_does_all_of_it(moto: str) -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--start", "--name", "nowhere"], "there is no pipeline 'nowhere' in eu-central-1; put it there with --upsert"),
+        (["--start", "--name", "nowhere"], "no pipeline 'nowhere' in eu-central-1; put it there with --upsert"),
         (["--status", "--name", "nowhere"], "there is no pipeline 'nowhere'"),
         (["--status", f"arn:aws:sagemaker:{REGION}:123456789012:pipeline/binwatch/execution/aaaaaaaaaaaa"],
          "there is no execution arn:aws:sagemaker"),
@@ -154,12 +154,12 @@ def test_a_dry_run_needs_neither_credentials_nor_a_network() -> None:
 @pytest.fixture(scope="module")
 def sdk(toolkits: Path, moto: str) -> dict[str, Any]:
     """What SageMaker's SDK 2 makes of the same things."""
-    given = {
+    given: dict[str, Any] = {
         **OPTIONS, "region": HERE.region, "tag": HERE.image_version, "metrics": metric_definitions(),
         "parameters": {"InputData": HERE.uri("data"), **PARAMETERS},
     }  # fmt: skip
     program = ROOT / "tests" / "integration" / "sdk_pipeline.py"
-    command = [toolkits / "python", "-P", program, json.dumps(given)]
+    command = [str(toolkits / "python"), "-P", str(program), json.dumps(given)]
     where = {**CREDENTIALS, "AWS_ENDPOINT_URL": moto, "AWS_DEFAULT_REGION": REGION}
     done = subprocess.run(command, env=where, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
