@@ -85,18 +85,9 @@ def test_a_better_model_is_swapped_in_without_a_failed_request(stack: Stack, pho
     with ThreadPoolExecutor(4) as pool:
         clients = [pool.submit(ask) for _ in range(4)]
         try:
-            done = stack.compose(  # a tenth of 1,000 photos is too few to be sure of a few points
-                "exec",
-                "-T",
-                "trainer",
-                "python",
-                "scripts/pipeline.py",
-                "--epochs",
-                "10",
-                "--policy",
-                "greater",
-                "--json",
-            )
+            # 100 test photos are too few to be sure of a few points, and this is about requests
+            words = "python scripts/pipeline.py --epochs 10 --policy greater --json".split()
+            done = stack.compose("exec", "-T", "trainer", *words)
             time.sleep(1)
         finally:
             stop.set()
