@@ -105,7 +105,8 @@ def test_what_runs_on_python_3_6_can_be_parsed_by_it() -> None:
 
 class Squares(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return torch.special.erfcx(pixels.float()).sum((1, 2))
+        found: torch.Tensor = torch.special.erfcx(pixels.float()).sum((1, 2))
+        return found
 
 
 def test_a_network_that_torch_1_5_1_cannot_run_is_refused(tmp_path: Path) -> None:
