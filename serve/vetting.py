@@ -80,6 +80,11 @@ def torchserve_manifest(text: bytes, model: str) -> dict[str, Any]:
     return dict(found)
 
 
+def is_sample(name: str) -> bool:
+    """Whether a file of a torch program is the example that it was traced with, which is a pickle or empty."""
+    return _SAMPLES.fullmatch(name) is not None
+
+
 def check_program(program: IO[bytes], name: str) -> None:
     """Refuse a torch program in which torch would find a pickle or a compiled library."""
     try:
@@ -91,12 +96,12 @@ def check_program(program: IO[bytes], name: str) -> None:
 
 
 def _check_part(content: zipfile.ZipFile, part: zipfile.ZipInfo, name: str) -> None:
-    sample = _SAMPLES.fullmatch(part.filename)
+    sample = is_sample(part.filename)
     if (sample and part.file_size) or not (sample or _PROGRAM_FORMS.fullmatch(part.filename)):
         raise ArchiveError(
             f"{name} in the archive holds {part.filename!r} of {part.file_size} bytes, which torch would read as a "
             "pickle or as compiled code; pickles are never loaded. An archive of an older version of binwatch has one: "
-            "run the pipeline again"
+            "run the pipeline again, or scripts/sign.py, which takes it out"
         )
     if part.filename.endswith("_config.json") and _pickled(json.loads(read_text(content, part.filename))):
         raise ArchiveError(f"{part.filename} of {name} in the archive says that weights are pickles: never loaded")

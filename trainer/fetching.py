@@ -10,12 +10,13 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from serve.archive import manifest_of, stamp
+from serve.archive import manifest_of, sha256, stamp
 from serve.errors import ArchiveError
 from serve.zips import MAX_BYTES
 from trainer import signing
 from trainer.job import ARCHIVE
-from trainer.tracking import REJECTED, Tracking, Version
+from trainer.renewal import without_pickle
+from trainer.tracking import REJECTED, TrackedRun, Tracking, Version
 
 SIGNATURE = ARCHIVE + signing.SUFFIX
 
@@ -47,11 +48,21 @@ def sign_version(registry: Tracking, version: Version, key: Ed25519PrivateKey, a
         folder = Path(temporary)
         archive = registry.download(version.run_id, ARCHIVE, folder)
         _check_own(archive, version.run_id)
+        renewed = folder / "renewed" / archive.name
+        renewed.parent.mkdir()
+        if without_pickle(archive, renewed):
+            archive = renewed
         stamp(archive, folder / "checked.mar", version.number)
-        registry.noted(version.run_id).log_file(signing.sign(archive, key), str(Path(ARCHIVE).parent))
+        _log_signed(registry.noted(version.run_id), archive, key)
     if again and version.status == REJECTED:
         registry.mark(version.number, "", "signed by hand since; the gate decides again")
     return signing.name_of(key.public_key())
+
+
+def _log_signed(run: TrackedRun, archive: Path, key: Ed25519PrivateKey) -> None:
+    run.set_tags({"archive_sha256": sha256(archive)})
+    for path in (signing.sign(archive, key), archive):
+        run.log_file(path, str(Path(ARCHIVE).parent))
 
 
 def _check_own(archive: Path, run_id: str) -> None:
