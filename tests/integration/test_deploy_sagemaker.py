@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from serve.errors import CanaryError, ServerError, SettingsError
 from tests.conftest import rounds
@@ -130,8 +131,7 @@ def account(aws: Fake, versions: tuple[Package, Package]) -> Iterator[Account]:
     aws.endpoints.clear()
     aws.updates.clear()
     aws.fate, aws.answer = "", promised
-    reset = subprocess.run(["curl", "-sf", "-X", "POST", f"{aws.moto}/moto-api/reset"], capture_output=True)
-    assert reset.returncode == 0
+    requests.post(f"{aws.moto}/moto-api/reset", timeout=60).raise_for_status()
 
 
 def refuses(version: str, said: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
@@ -280,7 +280,7 @@ def test_ended_before_any_request_it_is_finished_by_the_next_run(account: Accoun
     account.deploy()
     whole = len(account.deploy(1)[1].requests)
     api = Aws("us-east-1", account.fake.url)
-    for last in range(whole - 1, 0, -max(1, whole // rounds(4, whole))):
+    for last in range(whole - 1, 0, -max(1, whole // rounds(3, whole))):
         destroy(api, account.wanted, PACE)
         account.deploy()
         with pytest.raises(Killed):
