@@ -307,7 +307,7 @@ def test_no_mutation_passes_the_signature_and_none_that_passes_the_checks_has_ot
     assert refusals > 0.7 * rounds(300, 20_000)
 
 
-names = st.text(st.sampled_from("a./\\:\0\n\u2215~ \u00e9"), max_size=12).filter(lambda name: name.split("\0")[0])
+names = st.text(st.sampled_from("a./\\:\n\u2215~ \u00e9"), min_size=1, max_size=12)
 
 
 @settings(max_examples=rounds(60, 5000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -1,0 +1,203 @@
+"""Only archives that this installation signed are promoted: a real MLflow, and a server that takes what it is given."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from serve import archive as archives
+from serve import zips
+from serve.errors import ArchiveError
+from serve.probation import Observation
+from tests import small_archives as small
+from trainer import signing, tracking
+from trainer.fetching import fetch
+from trainer.job import ARCHIVE, EVALUATION
+from trainer.promoter import Promoter
+from trainer.tracking import Tracking
+
+ROOT = Path(__file__).parents[2]
+
+
+class Shelf:
+    """A server without a model in it: it stores archives as the real one does, and answers with the newest."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.version = folder, ""
+        folder.mkdir()
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        yield
+
+    def serving(self) -> str | None:
+        return self.version or None
+
+    def keep(self, version: str, fetch: Callable[[], Path]) -> None:
+        if not (self.folder / f"{version}.mar").exists():
+            archives.stamp(fetch(), self.folder / f"{version}.mar", version)
+
+    def load(self, version: str, fetch: Callable[[], Path]) -> None:
+        self.keep(version, fetch)
+
+    def canary(self, version: str) -> None:
+        assert (self.folder / f"{version}.mar").is_file()
+
+    def switch(self, version: str) -> None:
+        self.version = version
+
+    def observe(self, version: str) -> Observation:
+        raise AssertionError("nothing is watched here")
+
+    def retire(self, version: str, spare: str | None) -> None:
+        pass
+
+    def discard(self, version: str) -> None:
+        (self.folder / f"{version}.mar").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> signing.Pair:
+    return signing.pair_in(tmp_path / "keys")
+
+
+Change = Callable[[Path, Path], object]
+"""Does something to an archive and its signature before they are logged."""
+
+
+def logged(registry: Tracking, keys: signing.Pair, folder: Path, change: Change = lambda *_: None) -> str:
+    """A run with a signed archive of its own, which ``change`` has seen; returns its id."""
+    folder.mkdir(exist_ok=True)
+    with registry.run("train") as run:
+        path = small.packed(folder / Path(ARCHIVE).name, small.contents(run_id=run.id))
+        signature = signing.sign(path, signing.private_key(keys.private))
+        change(path, signature)
+        for each in (signature, path):
+            if each.exists():
+                run.log_file(each, "archive")
+        run.log_json({"binwatch": {}}, EVALUATION)
+    return run.id
+
+
+def unsigned(_: Path, signature: Path) -> None:
+    signature.unlink()
+
+
+def gone(path: Path, _: Path) -> None:
+    path.unlink()
+
+
+def tampered(path: Path, _: Path) -> None:
+    held = small.unpacked(path)
+    held["handler.py"] = b"import os\n"
+    held[archives.MANIFEST] = small.manifest({name: held[name] for name in (*small.FILES, "model.pt2")})
+    small.packed(path, held)
+
+
+def truncated(path: Path, _: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def oversized(path: Path, _: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size + 1000)
+
+
+def cut_signature(_: Path, signature: Path) -> None:
+    signature.write_bytes(signature.read_bytes()[:-1])
+
+
+def signed_elsewhere(path: Path, _: Path) -> None:
+    signing.sign(path, signing.private_key(signing.pair_in(path.parent / "elsewhere").private))
+
+
+WRONG: dict[str, tuple[Change, str]] = {
+    "unsigned": (unsigned, "is not signed.*scripts/sign.py"),
+    "gone": (gone, "has no archive/bin-counter.mar"),
+    "tampered": (tampered, "not what was signed"),
+    "truncated": (truncated, "not what was signed"),
+    "longer": (oversized, "not what was signed"),
+    "signature-cut": (cut_signature, "has 63 bytes: damaged"),
+    "elsewhere": (signed_elsewhere, "another installation signed it"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_was_not_signed_here_is_rejected_with_its_reason_and_the_old_model_serves_on(
+    registry: Tracking, keys: signing.Pair, tmp_path: Path, case: str
+) -> None:
+    change, reason = WRONG[case]
+    shelf = Shelf(tmp_path / "shelf")
+    promoter = Promoter(registry, shelf, tmp_path / "accuracy.json", trusted=keys.public)
+    first = registry.register(logged(registry, keys, tmp_path / "one"), tracking.APPROVED, "because", "").number
+    registry.crown(first)
+    registry.mark(first, tracking.PROMOTED, "because")
+    shelf.load(first, lambda: fetch(registry, registry.version(first).run_id, tmp_path / "first", keys.public))
+    shelf.switch(first)
+    (tmp_path / "accuracy.json").write_text(json.dumps({"accuracy": 0.5, "version": first}))
+
+    bad = registry.register(logged(registry, keys, tmp_path / "two", change), tracking.APPROVED, "because", first)
+    outcome = promoter.reconcile()
+    assert (outcome.did, outcome.version) == ("rejected", bad.number)
+    found = registry.version(bad.number)
+    assert found.status == tracking.REJECTED
+    assert re.search(reason, found.reason), found.reason
+    champion = registry.alias(tracking.CHAMPION)
+    assert champion is not None
+    assert (champion.number, shelf.serving()) == (first, first)
+    assert [path.name for path in shelf.folder.iterdir()] == [f"{first}.mar"]
+    assert promoter.reconcile().did == "nothing"
+
+
+def test_archives_that_change_places_are_refused(registry: Tracking, keys: signing.Pair, tmp_path: Path) -> None:
+    first = logged(registry, keys, tmp_path / "one")
+
+    def swapped(path: Path, signature: Path) -> None:
+        for each in (path, signature):
+            each.write_bytes((tmp_path / "one" / each.name).read_bytes())
+
+    second = logged(registry, keys, tmp_path / "two", swapped)
+    assert fetch(registry, first, tmp_path, keys.public).is_file()
+    with pytest.raises(ArchiveError, match=f"the archive of run {second} is that of run {first}"):
+        fetch(registry, second, tmp_path, keys.public)
+
+
+def test_one_above_the_limit_is_refused_before_it_is_fetched(
+    registry: Tracking, keys: signing.Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = logged(registry, keys, tmp_path / "one")
+    monkeypatch.setattr("trainer.fetching.MAX_BYTES", 1000)
+    assert zips.MAX_BYTES > 1000
+    with pytest.raises(ArchiveError, match="at most 1000 are allowed"):
+        fetch(registry, run, tmp_path / "here", keys.public)
+    assert not (tmp_path / "here").exists()
+
+
+def test_a_version_of_before_is_signed_by_hand_and_its_lineage_says_so(
+    registry: Tracking, mlflow_url: str, keys: signing.Pair, tmp_path: Path
+) -> None:
+    run = logged(registry, keys, tmp_path / "one", unsigned)
+    version = registry.register(run, tracking.REJECTED, "not signed", "").number
+    environ = {**os.environ, "BINWATCH_SIGNING_KEY": str(keys.private), "BINWATCH_VERIFY_KEY": str(keys.public),
+               "MLFLOW_TRACKING_URI": mlflow_url}  # fmt: skip
+
+    def call(*words: str) -> str:
+        done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environ, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "is not signed" in json.loads(call("scripts/lineage.py", version, "--json"))["signature"]
+    assert f"version {version}, run {run}, is signed" in call("scripts/sign.py", version, "--again")
+    assert registry.version(version).status == ""
+    found = json.loads(call("scripts/lineage.py", version, "--json"))
+    archive = fetch(registry, run, tmp_path / "fetched", keys.public)
+    assert found["signature"] == "fits a key that is trusted here"
+    assert found["archive_sha256"] == archives.sha256(archive)
+    assert found["run_id"] in found["address"]
+    assert (found["served"], found["revision"]) == ([], registry.tags(run)["mlflow.source.git.commit"])
