@@ -196,9 +196,21 @@ def test_monitoring_is_the_file_s_or_says_what_to_do(gateway: str, home: Path) -
     missing = requests.get(f"{gateway}/monitoring", timeout=30)
     assert missing.status_code == 404
     assert "run `python scripts/monitor.py`" in missing.json()["message"]
-    (home / "monitoring").mkdir()
+    (home / "monitoring").mkdir(exist_ok=True)
     (home / "monitoring" / "monitoring.json").write_text('{"records": 3}')
     assert requests.get(f"{gateway}/monitoring", timeout=30).json() == {"records": 3}
+
+
+def test_the_history_is_the_file_s_or_says_what_is_wrong_with_it(gateway: str, home: Path) -> None:
+    missing = requests.get(f"{gateway}/history", timeout=30)
+    assert (missing.status_code, missing.json()["type"]) == (404, "NoHistory")
+    (home / "monitoring").mkdir(exist_ok=True)
+    for damage in ("", "{", "[1]", "[" * 100_000):
+        (home / "monitoring" / "history.json").write_text(damage)
+        found = requests.get(f"{gateway}/history", timeout=30)
+        assert (found.status_code, found.json()["type"]) == (503, "HistoryUnreadable")
+    (home / "monitoring" / "history.json").write_text('{"served": []}')
+    assert requests.get(f"{gateway}/history", timeout=30).json() == {"served": []}
 
 
 def test_metrics_count_what_was_asked(gateway: str, photo: bytes) -> None:
