@@ -218,6 +218,20 @@ def test_the_password_is_made_up_and_needed(stack: Stack) -> None:
     assert not any("POSTGRES_PASSWORD=" in entry for c in inspect(stack) for entry in c["Config"]["Env"])
 
 
+def test_only_the_trainer_can_sign_and_the_promoter_can_check(stack: Stack) -> None:
+    services = ("trainer", "promoter", "serve", "gateway", "monitor", "postgres")
+    held = {each: stack.compose("exec", "-T", each, "ls", "-A", "/signing", "/verifying", check=False).stdout
+            for each in services}  # fmt: skip
+    assert {each for each in services if "signing.key" in held[each]} == {"trainer"}
+    assert {each for each in services if ".pem" in held[each]} == {"trainer", "promoter"}
+    mode = stack.python("trainer", "import os; s = os.stat('/signing/signing.key'); print(oct(s.st_mode), s.st_uid)")
+    assert mode.stdout.split() == ["0o100600", "10001"]
+    assert stack.python("trainer", "open('/signing/signing.key', 'a')").returncode
+    environments = [entry for c in inspect(stack) for entry in c["Config"]["Env"]]
+    assert not any("PRIVATE KEY" in entry for entry in environments)
+    assert sum(entry.startswith("BINWATCH_SIGNING_KEY=") for entry in environments) == 1
+
+
 def test_the_gpu_file_adds_the_reservation_and_nothing_else(stack: Stack) -> None:
     plain = json.loads(stack.compose("config", "--format", "json").stdout)
     gpu = json.loads(
