@@ -86,7 +86,7 @@ def test_a_better_model_is_swapped_in_without_a_failed_request(stack: Stack, pho
         clients = [pool.submit(ask) for _ in range(4)]
         try:
             # 100 test photos are too few to be sure of a few points, and this is about requests
-            words = "python scripts/pipeline.py --epochs 10 --policy greater --json".split()
+            words = ["python", "scripts/pipeline.py", "--epochs", "10", "--policy", "greater", "--json"]
             done = stack.compose("exec", "-T", "trainer", *words)
             time.sleep(1)
         finally:
