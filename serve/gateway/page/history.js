@@ -38,7 +38,7 @@ function timeline(served, madeAt) {
     short(each.dataset_fingerprint), short(each.revision)]);
   const now = served[0];
   return figure("Which model served when",
-    `How accurate each version was on its test photos, over the time that it served. Version ${now.version} serves since ${moment(now.from)}.`,
+    `How accurate each version was on its test photos, over the time that it served; at the bottom where that is not known. Version ${now.version} serves since ${moment(now.from)}.`,
     { head: ["Model", "From", "To", "Accuracy", "95 % interval", "Why", "Data", "Code"], rows },
     stretches(served, madeAt, percent),
     [["accent", "promoted"], ["second", "rolled back to"]]);

@@ -33,7 +33,7 @@ function rules(width, y, format) {
 }
 
 function times(spans, first, length, x) {
-  const style = length >= 2 * 86400e3 ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+  const style = { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
   const text = (at) => new Intl.DateTimeFormat(undefined, style).format(new Date(at));
   return [[first, "start"], [first + length, "end"]].map(([at, anchor]) =>
     svg("text", { class: "tick", x: x(at), y: HEIGHT - 8, "text-anchor": anchor }, text(at)));
