@@ -1,0 +1,108 @@
+"""The history of a real MLflow, as the scripts tell it and as the monitoring writes it."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve import lookup
+from serve.errors import DataError, TrackingError
+from serve.event import Event, record
+from serve.places import Folder
+from trainer import tracking
+from trainer.deployments import PROMOTED, ROLLED_BACK
+from trainer.history import FILE, Chronicle
+from trainer.monitoring import Journal
+from trainer.tracking import Tracking
+
+ROOT = Path(__file__).parents[2]
+
+
+def version(registry: Tracking, accuracy: float, fingerprint: str) -> str:
+    with registry.run("train") as run:
+        run.log_json({"binwatch": {"accuracy": accuracy, "accuracy_interval": [0.1, 0.9]}}, "evaluation.json")
+        run.log_json({"fingerprint": fingerprint}, "dataset.json")
+        run.log_params({"data_source": "/bins", "data_seed": 7, "architecture": "resnet18"})
+    return registry.register(run.id, tracking.PROMOTED, "better", "").number
+
+
+def executed(registry: Tracking, said: dict[str, Any]) -> str:
+    with registry.run("execution", tags={"binwatch.kind": "execution"}) as run:
+        run.log_json(said, "execution.json")
+    return run.id
+
+
+def call(url: str, *words: str) -> str:
+    environ = {**os.environ, "MLFLOW_TRACKING_URI": url}
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_history_is_told_and_written_and_leads_back_to_run_data_and_code(
+    registry: Tracking, mlflow_url: str, tmp_path: Path
+) -> None:
+    first, second = version(registry, 0.4, "a" * 64), version(registry, 0.5, "b" * 64)
+    moves = [(first, PROMOTED, "none before"), (second, PROMOTED, "better"), (first, ROLLED_BACK, "by hand")]
+    for move in moves:
+        registry.record_deployment(*move)
+    steps = [{"name": "train", "status": "Succeeded", "seconds": 3.0}]
+    run_id = executed(registry, {"decision": "promoted", "challenger": {"version": second}, "steps": steps})
+
+    chronicle = Chronicle(mlflow_url, tmp_path / "monitoring")
+    Journal(mlflow_url, chronicle).log({"buckets": [], "alerts": [], "records": 0, "to": "2026-11-24T00:00:00Z"})
+    found = json.loads((tmp_path / "monitoring" / FILE).read_text())
+    assert [path.name for path in (tmp_path / "monitoring").iterdir()] == [FILE]
+    assert [(each["version"], each["did"], each["reason"]) for each in reversed(found["served"])] == moves
+    assert [each["accuracy"] for each in found["served"]] == [0.4, 0.5, 0.4]
+    assert [each["dataset_fingerprint"][0] for each in found["served"]] == ["a", "b", "a"]
+    assert [each["execution"] for each in found["served"]] == [None, run_id, None]
+    (mine,) = [each for each in found["executions"] if each["id"] == run_id]
+    assert (mine["decision"], mine["status"], mine["steps"][0]["seconds"]) == ("promoted", "finished", 3.0)
+
+    again = chronicle.read()
+    assert {**again, "made_at": ""} == {**found, "made_at": ""}
+    told = json.loads(call(mlflow_url, "scripts/promote.py", "--history", "--json"))
+    assert told["served"] == found["served"]
+
+    lineage = json.loads(call(mlflow_url, "scripts/lineage.py", second, "--json", "--state", str(tmp_path)))
+    assert (lineage["data"], lineage["recipe"]) == ({"source": "/bins", "seed": "7"}, {"architecture": "resnet18"})
+    assert (lineage["accuracy"], lineage["accuracy_interval"], lineage["reasons"]) == (0.5, [0.1, 0.9], ["better"])
+    assert (lineage["dataset_fingerprint"], lineage["compared_with"]) == ("b" * 64, "")
+    assert lineage["revision"] == registry.tags(lineage["run_id"])["mlflow.source.git.commit"]
+    (stretch,) = lineage["served"]
+    assert (stretch["from"], stretch["to"]) == (found["served"][1]["from"], found["served"][1]["to"])
+
+
+def test_an_answers_event_id_leads_to_its_version(tmp_path: Path) -> None:
+    answer = {"count": 2, "probabilities": {"2": 1.0}, "model_version": "7"}
+    events = [Event(answer, 200, number, 5.0, data=b"photo", moment=datetime(2026, 11, 24, 5, tzinfo=UTC))
+              for number in ("6", "7")]  # fmt: skip
+    file = tmp_path / "bin-counter" / "AllTraffic" / "2026" / "11" / "24" / "05" / "a.jsonl"
+    file.parent.mkdir(parents=True)
+    lines = [json.dumps(record(each)) for each in events]
+    damaged = [
+        lines[0][:-40],
+        json.dumps({"eventId": events[1].event_id}),
+        json.dumps(record(events[0])).replace("-", "_"),
+    ]
+    file.write_text("".join(line + "\n" for line in (*damaged, *lines)))
+    assert [lookup.version_of(Folder(tmp_path), each.event_id) for each in events] == ["6", "7"]
+    with pytest.raises(DataError, match="no captured answer has the event_id"):
+        lookup.version_of(Folder(tmp_path), "94cd7378-9ee7-4e19-bc92-0d2f79bb034f")
+
+
+def test_an_mlflow_that_is_away_and_a_folder_that_cannot_be_written_are_told_apart(
+    mlflow_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        Chronicle(mlflow_url, tmp_path / "file").write()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TrackingError, match="did not do what was asked"):
+        Chronicle("http://127.0.0.1:9", tmp_path).write()
