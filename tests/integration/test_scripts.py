@@ -150,7 +150,8 @@ def test_pipeline_and_promoter_work_as_two_processes(
     served: Served, registry: Tracking, drawn: Path, tmp_path: Path
 ) -> None:
     reach = {"MLFLOW_TRACKING_URI": registry.uri, "BINWATCH_INFERENCE_URL": served.inference.url,
-             "BINWATCH_MANAGEMENT_URL": served.management.url, "BINWATCH_MODEL_STORE": str(served.store)}  # fmt: skip
+             "BINWATCH_MANAGEMENT_URL": served.management.url, "BINWATCH_MODEL_STORE": str(served.store),
+             "BINWATCH_STATE": str(tmp_path / "state")}  # fmt: skip
     import os
 
     watcher = subprocess.Popen(
