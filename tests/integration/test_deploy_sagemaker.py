@@ -323,7 +323,7 @@ def test_says_what_cannot_be_done(account: Account) -> None:
 
 def test_pauses_scaling_where_the_type_of_instance_changes(account: Account) -> None:
     account.deploy()
-    _, noted = account.deploy(1, replace(account.wanted, instance_type="ml.c7g.large"))
+    _, noted = account.deploy(1, replace(account.wanted, instance_type="ml.m5.xlarge"))
     assert [name for name in noted.operations if "Scal" in name] == [
         "DeleteScalingPolicy", "DeregisterScalableTarget", "RegisterScalableTarget", "PutScalingPolicy",
     ]  # fmt: skip

@@ -153,7 +153,7 @@ def is_absent(error: AwsError) -> bool:
     """Whether AWS says that what was named is not there: each service has words of its own."""
     gone = {"404", "NoSuchKey", "NoSuchEntity", "ObjectNotFoundException", "ResourceNotFoundException",
             "ResourceNotFound", "NotFoundException"}  # fmt: skip
-    words = re.compile(r"could not find|does not exist|cannot find", re.IGNORECASE)
+    words = re.compile(r"could not find|does not exist|cannot find|^no .* found", re.IGNORECASE)
     return error.code in gone or (error.code == "ValidationException" and bool(words.search(error.message)))
 
 
