@@ -223,12 +223,12 @@ def _go_back(api: Api, wanted: Wanted, back: Return, pace: Pace) -> None:
     if back.delete or (endpoint and endpoint["EndpointStatus"] == FAILED):
         delete(api, wanted, pace)
         endpoint = None
-    if back.config is None or (endpoint and endpoint["EndpointConfigName"] == back.config):
+    if back.config is None:
         return
     if endpoint is None:
         api.call(hosting.create_endpoint(wanted, back.config))
-    else:
+    elif endpoint["EndpointConfigName"] != back.config:
         _pause_scaling(api, wanted, endpoint["EndpointConfigName"], back.config)
         api.call(hosting.update_endpoint(wanted, back.config, 1, guarded=False))
     _settle(api, wanted, back.config, pace)
-    _scale(api, wanted)
+    _scale(api, wanted)  # which the change may have paused
