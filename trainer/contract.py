@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from serve.errors import BinwatchError, SettingsError
+from serve.errors import BinwatchError, SettingsError, TrainingError
 from trainer import checkpoint, cli, contract_lines, distributed
 from trainer.dataset import DataSpec
 from trainer.job import learn, run_evaluation, run_training
@@ -147,6 +147,15 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         print(f"error: {reason}", file=sys.stderr)
         return 1
     return 0
+
+
+def toolkit() -> None:
+    """The same for AWS's training toolkit: SAGEMAKER_TRAINING_MODULE=trainer.contract:toolkit. Raises TrainingError.
+
+    In the toolkit's own process, which is the one that hears SIGTERM. It knows of failures only what is raised.
+    """
+    if main():
+        raise TrainingError("the training failed; output/failure says why")
 
 
 def _tell(failure: Path, reason: str) -> None:

@@ -1,0 +1,123 @@
+"""The trainer under the ``train`` command of AWS's real training toolkit, on real photos.
+
+As module, ``SAGEMAKER_TRAINING_MODULE``, the toolkit's process is the trainer: it hears SIGTERM. As script,
+``SAGEMAKER_PROGRAM``, it is a child, which the toolkit does not pass the signal on to: what is cut off there goes on
+from its last epoch.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import LEFT, rounds
+
+ROOT = Path(__file__).parents[2]
+EPOCHS = 8
+SMALL = {"recipe": "resnet18-small", "size-px": "32", "limit": "150"}
+SCRIPT = "import sys\n\nfrom trainer.contract import main\n\nsys.exit(main())\n"
+AS_MODULE = {"SAGEMAKER_TRAINING_MODULE": "trainer.contract:toolkit"}
+AS_SCRIPT = {"SAGEMAKER_PROGRAM": "train.py"}
+
+
+@pytest.fixture
+def base(tmp_path: Path, abid: Path) -> Path:
+    """An /opt/ml as SageMaker lays it out, with real photos as the channel."""
+    config = tmp_path / "input" / "config"
+    config.mkdir(parents=True)
+    (config / "resourceconfig.json").write_text(json.dumps({"current_host": "localhost", "hosts": ["localhost"]}))
+    channel = {"TrainingInputMode": "File", "S3DistributionType": "FullyReplicated", "RecordWrapperType": "None"}
+    (config / "inputdataconfig.json").write_text(json.dumps({"training": channel}))
+    (tmp_path / "input" / "data").mkdir()
+    (tmp_path / "input" / "data" / "training").symlink_to(abid)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "train.py").write_text(SCRIPT)
+    return tmp_path
+
+
+@contextmanager
+def training(toolkits: Path, base: Path, how: dict[str, str], **said: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """``train`` with these hyperparameters; what it says is in ``log``."""
+    named = {key.replace("_", "-"): value for key, value in said.items()}
+    (base / "input" / "config" / "hyperparameters.json").write_text(json.dumps({**SMALL, **named}))
+    environ = {**os.environ, **how, "SAGEMAKER_BASE_DIR": str(base), "CURRENT_HOST": "localhost",
+               "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "", "OMP_NUM_THREADS": "1", "AWS_REGION": "us-east-1",
+               "PATH": f"{toolkits}:{os.environ['PATH']}"}  # fmt: skip
+    with (base / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [toolkits / "train"], cwd=base, env=environ, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):  # the script goes on without the toolkit
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def said(base: Path) -> str:
+    return (base / "log").read_text(errors="replace")
+
+
+def epochs(base: Path) -> list[int]:
+    path = base / "output" / "epochs.jsonl"
+    return [json.loads(line)["number"] for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def until_second_epoch(base: Path, process: "subprocess.Popen[bytes]", timeout_s: float = 600) -> None:
+    deadline = time.monotonic() + timeout_s
+    while len(epochs(base)) < 2:
+        assert process.poll() is None, said(base)
+        assert time.monotonic() < deadline, said(base)
+        time.sleep(0.05)
+
+
+def first_batch(log: str) -> float:
+    """The share of all batches that a training had behind it when it began, by its progress bar."""
+    return min(int(done) / int(total) for done, total in re.findall(r"\| (\d+)/(\d+) \[[^]]*batch", log))
+
+
+def succeeded(base: Path) -> None:
+    assert {path.name for path in (base / "model").iterdir()} == LEFT, said(base)
+    assert (base / "output" / "success").is_file()
+    assert not (base / "output" / "failure").exists()
+
+
+@pytest.mark.parametrize(("how", "stop"), [(AS_MODULE, signal.SIGTERM), (AS_SCRIPT, signal.SIGKILL)][: rounds(1, 2)])
+def test_a_training_that_is_stopped_is_resumed_by_the_next_and_succeeds(
+    toolkits: Path, base: Path, how: dict[str, str], stop: signal.Signals
+) -> None:
+    with training(toolkits, base, how, epochs=str(EPOCHS)) as process:
+        until_second_epoch(base, process)
+        os.killpg(process.pid, stop)
+        process.wait(120)
+    assert not (base / "output" / "failure").exists(), said(base)
+    assert not (base / "output" / "success").exists()
+    assert len(epochs(base)) < EPOCHS
+    before = len(said(base))
+    with training(toolkits, base, how, epochs=str(EPOCHS)) as process:
+        assert process.wait(600) == 0, said(base)
+    succeeded(base)
+    assert epochs(base)[-EPOCHS:] == [*range(1, EPOCHS + 1)]  # those before the stop are told again
+    assert first_batch(said(base)[before:]) >= 1 / EPOCHS
+    assert "Reporting training SUCCESS" in said(base)
+
+
+@pytest.mark.parametrize("how", [AS_SCRIPT, AS_MODULE][: rounds(1, 2)])
+def test_a_failure_is_reported_by_the_toolkit_in_the_trainer_s_words(
+    toolkits: Path, base: Path, how: dict[str, str]
+) -> None:
+    with training(toolkits, base, how, epochs="0") as process:
+        assert process.wait(600) == 1, said(base)
+    failure = (base / "output" / "failure").read_text()
+    assert failure.startswith("epochs is 0")
+    assert "Traceback" not in failure
+    assert "Reporting training FAILURE" in said(base)
+    assert not (base / "output" / "success").exists()
