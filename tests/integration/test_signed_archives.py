@@ -19,6 +19,7 @@ from tests import small_archives as small
 from trainer import signing, tracking
 from trainer.fetching import fetch
 from trainer.job import ARCHIVE, EVALUATION
+from trainer.lineage import lineage
 from trainer.promoter import Promoter
 from trainer.tracking import Tracking
 
@@ -187,17 +188,14 @@ def test_a_version_of_before_is_signed_by_hand_and_its_lineage_says_so(
     environ = {**os.environ, "BINWATCH_SIGNING_KEY": str(keys.private), "BINWATCH_VERIFY_KEY": str(keys.public),
                "MLFLOW_TRACKING_URI": mlflow_url}  # fmt: skip
 
-    def call(*words: str) -> str:
-        done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environ, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert "is not signed" in json.loads(call("scripts/lineage.py", version, "--json"))["signature"]
-    assert f"version {version}, run {run}, is signed" in call("scripts/sign.py", version, "--again")
+    assert "is not signed" in lineage(registry, version, keys.public).signature
+    words = [sys.executable, "scripts/sign.py", version, "--again"]
+    done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert f"version {version}, run {run}, is signed" in done.stdout, done.stderr
     assert registry.version(version).status == ""
-    found = json.loads(call("scripts/lineage.py", version, "--json"))
+    found = lineage(registry, version, keys.public)
     archive = fetch(registry, run, tmp_path / "fetched", keys.public)
-    assert found["signature"] == "fits a key that is trusted here"
-    assert found["archive_sha256"] == archives.sha256(archive)
-    assert found["run_id"] in found["address"]
-    assert (found["served"], found["revision"]) == ([], registry.tags(run)["mlflow.source.git.commit"])
+    assert found.signature == "fits a key that is trusted here"
+    assert found.archive_sha256 == archives.sha256(archive)
+    assert found.run_id in found.address
+    assert (found.served, found.revision) == ((), registry.tags(run)["mlflow.source.git.commit"])
