@@ -13,6 +13,7 @@ from serve import archive
 from serve.errors import ArchiveError, DataError
 from trainer import decisions, history
 from trainer.fetching import fetch
+from trainer.job import ARCHIVE
 from trainer.step_cache import ARCHIVE_SHA
 from trainer.tracking import Tracking, Version
 
@@ -79,6 +80,8 @@ def _reasons(registry: Tracking, version: Version) -> tuple[str, ...]:
 
 def _archive(registry: Tracking, version: Version, trusted: Path | None) -> tuple[str | None, str]:
     """The archive's SHA-256 in hexadecimal, None where it is not to be had, and what its signature says."""
+    if ARCHIVE not in registry.artifacts(version.run_id, str(Path(ARCHIVE).parent)):
+        return None, "the archive is gone: pruned, or never logged"
     with tempfile.TemporaryDirectory(prefix="binwatch-lineage-") as folder:
         try:
             found = fetch(registry, version.run_id, Path(folder), trusted)

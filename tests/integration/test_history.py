@@ -76,6 +76,7 @@ def test_the_history_is_told_and_written_and_leads_back_to_run_data_and_code(
     assert (lineage["accuracy"], lineage["accuracy_interval"], lineage["reasons"]) == (0.5, [0.1, 0.9], ["better"])
     assert (lineage["dataset_fingerprint"], lineage["compared_with"]) == ("b" * 64, "")
     assert lineage["revision"] == registry.tags(lineage["run_id"])["mlflow.source.git.commit"]
+    assert (lineage["archive_sha256"], lineage["signature"][:19]) == (None, "the archive is gone")
     (stretch,) = lineage["served"]
     assert (stretch["from"], stretch["to"]) == (found["served"][1]["from"], found["served"][1]["to"])
 
