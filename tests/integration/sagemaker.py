@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from serve.embedded import free_port, java_home
@@ -54,15 +54,5 @@ def inference_server(toolkits: Path, base: Path, environ: Mapping[str, str]) -> 
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        _stop(process)
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """As a container is stopped: all that is in it ends with its first process."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(15)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)  # all that is in the namespaces ends with their first process
         process.wait()
