@@ -14,7 +14,8 @@ demo: $(READY) ## the main job on this machine; ONCE=1 ends by itself, DATA= COU
 	@$(PY) scripts/demo.py $(if $(ONCE),--once) $(if $(DATA),--data $(DATA)) $(if $(COUNTS),--counts $(COUNTS)) $(if $(LIMIT),--limit $(LIMIT))
 
 test: $(READY) toolkits ## all tests that this machine can run
-	@$(PY) -m pytest -m "not e2e"
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "not e2e and not alone" -n logical --maxprocesses 4 --dist loadfile
+	@$(PY) -m pytest -m alone
 
 toolkits: $(READY) ## AWS's toolkits for the tests, in an environment of their own
 	@$(MAKE) --no-print-directory $(TOOLKITS)/.ready || echo "without $(TOOLKITS), whose packages need a C compiler, some tests are skipped"

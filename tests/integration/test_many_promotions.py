@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from serve.embedded import metrics_url, torchserve_server
 from serve.torchserve import Management
@@ -29,6 +30,7 @@ from trainer import tracking
 from trainer.job import Trained
 from trainer.tracking import Tracking
 
+pytestmark = pytest.mark.alone
 ROOT = Path(__file__).parents[2]
 CORES = len(os.sched_getaffinity(0))
 SHARE = 0.4
