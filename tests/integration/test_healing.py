@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from serve import archive
 from serve.errors import ServerError
 from serve.rollout import Rollout
 from tests.conftest import Served, rounds
@@ -64,13 +65,13 @@ def test_an_archive_that_went_from_the_store_is_fetched_again_while_its_model_an
     mine = promoter(registry, served)
     mine.reconcile()
     path = served.store / f"bin-counter-{first}.mar"
-    before = path.read_bytes()
     loaded = served.management.loaded()
     for damage in (Path.unlink, cut, flipped):
         damage(path)
         (served.store / f".bin-counter-{first}.mar.partial").write_bytes(b"cut off")
         assert mine.reconcile().did == "nothing"
-        assert path.read_bytes() == before
+        with archive.unpacked(path) as folder:
+            archive.read_manifest(folder)  # whole, by its checksums
         assert_only(registry, served, first)
     assert served.management.loaded() == loaded
 
@@ -112,11 +113,13 @@ def test_a_champion_whose_workers_were_taken_away_is_loaded_again_beside_another
     assert_only(registry, served, first)
 
 
-def dying(registry: Tracking, served: Served, step: int, action: str = "reconcile") -> "subprocess.Popen[str]":
+def dying(
+    registry: Tracking, served: Served, step: int, action: str = "reconcile"
+) -> "subprocess.CompletedProcess[str]":
     """A promoter in a process of its own that is killed before its change number ``step``."""
     addresses = [registry.uri, served.inference.url, served.management.url, str(served.store)]
     command = [sys.executable, "-m", "tests.integration.dying", *addresses, str(step), action]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True)
 
 
 def sample(steps: int, number: int) -> list[int]:
@@ -140,14 +143,14 @@ def test_a_promotion_that_was_killed_anywhere_is_finished_by_the_next_round(
     for step in sample(PROMOTION, 2):
         before = numbers[-1]
         numbers.append(challenger(registry, trained, 0.6, compared_with=before))
-        assert dying(registry, served, step).wait() == -signal.SIGKILL, step
+        assert dying(registry, served, step).returncode == -signal.SIGKILL, step
         assert served.inference.predict(photo)["model_version"] in numbers[-2:], step
         promoter(registry, served).reconcile()
         assert_settled(registry, served, numbers[-1], before, step)
         assert moves(registry) == [("promoted", each) for each in numbers], step
     if rounds(0, 1):  # no change was left out
         challenger(registry, trained, 0.6, compared_with=numbers[-1])
-        assert dying(registry, served, 1000).communicate()[0].split() == [str(PROMOTION)]
+        assert dying(registry, served, 1000).stdout.split() == [str(PROMOTION)]
 
 
 def test_a_rollback_that_was_killed_anywhere_is_finished_or_never_was(
@@ -161,7 +164,7 @@ def test_a_rollback_that_was_killed_anywhere_is_finished_or_never_was(
             champion = challenger(registry, trained, 0.6, compared_with=first)
             promoter(registry, served).reconcile()
         known = moves(registry)
-        assert dying(registry, served, step, "roll_back").wait() == -signal.SIGKILL, step
+        assert dying(registry, served, step, "roll_back").returncode == -signal.SIGKILL, step
         marked = registry.version(champion).status == tracking.ROLLED_BACK
         promoter(registry, served).reconcile()
         champion = first if marked else champion
@@ -170,7 +173,7 @@ def test_a_rollback_that_was_killed_anywhere_is_finished_or_never_was(
     if rounds(0, 1):
         challenger(registry, trained, 0.6, compared_with=champion)
         promoter(registry, served).reconcile()
-        assert dying(registry, served, 1000, "roll_back").communicate()[0].split() == [str(ROLLBACK)]
+        assert dying(registry, served, 1000, "roll_back").stdout.split() == [str(ROLLBACK)]
 
 
 class Watched:
