@@ -156,10 +156,10 @@ def sdk(toolkits: Path, moto: str) -> dict[str, Any]:
     """What SageMaker's SDK 2 makes of the same things."""
     given: dict[str, Any] = {
         **OPTIONS, "region": HERE.region, "tag": HERE.image_version, "metrics": metric_definitions(),
-        "parameters": {"InputData": HERE.uri("data"), **PARAMETERS},
+        "parameters": dict[str, Any](PARAMETERS, InputData=HERE.uri("data")),
     }  # fmt: skip
     program = ROOT / "tests" / "integration" / "sdk_pipeline.py"
-    command = [str(toolkits / "python"), "-P", str(program), json.dumps(given)]
+    command: list[str] = [str(toolkits / "python"), "-P", str(program), json.dumps(given)]
     where = {**CREDENTIALS, "AWS_ENDPOINT_URL": moto, "AWS_DEFAULT_REGION": REGION}
     done = subprocess.run(command, env=where, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]

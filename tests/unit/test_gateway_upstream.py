@@ -12,7 +12,7 @@ from serve.gateway.answers import Refusal, as_json
 from serve.gateway.feedback import GroundTruth
 from serve.gateway.health import drawn_png
 from serve.gateway.intake import ATTRIBUTES, Fields, Question
-from serve.gateway.routes import monitored
+from serve.gateway.routes import HISTORY, MONITORING, written
 from serve.refusal import meaning
 
 EVENT = UUID("11111111-2222-4333-8444-555555555555")
@@ -114,12 +114,13 @@ def test_without_a_folder_feedback_is_refused_with_the_reason(capture: str) -> N
     assert caught.value.status == 409
 
 
-def test_monitoring_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [MONITORING, HISTORY])
+def test_monitoring_that_is_not_there_says_what_to_do(name: str, tmp_path: Path) -> None:
     for folder in (None, tmp_path):
         with pytest.raises(Refusal, match=r"scripts/monitor.py") as caught:
-            monitored(folder)
+            written(folder, name, "Monitoring")
         assert caught.value.status == 404
-    (tmp_path / "monitoring.json").write_text('{"records"')
+    (tmp_path / name).write_text('{"records"')
     with pytest.raises(Refusal, match="cannot be read") as caught:
-        monitored(tmp_path)
+        written(tmp_path, name, "Monitoring")
     assert caught.value.status == 503
