@@ -99,8 +99,16 @@ class Management:
         _checked(_call(self._session, "PUT", f"{self.url}/models/{MODEL}/{version}", self.timeout_s, params=query))
 
     def unregister(self, version: str) -> None:
-        """Unload a version. TorchServe refuses to unload the default."""
-        _checked(_call(self._session, "DELETE", f"{self.url}/models/{MODEL}/{version}", self.timeout_s))
+        """Unload a version. TorchServe refuses to unload the default.
+
+        Where a worker's thread ends while TorchServe waits for its process, it answers 500 and puts the version back;
+        asked again, it unloads it.
+        """
+        url = f"{self.url}/models/{MODEL}/{version}"
+        response = _call(self._session, "DELETE", url, self.timeout_s)
+        if response.status_code == 500:
+            response = _call(self._session, "DELETE", url, self.timeout_s)
+        _checked(response)
 
 
 class Metrics:
