@@ -96,7 +96,7 @@ class Scene:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.registry = Tracking(f"http://127.0.0.1:{stack.mlflow_port}")
-        self._management = self._management_now()
+        self._management_url = self._find_management()
         self.base = self.champion()
         self.before = int(self.registry.versions()[0].number)
         self.executions = {each.id for each in self._executions()}
@@ -126,16 +126,17 @@ class Scene:
         return newest if int(newest.number) > self.before else None
 
     def loaded(self) -> dict[str, Loaded]:
-        """What TorchServe has loaded; nothing while it is down."""
+        """What TorchServe has loaded; nothing while it is down. Each time over a connection of its own: TorchServe may
+        have bound one that is kept to the thread that loads a model for seconds."""
         try:
-            return {each.version: each for each in self._management.loaded()}
+            return {each.version: each for each in Management(self._management_url, timeout_s=10).loaded()}
         except ServerError:
-            self._management = self._management_now()  # it was started again and has another address
+            self._management_url = self._find_management()  # it was started again and has another address
             return {}
 
-    def _management_now(self) -> Management:
+    def _find_management(self) -> str:
         networks = inspect(self.stack, "serve")["NetworkSettings"]["Networks"]
-        return Management(f"http://{networks[name_of(self.stack, 'management')]['IPAddress']}:8081", timeout_s=10)
+        return f"http://{networks[name_of(self.stack, 'management')]['IPAddress']}:8081"
 
     def newcomer(self) -> Loaded | None:
         """The loaded version that was not there before."""
