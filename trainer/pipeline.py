@@ -83,9 +83,13 @@ def carry_out(registry: Tracking, request: Request, promote: Promote, how: How =
         try:
             _Steps(registry, run, execution, request, how, folder).all(promote)
         finally:
-            run.log_json(execution.to_json(), "execution.json")
-            run.set_tags({"decision": execution.decision, "reasons": "; ".join(execution.reasons)})
+            tried(partial(_record, run, execution), how.retry, Step("record"))
         return execution
+
+
+def _record(run: TrackedRun, execution: Execution) -> None:
+    run.log_json(execution.to_json(), "execution.json")
+    run.set_tags({"decision": execution.decision, "reasons": "; ".join(execution.reasons)})
 
 
 def runs_of(registry: Tracking, request: Request) -> list[Found]:
@@ -173,7 +177,7 @@ class _Steps:
             raise
         finally:
             step.seconds = round(time.monotonic() - start, 2)
-        self.run.log_json(self.execution.to_json(), "execution.json")
+        tried(partial(_record, self.run, self.execution), self.how.retry, Step("record"))
         return outputs
 
     def _prepare(self, run: TrackedRun) -> dict[str, Any]:

@@ -35,7 +35,7 @@ GREATER = Policy(rule=policy.GREATER).without_guards()
 """A model that is barely trained passes it: what is tested here is not the gate."""
 LIMITS = Limits(new_photos=20, new_share=0.05, cooldown_s=0)
 STEPS = ["prepare", "train", "evaluate", "gate", "promote"]
-WRITES = 60
+WRITES = 80
 """More than an execution sends to MLflow where training and evaluation are cached."""
 
 
