@@ -43,7 +43,7 @@ CASES = [
 ]
 SEED = 7
 PATIENCE_S = 900.0
-CHALLENGER = ("--epochs", "6", "--size-px", "32", "--json")
+CHALLENGER = ("--recipe", "hpo-frozen", "--architecture", "efficientnet-lite0", "--size-px", "64", "--epochs", "20")
 """Trained in seconds, and better than a first champion of one epoch, so that every case comes to a promotion."""
 WHOLE = """
 import json, pathlib
