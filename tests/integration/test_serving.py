@@ -13,7 +13,7 @@ from PIL import Image
 
 from serve import archive
 from serve.counter import Counter
-from serve.errors import CanaryError, PhotoError
+from serve.errors import ArchiveError, CanaryError, PhotoError
 from serve.torchserve import Inference
 from tests.conftest import TINY, Served
 from trainer.dataset import DataSpec
@@ -208,12 +208,16 @@ def test_photos_that_wait_together_are_answered_together_and_alike(served: Serve
 
 def test_a_damaged_model_does_not_load(served: Served, trained: Trained, tmp_path: Path) -> None:
     deploy(served, trained.archive, "1")
-    path = tmp_path / "damaged.mar"
+    model, path, told = archive.manifest_of(trained.archive).cpu_model, tmp_path / "damaged.mar", tmp_path / "told.mar"
     with zipfile.ZipFile(trained.archive) as source, zipfile.ZipFile(path, "w") as copy:
+        whole = source.read(model)
         for name in source.namelist():
-            copy.writestr(name, b"damaged" if name == archive.MODEL else source.read(name))
-    with pytest.raises(CanaryError, match="does not load"):
+            copy.writestr(name, b"damaged" if name == model else source.read(name))
+    with pytest.raises(ArchiveError, match=model):
         served.rollout.load("2", lambda: path)
+    altered(trained.archive, told, model, {whole: b"damaged"})  # what its manifest says of it is right again
+    with pytest.raises(CanaryError, match="does not load"):
+        served.rollout.load("2", lambda: told)
     served.rollout.discard("2")
     assert [each.version for each in served.management.loaded()] == ["1"]
     assert served.inference.predict(trained.data.test.photos[0].path.read_bytes())["model_version"] == "1"
