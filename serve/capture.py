@@ -4,9 +4,10 @@
 
 A prediction only puts an event into a bounded buffer; a thread writes. What does not fit is dropped and counted. At
 most the last FLUSH_S seconds are lost by ``kill -9``. Writing stops, with one warning, while the disk is fuller than
-MAX_DISK_USE, and goes on by itself; so it does after an unwritable folder. It travels in every archive.
+BINWATCH_CAPTURE_DISK allows, and goes on by itself; so it does after an unwritable folder. It travels in every archive.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -40,7 +41,7 @@ class Settings:
     """What is captured, and where to.
 
     ``target``: a folder or ``s3://bucket/prefix``, empty for none; ``share`` of the answers (0-1); whether ``photos``
-    are kept with them; ``spool``: where what goes to S3 waits.
+    are kept with them; ``spool``: where what goes to S3 waits; ``max_disk_use`` (0-1): a fuller disk takes no more.
     """
 
     target: str = ""
@@ -48,23 +49,26 @@ class Settings:
     photos: bool = True
     spool: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / "binwatch-capture")
     endpoint_url: str | None = None
+    max_disk_use: float = MAX_DISK_USE
 
 
 def settings(environ: Mapping[str, str]) -> Settings:
-    """The settings BINWATCH_CAPTURE... An unusable share is 1, with a warning: no model fails to load for it."""
-    given = environ.get("BINWATCH_CAPTURE_SHARE") or "1"
-    try:
-        share = float(given)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        _log.warning("BINWATCH_CAPTURE_SHARE is %r, no number from 0 to 1; every answer is captured", given)
-        share = 1.0
+    """The settings BINWATCH_CAPTURE... An unusable number is its default, with a warning: no model fails to load."""
+
+    def number(name: str, default: float) -> float:
+        given = environ.get(name) or str(default)
+        with contextlib.suppress(ValueError):
+            if 0 <= float(given) <= 1:
+                return float(given)
+        _log.warning("%s is %r, no number from 0 to 1; capture takes %g", name, given, default)
+        return default
+
     spool = environ.get("BINWATCH_CAPTURE_SPOOL")
     return Settings(
-        target=environ.get("BINWATCH_CAPTURE", ""), share=share,
+        target=environ.get("BINWATCH_CAPTURE", ""), share=number("BINWATCH_CAPTURE_SHARE", 1.0),
         photos=environ.get("BINWATCH_CAPTURE_PHOTOS") != "0", spool=Path(spool) if spool else Settings().spool,
         endpoint_url=environ.get("BINWATCH_S3_ENDPOINT") or None,
+        max_disk_use=number("BINWATCH_CAPTURE_DISK", MAX_DISK_USE),
     )  # fmt: skip
 
 
@@ -99,9 +103,11 @@ class Capture:
     def __init__(
         self, sink: Sink, share: float = 1.0, photos: bool = True, max_events: int = MAX_EVENTS,
         max_bytes: int = MAX_BYTES, disk_use: Callable[[Path], float] = hourly.disk_use,
+        max_disk_use: float = MAX_DISK_USE,
     ) -> None:  # fmt: skip
         self._sink, self._share, self._photos = sink, share, photos
-        self._max_events, self._max_bytes, self._disk_use = max_events, max_bytes, disk_use
+        self._max_events, self._max_bytes = max_events, max_bytes
+        self._disk_use, self._max_disk_use = disk_use, max_disk_use
         self._events: deque[Event] = deque()
         self._size = 0
         self._lock = threading.Lock()
@@ -142,7 +148,7 @@ class Capture:
     def _flush(self) -> None:
         try:
             use = self._disk_use(self._sink.folder)
-            full = self._sink.full() or (f"its disk is {use:.0%} full" if use > MAX_DISK_USE else "")
+            full = self._sink.full() or (f"its disk is {use:.0%} full" if use > self._max_disk_use else "")
             while self._events and not full:
                 event = self._events[0]
                 self._sink.append(event.moment, (json.dumps(record(event, self._photos)) + "\n").encode())
@@ -187,4 +193,4 @@ def start(given: Settings) -> Capture | None:
     else:
         sink = Folder(Path(given.target) / VARIANT)
     _log.info("process %d captures %g of its answers to %s", os.getpid(), given.share, given.target)
-    return Capture(sink, given.share, given.photos)
+    return Capture(sink, given.share, given.photos, max_disk_use=given.max_disk_use)

@@ -15,9 +15,12 @@ from serve.rollout import Rollout
 from serve.torchserve import Inference, Management
 from trainer import synthetic
 from trainer.dataset import DataSpec
+from trainer.history import KIND as EXECUTIONS
 from trainer.job import Trained, run_evaluation, run_training
 from trainer.recipes import RECIPES
 from trainer.tracking import Tracking
+
+os.environ.setdefault("BINWATCH_CAPTURE_DISK", "1")  # a full machine is not what the tests are about
 
 TINY = replace(RECIPES["resnet18-small"], size_px=32, epochs=1)
 """A recipe for tests that need a model, but not a good one."""
@@ -100,14 +103,14 @@ def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def registry(mlflow_url: str) -> Iterator[Tracking]:
-    """A real MLflow whose model registry is empty, and which knows of no deployment."""
+    """A real MLflow whose model registry is empty, and which knows of no deployment and no execution."""
     tracking = Tracking(mlflow_url)
     yield tracking
     client = MlflowClient(mlflow_url, mlflow_url)
     for model in client.search_registered_models():
         client.delete_registered_model(model.name)
-    for each in tracking.deployments():
-        client.delete_run(each.run_id)
+    for run_id in [*(each.run_id for each in tracking.deployments()), *(run.id for run in tracking.runs(EXECUTIONS))]:
+        client.delete_run(run_id)
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def sdk(toolkits: Path, moto: str) -> dict[str, Any]:
     """What SageMaker's SDK 2 makes of the same things."""
     given: dict[str, Any] = {
         **OPTIONS, "region": HERE.region, "tag": HERE.image_version, "metrics": metric_definitions(),
-        "parameters": dict[str, Any](PARAMETERS, InputData=HERE.uri("data")),
+        "parameters": {"InputData": HERE.uri("data"), **PARAMETERS},
     }  # fmt: skip
     program = ROOT / "tests" / "integration" / "sdk_pipeline.py"
     command: list[str] = [str(toolkits / "python"), "-P", str(program), json.dumps(given)]

@@ -134,22 +134,23 @@ def test_what_does_not_fit_the_buffer_is_dropped_counted_and_reported(
     assert sum("3 captured answers more were dropped" in text for text in caplog.messages) == 2
 
 
+@pytest.mark.parametrize("limit", [0.75, 0.9])
 def test_a_full_disk_stops_it_with_one_warning_until_there_is_room(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, limit: float
 ) -> None:
     caplog.set_level(logging.INFO)
-    use = [0.76]
-    capture = Capture(Folder(tmp_path), disk_use=lambda _: use[0])
+    use = [limit + 0.01]
+    capture = Capture(Folder(tmp_path), disk_use=lambda _: use[0], max_disk_use=limit)
     for number in range(3):
         capture.put(event(number))
         until(lambda number=number: capture.dropped["disk full"] == number + 1)  # type: ignore[misc]
     assert not lines(tmp_path)
-    use[0] = 0.75
+    use[0] = limit
     until(lambda: "capture goes on" in caplog.messages)
     capture.put(event(3))
     capture.close()
     assert counts(tmp_path) == [3]
-    stops = [text for text in caplog.messages if "its disk is 76% full" in text]
+    stops = [text for text in caplog.messages if f"its disk is {limit + 0.01:.0%} full" in text]
     assert len(stops) == 1
     assert any("3 disk full" in text for text in caplog.messages)
 
@@ -278,4 +279,8 @@ def test_the_settings_come_from_the_environment(tmp_path: Path, caplog: pytest.L
     assert (given.share, given.photos) == (0.5, False)
     assert settings({"BINWATCH_CAPTURE_SHARE": "5"}).share == 1
     assert settings({"BINWATCH_CAPTURE_SHARE": "half"}).share == 1
-    assert sum("no number from 0 to 1; every answer is captured" in text for text in caplog.messages) == 2
+    assert settings({}).max_disk_use == 0.75
+    assert settings({"BINWATCH_CAPTURE_DISK": "0.9"}).max_disk_use == 0.9
+    assert settings({"BINWATCH_CAPTURE_DISK": "75"}).max_disk_use == 0.75
+    said = [text for text in caplog.messages if "no number from 0 to 1" in text]
+    assert [text.split()[-1] for text in said] == ["1", "1", "0.75"]
