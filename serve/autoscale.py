@@ -23,9 +23,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Event
-from typing import Any, Protocol
+from typing import Protocol
 
-from serve.errors import ServerError, SettingsError
+from serve.environment import Numbers
+from serve.errors import ServerError
 from serve.torchserve import Loaded, Work
 
 log = logging.getLogger(__name__)
@@ -218,26 +219,13 @@ def policy_from(environ: Mapping[str, str], cores: int | None = None) -> Policy:
     Without BINWATCH_MAX_WORKERS there are at most as many workers as ``cores``, and at most three.
     """
     most = min(MOST_WORKERS, cores or os.cpu_count() or 1)
-    problems: list[str] = []
-
-    def read(name: str, default: Any, low: float, high: float) -> Any:
-        text = environ.get(name) or str(default)
-        try:
-            value = type(default)(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high:
-            problems.append(f"{name} is {text!r}; give a number from {low:g} to {high:g}")
-            return default
-        return value
-
+    read = Numbers(environ)
     least = read("BINWATCH_MIN_WORKERS", 1, 1, 64)
     most = read("BINWATCH_MAX_WORKERS", max(most, least), 1, 64)
     if most < least:
-        problems.append(f"BINWATCH_MAX_WORKERS is {most}, less than BINWATCH_MIN_WORKERS, {least}")
+        read.problems.append(f"BINWATCH_MAX_WORKERS is {most}, less than BINWATCH_MIN_WORKERS, {least}")
     target = read("BINWATCH_TARGET_UTILISATION", 0.7, 0.05, 0.95)
     window_s = read("BINWATCH_SCALE_WINDOW_S", 30.0, 5, 3600)
     cooldowns = [read(f"BINWATCH_SCALE_{way}_COOLDOWN_S", 30.0, 0, 3600) for way in ("OUT", "IN")]
-    if problems:
-        raise SettingsError("; ".join(problems))
+    read.check()
     return Policy(least, most, target, window_s, *cooldowns)

@@ -11,9 +11,8 @@ answered with: then each share is a switch with a probation of its own, judged b
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from serve.errors import SettingsError
+from serve.environment import Numbers
 
 
 @dataclass(frozen=True)
@@ -102,23 +101,11 @@ def _traffic_faults(policy: Policy, before: Traffic | None, now: Traffic) -> lis
 
 def policy_from(environ: Mapping[str, str] = os.environ) -> Policy:
     """The policy that the environment sets. Raises SettingsError with all problems."""
-    problems: list[str] = []
-
-    def read(name: str, default: Any, low: float, high: float) -> Any:
-        text = environ.get(f"BINWATCH_WATCH_{name}") or str(default)
-        try:
-            value = type(default)(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high:
-            problems.append(f"BINWATCH_WATCH_{name} is {text!r}; give a number from {low:g} to {high:g}")
-            return default
-        return value
-
+    read, name = Numbers(environ), "BINWATCH_WATCH_"
     policy = Policy(
-        read("S", 30.0, 0, 3600), read("ERROR_SHARE", 0.05, 0, 1), read("LATENCY_MS", 250.0, 1, 60_000),
-        read("LATENCY_TIMES", 3.0, 1, 100), read("MIN_REQUESTS", 20, 1, 1_000_000), read("FAILED_PROBES", 3, 1, 1000),
+        read(name + "S", 30.0, 0, 3600), read(name + "ERROR_SHARE", 0.05, 0, 1),
+        read(name + "LATENCY_MS", 250.0, 1, 60_000), read(name + "LATENCY_TIMES", 3.0, 1, 100),
+        read(name + "MIN_REQUESTS", 20, 1, 1_000_000), read(name + "FAILED_PROBES", 3, 1, 1000),
     )  # fmt: skip
-    if problems:
-        raise SettingsError("; ".join(problems))
+    read.check()
     return policy

@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from serve.errors import SettingsError
+from serve.environment import Numbers
 from trainer.prepared import replace_text
 
 FILE, MONITORING = "watch.json", "monitoring.json"
@@ -139,25 +138,12 @@ def write_past(state: Path, past: Past) -> None:
 
 def limits_from(environ: Mapping[str, str]) -> Limits:
     """The limits that BINWATCH_NEW_PHOTOS, _NEW_SHARE, _RETRAIN_ON_DRIFT and _COOLDOWN_S set. Raises SettingsError."""
-    problems: list[str] = []
-
-    def number(name: str, default: float, most: float) -> float:
-        text = environ.get(name) or str(default)
-        try:
-            value = float(text)
-        except ValueError:
-            value = -1.0
-        if not 0 <= value <= most:
-            problems.append(f"{name} is {text!r}; give a number from 0 to {most:g}")
-        return value
-
-    made = Limits()
-    found: dict[str, Any] = {
-        "new_photos": int(number("BINWATCH_NEW_PHOTOS", made.new_photos, 1e9)),
-        "new_share": number("BINWATCH_NEW_SHARE", made.new_share, 1e6),
-        "drift": environ.get("BINWATCH_RETRAIN_ON_DRIFT", "1") != "0",
-        "cooldown_s": number("BINWATCH_COOLDOWN_S", made.cooldown_s, 1e9),
-    }
-    if problems:
-        raise SettingsError("; ".join(problems))
-    return Limits(**found)
+    read, made = Numbers(environ), Limits()
+    found = Limits(
+        new_photos=read("BINWATCH_NEW_PHOTOS", made.new_photos, 0, 1e9),
+        new_share=read("BINWATCH_NEW_SHARE", made.new_share, 0, 1e6),
+        drift=environ.get("BINWATCH_RETRAIN_ON_DRIFT", "1") != "0",
+        cooldown_s=read("BINWATCH_COOLDOWN_S", made.cooldown_s, 0, 1e9),
+    )
+    read.check()
+    return found

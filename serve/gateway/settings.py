@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve.errors import SettingsError
+from serve.environment import Numbers
 from serve.gateway.keys import Keys
 
 MAX_BODY = 6_500_000
@@ -52,31 +52,30 @@ class Settings:
 
 def from_env(environ: Mapping[str, str]) -> Settings:
     """The settings of the environment. Raises SettingsError with all problems at once."""
-    problems: list[str] = []
+    read = Numbers(environ)
     get = {key: value.strip() for key, value in environ.items() if value.strip()}.get
     listen = get("BINWATCH_GATEWAY_LISTEN") or get("BINWATCH_GATEWAY_BIND") or "127.0.0.1"
     bind = get("BINWATCH_GATEWAY_BIND") or listen
     names = {name.strip().lower() for name in (get("BINWATCH_GATEWAY_HOSTS") or "").split(",")}
     url = (get("BINWATCH_INFERENCE_URL") or "http://127.0.0.1:8080").rstrip("/")
     if not url.startswith(("http://", "https://")):
-        problems.append(f"BINWATCH_INFERENCE_URL is {url!r}; give TorchServe's address, as http://127.0.0.1:8080")
+        read.problems.append(f"BINWATCH_INFERENCE_URL is {url!r}; give TorchServe's address, as http://127.0.0.1:8080")
     made = Settings(
         listen=listen,
-        port=int(_number(environ, "BINWATCH_GATEWAY_PORT", 8000, 1, 65535, problems)),
+        port=read("BINWATCH_GATEWAY_PORT", 8000, 1, 65535),
         bind=bind,
         hosts=LOOPBACK | (names - {""}) | {bind.lower()},
         inference_url=url,
         keys=_path(get("BINWATCH_API_KEYS")),
         capture=get("BINWATCH_CAPTURE") or "",
         monitoring=_path(get("BINWATCH_MONITORING")),
-        timeout_s=_number(environ, "BINWATCH_TIMEOUT_S", 30, 0.1, 3600, problems),
-        in_flight=int(_number(environ, "BINWATCH_IN_FLIGHT", 64, 1, 10_000, problems)),
-        rate=_number(environ, "BINWATCH_RATE", 100, 0, 1e6, problems),
+        timeout_s=read("BINWATCH_TIMEOUT_S", 30.0, 0.1, 3600),
+        in_flight=read("BINWATCH_IN_FLIGHT", 64, 1, 10_000),
+        rate=read("BINWATCH_RATE", 100.0, 0, 1e6),
     )
     if made.needs_keys and (problem := _keyless(made)):
-        problems.append(problem)
-    if problems:
-        raise SettingsError("; ".join(problems))
+        read.problems.append(problem)
+    read.check()
     return made
 
 
@@ -106,20 +105,6 @@ def _keyless(settings: Settings) -> str | None:
         return (f"the gateway is reached at {settings.bind}, which is not loopback, and {settings.keys} holds no "
                 f"API key; {todo}")  # fmt: skip
     return None
-
-
-def _number(
-    environ: Mapping[str, str], name: str, without: float, least: float, most: float, problems: list[str]
-) -> float:  # fmt: skip
-    text = environ.get(name, "").strip() or str(without)
-    try:
-        found = float(text)
-    except ValueError:
-        found = float("nan")
-    if not least <= found <= most:
-        problems.append(f"{name} is {text!r}; give a number from {least:g} to {most:g}")
-        return without
-    return found
 
 
 def _path(text: str | None) -> Path | None:

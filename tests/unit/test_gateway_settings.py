@@ -29,7 +29,7 @@ def test_all_problems_are_named_at_once() -> None:
         from_env(wrong)
     for name, value in wrong.items():
         assert name in str(caught.value) or f" {value}," in str(caught.value), name
-    assert "give a number from 1 to 65535" in str(caught.value)
+    assert "give a whole number from 1 to 65535" in str(caught.value)
 
 
 @pytest.mark.parametrize(("address", "loopback"), [
