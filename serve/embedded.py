@@ -20,6 +20,7 @@ import requests
 from serve.errors import ServerError
 
 CONFIG = Path(__file__).with_name("config.properties")
+LAUNCH = Path(__file__).with_name("launch.py")
 
 
 def free_port(wanted: int = 0) -> int:
@@ -62,10 +63,12 @@ def torchserve_server(
     config = state.resolve() / "config.properties"
     config.write_text(_local_config(inference, management, store))
     command = [
-        sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs", "--ts-config", config,
+        sys.executable, LAUNCH, "--start", "--foreground", "--ncs", "--ts-config", config,
         "--model-store", store, "--disable-token-auth", "--enable-model-api",
     ]  # fmt: skip
-    with _running("TorchServe", command, state, {"JAVA_HOME": java_home(), **(environ or {})}, f"{inference}/ping"):
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # its workers run the first python3 of these
+    settings = {"JAVA_HOME": java_home(), "PATH": path, **(environ or {})}
+    with _running("TorchServe", command, state, settings, f"{inference}/ping"):
         yield inference, management, store
 
 

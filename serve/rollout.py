@@ -86,6 +86,9 @@ class Rollout:
         try:
             self._start(version, found.workers if found else 0)
         except RefusedError as error:
+            if not found:
+                with suppress(ServerError):  # else TorchServe starts its workers again and again
+                    self._management.unregister(version)
             raise CanaryError(f"version {version} does not load: {error}") from error
 
     def canary(self, version: str) -> None:
@@ -150,8 +153,8 @@ class Rollout:
         those who answer."""
         if not workers:
             self._before = self._traffic()
-            self._management.register(self._archives.path(version).name, 1)
-        for number in range(max(workers, 1) + 1, self.workers + 1):
+            self._management.register(self._archives.path(version).name)
+        for number in range(workers + 1, self.workers + 1):
             self._management.scale(version, number)
 
     def _relieve(self, version: str) -> None:

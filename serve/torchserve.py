@@ -5,6 +5,7 @@ https://pytorch.org/serve/metrics_api.html
 """
 
 import re
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from serve.payload import ATTRIBUTES, PROBE
 from serve.probation import Traffic
 
 MODEL = "bin-counter"
+READY = "READY"
+POLL_S = 0.05
 BATCHING = {"batch_size": 4, "max_batch_delay": 2}
 """A worker takes up to four requests that wait, and waits up to 2 ms for the second: handing over one by one costs a
 tenth of the processor's time."""
@@ -64,7 +67,11 @@ class Inference:
 
 
 class Management:
-    """The model side: load, default, unload. ``timeout_s``: of one request; loading takes 5-8 s."""
+    """The model side: load, default, unload. ``timeout_s``: of one request, and of starting workers.
+
+    Nothing is asked for synchronously: until TorchServe can answer such a request, the thread that reads it answers
+    nobody, and one in sixteen new connections is that thread's.
+    """
 
     def __init__(self, url: str, timeout_s: float = 180.0) -> None:
         self.url = url.rstrip("/")
@@ -81,11 +88,9 @@ class Management:
         name = str(_checked(default).json()[0]["modelVersion"])
         return [_loaded(each, name) for each in versions]
 
-    def register(self, archive: str, workers: int) -> None:
-        """Load an archive of the model store and wait until its workers run."""
-        query: dict[str, str | int] = {
-            "url": archive, "model_name": MODEL, "initial_workers": workers, "synchronous": "true", **BATCHING,
-        }  # fmt: skip
+    def register(self, archive: str) -> None:
+        """Make an archive of the model store a version, as yet without workers; see ``scale``."""
+        query: dict[str, str | int] = {"url": archive, "model_name": MODEL, "initial_workers": 0, **BATCHING}
         _checked(_call(self._session, "POST", f"{self.url}/models", self.timeout_s, params=query))
 
     def set_default(self, version: str) -> None:
@@ -94,9 +99,23 @@ class Management:
         _checked(_call(self._session, "PUT", url, self.timeout_s))
 
     def scale(self, version: str, workers: int) -> None:
-        """Give a version so many workers and wait until they run; one that goes is killed with what it holds."""
-        query: dict[str, str | int] = {"min_worker": workers, "max_worker": workers, "synchronous": "true"}
-        _checked(_call(self._session, "PUT", f"{self.url}/models/{MODEL}/{version}", self.timeout_s, params=query))
+        """Give a version so many workers and wait until they run; one that goes is killed with what it holds.
+
+        Raises RefusedError where one ends before it is ready, and ServerError where that takes longer than the timeout.
+        """
+        url, query = f"{self.url}/models/{MODEL}/{version}", {"min_worker": workers, "max_worker": workers}
+        _checked(_call(self._session, "PUT", url, self.timeout_s, params=query))
+        first: dict[str, int] = {}
+        deadline = time.monotonic() + self.timeout_s
+        while time.monotonic() < deadline:
+            found = _checked(_call(self._session, "GET", url, self.timeout_s)).json()[0]["workers"]
+            if len(found) == workers and all(each["status"] == READY for each in found):
+                return
+            started = [each for each in found if each["status"] != READY and each["pid"] > 0]
+            if any(first.setdefault(each["id"], each["pid"]) != each["pid"] for each in started):
+                raise RefusedError(f"a worker of version {version} ends before it is ready; TorchServe's log says why")
+            time.sleep(POLL_S)
+        raise ServerError(f"version {version} has not {workers} workers after {self.timeout_s:.0f} s: {found}")
 
     def unregister(self, version: str) -> None:
         """Unload a version. TorchServe refuses to unload the default.
@@ -167,7 +186,7 @@ def _loaded(found: dict[str, Any], default: str) -> Loaded:
         version=str(found["modelVersion"]),
         default=str(found["modelVersion"]) == default,
         workers=len(workers),
-        ready=sum(worker["status"] == "READY" for worker in workers),
+        ready=sum(worker["status"] == READY for worker in workers),
         pending=int(found.get("jobQueueStatus", {}).get("pendingRequests", 0)),
         archive=found["modelUrl"],
     )

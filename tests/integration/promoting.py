@@ -1,6 +1,7 @@
 """What the tests of promotion, rollback and healing share: challengers, a promoter, and what must agree afterwards."""
 
 import json
+import tempfile
 import threading
 from collections import Counter as Tally
 from dataclasses import replace
@@ -9,8 +10,10 @@ from typing import Any
 
 import requests
 
+from serve.archive import MANIFEST
 from tests.conftest import Served
-from trainer import tracking
+from tests.small_archives import packed, unpacked
+from trainer import signing, tracking
 from trainer.evaluate import Evaluation, Prediction, from_json, predictions_from_json
 from trainer.job import EVALUATION, PREDICTIONS, Trained, columns_of
 from trainer.promoter import Promoter
@@ -23,17 +26,28 @@ def evaluation(trained: Trained) -> Evaluation:
 
 def challenger(
     registry: Tracking, trained: Trained, accuracy: float, status: str = tracking.APPROVED,
-    compared_with: str = "", archive: Path | None = None, **about: Any,
+    compared_with: str = "", archive: Path | None = None, keys: signing.Pair | None = None, **about: Any,
 ) -> str:  # fmt: skip
     """Register an archive whose evaluation and answers say ``accuracy``; returns its version.
 
-    ``about``: what else its evaluation says.
+    ``keys``: sign it with these, as the archive of its own run; ``about``: what else its evaluation says.
     """
-    with registry.run("train") as run:
-        run.log_file(archive or trained.archive, "archive")
+    with registry.run("train") as run, tempfile.TemporaryDirectory() as folder:
+        path = archive or trained.archive
+        if keys:
+            path = own(path, run.id, Path(folder))
+            run.log_file(signing.sign(path, signing.private_key(keys.private)), "archive")
+        run.log_file(path, "archive")
         run.log_json(replace(evaluation(trained), accuracy=accuracy, **about).to_sagemaker(), EVALUATION)
         run.log_table(columns_of(answers(trained, accuracy)), PREDICTIONS)
     return registry.register(run.id, status, "because", compared_with).number
+
+
+def own(path: Path, run_id: str, folder: Path) -> Path:
+    """A copy of an archive, in ``folder``, that says that ``run_id`` made it."""
+    held = unpacked(path)
+    held[MANIFEST] = json.dumps({**json.loads(held[MANIFEST]), "run_id": run_id}).encode()
+    return packed(folder / path.name, held)
 
 
 def answers(trained: Trained, accuracy: float) -> list[Prediction]:

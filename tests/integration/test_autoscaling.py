@@ -125,7 +125,7 @@ def test_workers_are_busy_when_asked_without_pause_and_idle_at_rest(scaled: Scal
     assert measured(scaled, 2) < 0.02
     with load(scaled, 4):
         busy = measured(scaled, 3)
-    assert busy > 0.6  # the clients take their share of the processor too
+    assert busy > 0.5  # the clients take their share of the processor too
     assert measured(scaled, 2) < 0.02
 
 

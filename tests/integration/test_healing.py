@@ -83,7 +83,8 @@ def test_another_archive_under_the_champions_number_is_replaced(
     promoter(registry, served).reconcile()
     served.management.unregister(first)
     by_hand = Path(shutil.copy(served.store / f"bin-counter-{first}.mar", served.store / "by-hand.mar"))
-    served.management.register("by-hand.mar", 1)
+    served.management.register("by-hand.mar")
+    served.management.scale(first, 1)
     assert [each.version for each in served.management.loaded()] == [first]
     assert promoter(registry, served).reconcile().did == "restored"
     by_hand.unlink()

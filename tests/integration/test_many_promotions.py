@@ -26,7 +26,7 @@ from tests.conftest import rounds
 from tests.integration.load import Answer, closed, opened, per_second
 from tests.integration.promoting import challenger
 from tests.integration.serving import Deployed
-from trainer import tracking
+from trainer import signing, tracking
 from trainer.job import Trained
 from trainer.tracking import Tracking
 
@@ -51,9 +51,12 @@ class Window:
 
 
 @contextmanager
-def promoter_process(registry: Tracking, state: Path, inference: str, management: str, store: Path) -> Iterator[None]:
+def promoter_process(
+    registry: Tracking, state: Path, inference: str, management: str, store: Path, keys: signing.Pair
+) -> Iterator[None]:
     """`scripts/promote.py --watch`."""
     settings = {"MLFLOW_TRACKING_URI": registry.uri, "BINWATCH_INFERENCE_URL": inference, "BINWATCH_WATCH_S": "2",
+                "BINWATCH_VERIFY_KEY": str(keys.public),
                 "BINWATCH_MANAGEMENT_URL": management, "BINWATCH_METRICS_URL": metrics_url(state),
                 "BINWATCH_MODEL_STORE": str(store), "BINWATCH_WORKERS": str(CORES)}  # fmt: skip
     command = [sys.executable, "scripts/promote.py", "--watch", "--interval", "0.5", "--heartbeat", str(state / "beat")]
@@ -66,9 +69,9 @@ def promoter_process(registry: Tracking, state: Path, inference: str, management
         assert process.wait(60) == 0
 
 
-def promoted(registry: Tracking, trained: Trained, before: str) -> tuple[str, Window]:
+def promoted(registry: Tracking, trained: Trained, before: str, keys: signing.Pair) -> tuple[str, Window]:
     """Register a challenger and wait until it is promoted and the old version is gone."""
-    number = challenger(registry, trained, 0.5, status=tracking.REFUSED, compared_with=before)
+    number = challenger(registry, trained, 0.5, status=tracking.REFUSED, compared_with=before, keys=keys)
     begun_s = time.monotonic()
     registry.mark(number, tracking.APPROVED, "because")
     while (status := registry.version(number).status) != tracking.PROMOTED:
@@ -84,13 +87,14 @@ def p99_ms(answers: Sequence[Answer]) -> float:
 
 def test_promotions_under_constant_load(registry: Tracking, trained: Trained, tmp_path: Path) -> None:
     photo, times = trained.data.test.photos[0].path.read_bytes(), rounds(2, 20)
+    keys = signing.pair_in(tmp_path / "keys")
     with (
         torchserve_server(tmp_path, None, {"OMP_NUM_THREADS": "1"}) as (inference, management, store),
-        promoter_process(registry, tmp_path, inference, management, store),
+        promoter_process(registry, tmp_path, inference, management, store, keys),
         ThreadPoolExecutor(1) as pool,
     ):
         server = Deployed(f"{inference}/predictions/bin-counter", tmp_path.resolve(), Management(management))
-        numbers = [promoted(registry, trained, "")[0]]
+        numbers = [promoted(registry, trained, "", keys)[0]]
         closed(server.url, photo, 2 * CORES, 3)  # warm
         capacity = per_second(closed(server.url, photo, 2 * CORES, 5), 5)
         stop = threading.Event()
@@ -101,7 +105,7 @@ def test_promotions_under_constant_load(registry: Tracking, trained: Trained, tm
                 begun_s = time.monotonic()
                 time.sleep(REST_S)  # the measured rest
                 rests.append(Window(begun_s, time.monotonic()))
-                number, window = promoted(registry, trained, numbers[-1])
+                number, window = promoted(registry, trained, numbers[-1], keys)
                 numbers.append(number)
                 swaps.append(window)
                 memory.append(server.memory_bytes())
