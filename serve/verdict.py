@@ -44,9 +44,12 @@ def quantity(text: str) -> int:
     return int(text)
 
 
-def score(probability: float) -> float:
-    """How badly a count fits a photo (0-1), from what the model gave it, uncalibrated."""
-    return 1.0 - probability
+def score(probability: float, most: float) -> float:
+    """How badly a count fits a photo (0-1), from what the model gave it and what it gave the most probable count.
+
+    A record that is the model's own answer fits best, however unsure the model is, so that it raises no alarm.
+    """
+    return 1.0 - probability / most
 
 
 def p_value(found: float, scores: Sequence[float]) -> float:
@@ -67,7 +70,8 @@ def fit(probabilities: Mapping[str, float], scores: Mapping[str, Sequence[float]
 
     ``scores``: of the calibration photos with each count, ``score`` of what the model gave the right one.
     """
-    return {name: p_value(score(each), scores.get(name, ())) for name, each in probabilities.items()}
+    most = max(probabilities.values())
+    return {name: p_value(score(each, most), scores.get(name, ())) for name, each in probabilities.items()}
 
 
 def judge(

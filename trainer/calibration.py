@@ -73,8 +73,7 @@ def calibrate(logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
 
 def conformal_scores(logits: NDArray[Any], labels: NDArray[Any], names: Sequence[str]) -> dict[str, tuple[float, ...]]:
     """Of each count, how badly its calibration photos fit it, for the verdict: ascending, uncalibrated."""
-    own = softmax(logits, axis=1)[np.arange(len(labels)), labels]
-    return {
-        name: tuple(sorted(round(verdict.score(float(each)), 6) for each in own[labels == label]))
-        for label, name in enumerate(names)
-    }
+    probabilities = softmax(logits, axis=1)
+    own, most = probabilities[np.arange(len(labels)), labels], probabilities.max(axis=1)
+    scores = np.array([round(verdict.score(*each), 6) for each in zip(own.tolist(), most.tolist(), strict=True)])
+    return {name: tuple(sorted(scores[labels == label].tolist())) for label, name in enumerate(names)}

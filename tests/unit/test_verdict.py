@@ -50,11 +50,17 @@ def test_of_right_records_at_most_alpha_raises_the_alarm(alpha: float) -> None:
     alarms = []
     for _ in range(300):
         right = rng.beta(2, 3, 150)  # what the model gives the right count, calibration and new photos alike
-        scores = [score(each) for each in right]
-        alarms += [p_value(score(each), scores) <= alpha for each in rng.beta(2, 3, 50)]
+        scores = [score(each, max(each, 1 - each)) for each in right]
+        alarms += [p_value(score(each, max(each, 1 - each)), scores) <= alpha for each in rng.beta(2, 3, 50)]
     share = float(np.mean(alarms))
     print(f"alpha {alpha}: {share:.4f} of {len(alarms)} right records raised the alarm")
     assert alpha - 0.015 < share < alpha + 0.005
+
+
+def test_a_record_that_is_the_most_probable_count_raises_no_alarm() -> None:
+    """Not even where the model is far less sure than it ever was of a right count."""
+    assert ask("2", 0.3, 0.4, 0.3, alpha=0.2, scores={"2": [0.0] * 99}).verdict == MATCH
+    assert ask("1", 0.3, 0.4, 0.3, alpha=0.2, scores={"1": [0.0] * 99}).verdict == MISMATCH
 
 
 @pytest.mark.parametrize(
