@@ -1,14 +1,16 @@
 """The scripts as a user calls them: output, exit codes, errors."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import LEFT, Served
-from trainer.job import Trained
+from tests.conftest import LEFT, TINY, Served
+from trainer.dataset import DataSpec
+from trainer.job import Trained, run_evaluation, run_training
 from trainer.tracking import Tracking
 
 ROOT = Path(__file__).parents[2]
@@ -33,11 +35,10 @@ def test_train_leaves_an_archive_and_an_evaluation(drawn: Path, tmp_path: Path, 
     assert "training resnet18-small" in done.stderr
 
 
-def test_trainings_are_compared_on_the_same_photos(drawn: Path, tmp_path: Path) -> None:
-    for name, words in {"a": (), "b": ("--train-share", 0.5), "other": ("--data-seed", 1)}.items():
-        done = call("scripts/train.py", "resnet18-small", "--data", drawn, "--out", tmp_path / name, "--epochs", 1,
-                    "--size-px", 32, "--no-tracking", *words)  # fmt: skip
-        assert done.returncode == 0, done.stderr
+def test_trainings_are_compared_on_the_same_photos(drawn: Path, trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.archive.parent, tmp_path / "a")
+    for name, spec in {"b": DataSpec(drawn, train_share=0.5), "other": DataSpec(drawn, seed=1)}.items():
+        run_evaluation(run_training(spec, TINY, tmp_path / name, None))
     told = call("scripts/compare.py", tmp_path / "a", tmp_path / "b")
     assert told.returncode == 0, told.stderr
     assert "| a | " in told.stdout
