@@ -15,7 +15,7 @@ import numpy as np
 from serve.errors import DataError
 from trainer.evaluate import Evaluation, from_json
 from trainer.intervals import bootstrap_interval
-from trainer.job import EVALUATION, PREDICTIONS, TRAINING
+from trainer.outputs import EVALUATION, PREDICTIONS, TRAINING
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 
 from serve.errors import DataError
-from trainer import gate_plots
 from trainer.evaluate import Evaluated, from_json, predictions_from_json
 from trainer.explain import explain
 from trainer.gate import Decision
 from trainer.gate import from_json as decision_from_json
-from trainer.job import ARCHIVE, EVALUATION, PREDICTIONS
+from trainer.outputs import ARCHIVE, EVALUATION, PREDICTIONS
 from trainer.tracking import TrackedRun, Tracking, Version
 
 NEWEST = "newest"
@@ -24,6 +23,8 @@ def record(run: TrackedRun, decision: Decision, version: Version) -> None:
                     "policy": decision.policy.rule})  # fmt: skip
     run.log_metrics(decision.metrics())
     run.log_json(decision.to_json(), DECISION)
+    from trainer import gate_plots  # so that who only promotes needs no plots
+
     run.log_picture(gate_plots.decision(decision), PICTURE)
     run.set_tags({DECIDES: version.number, TRAIN_RUN: version.run_id})
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import s3
-from trainer.job import ARCHIVE
+from trainer.outputs import ARCHIVE
 from trainer.tracking import Tracking
 
 PRUNED = "binwatch.pruned"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve.errors import SettingsError, TrainingError
-from trainer.job import EVALUATION
+from trainer.outputs import EVALUATION
 
 log = logging.getLogger(__name__)
 

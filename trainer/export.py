@@ -30,11 +30,11 @@ from trainer.calibration import calibrate, conformal_scores
 from trainer.counts import Counts
 from trainer.dataset import Dataset, Part
 from trainer.model import Counter
+from trainer.outputs import MODEL_NAME
 from trainer.quantise import Choice, candidates, decide, quantise, sample
 from trainer.recipes import Recipe
 from trainer.reference import reference
 
-MODEL_NAME = "bin-counter"
 PARITY = 1e-3
 """How far a probability of an exported form may be from torch's; int8 has limits of its own."""
 

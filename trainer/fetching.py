@@ -14,7 +14,7 @@ from serve.archive import manifest_of, sha256, stamp
 from serve.errors import ArchiveError
 from serve.zips import MAX_BYTES
 from trainer import signing
-from trainer.job import ARCHIVE
+from trainer.outputs import ARCHIVE
 from trainer.renewal import without_pickle
 from trainer.tracking import REJECTED, TrackedRun, Tracking, Version
 

@@ -16,17 +16,13 @@ from trainer import checkpoint, distributed, plots, signing
 from trainer.alarms import CURVE
 from trainer.dataset import Dataset, DataSpec, Part
 from trainer.evaluate import Evaluated, Prediction, evaluate, judged
-from trainer.export import MODEL_NAME, write_archive
+from trainer.export import write_archive
+from trainer.outputs import DATASET, EVALUATION, PREDICTIONS, REFERENCE, TRAINING
 from trainer.prepared import AUDIT, REPORT, load_any
 from trainer.recipes import Recipe
 from trainer.rules import Fired
 from trainer.tracking import TrackedRun
 from trainer.train import Epoch, Fitted, fit
-
-EVALUATION, PREDICTIONS = "evaluation.json", "predictions.json"
-DATASET, TRAINING, REFERENCE = "dataset.json", "training.json", "reference.json"
-ARCHIVE = f"archive/{MODEL_NAME}.mar"
-"""Where the artifacts of a run lie."""
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from serve.errors import DataError
 from trainer import decisions, gate, step_cache, tracking
 from trainer.dataset import Dataset
 from trainer.evaluate import Evaluated, evaluate, from_json, milliseconds, predictions_from_json
-from trainer.job import ARCHIVE, EVALUATION, PREDICTIONS, Trained, columns_of, run_evaluation
+from trainer.job import Trained, columns_of, run_evaluation
+from trainer.outputs import ARCHIVE, EVALUATION, PREDICTIONS
 from trainer.promoter import verdict
 from trainer.tracking import TrackedRun, Tracking, Version
 

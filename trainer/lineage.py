@@ -13,7 +13,7 @@ from serve import archive
 from serve.errors import ArchiveError, DataError
 from trainer import decisions, history
 from trainer.fetching import fetch
-from trainer.job import ARCHIVE
+from trainer.outputs import ARCHIVE
 from trainer.step_cache import ARCHIVE_SHA
 from trainer.tracking import Tracking, Version
 

@@ -27,7 +27,8 @@ from trainer.dataset import Dataset, DataSpec, digest
 from trainer.evaluate import Evaluated
 from trainer.execution import Execution, Model, Request, Retry, Step, request_from, tried
 from trainer.fetching import fetch
-from trainer.job import ARCHIVE, run_training
+from trainer.job import run_training
+from trainer.outputs import ARCHIVE
 from trainer.policy import DEFAULT, Policy
 from trainer.promoter import Outcome
 from trainer.recipes import Recipe

@@ -29,7 +29,7 @@ from serve.probation import Observation
 from trainer import decisions, gate, tracking
 from trainer.evaluate import Evaluation, from_json
 from trainer.fetching import fetch
-from trainer.job import EVALUATION
+from trainer.outputs import EVALUATION
 from trainer.policy import DEFAULT, Policy
 from trainer.settle import settle
 from trainer.tracking import Tracking, Version

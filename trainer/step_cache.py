@@ -18,7 +18,7 @@ from pathlib import Path
 import serve
 from serve import archive
 from trainer.dataset import Dataset
-from trainer.job import ARCHIVE
+from trainer.outputs import ARCHIVE
 from trainer.recipes import Recipe
 from trainer.tracking import Found, Tracking
 

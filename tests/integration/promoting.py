@@ -15,7 +15,8 @@ from tests.conftest import Served
 from tests.small_archives import packed, unpacked
 from trainer import signing, tracking
 from trainer.evaluate import Evaluation, Prediction, from_json, predictions_from_json
-from trainer.job import EVALUATION, PREDICTIONS, Trained, columns_of
+from trainer.job import Trained, columns_of
+from trainer.outputs import EVALUATION, PREDICTIONS
 from trainer.promoter import Promoter
 from trainer.tracking import Tracking
 

@@ -13,7 +13,7 @@ from botocore.config import Config
 from serve.embedded import mlflow_server, s3_server
 from tests.integration.test_scripts import call
 from trainer import disposal, s3, tracking
-from trainer.job import ARCHIVE
+from trainer.outputs import ARCHIVE
 from trainer.retention import Places, Policy, prune
 from trainer.tracking import Tracking
 

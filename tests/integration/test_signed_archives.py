@@ -18,8 +18,8 @@ from serve.probation import Observation
 from tests import small_archives as small
 from trainer import signing, tracking
 from trainer.fetching import fetch
-from trainer.job import ARCHIVE, EVALUATION
 from trainer.lineage import lineage
+from trainer.outputs import ARCHIVE, EVALUATION
 from trainer.promoter import Promoter
 from trainer.tracking import Tracking
 

@@ -14,7 +14,8 @@ from trainer.aws import account, launch, pipelines, steps
 from trainer.aws.definition import CONDITION, DEPLOYED, PARAMETERS, REPORT, TRAINING, definition
 from trainer.aws.jobs import Training, metric_definitions, training_job
 from trainer.aws.requests import Recorder, Request, check, problems
-from trainer.job import EVALUATION, Trained
+from trainer.job import Trained
+from trainer.outputs import EVALUATION
 
 ROOT = Path(__file__).parents[2]
 ROLE = "arn:aws:iam::123456789012:role/binwatch"

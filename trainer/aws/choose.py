@@ -64,7 +64,7 @@ def _registered(options: Mapping[str, Any], work: Path) -> Chosen:
     found = registry.version(options["version"]) if options["version"] else registry.alias(CHAMPION)
     if found is None:
         raise TrackingError(f"MLflow at {registry.uri} has no champion; run scripts/pipeline.py, or name a --version")
-    from trainer.job import ARCHIVE, EVALUATION  # so does torch
+    from trainer.outputs import ARCHIVE, EVALUATION  # so does torch
 
     made = registry.download(found.run_id, ARCHIVE, work)
     return _judged(found.number, made, registry.read_text(found.run_id, EVALUATION) or "{}")

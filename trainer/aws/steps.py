@@ -26,7 +26,7 @@ from trainer.aws.definition import ACCURACY, PROCESSING
 from trainer.aws.package import archive_in
 from trainer.dataset import Part
 from trainer.evaluate import Evaluation, evaluate, from_json
-from trainer.job import EVALUATION
+from trainer.outputs import EVALUATION
 from trainer.prepared import load_any
 from trainer.s3 import Missing, S3Store
 
