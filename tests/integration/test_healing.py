@@ -22,7 +22,7 @@ from trainer import tracking
 from trainer.job import Trained
 from trainer.tracking import Tracking
 
-PROMOTION, ROLLBACK = 12, 10
+PROMOTION, ROLLBACK = 13, 11
 """How many calls that change something a promotion and a rollback make; `make proof` counts them."""
 
 
