@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -236,8 +237,11 @@ def fault(stack: Stack, case: Case) -> Callable[[], float]:
     if not case.network:
 
         def kill() -> float:
-            os.kill(found["State"]["Pid"], signal.SIGKILL)
-            return time.monotonic()
+            struck, process = time.monotonic(), Path(f"/proc/{found['State']['Pid']}")
+            os.kill(int(process.name), signal.SIGKILL)
+            while process.exists():  # it ends last of its container's processes, which answer until then
+                time.sleep(0.01)
+            return struck
 
         return kill
     network = name_of(stack, case.network)
