@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import Any, TypeAlias, TypeVar
 
 from serve import counter, payload, photo, verdict
+from serve.environment import Numbers
 from serve.errors import BusyError, RequestError
 from serve.links import Link, Store
 from serve.payload import Asked, Fields
@@ -107,11 +108,14 @@ def configured(model: counter.Counter, environ: Mapping[str, str]) -> Answers:
     """Answers as the environment sets them.
 
     BINWATCH_ALPHA: the share of right records (0-1) that may raise the alarm; BINWATCH_S3_BUCKETS: the buckets,
-    with commas, that links may name; BINWATCH_S3_ENDPOINT: their store, where it is not S3.
+    with commas, that links may name; BINWATCH_S3_ENDPOINT: their store, where it is not S3. Raises SettingsError.
     """
+    read = Numbers(environ)
+    alpha = read("BINWATCH_ALPHA", verdict.ALPHA, 0, 1)
+    read.check()
     buckets = frozenset(filter(None, environ.get("BINWATCH_S3_BUCKETS", "").replace(" ", "").split(",")))
     store = Store(buckets, environ.get("BINWATCH_S3_ENDPOINT") or None)
-    return Answers(model, store, float(environ.get("BINWATCH_ALPHA") or verdict.ALPHA))
+    return Answers(model, store, alpha)
 
 
 def parsed(parts: Mapping[str, bytes], headers: Mapping[str, Any]) -> payload.Request:

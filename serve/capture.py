@@ -7,7 +7,6 @@ most the last FLUSH_S seconds are lost by ``kill -9``. Writing stops, with one w
 BINWATCH_CAPTURE_DISK allows, and goes on by itself; so it does after an unwritable folder. It travels in every archive.
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from serve import hourly
+from serve.environment import Numbers
 from serve.event import Event, record, sampled
 from serve.upload import Spool
 
@@ -54,22 +54,16 @@ class Settings:
 
 def settings(environ: Mapping[str, str]) -> Settings:
     """The settings BINWATCH_CAPTURE... An unusable number is its default, with a warning: no model fails to load."""
-
-    def number(name: str, default: float) -> float:
-        given = environ.get(name) or str(default)
-        with contextlib.suppress(ValueError):
-            if 0 <= float(given) <= 1:
-                return float(given)
-        _log.warning("%s is %r, no number from 0 to 1; capture takes %g", name, given, default)
-        return default
-
-    spool = environ.get("BINWATCH_CAPTURE_SPOOL")
-    return Settings(
-        target=environ.get("BINWATCH_CAPTURE", ""), share=number("BINWATCH_CAPTURE_SHARE", 1.0),
+    read, spool = Numbers(environ), environ.get("BINWATCH_CAPTURE_SPOOL")
+    found = Settings(
+        target=environ.get("BINWATCH_CAPTURE", ""), share=read("BINWATCH_CAPTURE_SHARE", 1.0, 0, 1),
         photos=environ.get("BINWATCH_CAPTURE_PHOTOS") != "0", spool=Path(spool) if spool else Settings().spool,
         endpoint_url=environ.get("BINWATCH_S3_ENDPOINT") or None,
-        max_disk_use=number("BINWATCH_CAPTURE_DISK", MAX_DISK_USE),
+        max_disk_use=read("BINWATCH_CAPTURE_DISK", MAX_DISK_USE, 0, 1),
     )  # fmt: skip
+    for problem in read.problems:
+        _log.warning("%s; until then it has its default", problem)
+    return found
 
 
 class Sink(Protocol):

@@ -149,8 +149,8 @@ class Rollout:
         self._archives.drop(version)
 
     def _start(self, version: str, workers: int) -> None:
-        """Have all workers, where there are ``workers``: one after another, as each takes a core for seconds from
-        those who answer."""
+        """Have all workers, where there are ``workers``: one after another, as each takes a core from those who
+        answer while it starts."""
         if not workers:
             self._before = self._traffic()
             self._management.register(self._archives.path(version).name)

@@ -40,8 +40,9 @@ PARITY = 1e-3
 
 _BATCH = 32
 _TRAVELLING = (
-    "__init__.py", "answers.py", "archive.py", "capture.py", "counter.py", "errors.py", "event.py", "hourly.py",
-    "inference.py", "links.py", "payload.py", "photo.py", "upload.py", "verdict.py", "vetting.py", "zips.py",
+    "__init__.py", "answers.py", "archive.py", "capture.py", "counter.py", "environment.py", "errors.py",
+    "event.py", "hourly.py", "inference.py", "links.py", "payload.py", "photo.py", "upload.py", "verdict.py",
+    "vetting.py", "zips.py",
 )  # fmt: skip
 
 

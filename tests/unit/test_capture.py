@@ -282,5 +282,5 @@ def test_the_settings_come_from_the_environment(tmp_path: Path, caplog: pytest.L
     assert settings({}).max_disk_use == 0.75
     assert settings({"BINWATCH_CAPTURE_DISK": "0.9"}).max_disk_use == 0.9
     assert settings({"BINWATCH_CAPTURE_DISK": "75"}).max_disk_use == 0.75
-    said = [text for text in caplog.messages if "no number from 0 to 1" in text]
-    assert [text.split()[-1] for text in said] == ["1", "1", "0.75"]
+    said = [text for text in caplog.messages if "give a number from 0 to 1" in text]
+    assert [text.split()[0] for text in said] == ["BINWATCH_CAPTURE_SHARE"] * 2 + ["BINWATCH_CAPTURE_DISK"]

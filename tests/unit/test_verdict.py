@@ -1,6 +1,10 @@
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 
+from serve.answers import configured
+from serve.errors import SettingsError
 from serve.verdict import MATCH, MISMATCH, UNSURE, Verdict, fit, joined, judge, needed, p_value, score, weigh
 
 SCORES = {name: [i / 100 for i in range(100)] for name in ("1", "2", "3")}
@@ -55,6 +59,12 @@ def test_of_right_records_at_most_alpha_raises_the_alarm(alpha: float) -> None:
     share = float(np.mean(alarms))
     print(f"alpha {alpha}: {share:.4f} of {len(alarms)} right records raised the alarm")
     assert alpha - 0.015 < share < alpha + 0.005
+
+
+@pytest.mark.parametrize("text", ["5", "-0.1", "nan", "5%"])
+def test_an_alpha_that_is_no_share_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match=f"BINWATCH_ALPHA is '{text}'; give a number from 0 to 1"):
+        configured(Mock(), {"BINWATCH_ALPHA": text})
 
 
 def test_a_record_that_is_the_most_probable_count_raises_no_alarm() -> None:

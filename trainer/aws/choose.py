@@ -11,6 +11,7 @@ from typing import Any
 from serve import archive
 from serve.errors import SettingsError, TrackingError
 from trainer.aws.package import PLACEHOLDER, Chosen, archive_in
+from trainer.outputs import ARCHIVE, EVALUATION
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,6 @@ def _registered(options: Mapping[str, Any], work: Path) -> Chosen:
     found = registry.version(options["version"]) if options["version"] else registry.alias(CHAMPION)
     if found is None:
         raise TrackingError(f"MLflow at {registry.uri} has no champion; run scripts/pipeline.py, or name a --version")
-    from trainer.outputs import ARCHIVE, EVALUATION  # so does torch
-
     made = registry.download(found.run_id, ARCHIVE, work)
     return _judged(found.number, made, registry.read_text(found.run_id, EVALUATION) or "{}")
 
