@@ -144,7 +144,7 @@ def call(*words: object, **env: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_script_summarises_what_a_real_capture_wrote(tmp_path: Path) -> None:
-    kept = capture.start(capture.Settings(target=str(tmp_path / "capture")))
+    kept = capture.start(capture.Settings(target=str(tmp_path / "capture"), max_disk_use=1))
     assert kept is not None
     answer = {"count": 2, "probabilities": {"1": 0.25, "2": 0.75}, "verdict": "match", "model_version": "4"}
     events = [Event(answer, 200, "4", 12.0, "image/jpeg", b"\xff\xd8" * 500, brightness=90.0, sharpness=3.0)
