@@ -79,8 +79,7 @@ class Tracking:
         self.uri = uri
         self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         with _readable_errors(uri):
-            found = self._client.get_experiment_by_name(experiment)
-            self._experiment = found.experiment_id if found else self._client.create_experiment(experiment)
+            self._experiment = _experiment(self._client, experiment)
 
     @contextmanager
     def run(
@@ -184,7 +183,7 @@ class Tracking:
         tags = {"status": status, "reason": reason, "compared_with": compared_with}
         with _readable_errors(self.uri):
             if not self._client.search_registered_models(f"name = '{MODEL}'"):
-                self._client.create_registered_model(MODEL)
+                _made_once(self._client.create_registered_model, MODEL)
             source = f"runs:/{run_id}/archive"
             made = self._client.create_model_version(MODEL, source, run_id, tags, await_creation_for=0)
         return self.version(str(made.version))
@@ -338,6 +337,21 @@ class TrackedRun:
         """A matplotlib figure as a PNG artifact."""
         with _readable_errors(self._uri):
             self._client.log_figure(self.id, figure, name)
+
+
+def _experiment(client: MlflowClient, name: str) -> str:
+    while not (found := client.get_experiment_by_name(name)):
+        _made_once(client.create_experiment, name)
+    return str(found.experiment_id)
+
+
+def _made_once(make: Callable[[str], Any], name: str) -> None:
+    """Make what several processes that start together all miss: the first one makes it."""
+    try:
+        make(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def _metrics(metrics: Mapping[str, float], step: int, at_s: float | None = None) -> list[Metric]:

@@ -1,8 +1,9 @@
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from threading import Thread
+from threading import Barrier, Thread
 
 import mlflow
 import pytest
@@ -124,6 +125,25 @@ def test_an_mlflow_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.M
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(TrackingError, match="MLflow at http"):
         Tracking("http://127.0.0.1:9")
+
+
+def test_scripts_that_start_together_on_an_empty_mlflow_share_one_experiment(registry: Tracking) -> None:
+    everyone = Barrier(8)
+    run = MlflowClient(registry.uri).create_run(registry._experiment).info.run_id
+
+    def experiment(name: str) -> str:
+        everyone.wait()
+        return Tracking(registry.uri, name)._experiment
+
+    def version(reason: str) -> str:
+        everyone.wait()
+        return registry.register(run, "refused", reason, "").number
+
+    with ThreadPoolExecutor(8) as threads:
+        for name in ("first", "second", "third"):
+            assert len(set(threads.map(experiment, [name] * 8))) == 1
+        versions = list(threads.map(version, ["at once"] * 8))
+    assert sorted(versions) == [str(number) for number in range(1, 9)]
 
 
 def test_what_mlflow_does_not_take_while_it_is_away_is_sent_later(
