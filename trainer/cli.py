@@ -18,7 +18,7 @@ from typing import Any
 from serve.errors import BinwatchError, SettingsError
 from trainer import counts, prepared, signing, synthetic
 from trainer.dataset import DataSpec
-from trainer.recipes import RECIPES, Recipe
+from trainer.recipes import PRECISIONS, RECIPES, Recipe
 from trainer.rules import RULES
 
 OK, ERROR, USAGE, REFUSED = 0, 1, 2, 3
@@ -65,6 +65,7 @@ def add_recipe_options(
         "seed": {"help": "of weights, order and augmentation"},
         "architecture": {"help": "another network than the recipe's"},
         "weights": {"help": "of the network's body: none, pretrained, or a file"},
+        "precision": {"help": f"of the sums: {', '.join(PRECISIONS)}"},
     }
     for name, about in options.items():
         if name not in but:
@@ -134,7 +135,9 @@ def recipe(name: str, options: Mapping[str, Any]) -> Recipe:
             problems.append(f"{key} is {wanted[key]}; give at least {least}")
     if wanted["learning_rate"] is not None and not 0 < wanted["learning_rate"] < 10:
         problems.append(f"learning_rate is {wanted['learning_rate']}; give a number between 0 and 10")
-    wanted |= {key: options.get(key) or None for key in ("architecture", "weights")}
+    wanted |= {key: options.get(key) or None for key in ("architecture", "weights", "precision")}
+    if wanted["precision"] not in (None, *PRECISIONS):
+        problems.append(f"precision is {wanted['precision']!r}; choose one of {', '.join(PRECISIONS)}")
     _refuse(problems)
     return replace(RECIPES[name], **{key: value for key, value in wanted.items() if value is not None})
 

@@ -33,8 +33,9 @@ from trainer.tracking import TrackedRun, Tracking
 from trainer.train import Epoch
 
 CHANNEL = "training"
-KNOWN = {"recipe", "epochs", "size_px", "batch_size", "learning_rate", "seed", "architecture", "weights", "stop_on",
-         "export", "counts", "limit", "data_seed", "train_share", "drop_suspects", "relabel_file"}  # fmt: skip
+KNOWN = {"recipe", "epochs", "size_px", "batch_size", "learning_rate", "seed", "architecture", "weights",
+         "precision", "stop_on", "export", "counts", "limit", "data_seed", "train_share", "drop_suspects",
+         "relabel_file"}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ def _seed(number: int) -> tuple[str, ...]:
 # without a network ImageNet's weights are those that come as a package
 INSTALLED = ("--architecture", "efficientnet-lite0")
 SCRATCH = ("--weights", "none")
+HALF = ("--precision", "bfloat16")
 EXPERIMENTS = (
     Experiment("best", "best"),
     Experiment("best-seed1", "best", _seed(1)),
@@ -51,11 +52,13 @@ EXPERIMENTS = (
     Experiment("lite0-finetune", "lite0-finetune"),
     Experiment("hpo-frozen-lite0", "hpo-frozen", INSTALLED),
     Experiment("resnet34-pipeline-lite0", "resnet34-pipeline", INSTALLED),
-    Experiment("resnet34-scratch-160px", "resnet34-scratch", ("--size-px", "160")),
-    Experiment("vgg11-finetune-112px", "vgg-finetune", ("--architecture", "vgg11", "--size-px", "112", *SCRATCH)),
-    Experiment("resnet34-scratch-1-epoch", "resnet34-scratch", ("--epochs", "1")),
-    Experiment("resnet34-benchmark-1-epoch", "resnet34-benchmark", ("--epochs", "1")),
-    Experiment("vgg16-finetune-1-epoch", "vgg-finetune", ("--epochs", "1", *SCRATCH)),
+    Experiment("resnet34-scratch-160px", "resnet34-scratch", ("--size-px", "160", *HALF)),
+    Experiment(
+        "vgg11-finetune-112px", "vgg-finetune", ("--architecture", "vgg11", "--size-px", "112", *SCRATCH, *HALF)
+    ),
+    Experiment("resnet34-scratch-1-epoch", "resnet34-scratch", ("--epochs", "1", *HALF)),
+    Experiment("resnet34-benchmark-1-epoch", "resnet34-benchmark", ("--epochs", "1", *HALF)),
+    Experiment("vgg16-finetune-1-epoch", "vgg-finetune", ("--epochs", "1", *SCRATCH, *HALF)),
 )
 
 

@@ -11,7 +11,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,10 @@ from trainer.rules import Fired, Layer
 
 WATCH_EVERY = 10
 """Steps between two looks at gradients and weights; the first step is looked at too."""
+PRECISION = {
+    ("cuda", "auto"): torch.float16, ("cuda", "bfloat16"): torch.bfloat16, ("cpu", "bfloat16"): torch.bfloat16
+}  # fmt: skip
+"""What is computed with in place of float32, by device and a recipe's word."""
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -159,7 +163,10 @@ class _Training:
         self.steps = -(-len(data.train) // recipe.batch_size)
         self.optimiser = _optimiser(model, recipe)
         self.schedule = _schedule(self.optimiser, recipe, self.steps)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+        half = PRECISION.get((device.type, recipe.precision))
+        self.precision = partial(torch.autocast, device.type, half, enabled=half is not None)
+        # only what is computed in float16 can become too small for it
+        self.scaler = torch.amp.GradScaler(device.type, enabled=half == torch.float16)
         self.done = _Done()
         # where there is a running mean of the weights, it is what is scored and kept
         self.averaged = (
@@ -228,7 +235,7 @@ class _Training:
         done = self.done
         done.batch += 1
         step = (done.epoch - 1) * self.steps + done.batch
-        with _precision(self.device):
+        with self.precision():
             targets = self.targets[labels]  # (B, C)
             if self.recipe.mixup:
                 inputs, targets = self._mix(inputs, targets)
@@ -356,9 +363,11 @@ def _sigterm() -> Iterator[threading.Event]:
 
 def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     learning = [each for each in model.parameters() if each.requires_grad]
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    # fused: one pass over the weights, on a CPU ten times as fast; VGG has so many that they were half of its time
     if recipe.optimiser == "sgd":
-        return torch.optim.SGD(learning, recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay)
-    return torch.optim.AdamW(learning, recipe.learning_rate, weight_decay=recipe.weight_decay)
+        return torch.optim.SGD(learning, rate, momentum=0.9, weight_decay=decay, fused=True)
+    return torch.optim.AdamW(learning, rate, weight_decay=decay, fused=True)
 
 
 def _schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
@@ -396,11 +405,6 @@ def _utilisation(device: torch.device) -> list[float]:
         return [torch.cuda.utilization(device) / 100]
     except (ModuleNotFoundError, RuntimeError):  # NVIDIA's library of measurements is not installed
         return []
-
-
-def _precision(device: torch.device) -> "torch.autocast | nullcontext[None]":
-    """Mixed precision on a GPU. On a CPU float32: bfloat16 was measured 3-4 times slower."""
-    return torch.autocast("cuda", dtype=torch.float16) if device.type == "cuda" else nullcontext()
 
 
 def _average(

@@ -91,6 +91,24 @@ def bench_train(data: Path, _server: Server, photos: int = 160, size_px: int = 2
     return result("train", 1.15, times)
 
 
+def bench_precision(data: Path, _server: Server, photos: int = 160, size_px: int = 160, runs: int = 3) -> Result:
+    """An epoch of ResNet-34 from scratch, batch 16, in bfloat16. Peer: the same in float32.
+
+    What comes out depends on the CPU: one without instructions for bfloat16 is slower with it.
+    """
+    whole = replace(RECIPES["resnet34-scratch"], size_px=size_px, epochs=1, learning_rate=0.0001, precision="float32")
+    times: dict[str, list[float]] = {"float32": [], "ours": []}
+    with tempfile.TemporaryDirectory(prefix="binwatch-bench-") as folder:
+        found = dataset.load(DataSpec(_some(data, photos, Path(folder))), size_px)
+        for _ in range(runs):
+            float32_s, theirs = timed(lambda: _losses(found, whole))
+            bfloat16_s, ours = timed(lambda: _losses(found, replace(whole, precision="bfloat16")))
+            times["float32"].append(float32_s)
+            times["ours"].append(bfloat16_s)
+            _refuse_other_losses(ours, theirs, 0.1)
+    return result("precision", 1.2, times)
+
+
 def _some(data: Path, photos: int, folder: Path) -> Path:
     """A folder per count with links to some of the photos."""
     for photo in subset(read_source(data, COUNTS).photos, photos, 0):
@@ -169,4 +187,4 @@ def _reference(data: Dataset, recipe: Recipe) -> Losses:
     return found
 
 
-BENCHES = {"tune": bench_tune, "train": bench_train}
+BENCHES = {"tune": bench_tune, "train": bench_train, "precision": bench_precision}

@@ -108,9 +108,11 @@ def test_a_share_of_nothing_is_refused(drawn: Path) -> None:
 
 
 def test_settings_problems_are_listed_all_at_once() -> None:
-    done = call("scripts/train.py", "resnet18-small", "--out", "x", "--epochs", "many", "--learning-rate", "-1")
+    done = call("scripts/train.py", "resnet18-small", "--out", "x", "--epochs", "many", "--learning-rate", "-1",
+                "--precision", "half")  # fmt: skip
     assert "epochs is 'many'" in done.stderr
     assert "learning_rate is -1.0" in done.stderr
+    assert "precision is 'half'; choose one of auto, float32, bfloat16" in done.stderr
 
 
 def test_predict_answers_from_an_archive_without_a_server(trained: Trained, drawn: Path) -> None:

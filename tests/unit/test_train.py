@@ -1,9 +1,11 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from serve.errors import TrainingError
 from tests.conftest import TINY
@@ -54,6 +56,29 @@ def test_augmentation_leaves_the_data_as_it_was(data: Dataset) -> None:
 def test_a_last_batch_of_one_photo_does_not_stop_the_training(data: Dataset) -> None:
     fitted = fit(data, replace(TINY, batch_size=len(data.train) - 1))
     assert np.isfinite(fitted.epochs[0].validation_loss)
+
+
+def test_bfloat16_computes_with_less_and_keeps_and_scores_float32(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(TINY, epochs=2, augment=False)
+    whole = fit(data, recipe)
+    assert fit(data, replace(recipe, precision="float32")).epochs[0].train_loss == whole.epochs[0].train_loss
+    seen, real = [], F.cross_entropy
+
+    def noting(logits: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        seen.append(logits.dtype)
+        return real(logits, *args, **kwargs)
+
+    monkeypatch.setattr(F, "cross_entropy", noting)
+    half = fit(data, replace(recipe, precision="bfloat16"))
+    scored = 2
+    assert seen.count(torch.bfloat16) == len(seen) - scored > 0
+    assert {each.dtype for each in half.model.parameters()} == {torch.float32}
+    assert half.epochs[0].train_loss != whole.epochs[0].train_loss
+    assert half.epochs[0].train_loss == pytest.approx(whole.epochs[0].train_loss, abs=0.05)
+    best = min(epoch.validation_loss for epoch in half.epochs)
+    assert score(half.model, data.validation).loss == pytest.approx(best, abs=1e-5)
 
 
 def test_says_when_the_loss_is_no_number(data: Dataset) -> None:
