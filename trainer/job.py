@@ -107,10 +107,11 @@ def run_training(
 
 
 def _write_training(out: Path, recipe: Recipe, fitted: Fitted, photos: int, seconds: float) -> None:
-    """Leave ``training.json`` in ``out``. ``seconds``: of this process, from reading the data to the archive."""
+    """Leave ``training.json`` in ``out``. ``seconds``: of this process, from reading the data to the archive;
+    to them come the steps of those that were interrupted."""
     about = {
         "recipe": asdict(recipe), "train_photos": photos, "epochs": len(fitted.epochs), "best_epoch": fitted.best_epoch,
-        "seconds": round(seconds, 1), "resumed_at_epoch": fitted.resumed_at or None,
+        "seconds": round(seconds + fitted.earlier_s, 1), "resumed_at_epoch": fitted.resumed_at or None,
         "photos_per_second": round(statistics.median(each.photos_per_second for each in fitted.epochs), 1),
         "stopped_by": fitted.stopped_by, "rules": [asdict(each) for each in fitted.fired],
     }  # fmt: skip

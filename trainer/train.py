@@ -47,7 +47,8 @@ class Epoch:
     """What one epoch gave. Losses are mean cross-entropies in nats, accuracies and shares 0-1.
 
     ``majority_share``: of the validation photos, how many got the most frequent answer; ``step_ms``:
-    median time of a step; ``data_wait_share``: of the time, how much went by waiting for photos.
+    median time of a step; ``data_wait_share``: of the time, how much went by waiting for photos;
+    ``seconds``: of its steps, without the scoring.
     """
 
     number: int
@@ -61,6 +62,7 @@ class Epoch:
     step_ms: float
     data_wait_share: float
     gpu_utilisation: float | None = None
+    seconds: float = 0.0
 
     def metrics(self) -> dict[str, float]:
         """The numbers to log, by name."""
@@ -71,7 +73,9 @@ class Epoch:
 class Fitted:
     """A trained counter with the weights of its best epoch (lowest validation loss).
 
-    ``fired``: the rules that did, each once; ``stopped_by``: the rule that ended the training early.
+    ``fired``: the rules that did, each once; ``stopped_by``: the rule that ended the training early;
+    ``resumed_at``: the epoch in which it went on after an interruption, 0 without one; ``earlier_s``: seconds of
+    the steps before it.
     """
 
     model: Counter
@@ -80,6 +84,7 @@ class Fitted:
     fired: list[Fired] = field(default_factory=list)
     stopped_by: str = ""
     resumed_at: int = 0
+    earlier_s: float = 0.0
 
 
 class Score(NamedTuple):
@@ -129,7 +134,8 @@ def fit(
         on_rule(fired)
     training.run(on_epoch, on_rule, checkpoints)
     done = training.done
-    return Fitted(model, done.epochs, done.best_epoch, done.fired, training.stopped_by, training.resumed_at)
+    return Fitted(model, done.epochs, done.best_epoch, done.fired, training.stopped_by, training.resumed_at,
+                  training.earlier_s)  # fmt: skip
 
 
 @dataclass
@@ -175,7 +181,7 @@ class _Training:
         )  # fmt: skip
         self.targets = soft_labels(learned_counts(data.counts, recipe), recipe.label_sigma).to(device)
         self.best_weights = copy.deepcopy(model.state_dict())
-        self.stopped_by, self.resumed_at = "", 0
+        self.stopped_by, self.resumed_at, self.earlier_s = "", 0, 0.0
 
     def run(
         self, on_epoch: Callable[[Epoch], object], on_rule: Callable[[Fired], object], checkpoints: Path | None
@@ -281,7 +287,7 @@ class _Training:
             done.epoch, done.loss_sum / done.seen, done.correct / done.seen, found.loss, found.accuracy,
             self.optimiser.param_groups[0]["lr"], done.seen / seconds, found.majority_share,
             1000 * statistics.median(done.steps_s), done.waited_s / seconds,
-            statistics.mean(done.utilisation) if done.utilisation else None,
+            statistics.mean(done.utilisation) if done.utilisation else None, seconds,
         ))  # fmt: skip
         done.epochs.append(epoch)
         if found.loss < done.best_loss:
@@ -345,6 +351,7 @@ class _Training:
         self.done = _Done(**{**done, "epochs": [Epoch(**each) for each in done["epochs"]],
                              "fired": [Fired(**each) for each in done["fired"]]})  # fmt: skip
         self.resumed_at = self.done.epoch
+        self.earlier_s = sum([each.seconds for each in self.done.epochs] + self.done.steps_s) + self.done.waited_s
 
 
 @contextmanager

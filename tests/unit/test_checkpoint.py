@@ -44,7 +44,7 @@ def same(one: Fitted, other: Fitted) -> None:
     for key, value in one.model.state_dict().items():
         assert torch.equal(value, other.model.state_dict()[key]), key
     timeless = [
-        [replace(each, photos_per_second=0, step_ms=0, data_wait_share=0) for each in fitted.epochs]
+        [replace(each, photos_per_second=0, step_ms=0, data_wait_share=0, seconds=0) for each in fitted.epochs]
         for fitted in (one, other)
     ]
     assert timeless[0] == timeless[1]
@@ -62,6 +62,8 @@ def test_killed_after_an_epoch(data: Dataset, whole: Fitted, tmp_path: Path, epo
     told: list[int] = []
     resumed = fit(data, RECIPE, lambda found: told.append(found.number), checkpoints=tmp_path)
     assert resumed.resumed_at == epoch + 1
+    assert resumed.earlier_s == pytest.approx(sum(each.seconds for each in resumed.epochs[:epoch]))
+    assert resumed.earlier_s > 0
     assert told == [1, 2, 3], "the new record is whole"
     same(resumed, whole)
 
@@ -86,7 +88,9 @@ def test_sigterm_in_the_middle_of_an_epoch(
             fit(data, RECIPE, checkpoints=tmp_path)
     assert left.value.code == 143
     assert ran == batch
-    same(fit(data, RECIPE, checkpoints=tmp_path), whole)
+    resumed = fit(data, RECIPE, checkpoints=tmp_path)
+    assert (resumed.earlier_s > 0, whole.earlier_s) == (True, 0)
+    same(resumed, whole)
 
 
 def test_a_checkpoint_of_another_training_is_refused(data: Dataset, drawn: Path, tmp_path: Path) -> None:
