@@ -21,7 +21,7 @@ class Recipe:
     weights, which is what is kept; ``mirrored``: an answer is the mean over a photo and its mirror image.
 
     ``precision``: of the sums while it learns: ``auto`` (float16 on a GPU, float32 on a CPU), ``float32`` or
-    ``bfloat16``, which CPUs with instructions for it (avx512_bf16, amx_bf16) do nearly twice as fast for ResNet and
+    ``bfloat16``, which CPUs with instructions for it (avx512_bf16, amx_bf16) do up to twice as fast for ResNet and
     VGG, and slower for the depthwise convolutions of EfficientNet. Weights, their steps and scores are float32.
     """
 

@@ -371,7 +371,7 @@ def _sigterm() -> Iterator[threading.Event]:
 def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     learning = [each for each in model.parameters() if each.requires_grad]
     rate, decay = recipe.learning_rate, recipe.weight_decay
-    # fused: one pass over the weights, on a CPU ten times as fast; VGG has so many that they were half of its time
+    # fused: one pass over the weights, on a CPU ten times as fast, which those of VGG need
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(learning, rate, momentum=0.9, weight_decay=decay, fused=True)
     return torch.optim.AdamW(learning, rate, weight_decay=decay, fused=True)
