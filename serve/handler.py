@@ -39,7 +39,7 @@ class BinCounterHandler:
         if self.capture:
             atexit.register(self.capture.close)
             if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # else nothing runs at exit
+                signal.signal(signal.SIGTERM, partial(_end, self.capture))
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[Any]:
         """One answer for each request of the batch; a list for one with a list of photos."""
@@ -69,6 +69,11 @@ class BinCounterHandler:
                 data=data, link=outcome.link, attributes=request.attributes, brightness=brightness,
                 sharpness=sharpness, event_id=entry.get("event_id") or str(uuid.uuid4()),
             ))  # fmt: skip
+
+
+def _end(kept: capture.Capture, *_: Any) -> None:
+    kept.close()  # before the end: TorchServe kills a worker at once whose connection is gone
+    sys.exit(0)
 
 
 def _reply(context: Any, index: int, entries: list[dict[str, Any]], listed: bool) -> Any:

@@ -1,5 +1,6 @@
 """Every form of a request, every status, and the record of each, against a real TorchServe and a real S3 server."""
 
+import atexit
 import base64
 import json
 import os
@@ -12,11 +13,13 @@ from typing import Any
 import pytest
 import requests
 
-from serve import hourly, links
+from serve import archive, hourly, links
 from serve.embedded import free_port, s3_server
+from serve.handler import BinCounterHandler
 from serve.links import MAX_BYTES
 from serve.upload import Spool
 from tests.integration.serving import Deployed, deployed
+from tests.integration.test_fuzz_handler import context, send
 from tests.unit.test_capture import MOMENT, lines, until
 from trainer.job import Trained
 
@@ -212,6 +215,26 @@ def test_every_answer_is_in_the_record_with_what_was_asked(server: Deployed, pho
     linked = records(server)[listed[0]["event_id"]]["captureData"]["endpointInput"]
     assert json.loads(linked["data"]) == {"uri": "s3://bins/a b/é.jpg"}
     assert [each["eventMetadata"]["binwatch"]["status"] for each in records(server).values()].count(422) >= 1
+
+
+def test_a_worker_that_is_stopped_writes_its_record_before_it_lets_go_of_torchserve(
+    trained: Trained, photo: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BINWATCH_CAPTURE", str(tmp_path))
+    monkeypatch.setenv("TS_DECODE_INPUT_REQUEST", "true")  # the handler changes it: put back at the end
+    before, handler = signal.getsignal(signal.SIGTERM), BinCounterHandler()
+    with archive.unpacked(trained.archive) as folder:
+        handler.initialize(context(folder))
+        assert handler.capture
+        try:
+            sent = send(handler, folder, [("image/jpeg", photo)] * 8)
+            with pytest.raises(SystemExit):
+                os.kill(os.getpid(), signal.SIGTERM)
+            written = {each["eventMetadata"]["eventId"] for each in lines(tmp_path)}
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            atexit.unregister(handler.capture.close)
+    assert {answer["event_id"] for _, answer in sent} == written
 
 
 def test_a_worker_that_is_killed_leaves_whole_lines_and_a_stopped_one_all_of_them(
