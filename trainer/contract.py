@@ -26,11 +26,11 @@ from typing import Any
 from serve.errors import BinwatchError, SettingsError, TrainingError
 from trainer import checkpoint, cli, contract_lines, distributed
 from trainer.dataset import DataSpec
+from trainer.epochs import Epoch
 from trainer.job import learn, run_evaluation, run_training
 from trainer.jobs import EPOCHS
 from trainer.recipes import Recipe
 from trainer.tracking import TrackedRun, Tracking
-from trainer.train import Epoch
 
 CHANNEL = "training"
 KNOWN = {"recipe", "epochs", "size_px", "batch_size", "learning_rate", "seed", "architecture", "weights",

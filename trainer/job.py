@@ -15,6 +15,7 @@ from pathlib import Path
 from trainer import checkpoint, distributed, plots, signing
 from trainer.alarms import CURVE
 from trainer.dataset import Dataset, DataSpec, Part
+from trainer.epochs import Epoch, Fitted
 from trainer.evaluate import Evaluated, Prediction, evaluate, judged
 from trainer.export import write_archive
 from trainer.outputs import DATASET, EVALUATION, PREDICTIONS, REFERENCE, TRAINING
@@ -22,7 +23,7 @@ from trainer.prepared import AUDIT, REPORT, load_any
 from trainer.recipes import Recipe
 from trainer.rules import Fired
 from trainer.tracking import TrackedRun
-from trainer.train import Epoch, Fitted, fit
+from trainer.train import fit
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from trainer.alarms import Alarms
 from trainer.calibration import reliability
+from trainer.epochs import Epoch
 from trainer.evaluate import Evaluation, Prediction
-from trainer.train import Epoch
 
 if TYPE_CHECKING:
     from trainer.tune import Trial  # Optuna takes a second to import, and jobs do without

@@ -5,17 +5,16 @@ seed, the epoch and the batch, so that a training that was interrupted goes on a
 """
 
 import copy
-import math
 import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,74 +24,19 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from serve.errors import TrainingError
-from trainer import checkpoint, distributed, rules
+from trainer import checkpoint, distributed, rules, steps
 from trainer.batches import batches, join_extra, learned_counts, soft_labels
-from trainer.dataset import Dataset, Part
+from trainer.dataset import Dataset
+from trainer.epochs import Done, Epoch, Fitted
 from trainer.features import Head, Stem, Tail, with_features
-from trainer.model import NO_WEIGHTS, Counter, create
+from trainer.model import NO_WEIGHTS, create
 from trainer.recipes import Recipe
-from trainer.rules import Fired, Layer
+from trainer.rules import Fired
+from trainer.scoring import score
 
 WATCH_EVERY = 10
 """Steps between two looks at gradients and weights; the first step is looked at too."""
-PRECISION = {
-    ("cuda", "auto"): torch.float16, ("cuda", "bfloat16"): torch.bfloat16, ("cpu", "bfloat16"): torch.bfloat16
-}  # fmt: skip
-"""What is computed with in place of float32, by device and a recipe's word."""
 TERMINATED = 128 + signal.SIGTERM
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch gave. Losses are mean cross-entropies in nats, accuracies and shares 0-1.
-
-    ``majority_share``: of the validation photos, how many got the most frequent answer; ``step_ms``:
-    median time of a step; ``data_wait_share``: of the time, how much went by waiting for photos;
-    ``seconds``: of its steps, without the scoring.
-    """
-
-    number: int
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-    learning_rate: float
-    photos_per_second: float
-    majority_share: float
-    step_ms: float
-    data_wait_share: float
-    gpu_utilisation: float | None = None
-    seconds: float = 0.0
-
-    def metrics(self) -> dict[str, float]:
-        """The numbers to log, by name."""
-        return {key: value for key, value in asdict(self).items() if key != "number" and value is not None}
-
-
-@dataclass
-class Fitted:
-    """A trained counter with the weights of its best epoch (lowest validation loss).
-
-    ``fired``: the rules that did, each once; ``stopped_by``: the rule that ended the training early;
-    ``resumed_at``: the epoch in which it went on after an interruption, 0 without one; ``earlier_s``: seconds of
-    the steps before it.
-    """
-
-    model: Counter
-    epochs: list[Epoch] = field(default_factory=list)
-    best_epoch: int = 0
-    fired: list[Fired] = field(default_factory=list)
-    stopped_by: str = ""
-    resumed_at: int = 0
-    earlier_s: float = 0.0
-
-
-class Score(NamedTuple):
-    """Mean cross-entropy, accuracy (0-1), and the share of the photos that got the most frequent answer (0-1)."""
-
-    loss: float
-    accuracy: float
-    majority_share: float
 
 
 def fit(
@@ -138,24 +82,6 @@ def fit(
                   training.earlier_s)  # fmt: skip
 
 
-@dataclass
-class _Done:
-    """How far a training has come: ``batch`` batches of ``epoch``, and what they summed up to."""
-
-    epoch: int = 1
-    batch: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    seen: int = 0
-    waited_s: float = 0.0
-    steps_s: list[float] = field(default_factory=list)
-    utilisation: list[float] = field(default_factory=list)
-    epochs: list[Epoch] = field(default_factory=list)
-    fired: list[Fired] = field(default_factory=list)
-    best_epoch: int = 0
-    best_loss: float = float("inf")
-
-
 class _Training:
     """One training: model, optimiser, schedule, and how far it has come."""
 
@@ -167,16 +93,16 @@ class _Training:
         if distributed.rank():  # each its own dropout
             torch.manual_seed(recipe.seed + distributed.rank())
         self.steps = -(-len(data.train) // recipe.batch_size)
-        self.optimiser = _optimiser(model, recipe)
-        self.schedule = _schedule(self.optimiser, recipe, self.steps)
-        half = PRECISION.get((device.type, recipe.precision))
+        self.optimiser = steps.optimiser(model, recipe)
+        self.schedule = steps.schedule(self.optimiser, recipe, self.steps)
+        half = steps.PRECISION.get((device.type, recipe.precision))
         self.precision = partial(torch.autocast, device.type, half, enabled=half is not None)
         # only what is computed in float16 can become too small for it
         self.scaler = torch.amp.GradScaler(device.type, enabled=half == torch.float16)
-        self.done = _Done()
+        self.done = Done()
         # where there is a running mean of the weights, it is what is scored and kept
         self.averaged = (
-            AveragedModel(model, multi_avg_fn=partial(_average, recipe.average), use_buffers=True)
+            AveragedModel(model, multi_avg_fn=partial(steps.average, recipe.average), use_buffers=True)
             if recipe.average else None
         )  # fmt: skip
         self.targets = soft_labels(learned_counts(data.counts, recipe), recipe.label_sigma).to(device)
@@ -201,7 +127,7 @@ class _Training:
         ):
             if at == 0:
                 only = "" if recipe.weights == NO_WEIGHTS else "head."
-                self._fire(rules.AT_START, _layers(self.model, 1.0, only), 0, on_rule)
+                self._fire(rules.AT_START, steps.layers(self.model, 1.0, only), 0, on_rule)
             while self.done.epoch <= recipe.epochs and not self.stopped_by:
                 if self._train_epoch(bar, on_rule, stop):
                     if checkpoints:
@@ -256,8 +182,8 @@ class _Training:
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if step == 1 or step % WATCH_EVERY == 0:
-            self._fire(rules.AT_STEP, _layers(self.model, self.scaler.get_scale()), step, on_rule)
-            done.utilisation += _utilisation(self.device)
+            self._fire(rules.AT_STEP, steps.layers(self.model, self.scaler.get_scale()), step, on_rule)
+            done.utilisation += steps.utilisation(self.device)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.schedule.step()
@@ -296,7 +222,7 @@ class _Training:
         on_epoch(epoch)
         self._fire(rules.AT_EPOCH, done.epochs, done.epoch * self.steps, on_rule)
         bar.set_postfix(loss=f"{epoch.train_loss:.3f}", val=f"{found.loss:.3f}", acc=f"{found.accuracy:.1%}")
-        self.done = _Done(done.epoch + 1, epochs=done.epochs, fired=done.fired, best_epoch=done.best_epoch,
+        self.done = Done(done.epoch + 1, epochs=done.epochs, fired=done.fired, best_epoch=done.best_epoch,
                           best_loss=done.best_loss)  # fmt: skip
 
     def _fire(self, which: Any, numbers: Any, step: int, on_rule: Callable[[Fired], object]) -> None:
@@ -348,7 +274,7 @@ class _Training:
             if self.device.type == "cuda":
                 torch.cuda.set_rng_state_all(state["gpu_random"])
         done = state["done"] if first else {**state["done"], "loss_sum": 0.0, "correct": 0, "seen": 0}
-        self.done = _Done(**{**done, "epochs": [Epoch(**each) for each in done["epochs"]],
+        self.done = Done(**{**done, "epochs": [Epoch(**each) for each in done["epochs"]],
                              "fired": [Fired(**each) for each in done["fired"]]})  # fmt: skip
         self.resumed_at = self.done.epoch
         self.earlier_s = sum([each.seconds for each in self.done.epochs] + self.done.steps_s) + self.done.waited_s
@@ -366,83 +292,3 @@ def _sigterm() -> Iterator[threading.Event]:
         yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    learning = [each for each in model.parameters() if each.requires_grad]
-    rate, decay = recipe.learning_rate, recipe.weight_decay
-    # fused: one pass over the weights, on a CPU ten times as fast, which those of VGG need
-    if recipe.optimiser == "sgd":
-        return torch.optim.SGD(learning, rate, momentum=0.9, weight_decay=decay, fused=True)
-    return torch.optim.AdamW(learning, rate, weight_decay=decay, fused=True)
-
-
-def _schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """What the learning rate does from one step to the next."""
-    if recipe.schedule == "one-cycle":  # Smith, Topin 2018, https://arxiv.org/abs/1708.07120
-        return torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=recipe.epochs * steps)
-    if recipe.schedule == "step":
-        return torch.optim.lr_scheduler.StepLR(optimiser, 10 * steps, gamma=0.1)
-    return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
-
-
-def _layers(model: nn.Module, scale: float, only: str = "") -> list[Layer]:
-    """The numbers of all layers that learn. ``scale``: what the gradients were multiplied with."""
-    weights = [
-        (name, each)
-        for name, each in model.named_parameters()
-        if each.requires_grad and each.dim() > 1 and only in name
-    ]
-    nothing = torch.zeros((), device=weights[0][1].device)
-    numbers = torch.stack([
-        torch.stack([
-            each.grad.abs().mean().float() / scale if each.grad is not None else nothing,
-            each.detach().abs().max().float(),
-            each.detach().float().std() * math.sqrt(each.numel() / each.shape[0]),
-        ]) for _, each in weights
-    ]).tolist()  # fmt: skip
-    return [Layer(name, *row) for (name, _), row in zip(weights, numbers, strict=True)]
-
-
-def _utilisation(device: torch.device) -> list[float]:
-    """The share (0-1) of the last second that the GPU computed; nothing where it cannot be read."""
-    if device.type != "cuda":
-        return []
-    try:
-        return [torch.cuda.utilization(device) / 100]
-    except (ModuleNotFoundError, RuntimeError):  # NVIDIA's library of measurements is not installed
-        return []
-
-
-def _average(
-    decay: float, averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Tensor
-) -> None:  # fmt: skip
-    """A running mean that forgets what it began with the sooner, the fewer the steps."""
-    decay = min(decay, (1 + int(steps)) / (10 + int(steps)))
-    for mean, value in zip(averaged, current, strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
-
-
-@torch.no_grad()
-def predict_logits(model: nn.Module, part: Part, batch_size: int = 64) -> Tensor:
-    """Logits float32 ``(N, C)`` for ``part``, on the CPU, without augmentation."""
-    model.eval()
-    device = next(model.parameters()).device
-    return torch.cat([
-        model(torch.from_numpy(part.pixels[i : i + batch_size]).to(device)).float().cpu()
-        for i in range(0, len(part), batch_size)
-    ])  # fmt: skip
-
-
-def score(model: nn.Module, part: Part) -> Score:
-    """How well ``model`` does on ``part``, of which each process looks at its share."""
-    mine = part.rows(np.arange(distributed.rank(), len(part), distributed.size()))
-    logits, labels = predict_logits(model, mine), torch.from_numpy(mine.labels)
-    answers = logits.argmax(1)
-    loss = F.cross_entropy(logits.double(), labels, reduction="sum")
-    sums = torch.cat([loss[None], (answers == labels).sum()[None], answers.bincount(minlength=logits.shape[1])])
-    loss_sum, correct, *frequencies = (distributed.total(sums) / len(part)).tolist()
-    return Score(loss_sum, correct, max(frequencies))

@@ -17,9 +17,10 @@ from trainer.benches import COUNTS, Result, Server, result, timed
 from trainer.dataset import Dataset, DataSpec
 from trainer.model import create
 from trainer.recipes import RECIPES, Recipe
+from trainer.scoring import score
 from trainer.sources import read_source
 from trainer.split import subset
-from trainer.train import fit, score
+from trainer.train import fit
 
 Losses = list[tuple[float, float]]
 """Of every epoch, the training and the validation loss, in nats."""

@@ -19,8 +19,9 @@ from serve.errors import TrainingError
 from tests.conftest import TINY, rounds
 from trainer import checkpoint, model, train
 from trainer.dataset import Dataset, DataSpec, load
+from trainer.epochs import Epoch, Fitted
 from trainer.model import Architecture
-from trainer.train import Epoch, Fitted, fit
+from trainer.train import fit
 
 RECIPE = replace(TINY, architecture="efficientnet-lite0", epochs=3)  # it has dropout: its random state counts
 

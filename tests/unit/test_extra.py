@@ -13,11 +13,12 @@ from trainer import features, prepared, synthetic
 from trainer.batches import soft_labels
 from trainer.counts import Counts, parse, wider
 from trainer.dataset import DataSpec, load
+from trainer.epochs import Epoch
 from trainer.features import Stem, Tail
 from trainer.job import run_evaluation, run_training
 from trainer.model import create
 from trainer.recipes import RECIPES
-from trainer.train import Epoch, fit
+from trainer.train import fit
 
 COUNTS = Counts()
 SMALL = replace(RECIPES["best"], size_px=64, epochs=1, batch_size=16)

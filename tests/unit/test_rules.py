@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from serve.errors import TrainingError
 from tests.conftest import TINY
-from trainer import model, rules, train
+from trainer import model, rules, steps
 from trainer.dataset import Dataset, DataSpec, load
 from trainer.model import Architecture
 from trainer.rules import Fired
@@ -86,9 +86,9 @@ def test_overfitting_and_overtraining(data: Dataset, monkeypatch: pytest.MonkeyP
 
 
 def test_a_gpu_that_waits(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "_utilisation", lambda device: [0.2])
+    monkeypatch.setattr(steps, "utilisation", lambda device: [0.2])
     assert "20%" in fired(data, monkeypatch, small)["low-gpu-utilisation"].reason
-    monkeypatch.setattr(train, "_utilisation", lambda device: [0.9])
+    monkeypatch.setattr(steps, "utilisation", lambda device: [0.9])
     assert "low-gpu-utilisation" not in fired(data, monkeypatch, small)
 
 

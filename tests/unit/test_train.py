@@ -15,7 +15,8 @@ from trainer.counts import Counts
 from trainer.dataset import Dataset, DataSpec, load
 from trainer.model import ARCHITECTURES, create
 from trainer.recipes import RECIPES
-from trainer.train import fit, score
+from trainer.scoring import score
+from trainer.train import fit
 
 
 @pytest.fixture(scope="module")
