@@ -10,12 +10,12 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from trainer import abid, cli, counts, s3
+from trainer import abid, cli, counts, s3, transfer
 
 
 def main(args: Namespace) -> int:
     if args.upload:
-        sent, there = s3.upload(args.out, args.upload, args.endpoint_url, args.workers)
+        sent, there = transfer.upload(args.out, args.upload, args.endpoint_url, args.workers)
         cli.emit(args, {"sent": sent, "present": there}, f"sent {sent} files to {args.upload}; {there} were there")
         return cli.OK
     store = s3.open_store(args.source, args.endpoint_url, args.workers)
@@ -24,11 +24,11 @@ def main(args: Namespace) -> int:
         chosen = abid.choose(abid.read_file_list(args.file_list), wanted, args.limit)
         ids = [photo_id for each in chosen.values() for photo_id in each]
         args.out.mkdir(parents=True, exist_ok=True)
-        s3.write_whole(args.out / "file_list.json", abid.file_list_json(chosen))
+        transfer.write_whole(args.out / "file_list.json", abid.file_list_json(chosen))
     else:
-        ids = s3.list_ids(store)[: args.limit]
-    report = s3.fetch(store, ids, len(ids), args.out, args.workers)
-    left_out = f"{len(report.missing)} missing, {len(report.damaged)} damaged, named in {args.out / s3.REPORT}"
+        ids = transfer.list_ids(store)[: args.limit]
+    report = transfer.fetch(store, ids, len(ids), args.out, args.workers)
+    left_out = f"{len(report.missing)} missing, {len(report.damaged)} damaged, named in {args.out / transfer.REPORT}"
     megabytes = report.size_bytes / 1e6
     text = f"fetched {report.fetched} files ({megabytes:.1f} MB), {report.present} were there; {left_out}"
     cli.emit(args, vars(report), text)

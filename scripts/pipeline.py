@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from serve import alerts, drift
-from trainer import cli, continuous, keeping, policy, retention, s3, signing
+from trainer import cli, continuous, keeping, policy, retention, signing, transfer
 from trainer.execution import Request
 from trainer.pipeline import How, wait_for_promoter
 from trainer.tracking import Tracking
@@ -19,7 +19,7 @@ from trainer.tracking import Tracking
 
 def main(args: Namespace) -> int:
     options, uri = vars(args), args.data if str(args.data).startswith("s3://") else ""
-    mirror = {"data": str(s3.mirror_folder(uri, args.state / "s3"))} if uri else {}
+    mirror = {"data": str(transfer.mirror_folder(uri, args.state / "s3"))} if uri else {}
     spec = cli.data_spec({**options, **mirror}, args.state / "drawn")
     request = Request(spec, cli.recipe(args.recipe, options), uri)
     settled_s, trusted = 60.0 if args.watch else 0.0, signing.at_home(args.state)

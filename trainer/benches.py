@@ -21,7 +21,7 @@ import numpy as np
 from botocore import UNSIGNED
 from botocore.config import Config
 
-from trainer import s3
+from trainer import s3, transfer
 from trainer.counts import Counts
 from trainer.prepared import decoded, prepare
 from trainer.slow_proxy import SlowProxy
@@ -99,10 +99,10 @@ def _run(words: Sequence[object]) -> None:
 
 
 def _fill_bucket(data: Path, ids: list[str], few: Path, url: str) -> None:
-    s3.fetch(s3.FolderStore(data), ids, len(ids), few)
-    (few / s3.REPORT).unlink()
+    transfer.fetch(s3.FolderStore(data), ids, len(ids), few)
+    (few / transfer.REPORT).unlink()
     s3.S3Store("s3://bins", url).client.create_bucket(Bucket="bins")
-    s3.upload(few, "s3://bins", url)
+    transfer.upload(few, "s3://bins", url)
 
 
 def _report_loop(url: str, ids: list[str], out: Path) -> None:

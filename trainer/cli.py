@@ -161,9 +161,9 @@ def _refuse(problems: list[str]) -> None:
 def _source(data: str | None, drawn: Path) -> Path | None:
     """The folder that was named; one that mirrors the bucket where an S3 address was."""
     if data and data.startswith("s3://"):
-        from trainer import s3  # boto3 takes half a second, and most calls do without
+        from trainer import transfer  # boto3 takes half a second, and most calls do without
 
-        return s3.mirror(data, drawn.with_name("s3"))
+        return transfer.mirror(data, drawn.with_name("s3"))
     return Path(data) if data else None
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from serve import archive
 from serve.errors import AbsentError, AwayError
-from trainer import gate, judging, prepared, s3, step_cache, tracking
+from trainer import gate, judging, prepared, step_cache, tracking, transfer
 from trainer.arrivals import is_settled
 from trainer.dataset import Dataset, DataSpec, digest
 from trainer.evaluate import Evaluated
@@ -186,7 +186,7 @@ class _Steps:
         assert self.how.state
         source = self.spec.source
         if self.request.uri:
-            source = s3.mirror(self.request.uri, self.how.state / "s3")
+            source = transfer.mirror(self.request.uri, self.how.state / "s3")
         if prepared.is_prepared(source):
             return {"source": str(source)}
         if source.is_file() and not is_settled(source, self.how.settled_s):

@@ -17,7 +17,7 @@ from serve.embedded import s3_server
 from serve.errors import TrainingError
 from tests.conftest import LEFT
 from tests.e2e.stack import ROOT, Stack
-from trainer import jobs, prepared, s3, synthetic
+from trainer import jobs, prepared, s3, synthetic, transfer
 from trainer.abid import read_inventory
 from trainer.counts import Counts
 from trainer.jobs import Job
@@ -273,7 +273,7 @@ def test_the_trainer_takes_photos_from_an_s3_store(stack: Stack, drawn: Path, tm
     )
     with s3_server(tmp_path) as url:
         s3.S3Store("s3://bins", url).client.create_bucket(Bucket="bins")
-        s3.upload(drawn, "s3://bins/abid", url)
+        transfer.upload(drawn, "s3://bins/abid", url)
         command = ["docker", "run", "--rm", "--network", "host", "--env", f"BINWATCH_S3_ENDPOINT={url}",
                    "binwatch-trainer", "python", "-c", code]  # fmt: skip
         found = subprocess.run(command, text=True, capture_output=True, timeout=120)

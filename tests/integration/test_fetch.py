@@ -16,7 +16,7 @@ import pytest
 from serve.embedded import s3_server
 from serve.errors import DataError
 from tests.conftest import rounds
-from trainer import abid, cli, s3
+from trainer import abid, cli, s3, transfer
 from trainer.counts import Counts
 from trainer.slow_proxy import SlowProxy
 from trainer.sources import read_source
@@ -29,7 +29,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Iterator[str]:
     """An S3 server whose bucket ``bins`` holds 300 drawn bins below ``abid/``."""
     with s3_server(tmp_path_factory.mktemp("s3")) as address:
         s3.S3Store("s3://bins", address).client.create_bucket(Bucket="bins")
-        assert s3.upload(drawn, "s3://bins/abid", address) == (601, 0)
+        assert transfer.upload(drawn, "s3://bins/abid", address) == (601, 0)
         yield address
 
 
@@ -56,7 +56,7 @@ def test_fetches_what_was_uploaded_and_nothing_twice(url: str, drawn: Path, tmp_
     assert first.returncode == 0, first.stderr
     assert json.loads(first.stdout)["fetched"] == 600
     fetched = content(tmp_path)
-    assert fetched.pop(s3.REPORT)
+    assert fetched.pop(transfer.REPORT)
     assert json.loads(fetched.pop("file_list.json")) == json.loads((drawn / "file_list.json").read_text())
     assert fetched == {name: data for name, data in content(drawn).items() if name != "file_list.json"}
     second = json.loads(call([*command(url, drawn, tmp_path), "--json"]).stdout)
@@ -96,10 +96,10 @@ def test_missing_and_damaged_objects_are_listed_and_not_fatal(url: str, drawn: P
     store = s3.S3Store("s3://bins/odd", url)
     for name, data in {"bin-images/1.jpg": b"\xff\xd8 cut", "metadata/1.json": b"{", "metadata/2.json": b"{}"}.items():
         store.write(name, data)
-    report = s3.fetch(store, ["1", "2"], 2, tmp_path)
+    report = transfer.fetch(store, ["1", "2"], 2, tmp_path)
     assert (report.fetched, set(report.damaged), set(report.missing)) == (
         1, {"bin-images/1.jpg", "metadata/1.json"}, {"bin-images/2.jpg"})  # fmt: skip
-    listed = json.loads((tmp_path / s3.REPORT).read_text())
+    listed = json.loads((tmp_path / transfer.REPORT).read_text())
     assert "no JSON" in listed["damaged"]["metadata/1.json"]
     assert not (tmp_path / "metadata" / "1.json").exists()
 
@@ -125,7 +125,7 @@ def test_a_wrong_bucket_and_no_network_are_one_clear_error(url: str, drawn: Path
 def test_no_network_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(s3, "ATTEMPTS", 2)
     with pytest.raises(DataError, match="check the network"):
-        s3.fetch(s3.S3Store("s3://bins", "http://127.0.0.1:9"), ["1"], 1, tmp_path)
+        transfer.fetch(s3.S3Store("s3://bins", "http://127.0.0.1:9"), ["1"], 1, tmp_path)
 
 
 def test_a_full_disk_is_one_clear_error(url: str, drawn: Path, tmp_path: Path) -> None:
