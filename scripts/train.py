@@ -10,15 +10,17 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from trainer import cli
-from trainer.job import run_evaluation, run_training
 from trainer.recipes import RECIPES
-from trainer.tracking import Tracking
 
 
 def main(args: Namespace) -> int:
     options = vars(args)
     recipe = cli.recipe(args.recipe, options)
     spec = cli.data_spec(options, Path("var/drawn"))
+    # torch and MLflow take seconds: what is wrong with the words is said before
+    from trainer.job import run_evaluation, run_training
+    from trainer.tracking import Tracking
+
     tracked = nullcontext() if args.no_tracking else Tracking(args.tracking_uri).run(f"train {recipe.name}")
     with tracked as run:
         trained = run_training(

@@ -33,9 +33,6 @@ from trainer.recipes import Recipe
 from trainer.tracking import TrackedRun, Tracking
 
 CHANNEL = "training"
-KNOWN = {"recipe", "epochs", "size_px", "batch_size", "learning_rate", "seed", "architecture", "weights",
-         "precision", "stop_on", "export", "counts", "limit", "data_seed", "train_share", "drop_suspects",
-         "relabel_file"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,9 +52,10 @@ class TrainingJob:
 def read_job(base: Path, environ: Mapping[str, str]) -> TrainingJob:
     """Read the job below ``base`` (/opt/ml) and from SM_* variables. Raises SettingsError, DataError."""
     hyperparameters = _hyperparameters(base, environ)
-    unknown = sorted(set(hyperparameters) - KNOWN)
+    unknown = sorted(set(hyperparameters) - contract_lines.HYPERPARAMETERS)
     if unknown:
-        raise SettingsError(f"unknown hyperparameters {', '.join(unknown)}; known are {', '.join(sorted(KNOWN))}")
+        known = ", ".join(sorted(contract_lines.HYPERPARAMETERS))
+        raise SettingsError(f"unknown hyperparameters {', '.join(unknown)}; known are {known}")
     channel = Path(environ.get("SM_CHANNEL_TRAINING") or base / "input" / "data" / CHANNEL)
     if not channel.is_dir():
         raise SettingsError(f"there is no channel {CHANNEL!r} at {channel}; give the job an input channel of that name")

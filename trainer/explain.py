@@ -7,8 +7,8 @@ import numpy as np
 from scipy.stats import norm
 
 from trainer import guards
-from trainer.gate import UNDEPLOYED_ACCURACY, Comparison, Decision
-from trainer.policy import SIGNIFICANT
+from trainer.gate import Comparison, Decision
+from trainer.policy import SIGNIFICANT, UNDEPLOYED_ACCURACY
 
 WIDTH = 100
 POWER = 0.8

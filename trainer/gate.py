@@ -23,10 +23,7 @@ from trainer.evaluate import Evaluated, Prediction
 from trainer.guards import Guard, OfClass, Sides
 from trainer.intervals import bootstrap_interval, rmse_difference_interval
 from trainer.paired import Pairs, exact_p
-from trainer.policy import DEFAULT, SIGNIFICANT, Policy, from_dict
-
-UNDEPLOYED_ACCURACY = 0.1
-"""What a first challenger is compared with: the accuracy that counts as deployed when nothing is."""
+from trainer.policy import DEFAULT, SIGNIFICANT, UNDEPLOYED_ACCURACY, Policy, from_dict
 
 
 @dataclass(frozen=True)

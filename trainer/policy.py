@@ -16,6 +16,8 @@ from serve.errors import SettingsError
 
 GREATER, SIGNIFICANT = "greater", "significant"
 OFF = "off"
+UNDEPLOYED_ACCURACY = 0.1
+"""What a first challenger is compared with: the accuracy that counts as deployed when nothing is."""
 
 
 @dataclass(frozen=True)

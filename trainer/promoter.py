@@ -30,7 +30,7 @@ from trainer import decisions, gate, tracking
 from trainer.evaluate import Evaluation, from_json
 from trainer.fetching import fetch
 from trainer.outputs import EVALUATION
-from trainer.policy import DEFAULT, Policy
+from trainer.policy import DEFAULT, UNDEPLOYED_ACCURACY, Policy
 from trainer.settle import settle
 from trainer.tracking import Tracking, Version
 
@@ -234,7 +234,7 @@ class Promoter:
         version = champion.number if champion else None
         if _recorded_version(self._accuracy_file) == {"version": version}:
             return
-        accuracy = self._evaluation(champion).accuracy if champion else gate.UNDEPLOYED_ACCURACY
+        accuracy = self._evaluation(champion).accuracy if champion else UNDEPLOYED_ACCURACY
         partial = self._accuracy_file.with_suffix(".partial")
         partial.write_text(json.dumps({"accuracy": accuracy, "version": version}))
         partial.replace(self._accuracy_file)

@@ -12,11 +12,11 @@ from serve import archive
 from serve.errors import SettingsError, TrackingError
 from trainer.aws.package import PLACEHOLDER, Chosen, archive_in
 from trainer.outputs import ARCHIVE, EVALUATION
+from trainer.policy import UNDEPLOYED_ACCURACY
 
 log = logging.getLogger(__name__)
 
 LONGEST_VERSION = 12
-UNDEPLOYED_ACCURACY = 0.1
 
 
 def version(text: str) -> str:

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from serve.errors import SettingsError
-from trainer import contract
 from trainer.aws import pipelines
 from trainer.aws.account import Account
 from trainer.aws.definition import definition
 from trainer.aws.jobs import Training, training_job
 from trainer.aws.requests import Api, Recorder
 from trainer.aws.tuning import Tuning, tuning_job
+from trainer.contract_lines import HYPERPARAMETERS
 
 NAME = "binwatch"
 INSTANCE = "ml.g4dn.xlarge"
@@ -114,9 +114,9 @@ def _tune(api: Api, where: Account, args: Namespace, now: datetime) -> Did:
 def _training(where: Account, args: Namespace, name: str, defaults: Mapping[str, str]) -> Training:
     """A training of the command line's words. Raises SettingsError for a hyperparameter that there is not."""
     values = {key.replace("_", "-"): value for key, value in {**defaults, **given(args.set)}.items()}
-    unknown = sorted(key for key in values if key.replace("-", "_") not in contract.KNOWN)
+    unknown = sorted(key for key in values if key.replace("-", "_") not in HYPERPARAMETERS)
     if unknown:
-        known = ", ".join(sorted(contract.KNOWN))
+        known = ", ".join(sorted(HYPERPARAMETERS))
         raise SettingsError(f"the trainer has no hyperparameter {', '.join(unknown)}; it has {known}")
     return Training(
         hyperparameters=values, data=args.data or where.uri("data"), output=where.uri("models", name),
