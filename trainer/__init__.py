@@ -2,4 +2,6 @@
 
 import os
 
+import serve  # noqa: F401 - it keeps ONNX Runtime from telling its maker what it runs
+
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by mlflow while it is imported

@@ -1,7 +1,10 @@
 """What the project's layout promises."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,14 @@ def test_the_trainer_imports_only_the_leaves_of_serve(path: Path) -> None:
     assert rooms <= {"serve", "trainer"} | ({"mlflow"} if path.name == "tracking.py" else set())
     used = {".".join(name.split(".")[:2]) for name in imported(path) if name.startswith("serve")}
     assert used <= LEAVES
+
+
+@pytest.mark.parametrize("module", ["serve.counter", "trainer.features", "trainer.quantise"])
+def test_onnx_runtime_tells_nobody_what_it_runs(module: str, tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}  # where CI is set, it never tells
+    subprocess.run([sys.executable, "-c", f"import {module}"], check=True, cwd=ROOT, env=environ)
+    assert not list(tmp_path.rglob("onnxruntime.db"))  # what waits to be sent
+    assert not list(tmp_path.rglob("deviceid"))
 
 
 def test_the_images_of_trainer_and_server_share_the_torch_layer() -> None:
