@@ -14,7 +14,7 @@ demo: $(READY) ## the main job on this machine; ONCE=1 ends by itself, DATA= COU
 	@$(PY) scripts/demo.py $(if $(ONCE),--once) $(if $(DATA),--data $(DATA)) $(if $(COUNTS),--counts $(COUNTS)) $(if $(LIMIT),--limit $(LIMIT))
 
 test: $(READY) toolkits ## all tests that this machine can run
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "not e2e and not alone" -n 3 --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "not e2e and not alone" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 	@$(PY) -m pytest -m alone
 
 toolkits: $(READY) ## AWS's toolkits for the tests, in an environment of their own
