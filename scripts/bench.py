@@ -1,6 +1,6 @@
 """Measure how many times faster we are than a named peer, or better, in one run.
 
-python scripts/bench.py fetch|gate|loader|monitor|serve|train|tune [--data DIR] [--json]
+python scripts/bench.py fetch|gate|loader|monitor|precision|serve|train|tune [--data DIR] [--json]
 """
 
 from argparse import Namespace

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.benches import Result, Server, machine
+from trainer.benches import Result, Server, machine, rounded
 from trainer.gate import judge
 from trainer.policy import GREATER, SIGNIFICANT, Policy
 
@@ -87,13 +87,14 @@ def bench_gate(_data: Path, _server: Server) -> Result:
              for rule in (GREATER, SIGNIFICANT)}  # fmt: skip
     found = [shares[PHOTOS.index(FOUND_ON)] for name, shares in runs.items()
              if name.startswith(f"{SIGNIFICANT}, 5")]  # fmt: skip
-    ratio = round(sum(false[GREATER]) / sum(false[SIGNIFICANT]), 2)
+    ratio = sum(false[GREATER]) / sum(false[SIGNIFICANT])
     holds = (
         ratio >= 10 and max(false[SIGNIFICANT]) <= MOST_FALSE and min(found) >= LEAST_FOUND
         and min(false[GREATER]) >= 0.45 and max(false[GREATER]) <= 0.52
     )  # fmt: skip
     runs["seconds"] = [round(time.perf_counter() - start, 1)]
-    return Result("gate", ratio, 10.0, holds, {GREATER: ratio}, runs, machine(), "times fewer false promotions than")
+    shown = rounded(ratio)
+    return Result("gate", shown, 10.0, holds, {GREATER: shown}, runs, machine(), "times fewer false promotions than")
 
 
 BENCHES = {"gate": bench_gate}

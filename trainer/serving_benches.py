@@ -27,7 +27,7 @@ from serve import archive
 from serve.counter import Counter
 from serve.errors import ServerError, TrainingError
 from trainer import eager
-from trainer.benches import COUNTS, Result, machine
+from trainer.benches import COUNTS, Result, machine, rounded
 from trainer.dataset import DataSpec, load
 from trainer.export import write_archive
 from trainer.load import Load
@@ -88,8 +88,8 @@ def judged(found: Mapping[tuple[str, int], Sequence[Load]], in_process: float) -
     best = {name: max((_joined(loads) for (other, _), loads in found.items() if other == name),
                       key=lambda each: each.rate) for name, _ in found}  # fmt: skip
     ours = best[OURS]
-    ratios = {name: round(ours.rate / each.rate, 2) for name, each in best.items() if name != OURS}
-    ratios["our int8 in process"] = round(ours.rate / in_process, 2)
+    ratios = {name: ours.rate / each.rate for name, each in best.items() if name != OURS}
+    ratios["our int8 in process"] = ours.rate / in_process
     first = ratios[STOCK]
     holds = first >= TARGET and all(ours.p99_ms < best[name].p99_ms for name in (STOCK, LITSERVE))
     runs = {"int8 in process, photos/s": [round(in_process, 1)]}
@@ -97,7 +97,8 @@ def judged(found: Mapping[tuple[str, int], Sequence[Load]], in_process: float) -
         runs[f"{name}, {workers} workers: requests/s"] = [round(each.rate, 2) for each in loads]
         runs[f"{name}, {workers} workers: p99 ms"] = [round(each.p99_ms, 1) for each in loads]
     runs |= {f"{name}, best: p99 ms": [round(each.p99_ms, 1)] for name, each in best.items()}
-    return Result("serve", first, TARGET, holds, ratios, runs, machine())
+    return Result("serve", rounded(first), TARGET, holds, {name: rounded(each) for name, each in ratios.items()}, runs,
+                  machine())  # fmt: skip
 
 
 def _joined(loads: Sequence[Load]) -> Load:

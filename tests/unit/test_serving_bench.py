@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from serve.errors import ServerError
+from trainer.benches import result
 from trainer.load import Load, load
 from trainer.serving_benches import FP32, LITSERVE, OURS, STOCK, judged
 
@@ -23,14 +24,19 @@ def found(ours: float = 80, ours_s: float = 0.1, litserve_s: float = 0.5) -> dic
 def test_each_peer_counts_at_its_best() -> None:
     result = judged(found(), in_process=100)
     assert (result.ratio, result.holds) == (4.0, True)
-    assert result.peers == {STOCK: 4.0, LITSERVE: 5.0, FP32: 2.86, "our int8 in process": 0.8}
+    assert result.peers == {STOCK: 4.0, LITSERVE: 5.0, FP32: 2.857, "our int8 in process": 0.8}
     assert result.runs[f"{STOCK}, 1 workers: requests/s"] == [9, 9]
     assert result.runs[f"{OURS}, best: p99 ms"] == [100]
 
 
-@pytest.mark.parametrize("change", [{"ours": 79}, {"ours_s": 0.41}, {"litserve_s": 0.09}])
+@pytest.mark.parametrize("change", [{"ours": 79.99}, {"ours_s": 0.41}, {"litserve_s": 0.09}])
 def test_it_does_not_hold_where_we_are_too_slow_or_a_peer_is_steadier(change: dict[str, float]) -> None:
     assert not judged(found(**change), in_process=100).holds
+
+
+def test_what_is_asked_is_held_against_the_ratio_before_it_is_rounded() -> None:
+    made = result("train", 1.15, {"the peer": [106.902], "ours": [93.009]})
+    assert (made.ratio, made.holds) == (1.149, False)
 
 
 @pytest.fixture
