@@ -91,7 +91,8 @@ def s3_server(state: Path) -> Iterator[str]:
         *(f"-{name}={port}" for name, port in {**ports, **grpc}.items()),
     ]  # fmt: skip
     url = f"http://127.0.0.1:{ports['s3.port']}"
-    with _running("SeaweedFS", command, state, {}, f"{url}/healthz"):
+    # told to stop, it waits half a minute for subscribers that are its own; what was written is written
+    with _running("SeaweedFS", command, state, {}, f"{url}/healthz", stop_s=1):
         yield url
 
 
@@ -139,7 +140,7 @@ def _local_config(inference: str, management: str, store: Path) -> str:
 
 @contextmanager
 def _running(
-    name: str, command: Sequence[object], state: Path, extra: Mapping[str, str], health_url: str
+    name: str, command: Sequence[object], state: Path, extra: Mapping[str, str], health_url: str, stop_s: float = 15
 ) -> Iterator[None]:
     work = state.resolve() / f"{name.lower()}-work"
     work.mkdir(parents=True, exist_ok=True)
@@ -152,7 +153,7 @@ def _running(
         _wait_healthy(name, process, health_url, log_path)
         yield
     finally:
-        _stop(process)
+        _stop(process, stop_s)
 
 
 def _wait_healthy(name: str, process: "subprocess.Popen[bytes]", url: str, log: Path, timeout_s: float = 120) -> None:
@@ -168,7 +169,7 @@ def _wait_healthy(name: str, process: "subprocess.Popen[bytes]", url: str, log: 
     raise ServerError(f"{name} did not answer {url} within {timeout_s:.0f} s; see {log}")
 
 
-def _stop(process: "subprocess.Popen[bytes]", timeout_s: float = 15) -> None:
+def _stop(process: "subprocess.Popen[bytes]", timeout_s: float) -> None:
     for signum in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, signum)

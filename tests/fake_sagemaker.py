@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,7 @@ def capture(config: dict[str, Any]) -> int:
     return int(config.get("DataCaptureConfig", {}).get("InitialSamplingPercentage", 0))
 
 
+@cache
 def client(service: str, url: str) -> Any:
     keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": "us-east-1"}
     return boto3.client(service, endpoint_url=url, **keys)

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,19 +17,16 @@ from mlflow import MlflowClient
 from serve.errors import DataError, HeldError, TrackingError, TrainingError
 from tests.conftest import TINY, rounds
 from tests.integration.mortal import Killed, flaky, mortal, promoting
-from tests.integration.test_pipeline import small
-from trainer import model, policy, prepared, tracking, underway
+from trainer import policy, prepared, tracking, underway
 from trainer.arrivals import Arrivals
 from trainer.continuous import Limits, read_past
 from trainer.dataset import DataSpec
 from trainer.execution import Execution, Request, Retry
 from trainer.keeping import MOST_STARTS, Keeper
-from trainer.model import Architecture
 from trainer.pipeline import How, prepared_folder, request_of, runs_of
 from trainer.policy import Policy
 from trainer.tracking import Tracking
 
-SMALL = replace(TINY, architecture="small")
 GREATER = Policy(rule=policy.GREATER).without_guards()
 """A model that is barely trained passes it: what is tested here is not the gate."""
 LIMITS = Limits(new_photos=20, new_share=0.05, cooldown_s=0)
@@ -46,14 +42,6 @@ class Told(list[tuple[bool, str]]):
         self.append((failing, reason))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _small() -> Iterator[None]:
-    """A network that is exported in a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(model.ARCHITECTURES, "small", Architecture(small, 8, dict))
-        yield
-
-
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
@@ -61,7 +49,7 @@ def state(tmp_path: Path) -> Path:
 
 def keeper(registry: Tracking, source: Path, state: Path, **more: Any) -> Keeper:
     how = How(state, retry=Retry(3, 0.01), policy=GREATER)
-    request = Request(DataSpec(source), SMALL)
+    request = Request(DataSpec(source), TINY)
     arrivals = Arrivals(request.spec, settled_s=0)
     return Keeper(registry, request, promoting(registry), how, limits=LIMITS, arrivals=arrivals, **more)
 
@@ -109,7 +97,7 @@ def test_what_has_not_changed_comes_from_the_cache(registry: Tracking, drawn: Pa
     assert second.challenger == second.champion
     assert sum(step.seconds for step in second.steps) < sum(step.seconds for step in first.steps) + 5
 
-    other = Request(DataSpec(drawn), replace(SMALL, seed=1))  # another recipe is trained; the champion is as it was
+    other = Request(DataSpec(drawn), replace(TINY, seed=1))  # another recipe is trained; the champion is as it was
     third = Keeper(registry, other, promoting(registry), How(state, policy=GREATER)).once()
     assert (cached(third)["train"], cached(third)["evaluate"]) == (False, False)
     assert len(registry.versions()) == 2
@@ -211,7 +199,7 @@ def test_mlflow_away_for_long_fails_the_execution_and_it_can_be_resumed(
 
 
 def test_an_execution_that_keeps_dying_is_given_up(registry: Tracking, drawn: Path, state: Path) -> None:
-    told, request = Told(), Request(DataSpec(drawn), SMALL)
+    told, request = Told(), Request(DataSpec(drawn), TINY)
     with registry.run("execution", tags={"binwatch.token": request.token}):
         for _ in range(MOST_STARTS):
             underway.note(state, request)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ from trainer.tracking import Tracking
 ROOT = Path(__file__).parents[2]
 PACE = Pace(poll_s=0.01, timeout_s=60)
 SCALED = {"ServiceNamespace": "sagemaker"}
+
+
+@cache
+def reach(url: str) -> Aws:
+    """The fake account, with clients that are made once: each reads descriptions of megabytes."""
+    return Aws("us-east-1", url)
 
 
 class Killed(BaseException):
@@ -67,7 +74,7 @@ class Account:
 
     def deploy(self, number: int = 0, wanted: Wanted | None = None, **options: Any) -> tuple[Outcome, Noted]:
         """Deploy one of the versions."""
-        noted = Noted(Aws("us-east-1", self.fake.url))
+        noted = Noted(reach(self.fake.url))
         return deploy(noted, wanted or self.wanted, self.versions[number], PACE, **options), noted
 
     def config(self, number: int = 0, wanted: Wanted | None = None) -> str:
@@ -264,10 +271,10 @@ def test_a_later_failure_returns_to_what_passed_last(account: Account) -> None:
     account.fake.looks = 0
     _, whole = account.deploy(1)
     cut = [each.operation for each in whole.requests].index("InvokeEndpoint")
-    destroy(Aws("us-east-1", account.fake.url), account.wanted, PACE)
+    destroy(reach(account.fake.url), account.wanted, PACE)
     account.deploy()
     with pytest.raises(Killed):
-        deploy(Noted(Aws("us-east-1", account.fake.url), last=cut), account.wanted, account.versions[1], PACE)
+        deploy(Noted(reach(account.fake.url), last=cut), account.wanted, account.versions[1], PACE)
     assert account.now() == ("InService", account.config(1))
     account.fake.answer = refuses("8", wrong)
     with pytest.raises(CanaryError, match=f"returned to {account.config(0)}"):
@@ -279,7 +286,7 @@ def test_a_later_failure_returns_to_what_passed_last(account: Account) -> None:
 def test_ended_before_any_request_it_is_finished_by_the_next_run(account: Account) -> None:
     account.deploy()
     whole = len(account.deploy(1)[1].requests)
-    api = Aws("us-east-1", account.fake.url)
+    api = reach(account.fake.url)
     for last in range(whole - 1, 0, -max(1, whole // rounds(3, whole))):
         destroy(api, account.wanted, PACE)
         account.deploy()
@@ -318,7 +325,7 @@ def test_says_what_cannot_be_done(account: Account) -> None:
         account.deploy(1)
     found.then, found.status, found.looks = ("InService", found.config), "Updating", 10**6
     with pytest.raises(ServerError, match="has been Updating for 0 s; run this again later"):
-        deploy(Aws("us-east-1", account.fake.url), account.wanted, account.versions[1], Pace(0.01, 0.1))
+        deploy(reach(account.fake.url), account.wanted, account.versions[1], Pace(0.01, 0.1))
 
 
 def test_pauses_scaling_where_the_type_of_instance_changes(account: Account) -> None:
@@ -347,7 +354,7 @@ def test_destroy_leaves_nothing_of_its_own(account: Account) -> None:
     account.deploy(1)
     other = replace(account.wanted, endpoint="bin-counter-2", prefix="other")
     account.deploy(0, other)
-    api = Aws("us-east-1", account.fake.url)
+    api = reach(account.fake.url)
     gone = destroy(api, account.wanted, PACE)
     assert len([each for each in gone.removed if each.startswith("DeleteModel")]) == 2
     assert account.fake.endpoints.keys() == {"bin-counter-2"}
@@ -359,7 +366,7 @@ def test_destroy_leaves_nothing_of_its_own(account: Account) -> None:
 
 def test_destroy_removes_what_a_deployment_left_half_done(account: Account) -> None:
     whole = len(account.deploy()[1].requests)
-    api = Aws("us-east-1", account.fake.url)
+    api = reach(account.fake.url)
     for last in range(whole - 1, 0, -max(1, whole // rounds(3, whole))):
         destroy(api, account.wanted, PACE)
         with pytest.raises(Killed):

@@ -80,7 +80,7 @@ def test_killed_at_any_moment_and_run_again_it_gives_the_same_bytes(url: str, dr
     assert call(command(url, drawn, tmp_path / "clean")).returncode == 0
     clean, moments = content(tmp_path / "clean"), random.Random(0)
     with SlowProxy(upstream(url), 0.01).running() as slow:
-        for round_number in range(rounds(6, 20)):
+        for round_number in range(rounds(3, 20)):
             out = tmp_path / str(round_number)
             process = subprocess.Popen(
                 command(slow, drawn, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

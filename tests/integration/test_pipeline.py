@@ -9,16 +9,14 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from torch import nn
 
 from serve.embedded import free_port, mlflow_server
 from serve.errors import DataError, ServerError, TrackingError
 from tests.conftest import TINY, Served
-from trainer import model, tracking
+from trainer import tracking
 from trainer.dataset import DataSpec
 from trainer.execution import Execution
 from trainer.job import run_training
-from trainer.model import Architecture
 from trainer.pipeline import How, execute, wait_for_promoter
 from trainer.policy import GREATER, Policy
 from trainer.promoter import Outcome, Promoter
@@ -73,7 +71,7 @@ def assert_recorded(url: str, first: Execution, second: Execution, epochs: int) 
     assert set(runs) == {"train", "evaluate", "gate", "promote"}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     train = runs["train"]
-    assert train.data.params["architecture"] == "resnet18"
+    assert train.data.params["architecture"] == TINY.architecture
     assert train.data.params["data_limit"] == "None"
     for metric in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate",
                    "photos_per_second", "step_ms", "data_wait_share"):  # fmt: skip
@@ -168,15 +166,8 @@ def test_what_mlflow_does_not_take_while_it_is_away_is_sent_later(
         assert client.get_run(run.id).data.tags["rule.overfit"] == "epoch 2"
 
 
-def small() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
-def test_a_rule_that_fires_is_seen_in_mlflow(
-    drawn: Path, tmp_path: Path, registry: Tracking, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(model.ARCHITECTURES, "small", Architecture(small, 8, dict))
-    recipe = replace(TINY, architecture="small", learning_rate=1e-12, epochs=4, schedule="constant")
+def test_a_rule_that_fires_is_seen_in_mlflow(drawn: Path, tmp_path: Path, registry: Tracking) -> None:
+    recipe = replace(TINY, learning_rate=1e-12, epochs=4, schedule="constant")
     with registry.run("train") as run:
         run_training(DataSpec(drawn, limit=100), recipe, tmp_path, run, stop_on=frozenset({"stuck-on-majority"}))
     found = MlflowClient(registry.uri).get_run(run.id).data

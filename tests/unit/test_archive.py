@@ -7,6 +7,7 @@ import pytest
 from serve import archive
 from serve.counter import Counter
 from serve.errors import ArchiveError, PhotoError
+from tests.conftest import TINY
 from trainer.job import Trained
 
 
@@ -25,7 +26,7 @@ def test_an_archive_holds_all_that_serving_needs(trained: Trained) -> None:
     manifest = archive.manifest_of(trained.archive)
     assert manifest.classes == (1, 2, 3, 4, 5)
     assert manifest.dataset_fingerprint == trained.data.fingerprint
-    assert manifest.recipe["architecture"] == "resnet18"
+    assert manifest.recipe["architecture"] == TINY.architecture
     assert "CC BY-NC-SA 3.0" in manifest.licence
     assert len(archive.golden_photos(trained.archive)) == 5
     with zipfile.ZipFile(trained.archive) as content:

@@ -18,6 +18,8 @@ from trainer.recipes import RECIPES
 from trainer.scoring import score
 from trainer.train import fit
 
+RESNET = replace(TINY, architecture="resnet18")
+
 
 @pytest.fixture(scope="module")
 def data(drawn: Path) -> Dataset:
@@ -55,14 +57,14 @@ def test_augmentation_leaves_the_data_as_it_was(data: Dataset) -> None:
 
 
 def test_a_last_batch_of_one_photo_does_not_stop_the_training(data: Dataset) -> None:
-    fitted = fit(data, replace(TINY, batch_size=len(data.train) - 1))
+    fitted = fit(data, replace(RESNET, batch_size=len(data.train) - 1))  # its last maps are a pixel
     assert np.isfinite(fitted.epochs[0].validation_loss)
 
 
 def test_bfloat16_computes_with_less_and_keeps_and_scores_float32(
     data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = replace(TINY, epochs=2, augment=False)
+    recipe = replace(RESNET, epochs=2, augment=False)
     whole = fit(data, recipe)
     assert fit(data, replace(recipe, precision="float32")).epochs[0].train_loss == whole.epochs[0].train_loss
     seen, real = [], F.cross_entropy
@@ -186,7 +188,7 @@ def test_features_that_are_computed_once_give_the_losses_of_running_the_body_eve
     made = prepared.prepare(drawn, tmp_path / "out", Counts())
     spec = DataSpec(made.folder)
     kept = fit(prepared.load_any(spec, 32), FROZEN)
-    features = [path for path in (tmp_path / "out" / "cache").iterdir() if path.name.startswith("resnet18-32px")]
+    features = [path for path in (tmp_path / "out" / "cache").iterdir() if path.name.startswith("small-32px")]
     assert len(features) == 1
     stamp = features[0].stat().st_mtime_ns
     again = fit(prepared.load_any(spec, 32), replace(FROZEN, learning_rate=0.01))
