@@ -123,5 +123,5 @@ def test_weights_that_were_loaded_are_not_suspected(data: Dataset, tmp_path: Pat
     counter = model.create("resnet18", 5, 32)
     nn.init.constant_(counter.body.layer4[1].conv2.weight, 0.0)  # type: ignore[union-attr,index,arg-type]
     torch.save(counter.state_dict(), tmp_path / "weights.pt")
-    fitted = fit(data, replace(TINY, weights=str(tmp_path / "weights.pt")))
+    fitted = fit(data, replace(TINY, architecture="resnet18", weights=str(tmp_path / "weights.pt")))
     assert "poor-initialisation" not in {each.rule for each in fitted.fired}
