@@ -2,11 +2,15 @@
 second whatever comes back. Each request has a connection of its own, as TorchServe closes it with every 503."""
 
 import asyncio
+import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Event
 from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
 
 TIMEOUT_S = 120.0
 
@@ -20,6 +24,15 @@ class Answer:
     status: int
     failure: str
     body: bytes
+
+
+def large_photo() -> bytes:
+    """A PNG that takes some tens of milliseconds to decode: the worker's time, while whoever asks waits."""
+    rows, columns = np.mgrid[0:900, 0:1200]
+    out = io.BytesIO()
+    pixels = np.stack([rows % 256, columns % 256, (rows + columns) % 256], axis=-1)
+    Image.fromarray(pixels.astype(np.uint8)).save(out, "PNG")
+    return out.getvalue()
 
 
 def closed(url: str, body: bytes, clients: int, duration_s: float) -> list[Answer]:

@@ -1,6 +1,5 @@
 """Ten times the load that it can carry: everybody gets an answer, nothing grows, and afterwards it is as before."""
 
-import io
 import json
 import threading
 from collections import Counter as Tally
@@ -8,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.conftest import rounds
-from tests.integration.load import Answer, closed, opened, per_second
+from tests.integration.load import Answer, closed, large_photo, opened, per_second
 from tests.integration.serving import Deployed, deployed
 from trainer.job import Trained
 
@@ -25,15 +23,6 @@ BACK_SHARE = 0.8
 """Of the throughput before, what must be back ``BACK_S`` after."""
 GROWTH = 1.1
 MIB = 1024**2
-
-
-def large_photo() -> bytes:
-    """A PNG that takes some tens of milliseconds to decode, so that ten times the capacity can be sent from here."""
-    rows, columns = np.mgrid[0:900, 0:1200]
-    out = io.BytesIO()
-    pixels = np.stack([rows % 256, columns % 256, (rows + columns) % 256], axis=-1)
-    Image.fromarray(pixels.astype(np.uint8)).save(out, "PNG")
-    return out.getvalue()
 
 
 class Memory:
