@@ -21,7 +21,7 @@ toolkits: $(READY) ## AWS's toolkits for the tests, in an environment of their o
 	@$(MAKE) --no-print-directory $(TOOLKITS)/.ready || echo "without $(TOOLKITS), whose packages need a C compiler, some tests are skipped"
 
 e2e: $(READY) ## the tests in containers; needs Docker
-	@$(PY) -m pytest -m e2e
+	@$(PY) -m pytest -m e2e -n 2 --dist loadfile
 
 check: $(READY) ## ruff, mypy strict, tests
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(MAKE) test

@@ -241,6 +241,8 @@ def _wait(url: str, process: "subprocess.Popen[bytes]", timeout_s: float = 60) -
 
 def _served(fake: Fake) -> Iterator[Fake]:
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # in 1.0 a PutObject waits a second for the "100 Continue"
+
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             try:

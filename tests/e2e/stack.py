@@ -13,6 +13,8 @@ from serve.embedded import free_port
 
 ROOT = Path(__file__).parents[2]
 FIRST_ANSWER_S = 600
+ONE_THREAD = ("-e", "OMP_NUM_THREADS=1")
+"""For a training beside other work: several threads wait for each other where a core is busy."""
 
 
 class Stack:

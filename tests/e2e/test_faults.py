@@ -16,7 +16,7 @@ import pytest
 from serve import archive
 from tests.conftest import rounds
 from tests.e2e.faults import MOMENTS, SERVICES, Case, Client, Scene, fault, wait_for
-from tests.e2e.stack import ROOT, Stack
+from tests.e2e.stack import ONE_THREAD, ROOT, Stack
 from trainer import policy, tracking
 from trainer.fetching import fetch
 from trainer.step_cache import ARCHIVE_SHA
@@ -113,7 +113,7 @@ def test_one_champion_serves_after_a_fault(stack: Stack, scene: Scene, drawn: Pa
 
 def begin(scene: Scene) -> "subprocess.Popen[str]":
     """Start an execution in the trainer's container. Each one has a seed of its own, so that nothing is cached."""
-    command = ["docker", "compose", "exec", "-T", "-e", "OMP_NUM_THREADS=1", "trainer"]  # threads wait for busy cores
+    command = ["docker", "compose", "exec", "-T", *ONE_THREAD, "trainer"]
     command += ["python", "scripts/pipeline.py", *CHALLENGER]
     command += ["--seed", str(scene.before)]
     return subprocess.Popen(

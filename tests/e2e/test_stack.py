@@ -16,7 +16,7 @@ import requests
 from serve.embedded import s3_server
 from serve.errors import TrainingError
 from tests.conftest import LEFT
-from tests.e2e.stack import ROOT, Stack
+from tests.e2e.stack import ONE_THREAD, ROOT, Stack
 from trainer import jobs, prepared, s3, synthetic, transfer
 from trainer.abid import read_inventory
 from trainer.counts import Counts
@@ -87,7 +87,7 @@ def test_a_better_model_is_swapped_in_without_a_failed_request(stack: Stack, pho
         try:
             # 100 test photos are too few to be sure of a few points, and this is about requests
             words = ["python", "scripts/pipeline.py", "--epochs", "10", "--policy", "greater", "--json"]
-            done = stack.compose("exec", "-T", "trainer", *words)
+            done = stack.compose("exec", "-T", *ONE_THREAD, "trainer", *words)
             time.sleep(1)
         finally:
             stop.set()
@@ -102,9 +102,8 @@ def test_a_better_model_is_swapped_in_without_a_failed_request(stack: Stack, pho
 
 
 def test_a_run_on_a_tenth_of_the_photos_is_refused(stack: Stack, photo: bytes) -> None:
-    done = stack.compose(
-        "exec", "-T", "trainer", "python", "scripts/pipeline.py", "--train-share", "0.1", "--json", check=False
-    )
+    words = ["python", "scripts/pipeline.py", "--train-share", "0.1", "--json"]
+    done = stack.compose("exec", "-T", *ONE_THREAD, "trainer", *words, check=False)
     assert done.returncode == 3, done.stderr[-2000:]
     assert json.loads(done.stdout)["decision"] == "refused"
     assert stack.ask(photo).json()["model_version"] == "2"
