@@ -13,14 +13,8 @@ from typing import Any
 import pytest
 import requests
 
-from serve.embedded import s3_server
-from serve.errors import TrainingError
-from tests.conftest import LEFT
-from tests.e2e.stack import ONE_THREAD, ROOT, Stack
-from trainer import jobs, prepared, s3, synthetic, transfer
-from trainer.abid import read_inventory
-from trainer.counts import Counts
-from trainer.jobs import Job
+from tests.e2e.stack import ONE_THREAD, Stack
+from trainer import synthetic
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
 
@@ -28,7 +22,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     # A first champion of few epochs leaves room for a better one.
-    made = Stack("binwatch-e2e", BINWATCH_EPOCHS="4")
+    made = Stack("binwatch-e2e", BINWATCH_EPOCHS="4", BINWATCH_WATCH_S="10")
     made.compose("down", "--volumes")
     made.compose("up", "--build", "--wait")
     yield made
@@ -241,97 +235,3 @@ def test_the_gpu_file_adds_the_reservation_and_nothing_else(stack: Stack) -> Non
     assert device["capabilities"] == ["gpu"]
     plain["services"]["trainer"].pop("deploy", None)
     assert gpu == plain
-
-
-def test_the_trainer_sees_real_photos_and_the_files_beside_them(stack: Stack, abid: Path) -> None:
-    code = (
-        "import os; from pathlib import Path; from trainer.abid import read_inventory; "
-        "from trainer.counts import Counts; "
-        "photos = read_inventory(Path(os.environ['BINWATCH_DATA']), Counts()).photos; "
-        "print(len(photos), len({photo.bin for photo in photos}))"
-    )
-    command = ["docker", "compose", "run", "--rm", "--no-deps", "trainer", "python", "-c", code]
-    env = {**stack.env, "BINWATCH_DATA": str(abid)}
-    done = subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, timeout=120)
-    photos = read_inventory(abid, Counts()).photos
-    assert done.stdout.split() == [str(len(photos)), str(len({photo.bin for photo in photos}))], done.stderr
-
-
-def test_the_trainer_takes_photos_from_an_s3_store(stack: Stack, drawn: Path, tmp_path: Path) -> None:
-    variables = {"BINWATCH_DATA_URL": "s3://bins/abid", "BINWATCH_S3_ENDPOINT": "http://store:1"}
-    done = subprocess.run(
-        ["docker", "compose", "config", "--format", "json"],
-        cwd=ROOT, env={**stack.env, **variables}, text=True, capture_output=True, check=True,
-    )  # fmt: skip
-    given = json.loads(done.stdout)["services"]["trainer"]["environment"]
-    assert (given["BINWATCH_DATA"], given["BINWATCH_S3_ENDPOINT"]) == ("s3://bins/abid", "http://store:1")
-    code = (
-        "from pathlib import Path; from trainer import cli; from trainer.sources import read_source; "
-        "spec = cli.data_spec({'data': 's3://bins/abid'}, Path('/state/drawn')); "
-        "print(len(read_source(spec.source, spec.counts).photos))"
-    )
-    with s3_server(tmp_path) as url:
-        s3.S3Store("s3://bins", url).client.create_bucket(Bucket="bins")
-        transfer.upload(drawn, "s3://bins/abid", url)
-        command = ["docker", "run", "--rm", "--network", "host", "--env", f"BINWATCH_S3_ENDPOINT={url}",
-                   "binwatch-trainer", "python", "-c", code]  # fmt: skip
-        found = subprocess.run(command, text=True, capture_output=True, timeout=120)
-    assert found.stdout.strip() == "300", found.stderr
-
-
-@pytest.mark.parametrize("good", [True, False])
-def test_the_trainer_image_is_a_sagemaker_training_container(stack: Stack, tmp_path: Path, good: bool) -> None:
-    base = tmp_path / "ml"
-    (base / "input" / "config").mkdir(parents=True)
-    hyperparameters = {"recipe": "resnet18-small", "epochs": "1" if good else "none", "size-px": "32"}
-    (base / "input" / "config" / "hyperparameters.json").write_text(json.dumps(hyperparameters))
-    synthetic.draw_dataset(base / "input" / "data" / "training", 120, seed=2)
-    for folder in ("model", "output"):
-        (base / folder).mkdir()
-        (base / folder).chmod(0o777)
-    for path in (tmp_path.parent, tmp_path, base):
-        path.chmod(0o755)
-    done = subprocess.run(
-        ["docker", "run", "--rm", "--network", "none", "-v", f"{base}:/opt/ml", "binwatch-trainer", "train"],
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    if good:
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert {path.name for path in (base / "model").iterdir()} == LEFT
-        assert not (base / "output" / "failure").exists()
-    else:
-        assert done.returncode == 1
-        assert "epochs is 'none'" in (base / "output" / "failure").read_text()
-
-
-def test_a_training_job_runs_in_a_container_of_its_own(stack: Stack, drawn: Path, tmp_path: Path) -> None:
-    """The runner ``docker``: prepared photos, the numbers of each epoch, and nothing left behind."""
-    source = prepared.prepare(drawn, tmp_path / "prepared", Counts())
-    wanted = {"recipe": "resnet18-small", "epochs": "2", "size_px": "32", "export": "false"}
-    job, losses = Job(tmp_path / "job", source.folder, wanted), {}
-
-    def on_epoch(epoch: dict[str, Any]) -> bool:
-        losses[epoch["number"]] = epoch["validation_loss"]
-        return True
-
-    assert jobs.run(jobs.runner("docker"), job, on_epoch)
-    assert set(losses) == {1, 2}
-    assert "training resnet18-small" in (job.base / "output" / "log.txt").read_text()
-    assert job_containers() == ""
-
-
-def test_a_job_in_a_container_that_fails_says_why_and_one_that_is_stopped_ends(
-    stack: Stack, drawn: Path, tmp_path: Path
-) -> None:
-    bad = Job(tmp_path / "bad", drawn, {"recipe": "resnet18-small", "epochs": "none"})
-    with pytest.raises(TrainingError, match="exit code 1: epochs is 'none'"):
-        jobs.run(jobs.runner("docker"), bad)
-    long = Job(tmp_path / "long", drawn, {"recipe": "resnet18-small", "epochs": "1000", "size_px": "32"})
-    assert not jobs.run(jobs.runner("docker"), long, lambda epoch: epoch["number"] < 2)
-    assert (long.base / "checkpoints" / "checkpoint.pt").is_file()
-    assert job_containers() == ""
-
-
-def job_containers() -> str:
-    command = ["docker", "ps", "--all", "--quiet", "--filter", "name=binwatch-job"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
