@@ -17,7 +17,7 @@ from trainer.abid import read_inventory
 from trainer.counts import Counts
 from trainer.jobs import Job
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker", "stack")]
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("stack")]
 
 
 @pytest.fixture(scope="module")
