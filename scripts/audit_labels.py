@@ -9,9 +9,10 @@ from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from trainer import cli
-from trainer.audit import audit, summary, write_audit
-from trainer.prepared import AUDIT, audit_table, read
+import _cli
+from trainer import entrypoint
+from trainer.data.audit import audit, summary, write_audit
+from trainer.data.prepared import AUDIT, audit_table, read
 
 
 def main(args: Namespace) -> int:
@@ -27,13 +28,13 @@ def main(args: Namespace) -> int:
         "table": str(audit_table(prepared)),
         "page": str(args.data / AUDIT),
     }
-    cli.emit(args, result, f"{summary(found)}. Look through {args.data / AUDIT}")
-    return cli.OK
+    _cli.emit(args, result, f"{summary(found)}. Look through {args.data / AUDIT}")
+    return entrypoint.OK
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__.splitlines()[0])
+    parser = _cli.parser(__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="a dataset that scripts/prepare_data.py prepared")
     parser.add_argument("--show", type=int, default=200, help="photos on the contact sheet")
     parser.add_argument("--seed", type=int, default=0, help="of the folds and of the falsified records")
-    cli.run(main, parser.parse_args())
+    entrypoint.run(main, parser.parse_args())

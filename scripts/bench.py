@@ -8,9 +8,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from serve.embedded import s3_server, torchserve_server
-from serve.torchserve import BATCHING
-from trainer import benches, cli, gate_benches, monitoring_benches, serving_benches, training_benches
+import _cli
+from serve.local.servers import s3_server, torchserve_server
+from serve.rollout.torchserve_client import BATCHING
+from tests.benchmarks import benches, gate_benches, monitoring_benches, serving_benches, training_benches
+from trainer import entrypoint
+from trainer.options import data_spec
 
 BENCHES: dict[str, Callable[[Path, benches.Server], benches.Result]] = {
     **benches.BENCHES,
@@ -22,15 +25,15 @@ BENCHES: dict[str, Callable[[Path, benches.Server], benches.Result]] = {
 
 
 def main(args: Namespace) -> int:
-    result = BENCHES[args.name](cli.data_spec(vars(args), Path("var/drawn")).source, s3_server)
+    result = BENCHES[args.name](data_spec(vars(args), Path("var/drawn")).source, s3_server)
     peers = "; ".join(f"{ratio} {result.compared} {peer}" for peer, ratio in result.peers.items())
     verdict = "holds" if result.holds else "does not hold"
-    cli.emit(args, asdict(result), f"{result.name}: {peers}; the target {result.target} {verdict} ({result.machine})")
-    return cli.OK if result.holds else cli.ERROR
+    _cli.emit(args, asdict(result), f"{result.name}: {peers}; the target {result.target} {verdict} ({result.machine})")
+    return entrypoint.OK if result.holds else entrypoint.ERROR
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__.splitlines()[0])
+    parser = _cli.parser(__doc__.splitlines()[0])
     parser.add_argument("name", choices=sorted(BENCHES))
-    cli.add_data_options(parser)
-    cli.run(main, parser.parse_args())
+    _cli.add_data_options(parser)
+    entrypoint.run(main, parser.parse_args())

@@ -9,7 +9,9 @@ from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from trainer import cli, compare
+import _cli
+from trainer import entrypoint
+from trainer.experiments import compare
 
 
 def main(args: Namespace) -> int:
@@ -29,11 +31,11 @@ def main(args: Namespace) -> int:
         ],
         "differences": {other: asdict(found) for other, found in differences.items()},
     }
-    cli.emit(args, result, "\n".join(lines).rstrip())
-    return cli.OK
+    _cli.emit(args, result, "\n".join(lines).rstrip())
+    return entrypoint.OK
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__.splitlines()[0])
+    parser = _cli.parser(__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="+", metavar="OUT")
-    cli.run(main, parser.parse_args())
+    entrypoint.run(main, parser.parse_args())

@@ -17,23 +17,25 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from serve.embedded import free_port, gateway_server, mlflow_server, torchserve_server
-from serve.rollout import Rollout
-from serve.torchserve import Inference, Management
-from trainer import cli, signing
-from trainer.dataset import DataSpec
-from trainer.pipeline import execute
-from trainer.prepared import splits_of
-from trainer.promoter import Promoter, watch
-from trainer.tracking import Tracking
+import _cli
+from serve.local.servers import free_port, gateway_server, mlflow_server, torchserve_server
+from serve.rollout.rollout import Rollout
+from serve.rollout.torchserve_client import Inference, Management
+from trainer import entrypoint, options
+from trainer.data.dataset import DataSpec
+from trainer.data.prepared import splits_of
+from trainer.pipeline.pipeline import execute
+from trainer.promotion.promoter import Promoter, watch
+from trainer.registry import signing
+from trainer.registry.runs import Tracking
 
 STARVED = 0.1
 
 
 def main(args: Namespace) -> int:
     start = time.monotonic()
-    spec = cli.data_spec(vars(args), args.state / "drawn")
-    recipe = cli.recipe(args.recipe, vars(args))
+    spec = options.data_spec(vars(args), args.state / "drawn")
+    recipe = options.recipe(args.recipe, vars(args))
     home, trusted = fresh(args.state / "demo"), signing.at_home(args.state)
     kept = {
         "BINWATCH_CAPTURE": str(home.resolve() / "capture"),
@@ -59,11 +61,11 @@ def main(args: Namespace) -> int:
             "seconds": round(time.monotonic() - start, 1),
         }
         (args.state / "demo.json").write_text(json.dumps(summary, indent=1))
-        cli.emit(args, summary, describe(summary, mlflow_url, inference_url, gateway_url))
+        _cli.emit(args, summary, describe(summary, mlflow_url, inference_url, gateway_url))
         if not args.once:
             print("Running until Ctrl-C; what the gate approves from now on is promoted.", file=sys.stderr)
             watch(promoter, home / "heartbeat", 3, Event())
-    return cli.OK
+    return entrypoint.OK
 
 
 def fresh(home: Path) -> Path:
@@ -104,10 +106,10 @@ def describe(summary: dict[str, Any], mlflow_url: str, inference_url: str, gatew
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__.splitlines()[0])
+    parser = _cli.parser(__doc__.splitlines()[0])
     parser.add_argument("--once", action="store_true", help="end when done, and stop what was started")
     parser.add_argument("--recipe", default="resnet18-small")
     parser.add_argument("--state", type=Path, default=Path("var"))
-    cli.add_data_options(parser, {})
-    cli.add_recipe_options(parser, {})
-    cli.run(main, parser.parse_args())
+    _cli.add_data_options(parser, {})
+    _cli.add_recipe_options(parser, {})
+    entrypoint.run(main, parser.parse_args())

@@ -11,9 +11,10 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from trainer import cli
+import _cli
+from trainer import entrypoint
 from trainer.aws import lambda_deploy
-from trainer.aws.deploy import Pace
+from trainer.aws.endpoint.deploy import Pace
 from trainer.aws.lambda_zip import write
 from trainer.aws.requests import Aws, Recorder, default_region
 
@@ -21,26 +22,26 @@ from trainer.aws.requests import Aws, Recorder, default_region
 def main(args: Namespace) -> int:
     if args.destroy and not args.dry_run:
         gone = lambda_deploy.destroy(Aws(args.region or default_region(), args.endpoint_url), args.name)
-        cli.emit(args, {"removed": gone}, "\n".join(gone) or f"there is no function {args.name}")
-        return cli.OK
+        _cli.emit(args, {"removed": gone}, "\n".join(gone) or f"there is no function {args.name}")
+        return entrypoint.OK
     wanted = None if args.destroy else lambda_deploy.front(vars(args), args.dry_run)
     code = write(args.work / "lambda.zip")
     if args.dry_run:
         plan = lambda_deploy.plan(wanted, code, args.must_exist) if wanted else lambda_deploy.removal(args.name)
         requests = Recorder().all(plan)
-        cli.emit(args, {"requests": requests}, "\n".join(f"{each['service']} {each['operation']}" for each in requests))
-        return cli.OK
+        _cli.emit(args, {"requests": requests}, "\n".join(f"{each['service']} {each['operation']}" for each in requests))
+        return entrypoint.OK
     assert wanted is not None
     done = lambda_deploy.deploy(Aws(args.region or default_region(), args.endpoint_url), wanted, code, Pace(2.0, 300.0))
-    cli.emit(args, vars(done), f"{done.did} function {done.name} {done.url}")
-    return cli.OK
+    _cli.emit(args, vars(done), f"{done.did} function {done.name} {done.url}")
+    return entrypoint.OK
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__.splitlines()[0])
+    parser = _cli.parser(__doc__.splitlines()[0])
     lambda_deploy.add_options(parser, os.environ)
     parser.add_argument("--work", type=Path, default=Path(os.environ.get("BINWATCH_STATE", "var")) / "lambda")
     parser.add_argument("--must-exist", action="store_true", help="in a dry run: print the update of one that is there")
     parser.add_argument("--dry-run", action="store_true", help="print the requests, call nothing")
     parser.add_argument("--destroy", action="store_true", help="remove the function")
-    cli.run(main, parser.parse_args())
+    entrypoint.run(main, parser.parse_args())

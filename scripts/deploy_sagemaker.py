@@ -12,11 +12,12 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from trainer import cli
-from trainer.aws import choose, plan, wanted
-from trainer.aws.deploy import Pace, deploy
-from trainer.aws.destroy import destroy
-from trainer.aws.package import build
+import _cli
+from trainer import entrypoint
+from trainer.aws.endpoint import choose, endpoint_spec, plan
+from trainer.aws.endpoint.deploy import Pace, deploy
+from trainer.aws.endpoint.destroy import destroy
+from trainer.aws.endpoint.package import build
 from trainer.aws.requests import Aws, Recorder, default_region
 
 log = logging.getLogger("trainer.aws")
@@ -24,29 +25,29 @@ log = logging.getLogger("trainer.aws")
 
 def main(args: Namespace) -> int:
     options = {**vars(args), "region": args.region or default_region()}
-    want, notes = wanted.wanted(options, args.dry_run, args.destroy)
+    want, notes = endpoint_spec.wanted(options, args.dry_run, args.destroy)
     for note in notes:
         log.warning("%s", note)
     pace = Pace(args.poll, args.timeout)
     if args.destroy and not args.dry_run:
         gone = destroy(Aws(want.region, args.endpoint_url), want, pace)
-        cli.emit(args, vars(gone), "\n".join([*gone.removed, *(f"left: {each}" for each in gone.left)]))
-        return cli.OK
+        _cli.emit(args, vars(gone), "\n".join([*gone.removed, *(f"left: {each}" for each in gone.left)]))
+        return entrypoint.OK
     with choose.chosen(options, args.work) as chosen:
         package = build(chosen, want.image.form, args.work)
     if args.dry_run:
         found = plan.removal(want, package) if args.destroy else plan.deployment(want, package, args.must_exist)
         requests = Recorder().all(found)
-        cli.emit(args, {"requests": requests}, "\n".join(f"{each['service']} {each['operation']}" for each in requests))
-        return cli.OK
+        _cli.emit(args, {"requests": requests}, "\n".join(f"{each['service']} {each['operation']}" for each in requests))
+        return entrypoint.OK
     done = deploy(Aws(want.region, args.endpoint_url), want, package, pace, args.must_exist)
-    cli.emit(args, vars(done), f"{done.did} endpoint {done.endpoint}: version {done.version}, {done.accuracy:.1%}")
-    return cli.OK
+    _cli.emit(args, vars(done), f"{done.did} endpoint {done.endpoint}: version {done.version}, {done.accuracy:.1%}")
+    return entrypoint.OK
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__.splitlines()[0])
-    wanted.add_options(parser, os.environ)
+    parser = _cli.parser(__doc__.splitlines()[0])
+    endpoint_spec.add_options(parser, os.environ)
     choose.add_options(parser, Path(os.environ.get("BINWATCH_STATE", "var")) / "sagemaker")
     parser.add_argument("--dry-run", action="store_true", help="print the requests, call nothing")
     parser.add_argument("--must-exist", action="store_true", help="only update an endpoint that is there")
@@ -54,4 +55,4 @@ if __name__ == "__main__":
     parser.add_argument("--poll", type=float, default=Pace.poll_s, help="seconds between two looks")
     parser.add_argument("--timeout", type=float, default=Pace.timeout_s, help="seconds until waiting is given up")
     parser.add_argument("--endpoint-url", default="", help="of a stand-in for AWS")
-    cli.run(main, parser.parse_args())
+    entrypoint.run(main, parser.parse_args())

@@ -10,14 +10,16 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from trainer import abid, cli, counts, s3, transfer
+import _cli
+from trainer import entrypoint
+from trainer.data import abid, counts, s3, transfer
 
 
 def main(args: Namespace) -> int:
     if args.upload:
         sent, there = transfer.upload(args.out, args.upload, args.endpoint_url, args.workers)
-        cli.emit(args, {"sent": sent, "present": there}, f"sent {sent} files to {args.upload}; {there} were there")
-        return cli.OK
+        _cli.emit(args, {"sent": sent, "present": there}, f"sent {sent} files to {args.upload}; {there} were there")
+        return entrypoint.OK
     store = s3.open_store(args.source, args.endpoint_url, args.workers)
     wanted = counts.parse(args.counts) if args.counts else None
     if args.file_list:
@@ -31,12 +33,12 @@ def main(args: Namespace) -> int:
     left_out = f"{len(report.missing)} missing, {len(report.damaged)} damaged, named in {args.out / transfer.REPORT}"
     megabytes = report.size_bytes / 1e6
     text = f"fetched {report.fetched} files ({megabytes:.1f} MB), {report.present} were there; {left_out}"
-    cli.emit(args, vars(report), text)
-    return cli.OK
+    _cli.emit(args, vars(report), text)
+    return entrypoint.OK
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__.splitlines()[0])
+    parser = _cli.parser(__doc__.splitlines()[0])
     parser.add_argument("--file-list", type=Path, help="which photos; all of the source without")
     parser.add_argument("--out", type=Path, required=True, help="the folder to fill, or to upload")
     parser.add_argument("--source", default=f"s3://{s3.PUBLIC_BUCKET}", help="s3://bucket/prefix or a folder")
@@ -45,4 +47,4 @@ if __name__ == "__main__":
     parser.add_argument("--counts", help="only these counts of the file list, such as 1-5")
     parser.add_argument("--limit", type=int, help="a stratified subset of so many photos")
     parser.add_argument("--upload", metavar="S3-URI", help="put the folder --out there instead")
-    cli.run(main, parser.parse_args())
+    entrypoint.run(main, parser.parse_args())

@@ -8,28 +8,30 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from serve import lookup
-from serve.places import place_of
-from trainer import cli, signing
-from trainer.lineage import lineage, text
-from trainer.tracking import Tracking
+import _cli
+from serve.monitoring import find_event
+from serve.monitoring.reader import place_of
+from trainer import entrypoint
+from trainer.registry import signing
+from trainer.registry.runs import Tracking
+from trainer.reporting.lineage import lineage, text
 
 
 def main(args: Namespace) -> int:
     version = args.what
     if "-" in version:
         place = place_of(args.capture, os.environ.get("BINWATCH_S3_ENDPOINT") or None)
-        version = lookup.version_of(place, version)
+        version = find_event.version_of(place, version)
     trusted = signing.trusted(args.state)
     found = lineage(Tracking(args.tracking_uri), version, trusted if trusted.exists() else None)
-    cli.emit(args, found.to_json(), text(found))
-    return cli.OK
+    _cli.emit(args, found.to_json(), text(found))
+    return entrypoint.OK
 
 
 if __name__ == "__main__":
     get = os.environ.get
-    parser = cli.parser(__doc__.splitlines()[0])
+    parser = _cli.parser(__doc__.splitlines()[0])
     parser.add_argument("what", metavar="VERSION|EVENT_ID")
     parser.add_argument("--capture", default=get("BINWATCH_CAPTURE") or "var/capture", help="folder or s3://...")
     parser.add_argument("--state", type=Path, default=Path(get("BINWATCH_STATE", "var")), help="has keys/")
-    cli.run(main, parser.parse_args())
+    entrypoint.run(main, parser.parse_args())

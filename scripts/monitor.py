@@ -13,37 +13,39 @@ from argparse import Namespace
 from pathlib import Path
 from threading import Event
 
-from serve import drift, looks
-from serve.places import place_of
-from trainer import cli
+import _cli
+from serve.monitoring import drift
+from serve.monitoring.monitor import Monitor, span, watch
+from serve.monitoring.reader import place_of
+from trainer import entrypoint
 
 
 def main(args: Namespace) -> int:
     limits, webhook = drift.thresholds_from(os.environ), drift.webhook_from(os.environ)
-    since = looks.span(args.since)
+    since = span(args.since)
     place = place_of(args.capture, os.environ.get("BINWATCH_S3_ENDPOINT") or None)
     if args.no_tracking:
-        monitor = looks.Monitor(place, args.out, since, limits, webhook)
+        monitor = Monitor(place, args.out, since, limits, webhook)
     else:
-        from trainer.history import Chronicle  # MLflow takes 1.5 s and 130 MB, and need not be there
-        from trainer.monitoring import Journal
+        from trainer.reporting.history import Chronicle  # MLflow takes 1.5 s and 130 MB, and need not be there
+        from trainer.reporting.monitoring_runs import Journal
 
         journal = Journal(args.tracking_uri, Chronicle(args.tracking_uri, args.out))
-        monitor = looks.Monitor(place, args.out, since, limits, webhook, journal)
+        monitor = Monitor(place, args.out, since, limits, webhook, journal)
     if args.watch:
         stop = Event()
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
-        looks.watch(monitor.look, args.heartbeat, args.interval, stop)
-        return cli.OK
+        watch(monitor.look, args.heartbeat, args.interval, stop)
+        return entrypoint.OK
     report = monitor.look()
     told = "; ".join(alert.message for alert in report.alerts) or "none"
-    cli.emit(args, report.to_json(), f"{report.records} records, {report.unreadable} lines unreadable; alerts: {told}")
-    return cli.OK
+    _cli.emit(args, report.to_json(), f"{report.records} records, {report.unreadable} lines unreadable; alerts: {told}")
+    return entrypoint.OK
 
 
 if __name__ == "__main__":
     get = os.environ.get
-    parser = cli.parser(__doc__.splitlines()[0])
+    parser = _cli.parser(__doc__.splitlines()[0])
     parser.add_argument("--capture", default=get("BINWATCH_CAPTURE") or "var/capture", help="folder or s3://...")
     parser.add_argument("--out", type=Path, default=Path(get("BINWATCH_MONITORING") or "var/monitoring"))
     parser.add_argument("--since", default="24h", help="how far back: 30m, 24h, 7d")
@@ -51,4 +53,4 @@ if __name__ == "__main__":
     parser.add_argument("--interval", type=float, default=60.0, help="seconds between two looks")
     parser.add_argument("--no-tracking", action="store_true", help="without MLflow, and so without drift")
     parser.add_argument("--heartbeat", type=Path, default=Path(tempfile.gettempdir(), "binwatch-monitor"))
-    cli.run(main, parser.parse_args())
+    entrypoint.run(main, parser.parse_args())

@@ -10,32 +10,38 @@ from argparse import Namespace
 from datetime import UTC, datetime
 from functools import partial
 
-from serve import alerts, drift
-from trainer import cli, continuous, keeping, policy, retention, signing, transfer
-from trainer.execution import Request
-from trainer.pipeline import How, wait_for_promoter
-from trainer.tracking import Tracking
+import _cli
+from serve.monitoring import alerts, drift
+from trainer import entrypoint
+from trainer.data import transfer
+from trainer.evaluation import policy
+from trainer.options import data_spec, recipe
+from trainer.pipeline import retention, triggers, watcher
+from trainer.pipeline.execution import Request
+from trainer.pipeline.pipeline import How, wait_for_promoter
+from trainer.registry import signing
+from trainer.registry.runs import Tracking
 
 
 def main(args: Namespace) -> int:
     options, uri = vars(args), args.data if str(args.data).startswith("s3://") else ""
     mirror = {"data": str(transfer.mirror_folder(uri, args.state / "s3"))} if uri else {}
-    spec = cli.data_spec({**options, **mirror}, args.state / "drawn")
-    request = Request(spec, cli.recipe(args.recipe, options), uri)
+    spec = data_spec({**options, **mirror}, args.state / "drawn")
+    request = Request(spec, recipe(args.recipe, options), uri)
     settled_s, trusted = 60.0 if args.watch else 0.0, signing.at_home(args.state)
     how = How(args.state, args.cache, policy=policy.from_options(options), settled_s=settled_s, trusted=trusted)
-    limits, kept = continuous.limits_from(os.environ), retention.policy_from(os.environ)
+    limits, kept = triggers.limits_from(os.environ), retention.policy_from(os.environ)
     registry, webhook = Tracking(args.tracking_uri), drift.webhook_from(os.environ)
     places = retention.places_of(registry, options, os.environ)
-    keeper = keeping.Keeper(
+    keeper = watcher.Keeper(
         registry, request, partial(wait_for_promoter, registry), how, limits=limits, monitoring=args.monitoring,
         tell=partial(tell, webhook), prune=partial(retention.prune, places, kept),
     )  # fmt: skip
     if args.watch:
         keeper.watch(args.heartbeat, args.interval)
     execution = keeper.resume(args.resume) if args.resume else keeper.once()
-    cli.emit(args, execution.to_json(), f"{execution.decision}: {'; '.join(execution.reasons)}")
-    return cli.OK if execution.decision == "promoted" else cli.REFUSED
+    _cli.emit(args, execution.to_json(), f"{execution.decision}: {'; '.join(execution.reasons)}")
+    return entrypoint.OK if execution.decision == "promoted" else entrypoint.REFUSED
 
 
 def tell(webhook: str, failing: bool, reason: str) -> None:
@@ -46,10 +52,10 @@ def tell(webhook: str, failing: bool, reason: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__.splitlines()[0])
+    parser = _cli.parser(__doc__.splitlines()[0])
     parser.add_argument("--recipe", default=os.environ.get("BINWATCH_RECIPE") or "resnet18-small")
-    keeping.add_options(parser)
-    cli.add_data_options(parser)
-    cli.add_recipe_options(parser)
+    watcher.add_options(parser)
+    _cli.add_data_options(parser)
+    _cli.add_recipe_options(parser)
     policy.add_options(parser)
-    cli.run(main, parser.parse_args())
+    entrypoint.run(main, parser.parse_args())

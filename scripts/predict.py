@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from serve import archive
+import _cli
+from serve.archives.archive import ask
 from serve.errors import DataError, PhotoError
-from serve.torchserve import Inference
-from trainer import cli
+from serve.rollout.torchserve_client import Inference
+from trainer import entrypoint
 
 
 def photos(paths: list[Path]) -> Iterator[Path]:
@@ -37,17 +38,17 @@ def ask_server(server: Inference, path: Path) -> dict[str, Any]:
 
 def main(args: Namespace) -> int:
     paths, server = list(photos(args.photos)), Inference(args.url)
-    answers = archive.ask(args.archive, paths) if args.archive else (ask_server(server, path) for path in paths)
-    code = cli.OK
+    answers = ask(args.archive, paths) if args.archive else (ask_server(server, path) for path in paths)
+    code = entrypoint.OK
     for path, answer in zip(paths, answers, strict=True):
         print(json.dumps({"photo": str(path), **answer}), flush=True)
-        code = cli.ERROR if "error" in answer else code
+        code = entrypoint.ERROR if "error" in answer else code
     return code
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__.splitlines()[0])
+    parser = _cli.parser(__doc__.splitlines()[0])
     parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO-OR-FOLDER")
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="TorchServe's inference address")
     parser.add_argument("--archive", type=Path, help="a model archive (.mar), instead of a server")
-    cli.run(main, parser.parse_args())
+    entrypoint.run(main, parser.parse_args())

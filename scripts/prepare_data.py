@@ -9,13 +9,15 @@ from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
-from trainer import cli
-from trainer.prepared import REPORT, decoded, prepare
-from trainer.report import write_report
+import _cli
+from trainer import entrypoint
+from trainer.data.inspection import write_report
+from trainer.data.prepared import REPORT, decoded, prepare
+from trainer.options import data_spec
 
 
 def main(args: Namespace) -> int:
-    spec = cli.data_spec(vars(args), args.out.with_name("drawn"))
+    spec = data_spec(vars(args), args.out.with_name("drawn"))
     prepared = prepare(spec.source, args.out, spec.counts, spec.seed, args.extra)
     for size_px in args.size_px:
         decoded(prepared, size_px)
@@ -33,14 +35,14 @@ def main(args: Namespace) -> int:
         f"{args.out}: version {prepared.fingerprint[:12]}, {shares}, {result['bins']} bins; "
         f"{len(prepared.skipped)} photos left out, named in the report {report}"
     )
-    cli.emit(args, result, text)
-    return cli.OK
+    _cli.emit(args, result, text)
+    return entrypoint.OK
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__.splitlines()[0])
-    cli.add_data_options(parser)
+    parser = _cli.parser(__doc__.splitlines()[0])
+    _cli.add_data_options(parser)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--extra", action="store_true", help="photos of other counts too; the recipe best needs them")
     parser.add_argument("--size-px", type=int, nargs="*", default=[], help="decode the photos at these sizes at once")
-    cli.run(main, parser.parse_args())
+    entrypoint.run(main, parser.parse_args())

@@ -15,12 +15,17 @@ import signal
 from argparse import Namespace
 from threading import Event
 
-from serve import autoscale, probation
-from serve.rollout import Rollout
-from serve.torchserve import Inference, Management, Metrics
-from trainer import cli, decisions, history, policy, tracking
-from trainer.promoter import Promoter, watch
-from trainer.tracking import Tracking
+import _cli
+from serve.rollout import autoscale, probation
+from serve.rollout.rollout import Rollout
+from serve.rollout.torchserve_client import Inference, Management, Metrics
+from trainer import entrypoint
+from trainer.evaluation import policy
+from trainer.promotion import decisions
+from trainer.promotion.promoter import Promoter, watch
+from trainer.registry import runs
+from trainer.registry.runs import Tracking
+from trainer.reporting import history
 
 
 def main(args: Namespace) -> int:
@@ -33,32 +38,32 @@ def main(args: Namespace) -> int:
         scaler = autoscale.Autoscaler(management, counted, server, autoscale.policy_from(os.environ), args.dry_run)
     if args.dry_run:
         autoscale.watch(scaler, args.interval, stop)
-        return cli.OK
+        return entrypoint.OK
     registry = Tracking(args.tracking_uri)
     if args.explain:
         decision, text = decisions.tell(registry, args.explain)
-        cli.emit(args, decision.to_json(), text)
+        _cli.emit(args, decision.to_json(), text)
     if args.history:
-        cli.emit(args, *history.tell(args.tracking_uri))
+        _cli.emit(args, *history.tell(args.tracking_uri))
     if args.explain or args.history:
-        return cli.OK
+        return entrypoint.OK
     accuracy_file, wanted = args.model_store / "accuracy.json", policy.from_options(vars(args))
     promoter = Promoter(registry, server, accuracy_file, wanted, args.verify_key)
     if args.watch:
         os.nice(5)  # where it shares a machine with those who answer, they come first
         watch(promoter, args.heartbeat, args.interval, stop, scaler.step if args.autoscale else None)
-        return cli.OK
+        return entrypoint.OK
     outcome = promoter.reconcile() if args.rollback is None else promoter.roll_back(args.rollback)
-    cli.emit(args, vars(outcome), f"{outcome.did} version {outcome.version or '-'}: {outcome.reason}")
-    unwanted = tracking.UNWANTED & {each.status for each in registry.versions()[:1]}
-    return cli.REFUSED if unwanted and args.rollback is None else cli.OK
+    _cli.emit(args, vars(outcome), f"{outcome.did} version {outcome.version or '-'}: {outcome.reason}")
+    unwanted = runs.UNWANTED & {each.status for each in registry.versions()[:1]}
+    return entrypoint.REFUSED if unwanted and args.rollback is None else entrypoint.OK
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__.splitlines()[0])
-    cli.add_promoter_options(parser, min(autoscale.MOST_WORKERS, len(os.sched_getaffinity(0))))
+    parser = _cli.parser(__doc__.splitlines()[0])
+    _cli.add_promoter_options(parser, min(autoscale.MOST_WORKERS, len(os.sched_getaffinity(0))))
     parser.add_argument("--rollback", nargs="?", const="by hand", metavar="WHY", help="to the version before")
     parser.add_argument("--explain", nargs="?", const=decisions.NEWEST, metavar="VERSION", help="tell a decision")
     parser.add_argument("--history", action="store_true", help="what served when")
     policy.add_options(parser)
-    cli.run(main, parser.parse_args())
+    entrypoint.run(main, parser.parse_args())

@@ -12,8 +12,9 @@
 import os
 from argparse import Namespace
 
-from trainer import cli
-from trainer.aws import account, launch
+import _cli
+from trainer import entrypoint
+from trainer.aws import account, pipeline_commands
 from trainer.aws.requests import Aws, Recorder
 
 
@@ -21,13 +22,13 @@ def main(args: Namespace) -> int:
     where = account.account(vars(args))
     asks = args.upsert or args.start or args.train or args.tune or args.status is not None
     api = Aws(where.region, args.endpoint_url) if asks and not args.dry_run else Recorder()
-    did = launch.run(api, where, args)
-    cli.emit(args, did.result, did.text)
-    return cli.OK
+    did = pipeline_commands.run(api, where, args)
+    _cli.emit(args, did.result, did.text)
+    return entrypoint.OK
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__.splitlines()[0])
+    parser = _cli.parser(__doc__.splitlines()[0])
     account.add_options(parser, os.environ)
-    launch.add_options(parser)
-    cli.run(main, parser.parse_args())
+    pipeline_commands.add_options(parser)
+    entrypoint.run(main, parser.parse_args())

@@ -9,8 +9,10 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from trainer import cli, fetching, signing
-from trainer.tracking import Tracking
+import _cli
+from trainer import entrypoint
+from trainer.registry import signed_archive, signing
+from trainer.registry.runs import Tracking
 
 
 def main(args: Namespace) -> int:
@@ -19,15 +21,15 @@ def main(args: Namespace) -> int:
     assert key  # at_home has named one
     registry = Tracking(args.tracking_uri)
     version = registry.version(args.version)
-    name = fetching.sign_version(registry, version, key, args.again)
+    name = signed_archive.sign_version(registry, version, key, args.again)
     result = {"version": version.number, "run_id": version.run_id, "key": name}
-    cli.emit(args, result, f"version {version.number}, run {version.run_id}, is signed with key {name}")
-    return cli.OK
+    _cli.emit(args, result, f"version {version.number}, run {version.run_id}, is signed with key {name}")
+    return entrypoint.OK
 
 
 if __name__ == "__main__":
-    parser = cli.parser(" ".join(__doc__.split("\n\n")[0].splitlines()))
+    parser = _cli.parser(" ".join(__doc__.split("\n\n")[0].splitlines()))
     parser.add_argument("version", help="number of the version in MLflow")
     parser.add_argument("--again", action="store_true", help="a version that was rejected is judged anew")
     parser.add_argument("--state", type=Path, default=Path(os.environ.get("BINWATCH_STATE", "var")), help="has keys/")
-    cli.run(main, parser.parse_args())
+    entrypoint.run(main, parser.parse_args())

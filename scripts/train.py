@@ -9,22 +9,23 @@ from argparse import Namespace
 from contextlib import nullcontext
 from pathlib import Path
 
-from trainer import cli
-from trainer.recipes import RECIPES
+import _cli
+from trainer import entrypoint, options
+from trainer.training.recipes import RECIPES
 
 
 def main(args: Namespace) -> int:
-    options = vars(args)
-    recipe = cli.recipe(args.recipe, options)
-    spec = cli.data_spec(options, Path("var/drawn"))
+    words = vars(args)
+    recipe = options.recipe(args.recipe, words)
+    spec = options.data_spec(words, Path("var/drawn"))
     # torch and MLflow take seconds: what is wrong with the words is said before
-    from trainer.job import run_evaluation, run_training
-    from trainer.tracking import Tracking
+    from trainer.registry.runs import Tracking
+    from trainer.training.run import run_evaluation, run_training
 
     tracked = nullcontext() if args.no_tracking else Tracking(args.tracking_uri).run(f"train {recipe.name}")
     with tracked as run:
         trained = run_training(
-            spec, recipe, args.out, run, stop_on=cli.stop_on(options), checkpoints=args.checkpoints or args.out
+            spec, recipe, args.out, run, stop_on=options.stop_on(words), checkpoints=args.checkpoints or args.out
         )
         evaluation = run_evaluation(trained).evaluation
     low, high = evaluation.accuracy_interval
@@ -38,16 +39,16 @@ def main(args: Namespace) -> int:
             f"; weighted to the report's mix of counts: accuracy {mix['accuracy']:.1%}, RMSE {mix['rmse']:.3f}, "
             f"for a model that is told the mix {mix['accuracy_told']:.1%} and {mix['rmse_told']:.3f}"
         )
-    cli.emit(args, {**evaluation.to_sagemaker(), "archive": str(trained.archive)}, text)
-    return cli.OK
+    _cli.emit(args, {**evaluation.to_sagemaker(), "archive": str(trained.archive)}, text)
+    return entrypoint.OK
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__.splitlines()[0])
+    parser = _cli.parser(__doc__.splitlines()[0])
     parser.add_argument("recipe", help=", ".join(RECIPES))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
-    cli.add_data_options(parser)
-    cli.add_recipe_options(parser)
-    cli.add_training_options(parser)
-    cli.run(main, parser.parse_args())
+    _cli.add_data_options(parser)
+    _cli.add_recipe_options(parser)
+    _cli.add_training_options(parser)
+    entrypoint.run(main, parser.parse_args())

@@ -9,13 +9,16 @@ from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from trainer import cli, jobs, plots, tune
-from trainer.model import ARCHITECTURES
-from trainer.tracking import Tracking
+import _cli
+from trainer import entrypoint, options
+from trainer.experiments import runners, tune
+from trainer.experiments.search_plots import importances, parallel_coordinates, search_history
+from trainer.registry.runs import Tracking
+from trainer.training.networks import ARCHITECTURES
 
 
 def main(args: Namespace) -> int:
-    recipe = cli.recipe(args.recipe, vars(args))
+    recipe = options.recipe(args.recipe, vars(args))
     names = ("recipe", "epochs", "size_px", "weights", "seed", "counts", "limit", "data_seed")
     given = {**vars(args), "epochs": recipe.epochs}
     fixed = {name: str(given[name]) for name in names if given.get(name) not in (None, "")}
@@ -28,31 +31,31 @@ def main(args: Namespace) -> int:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "mlflow_run").write_text(run.id)
         environment = {"MLFLOW_TRACKING_URI": args.tracking_uri, "BINWATCH_PARENT_RUN": run.id}
-        data = cli.data_spec(vars(args), Path("var/drawn")).source
+        data = options.data_spec(vars(args), Path("var/drawn")).source
         search = tune.Search(
-            args.out, data, fixed, environment, space, jobs.runner(args.runner), args.trials, args.parallel
+            args.out, data, fixed, environment, space, runners.runner(args.runner), args.trials, args.parallel
         )
         trials = search.run(args.warm_start)
         best = min((each for each in trials if each.loss is not None), key=lambda each: each.loss or 0.0)
         run.log_json([asdict(each) for each in trials], "trials.json")
         run.log_metrics({"best_validation_loss": best.loss or 0.0})
-        run.log_picture(plots.search_history(trials), "history.png")
-        run.log_picture(plots.parallel_coordinates(trials), "parallel_coordinates.png")
-        run.log_picture(plots.importances(tune.importance(args.out)), "importance.png")
+        run.log_picture(search_history(trials), "history.png")
+        run.log_picture(parallel_coordinates(trials), "parallel_coordinates.png")
+        run.log_picture(importances(tune.importance(args.out)), "importance.png")
     text = f"best of {len(trials)} trials: validation loss {best.loss:.4f} with {best.params} (trial {best.number})"
-    cli.emit(args, {"best": asdict(best), "trials": [asdict(each) for each in trials], "run": run.id}, text)
-    return cli.OK
+    _cli.emit(args, {"best": asdict(best), "trials": [asdict(each) for each in trials], "run": run.id}, text)
+    return entrypoint.OK
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__.splitlines()[0])
+    parser = _cli.parser(__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="the study's folder")
     parser.add_argument("--recipe", default="hpo-frozen")
     parser.add_argument("--architectures", default="resnet,vgg,alexnet", help="networks to choose from")
     parser.add_argument("--trials", type=int, default=5)
     parser.add_argument("--parallel", type=int, default=1, help="jobs at a time")
-    parser.add_argument("--runner", default="process", help=", ".join(jobs.RUNNERS))
+    parser.add_argument("--runner", default="process", help=", ".join(runners.RUNNERS))
     parser.add_argument("--warm-start", type=Path, metavar="STUDY", help="the folder of an earlier study")
-    cli.add_data_options(parser)
-    cli.add_recipe_options(parser, but=("architecture", "batch-size", "learning-rate"))
-    cli.run(main, parser.parse_args())
+    _cli.add_data_options(parser)
+    _cli.add_recipe_options(parser, but=("architecture", "batch-size", "learning-rate"))
+    entrypoint.run(main, parser.parse_args())

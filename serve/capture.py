@@ -21,9 +21,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from serve import hourly
+from serve import hour_files
+from serve.capture_record import Event, record, sampled
 from serve.environment import Numbers
-from serve.event import Event, record, sampled
 from serve.upload import Spool
 
 VARIANT = "bin-counter/AllTraffic"
@@ -83,7 +83,7 @@ class Sink(Protocol):
         """End, with what was taken in its place."""
 
 
-class Folder(hourly.HourFiles):
+class Folder(hour_files.HourFiles):
     """Files in a folder."""
 
     def full(self) -> str:
@@ -96,7 +96,7 @@ class Capture:
 
     def __init__(
         self, sink: Sink, share: float = 1.0, photos: bool = True, max_events: int = MAX_EVENTS,
-        max_bytes: int = MAX_BYTES, disk_use: Callable[[Path], float] = hourly.disk_use,
+        max_bytes: int = MAX_BYTES, disk_use: Callable[[Path], float] = hour_files.disk_use,
         max_disk_use: float = MAX_DISK_USE,
     ) -> None:  # fmt: skip
         self._sink, self._share, self._photos = sink, share, photos
@@ -130,7 +130,7 @@ class Capture:
 
     def _run(self) -> None:
         try:
-            hourly.mend(self._sink.folder)
+            hour_files.mend(self._sink.folder)
         except OSError as error:
             _log.warning("cut lines in %s could not be taken off: %s", self._sink.folder, error)
         while not self._stop.wait(FLUSH_S):

@@ -17,8 +17,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from serve import archive, photo, verdict
+from serve import photo, verdict
 from serve.errors import ArchiveError, PhotoError
+from serve.manifest import GPU_PROGRAM, read_manifest
 
 BATCH = 32
 CPU = "cpu"
@@ -68,11 +69,11 @@ class Counter:
     """
 
     def __init__(self, folder: Path, threads: int = 1, device: str = CPU) -> None:
-        manifest = archive.read_manifest(folder)
+        manifest = read_manifest(folder)
         if device == CPU:
             self.manifest, self._run = manifest, onnx_runner(folder / manifest.cpu_model, threads)
         else:
-            self.manifest, self._run = manifest.on_gpu(), torch_runner(folder / archive.PROGRAM, device)
+            self.manifest, self._run = manifest.on_gpu(), torch_runner(folder / GPU_PROGRAM, device)
 
     def answer(self, photos: Sequence[bytes]) -> list[dict[str, Any] | PhotoError]:
         """One answer a photo, in order; an unreadable photo gets its PhotoError, the others their count."""

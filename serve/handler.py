@@ -18,7 +18,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from serve import answers, capture, counter, event, payload, photo
+from serve import answers, capture, capture_record, counter, payload, photo
 
 
 class BinCounterHandler:
@@ -63,7 +63,7 @@ class BinCounterHandler:
         for outcome, entry in zip(outcomes, entries, strict=True):
             data = outcome.data or (b"" if request.listed else request.body)
             brightness, sharpness = (None, None) if outcome.pixels is None else photo.statistics(outcome.pixels)
-            kept.put(event.Event(
+            kept.put(capture_record.Event(
                 answer=entry, status=entry.get("code", 200), model_version=self.version, latency_ms=latency_ms,
                 content_type=payload.media_type(data) or request.content_type or "application/octet-stream",
                 data=data, link=outcome.link, attributes=request.attributes, brightness=brightness,

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from serve import hourly, links
+from serve import hour_files, links
 
 UPLOAD_S = 60.0
 TIMEOUT_S = 20.0
@@ -29,7 +29,7 @@ class Spool:
         self.folder = folder
         self._bucket, _, self._prefix = target.removeprefix("s3://").partition("/")
         self._endpoint_url, self._every_s, self._max_bytes = endpoint_url, every_s, max_bytes
-        self._files = hourly.HourFiles(folder)
+        self._files = hour_files.HourFiles(folder)
         self._lock = threading.Lock()
         self._client: Any = None
         self._failing = False
@@ -63,8 +63,8 @@ class Spool:
         with self._lock:
             self._files.close()
         try:
-            hourly.mend(self.folder)
-            for path in hourly.abandoned(self.folder):
+            hour_files.mend(self.folder)
+            for path in hour_files.abandoned(self.folder):
                 with suppress(FileNotFoundError):  # another process was faster
                     self._put(path)
             self._failing = False

@@ -11,16 +11,16 @@ import pytest
 from mlflow import MlflowClient
 from torch import nn
 
-from serve.embedded import mlflow_server, torchserve_server
-from serve.rollout import Rollout
-from serve.torchserve import Inference, Management
-from trainer import synthetic
-from trainer.dataset import DataSpec
-from trainer.history import KIND as EXECUTIONS
-from trainer.job import Trained, run_evaluation, run_training
-from trainer.model import ARCHITECTURES, Architecture
-from trainer.recipes import RECIPES
-from trainer.tracking import Tracking
+from serve.local.servers import mlflow_server, torchserve_server
+from serve.rollout.rollout import Rollout
+from serve.rollout.torchserve_client import Inference, Management
+from trainer.data import synthetic
+from trainer.data.dataset import DataSpec
+from trainer.registry.runs import Tracking
+from trainer.reporting.history import KIND as EXECUTIONS
+from trainer.training.networks import ARCHITECTURES, Architecture
+from trainer.training.recipes import RECIPES
+from trainer.training.run import Trained, run_evaluation, run_training
 
 os.environ.setdefault("BINWATCH_CAPTURE_DISK", "1")  # a full machine is not what the tests are about
 

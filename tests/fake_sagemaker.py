@@ -22,7 +22,7 @@ from typing import Any
 import boto3
 import requests
 
-from serve.embedded import free_port
+from serve.local.servers import free_port
 from trainer.aws.requests import Request, problems, service_model, shape_problems
 
 ARN = "arn:aws:sagemaker:us-east-1:123456789012:endpoint/"

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from serve import archive
+from serve.archives.archive import TORCHSERVE_MANIFEST
+from serve.manifest import FORMAT, MANIFEST_FILE
 
 FILES = {
     "handler.py": b"raise SystemExit\n", "serve/__init__.py": b'"""Nothing."""\n', "model.onnx": b"onnx" * 200,
@@ -24,7 +25,7 @@ PROGRAM = {
 def manifest(held: Mapping[str, bytes], **other: Any) -> bytes:
     """The text of binwatch.json for these files."""
     said = {
-        "format": archive.FORMAT, "classes": [1, 2], "size_px": 32, "run_id": "a run", "dataset_fingerprint": "f",
+        "format": FORMAT, "classes": [1, 2], "size_px": 32, "run_id": "a run", "dataset_fingerprint": "f",
         "metrics": {}, "golden": [{"file": "golden/0.jpg", "probabilities": [0.5, 0.5]}], "licence": "none",
         "recipe": {}, "files": {name: hashlib.sha256(data).hexdigest() for name, data in held.items()}, **other,
     }  # fmt: skip
@@ -49,7 +50,7 @@ def program(**changes: bytes) -> bytes:
 def contents(held: Mapping[str, bytes] = FILES, **other: Any) -> dict[str, bytes]:
     """Everything that an archive of these files holds."""
     files = {"model.pt2": program(), **held}
-    return {archive.MANIFEST: manifest(files, **other), **files, archive.TORCHSERVE_MANIFEST: for_torchserve()}
+    return {MANIFEST_FILE: manifest(files, **other), **files, TORCHSERVE_MANIFEST: for_torchserve()}
 
 
 def packed(path: Path, held: Mapping[str, bytes], how: int = zipfile.ZIP_STORED) -> Path:

@@ -8,7 +8,7 @@ import uvicorn
 
 from serve.errors import BinwatchError
 from serve.gateway.app import create
-from serve.gateway.connection import Connection
+from serve.gateway.protocol import Connection
 from serve.gateway.settings import from_env
 
 IDLE_S = 15

@@ -10,14 +10,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve.gateway import page, routes, upstream
-from serve.gateway.answers import Refusal, response
-from serve.gateway.edge import Edge
+from serve.gateway import routes, static, upstream
 from serve.gateway.feedback import GroundTruth
 from serve.gateway.health import Health
-from serve.gateway.intake import bad_fields
 from serve.gateway.keys import Keys
 from serve.gateway.metrics import Metrics
+from serve.gateway.middleware import Edge
+from serve.gateway.parsing import bad_fields
+from serve.gateway.schemas import Refusal, response
 from serve.gateway.settings import Settings
 from serve.gateway.upstream import TorchServe
 
@@ -27,10 +27,10 @@ _KINDS = {400: "BadRequest", 404: "NotFound", 405: "MethodNotAllowed"}
 def create(settings: Settings) -> FastAPI:
     """The gateway with these settings. Raises SettingsError for keys that cannot be read."""
     keys = Keys(settings.keys)
-    static = page.router()
+    page = static.router()
     paths = [
         each.path
-        for router in (routes.api, routes.alive, static)
+        for router in (routes.api, routes.alive, page)
         for each in router.routes
         if isinstance(each, APIRoute)
     ]
@@ -48,7 +48,7 @@ def create(settings: Settings) -> FastAPI:
         title="binwatch", version="1", summary="Counts the objects in bin photos and compares them with the record.",
         lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
-    for router in (routes.api, routes.alive, static):
+    for router in (routes.api, routes.alive, page):
         app.include_router(router)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _not_here)

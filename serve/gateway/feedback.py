@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 from uuid import UUID, uuid4
 
-from serve.gateway.answers import Refusal, later
+from serve.gateway.schemas import Refusal, later
 
 FOLDER = "ground-truth"
 MAX_HOUR_BYTES = 16 * 1024**2

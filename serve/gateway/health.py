@@ -5,8 +5,8 @@ import struct
 import time
 import zlib
 
-from serve.gateway.answers import Refusal
-from serve.gateway.intake import Question
+from serve.gateway.parsing import Question
+from serve.gateway.schemas import Refusal
 from serve.gateway.upstream import TorchServe
 
 KEPT_S = 3.0

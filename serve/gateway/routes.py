@@ -11,11 +11,11 @@ from fastapi import APIRouter, Depends, Query, Request, Response, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
-from serve.gateway import intake
-from serve.gateway.answers import MAX_QUANTITY, Alive, Answer, Feedback, Healthy, Refusal, Verified, as_json, errors
+from serve.gateway import parsing
 from serve.gateway.feedback import GroundTruth
 from serve.gateway.health import Health
 from serve.gateway.metrics import Metrics
+from serve.gateway.schemas import MAX_QUANTITY, Alive, Answer, Feedback, Healthy, Refusal, Verified, as_json, errors
 from serve.gateway.upstream import TorchServe
 
 MONITORING, HISTORY = "monitoring.json", "history.json"
@@ -50,20 +50,20 @@ def fields(
     expected_quantity: Annotated[int | None, Query(ge=0, le=MAX_QUANTITY, description="the recorded quantity")] = None,
     weight: Annotated[float | None, Query(gt=0, allow_inf_nan=False, description="of the bin's contents")] = None,
     expected_weight: Annotated[float | None, Query(gt=0, allow_inf_nan=False, description="by the record")] = None,
-) -> intake.Fields:
+) -> parsing.Fields:
     """The fields of the query; those of the body, where it can have some, go before them."""
-    return intake.Fields(expected_quantity=expected_quantity, weight=weight, expected_weight=expected_weight)
+    return parsing.Fields(expected_quantity=expected_quantity, weight=weight, expected_weight=expected_weight)
 
 
 @api.post(
     "/verify",
     summary="Does a photo agree with the record?",
     responses={200: {"model": Verified}, **errors(*WORKERS)},
-    openapi_extra=intake.body_schema(intake.VERIFY),
+    openapi_extra=parsing.body_schema(parsing.VERIFY),
 )
-async def verify(request: Request, at: Working, query: Annotated[intake.Fields, Depends(fields)]) -> Response:
+async def verify(request: Request, at: Working, query: Annotated[parsing.Fields, Depends(fields)]) -> Response:
     """A photo, or a link to one in S3, and the recorded quantity, in the body or in the query."""
-    question = await intake.question(request, intake.VERIFY, query)
+    question = await parsing.question(request, parsing.VERIFY, query)
     if question.fields.expected_quantity is None:
         text = f"expected_quantity, the recorded quantity, is missing; give a whole number from 0 to {MAX_QUANTITY}"
         raise Refusal(422, "BadField", text)
@@ -76,11 +76,11 @@ async def verify(request: Request, at: Working, query: Annotated[intake.Fields, 
     "/predict",
     summary="How many objects does a photo show?",
     responses={200: {"model": Answer}, **errors(*WORKERS)},
-    openapi_extra=intake.body_schema(intake.PREDICT),
+    openapi_extra=parsing.body_schema(parsing.PREDICT),
 )
 async def predict(request: Request, at: Working) -> Response:
     """A photo, or a link to one in S3, without a record to compare with."""
-    return as_json(await at.torchserve.predict(await intake.question(request, intake.PREDICT, intake.NOTHING)))
+    return as_json(await at.torchserve.predict(await parsing.question(request, parsing.PREDICT, parsing.NOTHING)))
 
 
 @api.post(
@@ -89,12 +89,12 @@ async def predict(request: Request, at: Working) -> Response:
     status_code=201,
     responses={201: {"model": Feedback}, **errors(400, 408, 409, 415, 422)},
     openapi_extra={
-        "requestBody": {"required": True, "content": {intake.JSON: {"schema": Feedback.model_json_schema()}}}
+        "requestBody": {"required": True, "content": {parsing.JSON: {"schema": Feedback.model_json_schema()}}}
     },
 )
 async def feedback(request: Request, at: Working) -> Response:
     """The count by hand, for the answer with that event_id; it may come days later."""
-    found = await intake.feedback(request)
+    found = await parsing.feedback(request)
     await run_in_threadpool(at.ground_truth.append, UUID(found.event_id), found.count, datetime.now(UTC))
     at.metrics.feedback()
     return as_json(found.model_dump(), 201)

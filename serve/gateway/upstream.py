@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 
-from serve.gateway.intake import Question
 from serve.gateway.metrics import Metrics
+from serve.gateway.parsing import Question
+from serve.gateway.refusal import PASSED_ON, later, meaning, parsed
 from serve.gateway.settings import Settings
-from serve.refusal import PASSED_ON, later, meaning, parsed
 
 PATH = "/predictions/bin-counter"
 CONNECT_S = 5.0

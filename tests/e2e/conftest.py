@@ -18,7 +18,7 @@ from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.wait import WebDriverWait
 from urllib3 import Retry
 
-from serve.embedded import free_port
+from serve.local.servers import free_port
 
 SHOWN_S = 60
 SHELF = "/shelf"

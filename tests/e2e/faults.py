@@ -19,10 +19,10 @@ from typing import Any
 import requests
 
 from serve.errors import ServerError, TrackingError
-from serve.torchserve import Loaded, Management
+from serve.rollout.torchserve_client import Loaded, Management
 from tests.e2e.stack import Stack
-from trainer import tracking
-from trainer.tracking import Found, Tracking, Version
+from trainer.registry import runs
+from trainer.registry.runs import Found, Tracking, Version
 
 POLL_S = 0.05
 OUTAGE_S = 8.0
@@ -118,7 +118,7 @@ class Scene:
 
     def champion(self) -> str:
         """The version that the alias names."""
-        found = self.registry.alias(tracking.CHAMPION)
+        found = self.registry.alias(runs.CHAMPION)
         return found.number if found else ""
 
     def new(self) -> Version | None:
@@ -149,8 +149,8 @@ class Scene:
 
     def rests(self, champion: str) -> bool:
         """Whether nothing goes on and ``champion`` alone is loaded; the registry knows it as promoted."""
-        known = self.registry.alias(tracking.CHAMPION)
-        settled = known is not None and (known.number, known.status) == (champion, tracking.PROMOTED)
+        known = self.registry.alias(runs.CHAMPION)
+        settled = known is not None and (known.number, known.status) == (champion, runs.PROMOTED)
         ended = all(each.status != "RUNNING" for each in self._executions())
         return settled and ended and set(self.loaded()) == {self.answering()} == {champion}
 

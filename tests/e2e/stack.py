@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import requests
 
-from serve.embedded import free_port
+from serve.local.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 FIRST_ANSWER_S = 600

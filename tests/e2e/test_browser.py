@@ -12,9 +12,9 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.conftest import TINY
 from tests.e2e.conftest import SHOWN_S, text_with
-from trainer.dataset import DataSpec
-from trainer.job import learn
-from trainer.tracking import Tracking
+from trainer.data.dataset import DataSpec
+from trainer.registry.runs import Tracking
+from trainer.training.run import learn
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
 

@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from serve import archive
+from serve.archives.archive import unpacked
+from serve.manifest import read_manifest, sha256
 from tests.conftest import rounds
 from tests.e2e.faults import MOMENTS, SERVICES, Case, Client, Scene, fault, wait_for
 from tests.e2e.stack import ONE_THREAD, ROOT, Stack
-from trainer import policy, tracking
-from trainer.fetching import fetch
-from trainer.step_cache import ARCHIVE_SHA
+from trainer.artifacts import ARCHIVE_SHA
+from trainer.evaluation import policy
+from trainer.registry import runs
+from trainer.registry.signed_archive import fetch
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
 
@@ -144,15 +146,15 @@ def check_registry(scene: Scene, deployed: int) -> None:
     versions, new = scene.registry.versions(), scene.new()
     assert new is not None
     assert scene.champion() == scene.answering() == new.number
-    assert new.status == tracking.PROMOTED
-    assert not [each for each in versions if each.status in ("", tracking.APPROVED)]
+    assert new.status == runs.PROMOTED
+    assert not [each for each in versions if each.status in ("", runs.APPROVED)]
     assert len({each.run_id for each in versions}) == len(versions)
     assert int(new.number) == scene.before + 1
     moves = scene.registry.deployments()
     assert [(each.version, each.did) for each in moves[: len(moves) - deployed]] == [(new.number, "promoted")]
     recorded = scene.registry.runs("tags.`binwatch.kind` = 'deployment'")
     assert len({each.id for each in recorded if each.tags["version"] == new.number}) == 1
-    previous = scene.registry.alias(tracking.PREVIOUS)
+    previous = scene.registry.alias(runs.PREVIOUS)
     assert previous is not None
     assert previous.number == scene.base
 
@@ -181,6 +183,6 @@ def check_archives(scene: Scene, folder: Path) -> None:
     assert found["accuracy"]["version"] == new.number
     scene.stack.compose("cp", "promoter:/verifying", str(folder))
     logged = fetch(scene.registry, new.run_id, folder, folder / "verifying")
-    with archive.unpacked(logged) as unpacked:
-        archive.read_manifest(unpacked)
-    assert archive.sha256(logged) == scene.registry.tags(new.run_id)[ARCHIVE_SHA]
+    with unpacked(logged) as content:
+        read_manifest(content)
+    assert sha256(logged) == scene.registry.tags(new.run_id)[ARCHIVE_SHA]

@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 
-from serve.embedded import free_port, gateway_server
+from serve.local.servers import free_port, gateway_server
 from tests.e2e.conftest import log_of, text_with
 from tests.e2e.test_page import DESKTOP, PHONE, by_id, complaints, opened, overflow_px, wait
 

@@ -18,14 +18,15 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.wait import WebDriverWait
 
-from serve import archive
-from serve.embedded import gateway_server
+from serve.archives.archive import ask, manifest_of
 from serve.gateway import keys
+from serve.local.servers import gateway_server
+from serve.manifest import MANIFEST_FILE
 from tests.conftest import Served, emptied
 from tests.e2e.conftest import SHELF, SHOWN_S, devtools, log_of, text_with
 from tests.integration.test_serving import deploy
 from tests.integration.upstream import upstream_server
-from trainer.job import Trained
+from trainer.training.run import Trained
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
 AXE = Path(axe_core_python.__file__).with_name("axe.min.js")
@@ -45,12 +46,12 @@ class Page:
 
 def certain(path: Path, target: Path, count: int) -> Path:
     """A copy of an archive for which ``count`` fits every photo and all other counts fit none."""
-    manifest = archive.manifest_of(path)
+    manifest = manifest_of(path)
     scores = {name: (1.0 if name == str(count) else -1.0,) * 40 for name in manifest.names}
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as copy:
         for name in source.namelist():
             text = replace(manifest, scores=scores).to_json().encode()
-            copy.writestr(name, text if name == archive.MANIFEST else source.read(name))
+            copy.writestr(name, text if name == MANIFEST_FILE else source.read(name))
     return target
 
 
@@ -58,7 +59,7 @@ def certain(path: Path, target: Path, count: int) -> Path:
 def page(torchserve: Served, trained: Trained, shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     home = tmp_path_factory.mktemp("page")
     photo = trained.data.test.photos[0].path
-    (answer,) = archive.ask(trained.archive, [photo])
+    (answer,) = ask(trained.archive, [photo])
     deploy(torchserve, certain(trained.archive, home / "certain.mar", answer["count"]), "3")
     (home / "monitoring").mkdir()
     environ = {"BINWATCH_CAPTURE": str(home / "capture"), "BINWATCH_MONITORING": str(home / "monitoring")}

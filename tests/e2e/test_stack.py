@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from tests.e2e.stack import ONE_THREAD, Stack
-from trainer import synthetic
+from trainer.data import synthetic
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
 

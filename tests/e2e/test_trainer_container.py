@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from serve.embedded import s3_server
 from serve.errors import TrainingError
+from serve.local.servers import s3_server
 from tests.conftest import LEFT
 from tests.e2e.stack import ROOT, Stack
-from trainer import jobs, prepared, s3, synthetic, transfer
-from trainer.abid import read_inventory
-from trainer.counts import Counts
-from trainer.jobs import Job
+from trainer.data import prepared, s3, synthetic, transfer
+from trainer.data.abid import read_inventory
+from trainer.data.counts import Counts
+from trainer.experiments import runners
+from trainer.experiments.runners import Job
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("stack")]
 
@@ -100,7 +101,7 @@ def test_a_training_job_runs_in_a_container_of_its_own(drawn: Path, tmp_path: Pa
         losses[epoch["number"]] = epoch["validation_loss"]
         return True
 
-    assert jobs.run(jobs.runner("docker"), job, on_epoch)
+    assert runners.run(runners.runner("docker"), job, on_epoch)
     assert set(losses) == {1, 2}
     assert "training resnet18-small" in (job.base / "output" / "log.txt").read_text()
     assert job_containers() == ""
@@ -109,9 +110,9 @@ def test_a_training_job_runs_in_a_container_of_its_own(drawn: Path, tmp_path: Pa
 def test_a_job_in_a_container_that_fails_says_why_and_one_that_is_stopped_ends(drawn: Path, tmp_path: Path) -> None:
     bad = Job(tmp_path / "bad", drawn, {"recipe": "resnet18-small", "epochs": "none"})
     with pytest.raises(TrainingError, match="exit code 1: epochs is 'none'"):
-        jobs.run(jobs.runner("docker"), bad)
+        runners.run(runners.runner("docker"), bad)
     long = Job(tmp_path / "long", drawn, {"recipe": "resnet18-small", "epochs": "1000", "size_px": "32"})
-    assert not jobs.run(jobs.runner("docker"), long, lambda epoch: epoch["number"] < 2)
+    assert not runners.run(runners.runner("docker"), long, lambda epoch: epoch["number"] < 2)
     assert (long.base / "checkpoints" / "checkpoint.pt").is_file()
     assert job_containers() == ""
 

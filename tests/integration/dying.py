@@ -14,11 +14,11 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from serve import archive
-from serve.rollout import Rollout
-from serve.torchserve import Inference, Management
-from trainer.promoter import Promoter
-from trainer.tracking import Tracking
+from serve.rollout import model_store
+from serve.rollout.rollout import Rollout
+from serve.rollout.torchserve_client import Inference, Management
+from trainer.promotion.promoter import Promoter
+from trainer.registry.runs import Tracking
 
 CHANGES = {
     "set_model_version_tag", "set_registered_model_alias", "delete_registered_model_alias", "create_run",
@@ -58,7 +58,7 @@ def main(mlflow: str, inference: str, management: str, store: str, step: str, ac
     countdown = Countdown(int(step))
     registry: Any = Tracking(mlflow)
     registry._client = Dying(registry._client, countdown)
-    archive.stamp = countdown.before(archive.stamp)
+    model_store.stamp = countdown.before(model_store.stamp)
     Path.replace = countdown.before(Path.replace)  # type: ignore[method-assign]
     served: Any = Dying(Management(management), countdown)
     promoter = Promoter(registry, Rollout(Inference(inference), served, Path(store)), Path(store) / "accuracy.json")

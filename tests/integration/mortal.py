@@ -5,9 +5,9 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from trainer import tracking
-from trainer.promoter import Outcome
-from trainer.tracking import Tracking
+from trainer.promotion.promoter import Outcome
+from trainer.registry import runs
+from trainer.registry.runs import Tracking
 
 WRITES = ("create_", "log_", "set_", "update_", "delete_")
 
@@ -63,9 +63,9 @@ def promoting(registry: Tracking) -> Callable[[str], Outcome]:
 
     def promote(number: str) -> Outcome:
         version = registry.version(number)
-        if version.status == tracking.APPROVED:
+        if version.status == runs.APPROVED:
             registry.crown(number)
-            registry.mark(number, tracking.PROMOTED, version.reason)
+            registry.mark(number, runs.PROMOTED, version.reason)
         return Outcome(registry.version(number).status, number, version.reason)
 
     return promote

@@ -10,15 +10,15 @@ from typing import Any
 
 import requests
 
-from serve.archive import MANIFEST
+from serve.manifest import MANIFEST_FILE
 from tests.conftest import Served
 from tests.small_archives import packed, unpacked
-from trainer import signing, tracking
-from trainer.evaluate import Evaluation, Prediction, from_json, predictions_from_json
-from trainer.job import Trained, columns_of
-from trainer.outputs import EVALUATION, PREDICTIONS
-from trainer.promoter import Promoter
-from trainer.tracking import Tracking
+from trainer.artifacts import EVALUATION, PREDICTIONS
+from trainer.evaluation.evaluate import Evaluation, Prediction, from_json, predictions_from_json
+from trainer.promotion.promoter import Promoter
+from trainer.registry import runs, signing
+from trainer.registry.runs import Tracking
+from trainer.training.run import Trained, columns_of
 
 
 def evaluation(trained: Trained) -> Evaluation:
@@ -26,7 +26,7 @@ def evaluation(trained: Trained) -> Evaluation:
 
 
 def challenger(
-    registry: Tracking, trained: Trained, accuracy: float, status: str = tracking.APPROVED,
+    registry: Tracking, trained: Trained, accuracy: float, status: str = runs.APPROVED,
     compared_with: str = "", archive: Path | None = None, keys: signing.Pair | None = None, **about: Any,
 ) -> str:  # fmt: skip
     """Register an archive whose evaluation and answers say ``accuracy``; returns its version.
@@ -47,7 +47,7 @@ def challenger(
 def own(path: Path, run_id: str, folder: Path) -> Path:
     """A copy of an archive, in ``folder``, that says that ``run_id`` made it."""
     held = unpacked(path)
-    held[MANIFEST] = json.dumps({**json.loads(held[MANIFEST]), "run_id": run_id}).encode()
+    held[MANIFEST_FILE] = json.dumps({**json.loads(held[MANIFEST_FILE]), "run_id": run_id}).encode()
     return packed(folder / path.name, held)
 
 
@@ -74,15 +74,15 @@ def alias(registry: Tracking, name: str) -> str | None:
 
 def assert_only(registry: Tracking, served: Served, version: str) -> None:
     """Registry, server, store, records and accuracy.json agree that ``version`` is the one champion."""
-    assert alias(registry, tracking.CHAMPION) == version
+    assert alias(registry, runs.CHAMPION) == version
     assert served.rollout.serving() == version
     assert [each.version for each in served.management.loaded()] == [version]
-    kept = {f"bin-counter-{each}.mar" for each in (version, alias(registry, tracking.PREVIOUS)) if each}
+    kept = {f"bin-counter-{each}.mar" for each in (version, alias(registry, runs.PREVIOUS)) if each}
     found = {path.name for path in served.store.iterdir()}
     assert found <= {"accuracy.json", *kept}
     assert found >= {"accuracy.json", f"bin-counter-{version}.mar"}
     assert accuracy(served)["version"] == version
-    assert registry.version(version).status == tracking.PROMOTED
+    assert registry.version(version).status == runs.PROMOTED
     assert registry.deployments()[0].version == version
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from serve.embedded import free_port, java_home
+from serve.local.servers import free_port, java_home
 
 NAMESPACES = ["unshare", *(["--map-root-user"] if os.getuid() else []),
               "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]  # fmt: skip

@@ -96,7 +96,7 @@ def pipeline(given: dict[str, Any]) -> dict[str, Any]:
     deployed = PropertyFile("DeployedAccuracy", "evaluation", "accuracy.json")
     evaluate = ProcessingStep(
         "Evaluation", property_files=[report, deployed], retry_policies=retries(),
-        step_args=job("python", "-m", "trainer.aws.steps", "evaluate").run(
+        step_args=job("python", "-m", "trainer.aws.processing_steps", "evaluate").run(
             arguments=["--counts", named["Counts"]],
             inputs=[
                 ProcessingInput(archive, f"{BASE}/model", "model"),
@@ -121,7 +121,7 @@ def pipeline(given: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
     keep = ProcessingStep(
         "Keep-the-deployed-model", retry_policies=retries(),
-        step_args=job("python", "-m", "trainer.aws.steps", "keep").run(inputs=[evaluation]),
+        step_args=job("python", "-m", "trainer.aws.processing_steps", "keep").run(inputs=[evaluation]),
     )  # fmt: skip
     better = ConditionGreaterThan(
         JsonGet(step_name="Evaluation", property_file=report,

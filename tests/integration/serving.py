@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from serve.embedded import torchserve_server
-from serve.rollout import Rollout
-from serve.torchserve import Inference, Management
+from serve.local.servers import torchserve_server
+from serve.rollout.rollout import Rollout
+from serve.rollout.torchserve_client import Inference, Management
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 

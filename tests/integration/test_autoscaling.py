@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 import requests
 
-from serve import embedded
-from serve.autoscale import Autoscaler, Policy, Sample, busy_share
-from serve.rollout import Rollout
-from serve.torchserve import Inference, Management, Metrics
+from serve.local import servers
+from serve.rollout.autoscale import Autoscaler, Policy, Sample, busy_share
+from serve.rollout.rollout import Rollout
+from serve.rollout.torchserve_client import Inference, Management, Metrics
 from tests.conftest import rounds
 from tests.integration.load import large_photo
-from trainer.job import Trained
-from trainer.promoter import Promoter, watch
-from trainer.tracking import Tracking
+from trainer.promotion.promoter import Promoter, watch
+from trainer.registry.runs import Tracking
+from trainer.training.run import Trained
 
 pytestmark = pytest.mark.alone
 
@@ -58,12 +58,12 @@ def running(
 ) -> Iterator[Scaled]:  # fmt: skip
     state = tmp_path_factory.mktemp("scaled")
     patch.setenv("BINWATCH_CAPTURE", str(state / "capture"))
-    with embedded.torchserve_server(state) as (inference_url, management_url, store):
+    with servers.torchserve_server(state) as (inference_url, management_url, store):
         inference, management = Inference(inference_url), Management(management_url)
         rollout = Rollout(inference, management, store)
         rollout.load("1", lambda: trained.archive)
         yield Scaled(
-            inference, management, Metrics(embedded.metrics_url(state)), rollout, large_photo(), state / "capture"
+            inference, management, Metrics(servers.metrics_url(state)), rollout, large_photo(), state / "capture"
         )
 
 

@@ -17,15 +17,18 @@ from mlflow import MlflowClient
 from serve.errors import DataError, HeldError, TrackingError, TrainingError
 from tests.conftest import TINY, rounds
 from tests.integration.mortal import Killed, flaky, mortal, promoting
-from trainer import policy, prepared, tracking, underway
-from trainer.arrivals import Arrivals
-from trainer.continuous import Limits, read_past
-from trainer.dataset import DataSpec
-from trainer.execution import Execution, Request, Retry
-from trainer.keeping import MOST_STARTS, Keeper
-from trainer.pipeline import How, prepared_folder, request_of, runs_of
-from trainer.policy import Policy
-from trainer.tracking import Tracking
+from trainer.data import prepared
+from trainer.data.dataset import DataSpec
+from trainer.evaluation import policy
+from trainer.evaluation.policy import Policy
+from trainer.pipeline import execution_lock
+from trainer.pipeline.execution import Execution, Request, Retry
+from trainer.pipeline.new_photos import Arrivals
+from trainer.pipeline.pipeline import How, prepared_folder, request_of, runs_of
+from trainer.pipeline.triggers import Limits, read_past
+from trainer.pipeline.watcher import MOST_STARTS, Keeper
+from trainer.registry import runs
+from trainer.registry.runs import Tracking
 
 GREATER = Policy(rule=policy.GREATER).without_guards()
 """A model that is barely trained passes it: what is tested here is not the gate."""
@@ -64,7 +67,7 @@ def known(mlflow_url: str, drawn: Path, state: Path) -> None:
     registry = Tracking(mlflow_url)
     keeper(registry, drawn, state).once()
     client = MlflowClient(mlflow_url, mlflow_url)
-    client.delete_registered_model(tracking.MODEL)
+    client.delete_registered_model(runs.MODEL)
     for path in state.iterdir():  # as if there had been no execution, but the photos are prepared
         if path.is_file():
             path.unlink()
@@ -73,8 +76,8 @@ def known(mlflow_url: str, drawn: Path, state: Path) -> None:
 def assert_whole(registry: Tracking, execution: Execution, state: Path) -> None:
     """One champion, one version, one run a step, nothing left behind."""
     assert (execution.decision, [step.name for step in execution.steps]) == ("promoted", STEPS)
-    champion = registry.alias(tracking.CHAMPION)
-    assert [(each.number, each.status) for each in registry.versions()] == [("1", tracking.PROMOTED)]
+    champion = registry.alias(runs.CHAMPION)
+    assert [(each.number, each.status) for each in registry.versions()] == [("1", runs.PROMOTED)]
     assert champion
     assert champion.number == "1"
     nested = registry.nested(execution.id)
@@ -82,7 +85,7 @@ def assert_whole(registry: Tracking, execution: Execution, state: Path) -> None:
     assert {each.status for each in nested} <= {"FINISHED", "KILLED"}
     assert not [each for each in registry.runs("attributes.status = 'RUNNING'") if each.parent == execution.id]
     assert json.loads(registry.read_text(execution.id, "execution.json") or "")["decision"] == "promoted"
-    assert underway.read(state) is None
+    assert execution_lock.read(state) is None
     assert read_past(state).failures == 0
 
 
@@ -123,9 +126,9 @@ def test_killed_anywhere_it_goes_on_and_does_nothing_twice(
             died += 1
         else:
             assert counted.writes < write
-            MlflowClient(mlflow_url, mlflow_url).delete_registered_model(tracking.MODEL)
+            MlflowClient(mlflow_url, mlflow_url).delete_registered_model(runs.MODEL)
             continue
-        left = underway.read(mine)
+        left = execution_lock.read(mine)
         assert left
         assert left.starts == 1
         before = runs_of(registry, left.request)
@@ -134,7 +137,7 @@ def test_killed_anywhere_it_goes_on_and_does_nothing_twice(
         assert [execution.id] == [each.id for each in before] or not before, (write, late)
         assert_whole(registry, execution, mine)
         assert keeper(registry, drawn, mine).look() is None  # and it is over
-        MlflowClient(mlflow_url, mlflow_url).delete_registered_model(tracking.MODEL)
+        MlflowClient(mlflow_url, mlflow_url).delete_registered_model(runs.MODEL)
     assert died > 0
 
 
@@ -143,7 +146,7 @@ def test_an_end_that_was_not_written_down_ends_once_more(registry: Tracking, dra
     told = Told()
     first = keeper(registry, drawn, state, tell=told).look()
     assert first
-    underway.note(state, request_of(registry, first.id))
+    execution_lock.note(state, request_of(registry, first.id))
     again = keeper(registry, drawn, state, tell=told).look()
     assert again
     assert (again.id, again.decision, again.resumed) == (first.id, "promoted", 1)
@@ -160,14 +163,14 @@ def test_an_mlflow_that_is_away_for_a_moment_costs_an_attempt(mlflow_url: str, d
         assert execution.decision == "promoted"
         assert sum(step.attempts for step in execution.steps) <= len(STEPS) + 1
         assert len(registry.versions()) == 1
-        MlflowClient(mlflow_url, mlflow_url).delete_registered_model(tracking.MODEL)
+        MlflowClient(mlflow_url, mlflow_url).delete_registered_model(runs.MODEL)
 
 
 def test_a_failure_is_told_once_and_the_champion_serves_on(registry: Tracking, drawn: Path, tmp_path: Path) -> None:
     state, source, told = tmp_path / "state", tmp_path / "source", Told()
     with registry.run("train") as run:
         pass
-    registry.crown(registry.register(run.id, tracking.PROMOTED, "first", "").number)
+    registry.crown(registry.register(run.id, runs.PROMOTED, "first", "").number)
     (source / "bin-images").mkdir(parents=True)
     for _ in range(2):
         with pytest.raises(DataError, match="no folder metadata"):
@@ -175,12 +178,12 @@ def test_a_failure_is_told_once_and_the_champion_serves_on(registry: Tracking, d
     assert [failing for failing, _ in told] == [True]
     assert "no folder metadata" in told[0][1]
     assert read_past(state).failures == 2
-    assert underway.read(state) is None
+    assert execution_lock.read(state) is None
     newest = registry.runs("tags.`binwatch.kind` = 'execution'")[0]
     assert newest.status == "FAILED"
     step = json.loads(registry.read_text(newest.id, "execution.json") or "")["steps"][0]
     assert (step["name"], step["status"], step["attempts"]) == ("prepare", "Failed", 1)  # it cannot pass
-    champion = registry.alias(tracking.CHAMPION)
+    champion = registry.alias(runs.CHAMPION)
     assert champion
     assert champion.number == "1"
 
@@ -202,15 +205,15 @@ def test_an_execution_that_keeps_dying_is_given_up(registry: Tracking, drawn: Pa
     told, request = Told(), Request(DataSpec(drawn), TINY)
     with registry.run("execution", tags={"binwatch.token": request.token}):
         for _ in range(MOST_STARTS):
-            underway.note(state, request)
+            execution_lock.note(state, request)
         with pytest.raises(TrainingError, match="died 5 times"):
             keeper(registry, drawn, state, tell=told).look()
         assert runs_of(registry, request)[0].status == "FAILED"
-    assert underway.read(state) is None
+    assert execution_lock.read(state) is None
     assert [failing for failing, _ in told] == [True]
-    underway.note(state, request)
-    underway.pause(state)  # a stop that was asked for is no death
-    assert underway.note(state, request).starts == 1
+    execution_lock.note(state, request)
+    execution_lock.pause(state)  # a stop that was asked for is no death
+    assert execution_lock.note(state, request).starts == 1
 
 
 def test_new_photos_start_an_execution_in_which_old_ones_keep_their_split(
@@ -278,5 +281,5 @@ def test_there_is_one_execution_at_a_time_and_the_second_says_who_has_it(
         assert holder.stdout
         holder.stdout.close()
     start = time.monotonic()
-    with underway.alone(state, "another"):  # a kill frees it at once
+    with execution_lock.alone(state, "another"):  # a kill frees it at once
         assert time.monotonic() - start < 1

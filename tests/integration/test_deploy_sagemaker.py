@@ -17,16 +17,16 @@ from serve.errors import CanaryError, ServerError, SettingsError
 from tests.conftest import rounds
 from tests.fake_sagemaker import Fake, fake_aws, promised
 from tests.small_archives import FILES, contents, packed
-from trainer.aws import hosting, plan
-from trainer.aws.deploy import Outcome, Pace, deploy
-from trainer.aws.destroy import destroy
-from trainer.aws.hosting import Package
-from trainer.aws.images import ONNX, OWNERS, image_for
-from trainer.aws.package import Chosen, build
+from trainer.aws.endpoint import hosting, plan
+from trainer.aws.endpoint.deploy import Outcome, Pace, deploy
+from trainer.aws.endpoint.destroy import destroy
+from trainer.aws.endpoint.endpoint_spec import Wanted
+from trainer.aws.endpoint.hosting import Package
+from trainer.aws.endpoint.images import ONNX, OWNERS, image_for
+from trainer.aws.endpoint.package import Chosen, build
 from trainer.aws.requests import Aws, Request
-from trainer.aws.wanted import Wanted
-from trainer.job import Trained
-from trainer.tracking import Tracking
+from trainer.registry.runs import Tracking
+from trainer.training.run import Trained
 
 ROOT = Path(__file__).parents[2]
 PACE = Pace(poll_s=0.01, timeout_s=60)

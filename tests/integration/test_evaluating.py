@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from trainer.evaluate import evaluate, milliseconds, predict
-from trainer.job import Trained
+from trainer.evaluation.evaluate import evaluate, milliseconds, predict
+from trainer.training.run import Trained
 
 
 def test_an_evaluation_knows_what_an_answer_takes_however_few_photos_there_are(trained: Trained) -> None:

@@ -13,13 +13,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from serve.embedded import s3_server
 from serve.errors import DataError
+from serve.local.servers import s3_server
+from tests.benchmarks.slow_proxy import SlowProxy
 from tests.conftest import rounds
-from trainer import abid, cli, s3, transfer
-from trainer.counts import Counts
-from trainer.slow_proxy import SlowProxy
-from trainer.sources import read_source
+from trainer.data import abid, s3, transfer
+from trainer.data.counts import Counts
+from trainer.data.layouts import read_source
+from trainer.options import data_spec
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,7 +154,7 @@ def test_an_s3_address_works_where_a_folder_does(
     url: str, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BINWATCH_S3_ENDPOINT", url)
-    spec = cli.data_spec({"data": "s3://bins/abid"}, tmp_path / "drawn")
+    spec = data_spec({"data": "s3://bins/abid"}, tmp_path / "drawn")
     found = read_source(spec.source, spec.counts).photos
     assert [(photo.id, photo.bin) for photo in found] == [
         (photo.id, photo.bin) for photo in read_source(drawn, spec.counts).photos

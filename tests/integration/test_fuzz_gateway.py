@@ -9,11 +9,11 @@ from pathlib import Path
 
 import requests
 
-from serve.embedded import gateway_server
 from serve.gateway import keys
+from serve.local.servers import gateway_server
 from tests.conftest import Served, rounds
 from tests.integration.test_serving import deploy
-from trainer.job import Trained
+from trainer.training.run import Trained
 
 ROOT = Path(__file__).parents[2]
 SEED = 20261124

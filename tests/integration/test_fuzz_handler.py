@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import requests
 
-from serve import archive
 from serve.answers import Answers
+from serve.archives.archive import unpacked as unpacked_archive
 from serve.counter import Counter
 from serve.errors import BusyError, RequestError
 from serve.handler import BinCounterHandler
@@ -24,7 +24,7 @@ from tests.conftest import rounds
 from tests.integration.damage import body_of, photo_of, png, whole
 from tests.integration.serving import deployed
 from tests.unit.test_capture import lines, until
-from trainer.job import Trained
+from trainer.training.run import Trained
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it leaves a file of its own open
@@ -40,7 +40,7 @@ STATUSES = {200, 400, 403, 404, 413, 422}
 
 @pytest.fixture(scope="module")
 def unpacked(trained: Trained) -> Iterator[Path]:
-    with archive.unpacked(trained.archive) as folder:
+    with unpacked_archive(trained.archive) as folder:
         yield folder
 
 

@@ -14,13 +14,13 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.embedded import gateway_server
-from serve.gateway.edge import HEADERS
+from serve.gateway.middleware import HEADERS
 from serve.gateway.settings import MAX_BODY
+from serve.local.servers import gateway_server
 from tests.conftest import Served, emptied
 from tests.integration.test_serving import deploy
 from tests.integration.upstream import upstream_server
-from trainer.job import Trained
+from trainer.training.run import Trained
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import requests
 
-from serve.embedded import gateway_server
 from serve.gateway import keys
+from serve.local.servers import gateway_server
 from tests.integration.upstream import upstream_server
 
 

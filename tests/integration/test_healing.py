@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from serve import archive
+from serve.archives.archive import unpacked
 from serve.errors import ServerError
-from serve.rollout import Rollout
+from serve.manifest import read_manifest
+from serve.rollout.rollout import Rollout
 from tests.conftest import Served, rounds
 from tests.integration.promoting import accuracy, alias, assert_only, challenger, moves, promoter
-from trainer import tracking
-from trainer.job import Trained
-from trainer.tracking import Tracking
+from trainer.registry import runs
+from trainer.registry.runs import Tracking
+from trainer.training.run import Trained
 
 PROMOTION, ROLLBACK = 13, 11
 """How many calls that change something a promotion and a rollback make; `make proof` counts them."""
@@ -70,8 +71,8 @@ def test_an_archive_that_went_from_the_store_is_fetched_again_while_its_model_an
         damage(path)
         (served.store / f".bin-counter-{first}.mar.partial").write_bytes(b"cut off")
         assert mine.reconcile().did == "nothing"
-        with archive.unpacked(path) as folder:
-            archive.read_manifest(folder)  # whole, by its checksums
+        with unpacked(path) as folder:
+            read_manifest(folder)  # whole, by its checksums
         assert_only(registry, served, first)
     assert served.management.loaded() == loaded
 
@@ -130,7 +131,7 @@ def sample(steps: int, number: int) -> list[int]:
 def assert_settled(registry: Tracking, served: Served, version: str, previous: str | None, step: int) -> None:
     """After a kill before change number ``step`` and a round, everything agrees and nothing is left to do."""
     assert_only(registry, served, version)
-    assert alias(registry, tracking.PREVIOUS) == previous, step
+    assert alias(registry, runs.PREVIOUS) == previous, step
     assert all(each.ended for each in registry.deployments()), step
     assert promoter(registry, served).reconcile().did == "nothing", step
 
@@ -166,7 +167,7 @@ def test_a_rollback_that_was_killed_anywhere_is_finished_or_never_was(
             promoter(registry, served).reconcile()
         known = moves(registry)
         assert dying(registry, served, step, "roll_back").returncode == -signal.SIGKILL, step
-        marked = registry.version(champion).status == tracking.ROLLED_BACK
+        marked = registry.version(champion).status == runs.ROLLED_BACK
         promoter(registry, served).reconcile()
         champion = first if marked else champion
         assert_settled(registry, served, champion, None if marked else first, step)
@@ -251,5 +252,5 @@ def test_a_promoter_that_cannot_reach_the_server_rejects_nothing(
     for step in ("load", "canary"):
         with pytest.raises(ServerError):
             promoter(registry, served, Away(served.rollout, step)).reconcile()
-        assert registry.version(number).status == tracking.APPROVED
+        assert registry.version(number).status == runs.APPROVED
     assert promoter(registry, served).reconcile().did == "promoted"

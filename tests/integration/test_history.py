@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from serve import lookup
+from serve.capture_record import Event, record
 from serve.errors import DataError, TrackingError
-from serve.event import Event, record
-from serve.places import Folder
-from trainer import tracking
-from trainer.deployments import PROMOTED, ROLLED_BACK
-from trainer.history import FILE, Chronicle, tell
-from trainer.monitoring import Journal
-from trainer.tracking import Tracking
+from serve.monitoring import find_event
+from serve.monitoring.reader import Folder
+from trainer.registry import runs
+from trainer.registry.deployments import PROMOTED, ROLLED_BACK
+from trainer.registry.runs import Tracking
+from trainer.reporting.history import FILE, Chronicle, tell
+from trainer.reporting.monitoring_runs import Journal
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +28,7 @@ def version(registry: Tracking, accuracy: float, fingerprint: str) -> str:
         run.log_json({"binwatch": {"accuracy": accuracy, "accuracy_interval": [0.1, 0.9]}}, "evaluation.json")
         run.log_json({"fingerprint": fingerprint}, "dataset.json")
         run.log_params({"data_source": "/bins", "data_seed": 7, "architecture": "resnet18"})
-    return registry.register(run.id, tracking.PROMOTED, "better", "").number
+    return registry.register(run.id, runs.PROMOTED, "better", "").number
 
 
 def executed(registry: Tracking, said: dict[str, Any]) -> str:
@@ -94,9 +94,9 @@ def test_an_answers_event_id_leads_to_its_version(tmp_path: Path) -> None:
         json.dumps(record(events[0])).replace("-", "_"),
     ]
     file.write_text("".join(line + "\n" for line in (*damaged, *lines)))
-    assert [lookup.version_of(Folder(tmp_path), each.event_id) for each in events] == ["6", "7"]
+    assert [find_event.version_of(Folder(tmp_path), each.event_id) for each in events] == ["6", "7"]
     with pytest.raises(DataError, match="no captured answer has the event_id"):
-        lookup.version_of(Folder(tmp_path), "94cd7378-9ee7-4e19-bc92-0d2f79bb034f")
+        find_event.version_of(Folder(tmp_path), "94cd7378-9ee7-4e19-bc92-0d2f79bb034f")
 
 
 def test_an_mlflow_that_is_away_and_a_folder_that_cannot_be_written_are_told_apart(

@@ -21,9 +21,9 @@ from moto.server import ThreadedMotoServer
 from serve.payload import ATTRIBUTES
 from tests.conftest import Served
 from trainer.aws import lambda_deploy, lambda_zip
-from trainer.aws.deploy import Pace
+from trainer.aws.endpoint.deploy import Pace
 from trainer.aws.requests import Aws
-from trainer.job import Trained
+from trainer.training.run import Trained
 
 NEXT = "/2018-06-01/runtime/invocation/next"
 DEADLINE_MS = str(2**42)

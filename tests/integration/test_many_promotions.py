@@ -20,15 +20,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve.embedded import metrics_url, torchserve_server
-from serve.torchserve import Management
+from serve.local.servers import metrics_url, torchserve_server
+from serve.rollout.torchserve_client import Management
 from tests.conftest import rounds
 from tests.integration.load import Answer, closed, opened, per_second
 from tests.integration.promoting import challenger
 from tests.integration.serving import Deployed
-from trainer import signing, tracking
-from trainer.job import Trained
-from trainer.tracking import Tracking
+from trainer.registry import runs, signing
+from trainer.registry.runs import Tracking
+from trainer.training.run import Trained
 
 pytestmark = pytest.mark.alone
 ROOT = Path(__file__).parents[2]
@@ -71,11 +71,11 @@ def promoter_process(
 
 def promoted(registry: Tracking, trained: Trained, before: str, keys: signing.Pair) -> tuple[str, Window]:
     """Register a challenger and wait until it is promoted and the old version is gone."""
-    number = challenger(registry, trained, 0.5, status=tracking.REFUSED, compared_with=before, keys=keys)
+    number = challenger(registry, trained, 0.5, status=runs.REFUSED, compared_with=before, keys=keys)
     begun_s = time.monotonic()
-    registry.mark(number, tracking.APPROVED, "because")
-    while (status := registry.version(number).status) != tracking.PROMOTED:
-        assert status == tracking.APPROVED
+    registry.mark(number, runs.APPROVED, "because")
+    while (status := registry.version(number).status) != runs.PROMOTED:
+        assert status == runs.APPROVED
         assert time.monotonic() < begun_s + 300
         time.sleep(0.25)
     return number, Window(begun_s, time.monotonic())

@@ -14,16 +14,18 @@ import boto3
 import pytest
 from mlflow import MlflowClient
 
-from serve import capture, places, records
-from serve.drift import Thresholds
-from serve.embedded import s3_server
-from serve.event import Event
-from serve.looks import Monitor
+from serve import capture
+from serve.capture_record import Event
+from serve.local.servers import s3_server
+from serve.monitoring import reader, records
+from serve.monitoring.drift import Thresholds
+from serve.monitoring.monitor import Monitor
+from tests.benchmarks import monitoring_benches
+from tests.benchmarks.monitoring_benches import draw
 from tests.conftest import rounds
-from trainer import monitoring_benches, monitoring_plots
-from trainer.monitoring import EXPERIMENT, Journal
-from trainer.monitoring_benches import draw
-from trainer.tracking import Tracking
+from trainer.registry.runs import Tracking
+from trainer.reporting import monitoring_plots
+from trainer.reporting.monitoring_runs import EXPERIMENT, Journal
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime.now(UTC).replace(hour=12, minute=30, second=0, microsecond=0)
@@ -62,7 +64,7 @@ def no_monitoring(mlflow_url: str) -> Iterator[None]:
 
 
 def monitor(folder: Path, out: Path, url: str) -> Monitor:
-    return Monitor(places.Folder(folder), out, 24 * HOURS, Thresholds(), journal=Journal(url))
+    return Monitor(reader.Folder(folder), out, 24 * HOURS, Thresholds(), journal=Journal(url))
 
 
 def test_mlflow_gets_a_run_a_day_with_curves_and_pictures(registry: Tracking, mlflow_url: str, tmp_path: Path) -> None:
@@ -223,8 +225,8 @@ def test_a_bucket_is_read_like_a_folder(tmp_path: Path, monkeypatch: pytest.Monk
         client.create_bucket(Bucket="bins")
         for path in (tmp_path / "capture").rglob("*.jsonl"):
             client.upload_file(str(path), "bins", f"kept/{path.relative_to(tmp_path / 'capture')}")
-        folder = Monitor(places.Folder(tmp_path / "capture"), tmp_path / "one", 24 * HOURS, Thresholds()).look(NOW)
-        bucket = places.place_of("s3://bins/kept/", url)
+        folder = Monitor(reader.Folder(tmp_path / "capture"), tmp_path / "one", 24 * HOURS, Thresholds()).look(NOW)
+        bucket = reader.place_of("s3://bins/kept/", url)
         watched = Monitor(bucket, tmp_path / "two", 24 * HOURS, Thresholds())
         assert watched.look(NOW) == folder
         assert folder.records == 600

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import rounds
 from tests.integration.load import Answer, closed, large_photo, opened, per_second
 from tests.integration.serving import Deployed, deployed
-from trainer.job import Trained
+from trainer.training.run import Trained
 
 pytestmark = pytest.mark.alone
 

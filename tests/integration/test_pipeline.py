@@ -10,17 +10,17 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from serve.embedded import free_port, mlflow_server
 from serve.errors import DataError, ServerError, TrackingError
+from serve.local.servers import free_port, mlflow_server
 from tests.conftest import TINY, Served
-from trainer import tracking
-from trainer.dataset import DataSpec
-from trainer.execution import Execution
-from trainer.job import run_training
-from trainer.pipeline import How, execute, wait_for_promoter
-from trainer.policy import GREATER, Policy
-from trainer.promoter import Outcome, Promoter
-from trainer.tracking import Tracking
+from trainer.data.dataset import DataSpec
+from trainer.evaluation.policy import GREATER, Policy
+from trainer.pipeline.execution import Execution
+from trainer.pipeline.pipeline import How, execute, wait_for_promoter
+from trainer.promotion.promoter import Outcome, Promoter
+from trainer.registry import runs
+from trainer.registry.runs import Tracking
+from trainer.training.run import run_training
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_promotes_the_first_and_refuses_its_equal(
     assert second.challenger is not None
     assert second.champion.accuracy == second.challenger.accuracy == first.challenger.accuracy  # type: ignore[union-attr]
     assert "not greater" in second.reasons[0]
-    assert registry.version("2").status == tracking.REFUSED
+    assert registry.version("2").status == runs.REFUSED
     assert served.rollout.serving() == "1"
     assert_recorded(mlflow_url, first, second, recipe.epochs)
 
@@ -99,7 +99,7 @@ def test_a_failing_step_is_recorded_and_the_champion_serves_on(
 ) -> None:
     with pytest.raises(DataError, match="bin-images"):
         execute(registry, DataSpec(tmp_path), TINY, promote)
-    experiment = MlflowClient(mlflow_url).get_experiment_by_name(tracking.EXPERIMENT)
+    experiment = MlflowClient(mlflow_url).get_experiment_by_name(runs.EXPERIMENT)
     assert experiment
     newest = MlflowClient(mlflow_url).search_runs([experiment.experiment_id], "tags.binwatch.kind = 'execution'")[0]
     assert newest.info.status == "FAILED"
@@ -110,10 +110,10 @@ def test_a_failing_step_is_recorded_and_the_champion_serves_on(
 def test_waits_for_another_process_s_verdict(registry: Tracking) -> None:
     with registry.run("train") as run:
         pass
-    version = registry.register(run.id, tracking.APPROVED, "better", "").number
+    version = registry.register(run.id, runs.APPROVED, "better", "").number
     with pytest.raises(ServerError, match="is it running"):
         wait_for_promoter(registry, version, timeout_s=0.2)
-    marking = Thread(target=partial(registry.mark, version, tracking.REJECTED, "canary"))
+    marking = Thread(target=partial(registry.mark, version, runs.REJECTED, "canary"))
     marking.start()
     assert wait_for_promoter(registry, version, 20) == Outcome("rejected", version, "canary")
     marking.join()

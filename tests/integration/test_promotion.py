@@ -6,9 +6,10 @@ from serve.errors import DataError
 from tests.conftest import Served
 from tests.integration.promoting import accuracy, alias, assert_only, challenger, moves, promoter
 from tests.integration.test_serving import altered
-from trainer import decisions, tracking
-from trainer.job import Trained
-from trainer.tracking import Tracking
+from trainer.promotion import decisions
+from trainer.registry import runs
+from trainer.registry.runs import Tracking
+from trainer.training.run import Trained
 
 
 def test_an_empty_registry_leaves_a_tenth_as_the_deployed_accuracy(registry: Tracking, served: Served) -> None:
@@ -23,7 +24,7 @@ def test_promotes_one_after_the_other(registry: Tracking, served: Served, traine
     second = challenger(registry, trained, 0.6, compared_with=first)
     assert promoter(registry, served).reconcile().did == "promoted"
     assert_only(registry, served, second)
-    assert alias(registry, tracking.PREVIOUS) == first
+    assert alias(registry, runs.PREVIOUS) == first
     assert accuracy(served) == {"accuracy": 0.6, "version": second}
     assert moves(registry) == [("promoted", first), ("promoted", second)]
     assert promoter(registry, served).reconcile().did == "nothing"
@@ -42,7 +43,7 @@ def test_a_failed_canary_is_rejected_once_and_the_old_model_serves_on(
     outcome = promoter(registry, served).reconcile()
     assert outcome.did == "rejected"
     assert "golden photo" in outcome.reason
-    assert registry.version(second).status == tracking.REJECTED
+    assert registry.version(second).status == runs.REJECTED
     assert "golden photo" in registry.version(second).reason
     assert promoter(registry, served).reconcile().did == "nothing"
     if deployed:
@@ -57,7 +58,7 @@ def test_an_undecided_version_goes_through_the_gate(registry: Tracking, served: 
     assert promoter(registry, served).reconcile().did == "promoted"
     same = challenger(registry, trained, 0.5, status="")
     assert promoter(registry, served).reconcile().did == "nothing"
-    assert registry.version(same).status == tracking.REFUSED
+    assert registry.version(same).status == runs.REFUSED
     assert "50.0% on 30 test photos is not greater than the champion's 50.0%" in registry.version(same).reason
     decision, told = decisions.tell(registry, decisions.NEWEST)
     assert (decision.promote, decision.p_value) == (False, 1.0)
@@ -87,7 +88,7 @@ def test_a_version_that_cannot_be_judged_is_refused_and_holds_up_nobody(
     odd = registry.register(run.id, "", "", "").number
     assert promoter(registry, served).reconcile().did == "promoted"
     assert_only(registry, served, good)
-    assert registry.version(odd).status == tracking.REFUSED
+    assert registry.version(odd).status == runs.REFUSED
     assert "evaluation.json" in registry.version(odd).reason
 
 
@@ -108,5 +109,5 @@ def test_an_approval_against_another_champion_is_withdrawn(
     promoter(registry, served).reconcile()
     assert_only(registry, served, newer)
     assert promoter(registry, served).reconcile().did == "nothing"
-    assert registry.version(stale).status == tracking.REFUSED
+    assert registry.version(stale).status == runs.REFUSED
     assert "run the pipeline again" in registry.version(stale).reason

@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 import requests
 
-from serve import archive, hourly, links
-from serve.embedded import free_port, s3_server
+from serve import hour_files, links
+from serve.archives.archive import unpacked
 from serve.handler import BinCounterHandler
 from serve.links import MAX_BYTES
+from serve.local.servers import free_port, s3_server
 from serve.upload import Spool
 from tests.integration.serving import Deployed, deployed
 from tests.integration.test_fuzz_handler import context, send
 from tests.unit.test_capture import MOMENT, lines, until
-from trainer.job import Trained
+from trainer.training.run import Trained
 
 HEADER = "X-Amzn-SageMaker-Custom-Attributes"
 
@@ -223,7 +224,7 @@ def test_a_worker_that_is_stopped_writes_its_record_before_it_lets_go_of_torchse
     monkeypatch.setenv("BINWATCH_CAPTURE", str(tmp_path))
     monkeypatch.setenv("TS_DECODE_INPUT_REQUEST", "true")  # the handler changes it: put back at the end
     before, handler = signal.getsignal(signal.SIGTERM), BinCounterHandler()
-    with archive.unpacked(trained.archive) as folder:
+    with unpacked(trained.archive) as folder:
         handler.initialize(context(folder))
         assert handler.capture
         try:
@@ -258,7 +259,7 @@ def test_what_is_captured_for_s3_comes_there_in_files_and_waits_while_it_cannot(
     down = Spool(tmp_path, "s3://captured/some/prefix", f"http://127.0.0.1:{free_port()}", every_s=0.2)
     for number in range(3):
         down.append(MOMENT, b"%d\n" % number)
-        until(lambda number=number: len(list(hourly.abandoned(tmp_path))) == number + 1)  # type: ignore[misc]
+        until(lambda number=number: len(list(hour_files.abandoned(tmp_path))) == number + 1)  # type: ignore[misc]
     down.close()
     assert Spool(tmp_path, "s3://captured", None, max_bytes=1).full() == "6 bytes wait for s3://captured"
     up = Spool(tmp_path, "s3://captured/some/prefix", s3, every_s=0.2)

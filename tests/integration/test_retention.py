@@ -10,12 +10,13 @@ import pytest
 from botocore import UNSIGNED
 from botocore.config import Config
 
-from serve.embedded import mlflow_server, s3_server
+from serve.local.servers import mlflow_server, s3_server
 from tests.integration.test_scripts import call
-from trainer import disposal, s3, tracking
-from trainer.outputs import ARCHIVE
-from trainer.retention import Places, Policy, prune
-from trainer.tracking import Tracking
+from trainer.artifacts import ARCHIVE
+from trainer.data import s3
+from trainer.pipeline import disposal
+from trainer.pipeline.retention import Places, Policy, prune
+from trainer.registry.runs import Tracking
 
 HOUR = "bin-counter/AllTraffic/2020/01/01/00"
 
@@ -54,8 +55,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
 def test_archives_really_leave_the_store_but_for_those_that_may_serve(kept: Kept, tmp_path: Path) -> None:
     registry = Tracking(kept.url)
     runs = {name: trained_run(registry, tmp_path) for name in ("old", "previous", "champion", "waits", "refused")}
-    words = {"old": tracking.REFUSED, "previous": tracking.PROMOTED, "champion": tracking.PROMOTED,
-             "waits": tracking.APPROVED, "refused": tracking.REFUSED}  # fmt: skip
+    words = {"old": runs.REFUSED, "previous": runs.PROMOTED, "champion": runs.PROMOTED,
+             "waits": runs.APPROVED, "refused": runs.REFUSED}  # fmt: skip
     of = {name: registry.register(runs[name], status, "", "").number for name, status in words.items()}
     registry.crown(of["champion"])
     registry.set_previous(of["previous"])

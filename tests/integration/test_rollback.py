@@ -12,19 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from serve import archive
-from serve.embedded import metrics_url
+from serve.archives.archive import golden_photos
 from serve.errors import DataError
-from serve.probation import Policy
-from serve.rollout import Rollout
-from serve.torchserve import Metrics
+from serve.local.servers import metrics_url
+from serve.rollout.probation import Policy
+from serve.rollout.rollout import Rollout
+from serve.rollout.torchserve_client import Metrics
 from tests.conftest import Served, rounds
 from tests.integration.promoting import alias, ask_until, assert_only, challenger, moves, promoter
 from tests.integration.test_serving import altered
-from trainer import tracking
-from trainer.job import Trained
-from trainer.promoter import WATCHED
-from trainer.tracking import Tracking
+from trainer.promotion.promoter import WATCHED
+from trainer.registry import runs
+from trainer.registry.runs import Tracking
+from trainer.training.run import Trained
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 def registered(registry: Tracking) -> str:
     with registry.run("train") as run:
         pass
-    return registry.register(run.id, tracking.APPROVED, "because", "").number
+    return registry.register(run.id, runs.APPROVED, "because", "").number
 
 
 def test_deployments_are_runs_that_tell_what_served_since_when(registry: Tracking) -> None:
@@ -95,7 +95,7 @@ def test_a_version_that_does_badly_on_live_traffic_is_taken_back_by_itself(
     server = watching(served, Policy(duration_s=120, least_requests=10))
     mine = promoter(registry, served, server)
     assert mine.round().did == "promoted"  # nothing to return to: the first one is not watched
-    change = faults(len(archive.golden_photos(trained.archive)))[said]
+    change = faults(len(golden_photos(trained.archive)))[said]
     bad = altered(trained.archive, tmp_path / "bin-counter.mar", "handler.py", change)
     second = challenger(registry, trained, 0.6, compared_with=first, archive=bad)
     begun = time.monotonic()
@@ -107,8 +107,8 @@ def test_a_version_that_does_badly_on_live_traffic_is_taken_back_by_itself(
     assert said in outcome.reason
     assert_only(registry, served, first)
     found = registry.version(second)
-    assert (found.status, found.reason) == (tracking.ROLLED_BACK, outcome.reason)
-    assert alias(registry, tracking.PREVIOUS) is None
+    assert (found.status, found.reason) == (runs.ROLLED_BACK, outcome.reason)
+    assert alias(registry, runs.PREVIOUS) is None
     assert moves(registry) == [("promoted", first), ("promoted", second), ("rolled-back", first)]
     assert mine.reconcile().did == "nothing"
 
@@ -125,7 +125,7 @@ def test_the_old_version_stays_loaded_until_the_watch_is_over_also_across_a_rest
     assert after.round().did == WATCHED
     assert served.rollout.serving() == second
     assert {each.version for each in served.management.loaded()} == {first, second}
-    assert registry.version(second).status == tracking.APPROVED
+    assert registry.version(second).status == runs.APPROVED
     assert after.reconcile().did == "promoted"
     assert_only(registry, served, second)
     assert (served.store / f"bin-counter-{first}.mar").is_file()
@@ -173,7 +173,7 @@ def test_a_rollback_by_hand_takes_seconds_and_is_not_undone_by_a_promoter_that_w
     assert promoter(registry, served).reconcile().did == "nothing"
     assert_only(registry, served, first)
     found = registry.version(second)
-    assert (found.status, found.reason) == (tracking.ROLLED_BACK, "it counts too many")
+    assert (found.status, found.reason) == (runs.ROLLED_BACK, "it counts too many")
     assert moves(registry) == [("promoted", first), ("promoted", second), ("rolled-back", first)]
 
 

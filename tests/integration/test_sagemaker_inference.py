@@ -13,12 +13,12 @@ import pytest
 import requests
 
 from serve import links
-from serve.embedded import s3_server
+from serve.local.servers import s3_server
 from serve.payload import ATTRIBUTES
 from tests.conftest import Served, need
 from tests.integration.sagemaker import inference_server, namespaces_work
-from trainer.aws import images, package
-from trainer.job import Trained
+from trainer.aws.endpoint import images, package
+from trainer.training.run import Trained
 
 VERSION = "7"
 DRIVER = Path(__file__).with_name("transformer.py")

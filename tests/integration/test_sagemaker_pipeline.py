@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,10 @@ from moto.server import ThreadedMotoServer
 
 from serve.errors import AwsError
 from tests.integration.pipeline_steps import steps_told
-from trainer import cli
-from trainer.aws import account, launch, pipelines
+from trainer.aws import account, pipeline_commands, pipelines
 from trainer.aws.definition import PARAMETERS, definition
-from trainer.aws.jobs import Training, metric_definitions
 from trainer.aws.requests import Aws
+from trainer.aws.training_jobs import Training, metric_definitions
 from trainer.aws.tuning import Tuning, tuning_job
 
 ROOT = Path(__file__).parents[2]
@@ -119,12 +119,12 @@ def test_the_script_does_all_of_it(moto: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_named_with_what_to_do(aws: Aws, words: list[str], reason: str) -> None:
-    parser = cli.parser("x", {})
+    parser = ArgumentParser()
     account.add_options(parser, {})
-    launch.add_options(parser)
+    pipeline_commands.add_options(parser)
     args = parser.parse_args([*(f"--{key}={value}" for key, value in OPTIONS.items()), *words])
     with pytest.raises(AwsError, match=re.escape(reason)):
-        launch.run(aws, account.account(vars(args)), args)
+        pipeline_commands.run(aws, account.account(vars(args)), args)
 
 
 def test_an_error_is_one_line_and_a_setting_s_ends_with_2() -> None:

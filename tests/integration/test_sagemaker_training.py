@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 EPOCHS = 8
 SMALL = {"recipe": "resnet18-small", "size-px": "32", "limit": "150"}
 SCRIPT = "import sys\n\nfrom trainer.contract import main\n\nsys.exit(main())\n"
-AS_MODULE = {"SAGEMAKER_TRAINING_MODULE": "trainer.contract:toolkit"}
+AS_MODULE = {"SAGEMAKER_TRAINING_MODULE": "trainer.aws.training_container:toolkit"}
 AS_SCRIPT = {"SAGEMAKER_PROGRAM": "train.py"}
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import LEFT, TINY, Served
-from trainer.dataset import DataSpec
-from trainer.job import Trained, run_evaluation, run_training
-from trainer.tracking import Tracking
+from trainer.data.dataset import DataSpec
+from trainer.registry.runs import Tracking
+from trainer.training.run import Trained, run_evaluation, run_training
 
 ROOT = Path(__file__).parents[2]
 

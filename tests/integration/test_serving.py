@@ -11,16 +11,17 @@ import requests
 import torch
 from PIL import Image
 
-from serve import archive
+from serve.archives.archive import ask, manifest_of, unpacked
 from serve.counter import Counter
 from serve.errors import ArchiveError, CanaryError, PhotoError
-from serve.torchserve import Inference
+from serve.manifest import INT8_MODEL, MANIFEST_FILE, Calibration
+from serve.rollout.torchserve_client import Inference
 from tests.conftest import SURE, TINY, Served
-from trainer.dataset import DataSpec
-from trainer.evaluate import predict
-from trainer.export import write_archive
-from trainer.job import Trained, run_training
-from trainer.model import create
+from trainer.data.dataset import DataSpec
+from trainer.evaluation.evaluate import predict
+from trainer.training.export import write_archive
+from trainer.training.networks import create
+from trainer.training.run import Trained, run_training
 
 
 def deploy(served: Served, path: Path, version: str) -> None:
@@ -37,11 +38,11 @@ def altered(path: Path, target: Path, name: str, change: "dict[bytes, bytes]") -
     for old, new in change.items():
         assert old in files[name]
         files[name] = files[name].replace(old, new)
-    manifest = json.loads(files[archive.MANIFEST])
+    manifest = json.loads(files[MANIFEST_FILE])
     import hashlib
 
     manifest["files"] = {each: hashlib.sha256(files[each]).hexdigest() for each in manifest["files"]}
-    files[archive.MANIFEST] = json.dumps(manifest).encode()
+    files[MANIFEST_FILE] = json.dumps(manifest).encode()
     with zipfile.ZipFile(target, "w") as copy:
         for each, data in files.items():
             copy.writestr(each, data)
@@ -67,19 +68,19 @@ def test_a_recorded_quantity_gets_a_verdict(served: Served, trained: Trained) ->
     plain = requests.post(url, data=photo, timeout=30).json()
     assert "verdict" not in plain
     assert set(plain["fit"]) == set(plain["probabilities"])
-    judged = ask(url, photo, plain["count"]).json()
+    judged = post(url, photo, plain["count"]).json()
     # 300 drawn bins leave too few calibration photos for alpha 5 %, and the answer says so
     assert judged["verdict"] == "unsure"
     assert "too few for alpha 0.05; it takes 19" in judged["reason"]
     assert judged["probability"] == plain["probabilities"][str(plain["count"])]
-    unknown = ask(url, photo, 7).json()
+    unknown = post(url, photo, 7).json()
     assert unknown["reason"].startswith("the model does not know 7 objects")
     for wrong in ("-1", "2.5", "many", "", "9" * 30):
-        response = ask(url, photo, wrong)
+        response = post(url, photo, wrong)
         assert (response.status_code, response.json()["type"]) == (422, "BadField"), wrong
 
 
-def ask(url: str, photo: bytes, quantity: object) -> requests.Response:
+def post(url: str, photo: bytes, quantity: object) -> requests.Response:
     headers = {"X-Amzn-SageMaker-Custom-Attributes": f"station=7, expected_quantity={quantity}"}
     return requests.post(url, data=photo, headers=headers, timeout=30)
 
@@ -89,7 +90,7 @@ def test_full_size_photos_get_the_evaluation_s_answer_and_nearly_that_of_their_s
 ) -> None:
     made = run_training(DataSpec(abid, limit=600), replace(SURE, size_px=64), tmp_path, None)
     deploy(served, made.archive, "1")
-    with archive.unpacked(made.archive) as folder:
+    with unpacked(made.archive) as folder:
         counter = Counter(folder)
         distances = []
         for path in sorted(full_size.iterdir()):
@@ -140,7 +141,7 @@ def test_the_worker_runs_the_code_of_the_archive(served: Served, trained: Traine
     deploy(served, marked, "1")
     photo = trained.data.test.photos[0].path
     assert served.inference.predict(photo.read_bytes())["marked"] == 1
-    (answer,) = archive.ask(marked, [photo])
+    (answer,) = ask(marked, [photo])
     assert answer["marked"] == 1
 
 
@@ -150,12 +151,12 @@ def test_a_model_that_breaks_its_promise_does_not_pass_the_canary(
     deploy(served, trained.archive, "1")
     other = tmp_path / "other.mar"
     shutil.copy(trained.archive, other)
-    manifest = archive.manifest_of(other)
+    manifest = manifest_of(other)
     golden = tuple(replace(each, probabilities=each.probabilities[::-1]) for each in manifest.golden)
     with zipfile.ZipFile(trained.archive) as source, zipfile.ZipFile(other, "w") as copy:
         for name in source.namelist():
             text = replace(manifest, golden=golden, exact=None).to_json().encode()
-            copy.writestr(name, text if name == archive.MANIFEST else source.read(name))
+            copy.writestr(name, text if name == MANIFEST_FILE else source.read(name))
     served.rollout.load("2", lambda: other)
     with pytest.raises(CanaryError, match="answers golden photo"):
         served.rollout.canary("2")
@@ -163,15 +164,15 @@ def test_a_model_that_breaks_its_promise_does_not_pass_the_canary(
 
 
 def test_what_a_gpu_would_answer_passes_the_canary_too(served: Served, trained: Trained, tmp_path: Path) -> None:
-    manifest = archive.manifest_of(trained.archive)
+    manifest = manifest_of(trained.archive)
     promised = tuple(each.probabilities for each in manifest.golden)
     other = tuple(replace(each, probabilities=each.probabilities[::-1]) for each in manifest.golden)
-    exact = archive.Calibration(manifest.temperature, manifest.scores, promised)
+    exact = Calibration(manifest.temperature, manifest.scores, promised)
     path = tmp_path / "a.mar"
     with zipfile.ZipFile(trained.archive) as source, zipfile.ZipFile(path, "w") as copy:
         for name in source.namelist():
             text = replace(manifest, golden=other, exact=exact).to_json().encode()
-            copy.writestr(name, text if name == archive.MANIFEST else source.read(name))
+            copy.writestr(name, text if name == MANIFEST_FILE else source.read(name))
     deploy(served, path, "1")
     assert served.rollout.serving() == "1"
 
@@ -183,10 +184,10 @@ def test_the_server_runs_the_form_that_the_manifest_names(served: Served, traine
     selection, calibration = trained.data.validation.halves(0)
     made = write_archive(network, trained.data, TINY, tmp_path, run_id="", metrics={},
                          selection=selection, calibration=calibration)  # fmt: skip
-    assert made.cpu_model == archive.INT8
+    assert made.cpu_model == INT8_MODEL
     deploy(served, made.archive, "1")
     photo = trained.data.test.photos[0].path.read_bytes()
-    with archive.unpacked(made.archive) as folder:
+    with unpacked(made.archive) as folder:
         (int8,), (fp32,) = Counter(folder).answer([photo]), Counter(folder, device="cpu:0").answer([photo])
     assert not isinstance(int8, PhotoError)
     assert not isinstance(fp32, PhotoError)
@@ -209,7 +210,7 @@ def test_photos_that_wait_together_are_answered_together_and_alike(served: Serve
 
 def test_a_damaged_model_does_not_load(served: Served, trained: Trained, tmp_path: Path) -> None:
     deploy(served, trained.archive, "1")
-    model, path, told = archive.manifest_of(trained.archive).cpu_model, tmp_path / "damaged.mar", tmp_path / "told.mar"
+    model, path, told = manifest_of(trained.archive).cpu_model, tmp_path / "damaged.mar", tmp_path / "told.mar"
     with zipfile.ZipFile(trained.archive) as source, zipfile.ZipFile(path, "w") as copy:
         whole = source.read(model)
         for name in source.namelist():

@@ -11,17 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from serve import archive as archives
-from serve import zips
+from serve.archives import safe_zip
+from serve.archives.archive import stamp
 from serve.errors import ArchiveError
-from serve.probation import Observation
+from serve.manifest import MANIFEST_FILE, sha256
+from serve.rollout.probation import Observation
 from tests import small_archives as small
-from trainer import signing, tracking
-from trainer.fetching import fetch
-from trainer.lineage import lineage
-from trainer.outputs import ARCHIVE, EVALUATION
-from trainer.promoter import Promoter
-from trainer.tracking import Tracking
+from trainer.artifacts import ARCHIVE, EVALUATION
+from trainer.promotion.promoter import Promoter
+from trainer.registry import runs, signing
+from trainer.registry.runs import Tracking
+from trainer.registry.signed_archive import fetch
+from trainer.reporting.lineage import lineage
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +43,7 @@ class Shelf:
 
     def keep(self, version: str, fetch: Callable[[], Path]) -> None:
         if not (self.folder / f"{version}.mar").exists():
-            archives.stamp(fetch(), self.folder / f"{version}.mar", version)
+            stamp(fetch(), self.folder / f"{version}.mar", version)
 
     def load(self, version: str, fetch: Callable[[], Path]) -> None:
         self.keep(version, fetch)
@@ -97,7 +98,7 @@ def gone(path: Path, _: Path) -> None:
 def tampered(path: Path, _: Path) -> None:
     held = small.unpacked(path)
     held["handler.py"] = b"import os\n"
-    held[archives.MANIFEST] = small.manifest({name: held[name] for name in (*small.FILES, "model.pt2")})
+    held[MANIFEST_FILE] = small.manifest({name: held[name] for name in (*small.FILES, "model.pt2")})
     small.packed(path, held)
 
 
@@ -136,20 +137,20 @@ def test_what_was_not_signed_here_is_rejected_with_its_reason_and_the_old_model_
     change, reason = WRONG[case]
     shelf = Shelf(tmp_path / "shelf")
     promoter = Promoter(registry, shelf, tmp_path / "accuracy.json", trusted=keys.public)
-    first = registry.register(logged(registry, keys, tmp_path / "one"), tracking.APPROVED, "because", "").number
+    first = registry.register(logged(registry, keys, tmp_path / "one"), runs.APPROVED, "because", "").number
     registry.crown(first)
-    registry.mark(first, tracking.PROMOTED, "because")
+    registry.mark(first, runs.PROMOTED, "because")
     shelf.load(first, lambda: fetch(registry, registry.version(first).run_id, tmp_path / "first", keys.public))
     shelf.switch(first)
     (tmp_path / "accuracy.json").write_text(json.dumps({"accuracy": 0.5, "version": first}))
 
-    bad = registry.register(logged(registry, keys, tmp_path / "two", change), tracking.APPROVED, "because", first)
+    bad = registry.register(logged(registry, keys, tmp_path / "two", change), runs.APPROVED, "because", first)
     outcome = promoter.reconcile()
     assert (outcome.did, outcome.version) == ("rejected", bad.number)
     found = registry.version(bad.number)
-    assert found.status == tracking.REJECTED
+    assert found.status == runs.REJECTED
     assert re.search(reason, found.reason), found.reason
-    champion = registry.alias(tracking.CHAMPION)
+    champion = registry.alias(runs.CHAMPION)
     assert champion is not None
     assert (champion.number, shelf.serving()) == (first, first)
     assert [path.name for path in shelf.folder.iterdir()] == [f"{first}.mar"]
@@ -173,8 +174,8 @@ def test_one_above_the_limit_is_refused_before_it_is_fetched(
     registry: Tracking, keys: signing.Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = logged(registry, keys, tmp_path / "one")
-    monkeypatch.setattr("trainer.fetching.MAX_BYTES", 1000)
-    assert zips.MAX_BYTES > 1000
+    monkeypatch.setattr("trainer.registry.signed_archive.MAX_BYTES", 1000)
+    assert safe_zip.MAX_BYTES > 1000
     with pytest.raises(ArchiveError, match="at most 1000 are allowed"):
         fetch(registry, run, tmp_path / "here", keys.public)
     assert not (tmp_path / "here").exists()
@@ -184,7 +185,7 @@ def test_a_version_of_before_is_signed_by_hand_and_its_lineage_says_so(
     registry: Tracking, mlflow_url: str, keys: signing.Pair, tmp_path: Path
 ) -> None:
     run = logged(registry, keys, tmp_path / "one", unsigned)
-    version = registry.register(run, tracking.REJECTED, "not signed", "").number
+    version = registry.register(run, runs.REJECTED, "not signed", "").number
     environ = {**os.environ, "BINWATCH_SIGNING_KEY": str(keys.private), "BINWATCH_VERIFY_KEY": str(keys.public),
                "MLFLOW_TRACKING_URI": mlflow_url}  # fmt: skip
 
@@ -196,6 +197,6 @@ def test_a_version_of_before_is_signed_by_hand_and_its_lineage_says_so(
     found = lineage(registry, version, keys.public)
     archive = fetch(registry, run, tmp_path / "fetched", keys.public)
     assert found.signature == "fits a key that is trusted here"
-    assert found.archive_sha256 == archives.sha256(archive)
+    assert found.archive_sha256 == sha256(archive)
     assert found.run_id in found.address
     assert (found.served, found.revision) == ((), registry.tags(run)["mlflow.source.git.commit"])

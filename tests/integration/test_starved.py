@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import rounds
-from trainer import synthetic
-from trainer.dataset import DataSpec
-from trainer.evaluate import Evaluated
-from trainer.gate import decide
-from trainer.job import run_evaluation, run_training
-from trainer.recipes import RECIPES
+from trainer.data import synthetic
+from trainer.data.dataset import DataSpec
+from trainer.evaluation.evaluate import Evaluated
+from trainer.evaluation.gate import decide
+from trainer.training.recipes import RECIPES
+from trainer.training.run import run_evaluation, run_training
 
 
 @pytest.fixture(scope="module")

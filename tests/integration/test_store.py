@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from serve.embedded import free_port
 from serve.errors import MissingError, RequestError, StoreError, StoreTimeoutError, TooLargeError
 from serve.links import Link, Store
+from serve.local.servers import free_port
 
 
 class BadStore(http.server.BaseHTTPRequestHandler):

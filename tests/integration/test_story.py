@@ -13,15 +13,18 @@ import pytest
 
 from serve.errors import DataError
 from tests.conftest import Served, rounds
-from trainer import decisions, guards, prepared, tracking
-from trainer.abid import BESIDE, choose, file_list_json, read_file_list
-from trainer.counts import Counts
-from trainer.dataset import DataSpec
-from trainer.execution import Execution
-from trainer.pipeline import How, execute, prepared_folder
-from trainer.promoter import Promoter
-from trainer.recipes import RECIPES
-from trainer.tracking import Tracking
+from trainer.data import prepared
+from trainer.data.abid import BESIDE, choose, file_list_json, read_file_list
+from trainer.data.counts import Counts
+from trainer.data.dataset import DataSpec
+from trainer.evaluation import guards
+from trainer.pipeline.execution import Execution
+from trainer.pipeline.pipeline import How, execute, prepared_folder
+from trainer.promotion import decisions
+from trainer.promotion.promoter import Promoter
+from trainer.registry import runs
+from trainer.registry.runs import Tracking
+from trainer.training.recipes import RECIPES
 
 PHOTOS, SIZE_PX = rounds(1200, 100_000), rounds(96, 224)
 FIRST, STARVED = rounds(400, 2000), rounds(60, 300)
@@ -86,7 +89,7 @@ def test_the_report_s_story(registry: Tracking, served: Served, source: Path, tm
         with pytest.raises(DataError, match="no version served before version 1"):
             promoter.roll_back("nothing to return to")
         run_id = registry.version(whole.challenger.version).run_id
-        by_hand = registry.register(run_id, tracking.APPROVED, "by hand", "1").number
+        by_hand = registry.register(run_id, runs.APPROVED, "by hand", "1").number
         assert promoter.promote(by_hand).did == "promoted"
     assert served.rollout.serving() not in (None, "1")
 

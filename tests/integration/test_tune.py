@@ -17,11 +17,13 @@ from mlflow import MlflowClient
 
 from serve.errors import DataError, TrainingError
 from tests.conftest import rounds
-from trainer import jobs, plots, prepared, tune
-from trainer.counts import Counts
-from trainer.jobs import EPOCHS, Job, Running
-from trainer.tracking import Tracking
-from trainer.tune import Search, Space
+from trainer.data import prepared
+from trainer.data.counts import Counts
+from trainer.experiments import runners, tune
+from trainer.experiments.runners import EPOCHS, Job, Running
+from trainer.experiments.search_plots import importances, parallel_coordinates, search_history
+from trainer.experiments.tune import Search, Space
+from trainer.registry.runs import Tracking
 
 ROOT = Path(__file__).parents[2]
 SPACE = Space(("resnet18", "alexnet"))
@@ -53,7 +55,7 @@ class Failing(Pretended):
         self.code = 1
 
 
-def search(out: Path, runner: jobs.Runner = Pretended, **changes: object) -> Search:
+def search(out: Path, runner: runners.Runner = Pretended, **changes: object) -> Search:
     made = Search(out, out, {"recipe": "hpo-frozen", "epochs": "3"}, {}, SPACE, runner)
     return replace(made, **changes)  # type: ignore[arg-type]
 
@@ -114,11 +116,11 @@ def test_two_searches_in_one_folder_are_refused(tmp_path: Path) -> None:
 def test_the_pictures_show_every_trial(tmp_path: Path) -> None:
     found = search(tmp_path, trials=6).run()
     good = [each for each in found if each.loss is not None]
-    (axes,) = plots.parallel_coordinates(found).axes
+    (axes,) = parallel_coordinates(found).axes
     assert len(axes.lines) == len(good)
-    (axes,) = plots.search_history(found).axes
+    (axes,) = search_history(found).axes
     assert len(axes.collections[0].get_offsets()) == len(good)  # type: ignore[arg-type]
-    (axes,) = plots.importances(tune.importance(tmp_path)).axes
+    (axes,) = importances(tune.importance(tmp_path)).axes
     assert len(axes.patches) == 3
 
 
@@ -139,15 +141,15 @@ def test_a_process_runs_a_job(tmp_path: Path, data: Path) -> None:
         told.append(int(str(numbers["number"])))
         return True
 
-    jobs.run(jobs.runner("process"), job(tmp_path, data), on_epoch)
+    runners.run(runners.runner("process"), job(tmp_path, data), on_epoch)
     assert told == [1, 2]
     with pytest.raises(TrainingError, match="there is no model 'resnet99'"):
-        jobs.run(jobs.runner("process"), job(tmp_path, data, architecture="resnet99"))
+        runners.run(runners.runner("process"), job(tmp_path, data, architecture="resnet99"))
 
 
 def test_a_job_is_stopped_when_it_is_not_wanted_any_more(tmp_path: Path, data: Path) -> None:
     long = job(tmp_path, data, epochs="5000")
-    jobs.run(jobs.runner("process"), long, lambda numbers: numbers["number"] < 3)
+    runners.run(runners.runner("process"), long, lambda numbers: numbers["number"] < 3)
     assert 3 <= len(long.epochs()) < 5000
 
 

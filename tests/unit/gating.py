@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from trainer.counts import Counts
-from trainer.evaluate import Evaluated, Prediction, summarise
+from trainer.data.counts import Counts
+from trainer.evaluation.evaluate import Evaluated, Prediction, summarise
 
 COUNTS = Counts()
 ALARM, NO_ALARM = 0.01, 0.9

@@ -6,8 +6,8 @@ import pytest
 
 from serve.errors import DataError
 from tests.conftest import rounds
-from trainer.abid import read_inventory
-from trainer.counts import Counts, parse
+from trainer.data.abid import read_inventory
+from trainer.data.counts import Counts, parse
 
 
 def put(source: Path, photo_id: str, record: object, photo: bytes | None = b"jpeg") -> None:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from trainer.alarms import judge
-from trainer.plots import alarm_curves
+from trainer.evaluation.alarms import judge
+from trainer.evaluation.evaluation_plots import alarm_curves
 
 
 def test_counts_alarms_of_right_and_of_wrong_records() -> None:

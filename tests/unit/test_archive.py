@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from serve import archive
+from serve.archives.archive import TORCHSERVE_MANIFEST, ask, golden_photos, manifest_of, stamp, unpacked
 from serve.counter import Counter
 from serve.errors import ArchiveError, PhotoError
+from serve.manifest import MANIFEST_FILE
 from tests.conftest import TINY
-from trainer.job import Trained
+from trainer.training.run import Trained
 
 
 def rewrite(source: Path, target: Path, changes: dict[str, bytes | None]) -> Path:
@@ -23,24 +24,24 @@ def rewrite(source: Path, target: Path, changes: dict[str, bytes | None]) -> Pat
 
 
 def test_an_archive_holds_all_that_serving_needs(trained: Trained) -> None:
-    manifest = archive.manifest_of(trained.archive)
+    manifest = manifest_of(trained.archive)
     assert manifest.classes == (1, 2, 3, 4, 5)
     assert manifest.dataset_fingerprint == trained.data.fingerprint
     assert manifest.recipe["architecture"] == TINY.architecture
     assert "CC BY-NC-SA 3.0" in manifest.licence
-    assert len(archive.golden_photos(trained.archive)) == 5
+    assert len(golden_photos(trained.archive)) == 5
     with zipfile.ZipFile(trained.archive) as content:
         names = set(content.namelist())
     assert names >= {"handler.py", "serve/photo.py", "model.onnx", "binwatch.json"}
-    assert names == {*manifest.files, *(each.file for each in manifest.golden), archive.MANIFEST,
-                     archive.TORCHSERVE_MANIFEST}  # fmt: skip
+    assert names == {*manifest.files, *(each.file for each in manifest.golden), MANIFEST_FILE,
+                     TORCHSERVE_MANIFEST}  # fmt: skip
     assert not any(name.endswith((".pt", ".pth", ".pkl", ".pyc")) for name in names)
 
 
 def test_golden_photos_give_the_answers_promised(trained: Trained) -> None:
-    with archive.unpacked(trained.archive) as folder:
+    with unpacked(trained.archive) as folder:
         counter = Counter(folder)
-        for data, expected in archive.golden_photos(trained.archive):
+        for data, expected in golden_photos(trained.archive):
             (answer,) = counter.answer([data])
             assert not isinstance(answer, PhotoError)
             assert list(answer["probabilities"].values()) == pytest.approx(expected, abs=1e-6)
@@ -48,7 +49,7 @@ def test_golden_photos_give_the_answers_promised(trained: Trained) -> None:
 
 def test_a_broken_photo_does_not_spoil_the_others(trained: Trained) -> None:
     good = trained.data.test.photos[0].path.read_bytes()
-    with archive.unpacked(trained.archive) as folder:
+    with unpacked(trained.archive) as folder:
         first, broken, last = Counter(folder).answer([good, b"x", good])
     assert isinstance(broken, PhotoError)
     assert first == last
@@ -58,20 +59,20 @@ def test_a_broken_photo_does_not_spoil_the_others(trained: Trained) -> None:
 @pytest.mark.parametrize("name", ["model.onnx", "serve/photo.py", "handler.py", "golden/0.jpg"])
 def test_a_changed_file_is_noticed(trained: Trained, tmp_path: Path, name: str) -> None:
     path = rewrite(trained.archive, tmp_path / "a.mar", {name: b"changed"})
-    with archive.unpacked(path) as folder, pytest.raises(ArchiveError, match=f"{name}.*damaged"):
+    with unpacked(path) as folder, pytest.raises(ArchiveError, match=f"{name}.*damaged"):
         Counter(folder)
 
 
 def test_a_missing_file_is_noticed(trained: Trained, tmp_path: Path) -> None:
     path = rewrite(trained.archive, tmp_path / "a.mar", {"model.onnx": None})
-    with archive.unpacked(path) as folder, pytest.raises(ArchiveError, match="has SHA-256 nothing"):
+    with unpacked(path) as folder, pytest.raises(ArchiveError, match="has SHA-256 nothing"):
         Counter(folder)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/absolute", "a/../../b"])
 def test_a_path_that_leaves_the_archive_is_refused(trained: Trained, tmp_path: Path, name: str) -> None:
     path = rewrite(trained.archive, tmp_path / "a.mar", {name: b"x"})
-    with pytest.raises(ArchiveError, match="leave its folder"), archive.unpacked(path):
+    with pytest.raises(ArchiveError, match="leave its folder"), unpacked(path):
         pass
 
 
@@ -81,34 +82,34 @@ def test_a_path_that_leaves_the_archive_is_refused(trained: Trained, tmp_path: P
      (b'{"format": 1}', "damaged")],
 )  # fmt: skip
 def test_a_foreign_archive_is_refused(trained: Trained, tmp_path: Path, change: bytes | None, reason: str) -> None:
-    path = rewrite(trained.archive, tmp_path / "a.mar", {archive.MANIFEST: change})
+    path = rewrite(trained.archive, tmp_path / "a.mar", {MANIFEST_FILE: change})
     with pytest.raises(ArchiveError, match=reason):
-        archive.manifest_of(path)
+        manifest_of(path)
 
 
 def test_an_archive_whose_code_fails_says_so(trained: Trained, tmp_path: Path) -> None:
     path = rewrite(trained.archive, tmp_path / "a.mar", {"model.onnx": b"damaged"})
     with pytest.raises(ArchiveError, match=r"does not run.*damaged"):
-        list(archive.ask(path, [trained.data.test.photos[0].path]))
+        list(ask(path, [trained.data.test.photos[0].path]))
 
 
 def test_a_truncated_archive_is_refused(trained: Trained, tmp_path: Path) -> None:
     path = tmp_path / "a.mar"
     path.write_bytes(trained.archive.read_bytes()[:100_000])
     with pytest.raises(ArchiveError, match="not a whole archive"):
-        archive.manifest_of(path)
+        manifest_of(path)
     with pytest.raises(ArchiveError, match="there is no archive"):
-        archive.manifest_of(tmp_path / "b.mar")
+        manifest_of(tmp_path / "b.mar")
 
 
 def test_a_stamped_archive_has_its_version_and_is_whole_or_not_there(trained: Trained, tmp_path: Path) -> None:
     target = tmp_path / "store" / "bin-counter-7.mar"
     target.parent.mkdir()
-    archive.stamp(trained.archive, target, "7")
+    stamp(trained.archive, target, "7")
     with zipfile.ZipFile(target) as content:
-        assert json.loads(content.read(archive.TORCHSERVE_MANIFEST))["model"]["modelVersion"] == "7"
-    assert archive.manifest_of(target) == archive.manifest_of(trained.archive)
+        assert json.loads(content.read(TORCHSERVE_MANIFEST))["model"]["modelVersion"] == "7"
+    assert manifest_of(target) == manifest_of(trained.archive)
     assert [path.name for path in target.parent.iterdir()] == ["bin-counter-7.mar"]
     with pytest.raises(ArchiveError):
-        archive.stamp(rewrite(trained.archive, tmp_path / "bad.mar", {"../x": b""}), target.with_name("8.mar"), "8")
+        stamp(rewrite(trained.archive, tmp_path / "bad.mar", {"../x": b""}), target.with_name("8.mar"), "8")
     assert not target.with_name("8.mar").exists()

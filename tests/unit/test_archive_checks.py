@@ -13,18 +13,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve import archive, vetting, zips
+from serve.archives import contents, safe_zip
+from serve.archives.archive import TORCHSERVE_MANIFEST, stamp, unpacked
 from serve.errors import ArchiveError
+from serve.manifest import GPU_PROGRAM, MANIFEST_FILE
 from tests import small_archives as small
 from tests.conftest import rounds
-from trainer import signing
-from trainer.job import Trained
+from trainer.registry import signing
+from trainer.training.run import Trained
 
 
 def stored(path: Path, folder: Path) -> Path:
     """What the model store gets of an archive."""
     folder.mkdir(exist_ok=True)
-    archive.stamp(path, folder / "bin-counter-7.mar", "7")
+    stamp(path, folder / "bin-counter-7.mar", "7")
     return folder / "bin-counter-7.mar"
 
 
@@ -53,17 +55,17 @@ def directory(data: bytes | bytearray) -> int:
 
 def test_what_is_stored_is_what_was_checked_and_the_version(good: Path, tmp_path: Path) -> None:
     found = small.unpacked(stored(good, tmp_path / "store"))
-    named = json.loads(found.pop(archive.TORCHSERVE_MANIFEST))
+    named = json.loads(found.pop(TORCHSERVE_MANIFEST))
     assert named.pop("model")["modelVersion"] == "7"
     assert named == {"runtime": "python", "archiverVersion": "0.12.0"}
     expected = small.contents()
-    del expected[archive.TORCHSERVE_MANIFEST]
+    del expected[TORCHSERVE_MANIFEST]
     assert found == expected
 
 
 def test_a_real_archive_passes_and_holds_no_pickle(trained: Trained, tmp_path: Path) -> None:
     found = small.unpacked(stored(trained.archive, tmp_path / "store"))
-    with zipfile.ZipFile(trained.archive) as content, content.open(archive.PROGRAM) as program:
+    with zipfile.ZipFile(trained.archive) as content, content.open(GPU_PROGRAM) as program:
         inside = {each.filename: each.file_size for each in zipfile.ZipFile(program).infolist()}
     assert [size for name, size in inside.items() if name.endswith(".pt")] == [0]
     assert not [name for name, data in found.items() if data.startswith((b"\x80\x02", b"\x80\x04"))]
@@ -122,7 +124,7 @@ def test_a_file_that_was_changed_or_left_out_is_refused(tmp_path: Path, name: st
     refused(small.packed(tmp_path / "bad.mar", held), tmp_path, f"has no {name}, which its manifest lists")
 
 
-@pytest.mark.parametrize("name", [archive.MANIFEST, archive.TORCHSERVE_MANIFEST])
+@pytest.mark.parametrize("name", [MANIFEST_FILE, TORCHSERVE_MANIFEST])
 def test_an_archive_without_a_manifest_is_refused(tmp_path: Path, name: str) -> None:
     held = small.contents()
     del held[name]
@@ -138,7 +140,7 @@ def test_an_archive_without_a_manifest_is_refused(tmp_path: Path, name: str) -> 
      (b"{", "damaged"), (b"[]", "damaged"), (b'{"model": 3}', "damaged"), (b"[" * 100_000, "damaged")],
 )  # fmt: skip
 def test_torchserve_is_told_to_load_nothing_else(tmp_path: Path, text: bytes, reason: str) -> None:
-    held = {**small.contents(), archive.TORCHSERVE_MANIFEST: text}
+    held = {**small.contents(), TORCHSERVE_MANIFEST: text}
     refused(small.packed(tmp_path / "bad.mar", held), tmp_path, reason)
 
 
@@ -152,7 +154,7 @@ def test_a_manifest_that_says_nonsense_is_refused(tmp_path: Path, said: dict[str
 
 
 def test_a_manifest_nested_without_end_is_refused(tmp_path: Path) -> None:
-    held = {**small.contents(), archive.MANIFEST: b"[" * 100_000}
+    held = {**small.contents(), MANIFEST_FILE: b"[" * 100_000}
     refused(small.packed(tmp_path / "bad.mar", held), tmp_path, "damaged")
 
 
@@ -161,7 +163,7 @@ def test_a_bomb_is_refused_before_anything_is_unpacked(tmp_path: Path) -> None:
     bomb = small.packed(tmp_path / "bomb.mar", held, zipfile.ZIP_DEFLATED)
     assert bomb.stat().st_size < 50_000
     refused(bomb, tmp_path, "is compressed")
-    with pytest.raises(ArchiveError, match="is compressed"), archive.unpacked(bomb):
+    with pytest.raises(ArchiveError, match="is compressed"), unpacked(bomb):
         pass
 
 
@@ -187,14 +189,14 @@ def test_entries_that_lie_on_one_another_are_refused(good: Path, tmp_path: Path)
 
 
 def test_too_many_entries_are_refused_before_they_are_read(tmp_path: Path) -> None:
-    held = {f"golden/{number}.jpg": b"" for number in range(zips.MAX_ENTRIES + 1)}
+    held = {f"golden/{number}.jpg": b"" for number in range(safe_zip.MAX_ENTRIES + 1)}
     refused(small.packed(tmp_path / "many.mar", held), tmp_path, "201 entries")
 
 
 def test_an_archive_above_the_limit_is_refused_unread(tmp_path: Path) -> None:
     huge = tmp_path / "huge.mar"
     with huge.open("wb") as file:
-        file.truncate(zips.MAX_BYTES + 1)  # takes no room on the disk
+        file.truncate(safe_zip.MAX_BYTES + 1)  # takes no room on the disk
     refused(huge, tmp_path, "2147483648 bytes; at most 2147483647")
     (tmp_path / "huge.mar.sig").write_bytes(bytes(64))
     with pytest.raises(ArchiveError, match="2147483648 bytes"):
@@ -202,7 +204,7 @@ def test_an_archive_above_the_limit_is_refused_unread(tmp_path: Path) -> None:
 
 
 def test_a_text_above_the_limit_is_not_read_into_memory(tmp_path: Path) -> None:
-    held = {**small.contents(), archive.MANIFEST: b" " * (vetting.MAX_TEXT + 1)}
+    held = {**small.contents(), MANIFEST_FILE: b" " * (contents.MAX_TEXT + 1)}
     refused(small.packed(tmp_path / "bad.mar", held), tmp_path, "bytes; at most 16777216 are read")
 
 
@@ -318,7 +320,7 @@ def test_whatever_a_zip_is_called_and_holds_nothing_leaves_the_target(tmp_path: 
     outside = {path.name for path in tmp_path.iterdir()} | {"store"}
     try:
         stored(bad, tmp_path / "store")
-        with archive.unpacked(bad) as folder:
+        with unpacked(bad) as folder:
             assert set(everything(folder)) == set(small.contents())
     except ArchiveError:
         pass

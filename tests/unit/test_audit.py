@@ -11,11 +11,12 @@ import pytest
 
 from serve.errors import DataError
 from tests.conftest import TINY
-from trainer import dataset, features, prepared, synthetic
-from trainer.audit import Audit, audit, write_audit
-from trainer.counts import Counts
-from trainer.dataset import Dataset, DataSpec
-from trainer.train import fit
+from trainer.data import dataset, prepared, synthetic
+from trainer.data.audit import Audit, audit, write_audit
+from trainer.data.counts import Counts
+from trainer.data.dataset import Dataset, DataSpec
+from trainer.training import features
+from trainer.training.train import fit
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from serve.autoscale import Autoscaler, Change, Decision, Policy, Sample, busy_share, decide, policy_from
 from serve.errors import ServerError, SettingsError
-from serve.torchserve import Loaded, Work, work
+from serve.rollout.autoscale import Autoscaler, Change, Decision, Policy, Sample, busy_share, decide, policy_from
+from serve.rollout.torchserve_client import Loaded, Work, work
 
 POLICY = Policy()
 STEP_S = 3.0
@@ -264,7 +264,7 @@ def test_the_policy_is_the_reports() -> None:
 
 
 def test_torchserve_counts_what_the_autoscaler_reads() -> None:
-    text = (Path(__file__).parents[2] / "serve" / "metrics.yaml").read_text()
+    text = (Path(__file__).parents[2] / "serve" / "torchserve" / "metrics.yaml").read_text()
     histograms = text.split("histogram:")[1:]
     assert "ts_inference_latency_microseconds" in histograms[0]
     assert "ts_queue_latency_microseconds" in histograms[0]

@@ -14,15 +14,18 @@ import pytest
 import torch
 from torch import nn
 
-from serve import archive, counter, inference_torchscript
+from serve import counter
+from serve.archives.archive import TORCHSERVE_MANIFEST, golden_photos, manifest_of, unpacked
+from serve.aws import inference_torchscript
 from serve.errors import ArchiveError, SettingsError
+from serve.manifest import GPU_PROGRAM, MANIFEST_FILE
 from tests.conftest import need
 from tests.small_archives import contents, packed
-from trainer.aws import torchscript
-from trainer.aws.choose import chosen
-from trainer.aws.images import ONNX, TORCHSCRIPT
-from trainer.aws.package import Chosen, archive_in, build
-from trainer.job import Trained
+from trainer.aws.endpoint import torchscript
+from trainer.aws.endpoint.choose import chosen
+from trainer.aws.endpoint.images import ONNX, TORCHSCRIPT
+from trainer.aws.endpoint.package import Chosen, archive_in, build
+from trainer.training.run import Trained
 
 TOO_OLD = Path(inference_torchscript.__file__)
 
@@ -54,7 +57,7 @@ def test_the_same_archive_gives_the_same_bytes(small: Path, tmp_path: Path) -> N
 
 def test_an_archive_s_own_code_goes_with_it(tmp_path: Path) -> None:
     own = {**contents(), "serve/inference.py": b"its = 'own'\n"}
-    held = {name: data for name, data in own.items() if name not in (archive.MANIFEST, archive.TORCHSERVE_MANIFEST)}
+    held = {name: data for name, data in own.items() if name not in (MANIFEST_FILE, TORCHSERVE_MANIFEST)}
     made = build(Chosen("3", packed(tmp_path / "own.mar", contents(held)), 0.4), ONNX, tmp_path / "work")
     assert members(made.path)["code/inference.py"] == b"its = 'own'\n"
     assert members(made.path)["code/serve/__init__.py"] == own["serve/__init__.py"]
@@ -130,8 +133,8 @@ def aged(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
 def test_torchscript_answers_as_the_program_does_in_torch_1_5_1_s_format(trained: Trained, aged: Path) -> None:
-    with archive.unpacked(trained.archive) as content:
-        run = counter.torch_runner(content / archive.PROGRAM, "cpu")
+    with unpacked(trained.archive) as content:
+        run = counter.torch_runner(content / GPU_PROGRAM, "cpu")
         pixels = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
         expected = run(pixels)
     found = torch.jit.load(aged / "model" / "model.pt")(torch.tensor(pixels))  # type: ignore[no-untyped-call]
@@ -149,8 +152,8 @@ def test_its_inference_gives_the_answers_that_the_archive_promises(
 ) -> None:  # fmt: skip
     monkeypatch.setenv("BINWATCH_MODEL_VERSION", "3")
     model = inference_torchscript.model_fn(str(aged / "model"))
-    manifest = archive.manifest_of(trained.archive)
-    for number, (photo, _) in enumerate(archive.golden_photos(trained.archive)):
+    manifest = manifest_of(trained.archive)
+    for number, (photo, _) in enumerate(golden_photos(trained.archive)):
         asked = inference_torchscript.input_fn(photo, "image/jpeg")
         body, content_type = inference_torchscript.output_fn(inference_torchscript.predict_fn(asked, model), "*/*")
         found = json.loads(body)
@@ -181,7 +184,7 @@ def test_it_runs_on_python_3_6_with_torch_1_5_1(trained: Trained, aged: Path) ->
     photos = sorted((aged / "3").glob("golden-*"))
     command = [python, "-c", IN_OLD_PYTHON, str(aged / "model"), *map(str, photos)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-    manifest = archive.manifest_of(trained.archive).on_gpu()
+    manifest = manifest_of(trained.archive).on_gpu()
     for line, golden in zip(done.stdout.splitlines(), manifest.golden, strict=True):
         found = np.array(list(json.loads(line)["probabilities"].values()))
         assert np.abs(found - golden.probabilities).max() < manifest.tolerance

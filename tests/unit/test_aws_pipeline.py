@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import tarfile
+from argparse import ArgumentParser
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,12 @@ from typing import Any
 import pytest
 
 from serve.errors import AwsError, DataError, SettingsError
-from trainer import cli, contract_lines
-from trainer.aws import account, launch, pipelines, steps
+from trainer.artifacts import EVALUATION
+from trainer.aws import account, pipeline_commands, pipelines, processing_steps, training_log
 from trainer.aws.definition import CONDITION, DEPLOYED, PARAMETERS, REPORT, TRAINING, definition
-from trainer.aws.jobs import Training, metric_definitions, training_job
 from trainer.aws.requests import Recorder, Request, check, problems
-from trainer.job import Trained
-from trainer.outputs import EVALUATION
+from trainer.aws.training_jobs import Training, metric_definitions, training_job
+from trainer.training.run import Trained
 
 ROOT = Path(__file__).parents[2]
 ROLE = "arn:aws:iam::123456789012:role/binwatch"
@@ -26,11 +26,11 @@ NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 
 def asked(*words: str) -> list[Request]:
     """The requests that the script's words make, each checked against the service's description."""
-    parser = cli.parser("x", {})
+    parser = ArgumentParser()
     account.add_options(parser, {})
-    launch.add_options(parser)
+    pipeline_commands.add_options(parser)
     api = Recorder()
-    launch.run(api, HERE, parser.parse_args(words), NOW)
+    pipeline_commands.run(api, HERE, parser.parse_args(words), NOW)
     return api.requests
 
 
@@ -135,21 +135,21 @@ def test_the_update_step_runs_words_that_the_deploying_script_takes() -> None:
 
 
 def test_the_pipeline_s_hyperparameters_are_ones_that_the_trainer_reads(tmp_path: Path) -> None:
-    from trainer import contract
+    from trainer.aws import training_container
 
     values = resolved(all_steps()[TRAINING]["Arguments"]["HyperParameters"])
     (tmp_path / "input" / "config").mkdir(parents=True)
     (tmp_path / "input" / "data" / "training" / "bin-images").mkdir(parents=True)
     (tmp_path / "input" / "config" / "hyperparameters.json").write_text(json.dumps(values))
-    recipe = contract.read_job(tmp_path, {"TRAINING_JOB_NAME": "x"}).recipe
+    recipe = training_container.read_job(tmp_path, {"TRAINING_JOB_NAME": "x"}).recipe
     assert (recipe.name, recipe.epochs, recipe.batch_size, recipe.learning_rate) == ("resnet34-pipeline", 3, 64, 0.01)
-    assert contract.read_job(tmp_path, {"TRAINING_JOB_NAME": "x"}).checkpoints == tmp_path / "checkpoints" / "x"
+    assert training_container.read_job(tmp_path, {"TRAINING_JOB_NAME": "x"}).checkpoints == tmp_path / "checkpoints" / "x"
 
 
 def test_sagemaker_s_patterns_find_the_numbers_that_the_trainer_prints() -> None:
     numbers = {"train_loss": 1.5, "train_accuracy": 0.25, "validation_loss": 1.75, "validation_accuracy": 0.125}
-    lines = [contract_lines.epoch_line(3, numbers, 1.25),
-             contract_lines.evaluation_line({"test_accuracy": 0.5, "test_rmse": 1.0})]  # fmt: skip
+    lines = [training_log.epoch_line(3, numbers, 1.25),
+             training_log.evaluation_line({"test_accuracy": 0.5, "test_rmse": 1.0})]  # fmt: skip
     found = {each["Name"]: re.findall(each["Regex"], "\n".join(lines)) for each in metric_definitions()}
     expected = {**numbers, "best_validation_loss": 1.25, "test_accuracy": 0.5, "test_rmse": 1.0}
     assert found == {name: [f"{value:.4f}"] for name, value in expected.items()}
@@ -277,10 +277,10 @@ def test_the_best_of_a_search_is_trained_with_its_hyperparameters() -> None:
     told = {"HyperParameterTuningJobStatus": "Completed", "BestTrainingJob": best}
     found = pipelines.job(Answers(DescribeHyperParameterTuningJob=[told]), "binwatch-tune-1")
     assert (found.status, found.loss, found.best["architecture"]) == ("Completed", 1.4321, "vgg16")
-    parser = cli.parser("x", {})
-    launch.add_options(parser)
+    parser = ArgumentParser()
+    pipeline_commands.add_options(parser)
     api = Answers(DescribeHyperParameterTuningJob=[told], CreateTrainingJob=[{"TrainingJobArn": "x"}])
-    launch.run(api, HERE, parser.parse_args(["--train", "--best-of", "binwatch-tune-1", "--set", "epochs=9"]), NOW)
+    pipeline_commands.run(api, HERE, parser.parse_args(["--train", "--best-of", "binwatch-tune-1", "--set", "epochs=9"]), NOW)
     assert api.requests[-1].parameters["HyperParameters"] == {
         "recipe": "resnet34-scratch", "learning-rate": "0.002", "batch-size": "16", "architecture": "vgg16",
         "epochs": "9",
@@ -309,7 +309,7 @@ def nothing_is_fetched(uri: str, folder: Path) -> Path:
 
 
 def test_the_evaluation_writes_what_the_condition_compares(processing: Path, trained: Trained) -> None:
-    challenger, accuracy = steps.evaluate_step(processing, None, nothing_is_fetched)
+    challenger, accuracy = processing_steps.evaluate_step(processing, None, nothing_is_fetched)
     before = json.loads(trained.archive.with_name(EVALUATION).read_text())["binwatch"]
     assert challenger.accuracy == before["accuracy"], "the training job evaluated the same archive on the same photos"
     assert challenger.fingerprint == before["fingerprint"]
@@ -330,14 +330,14 @@ def test_what_was_tested_on_other_photos_is_fetched_and_asked_again(
         assert uri == "s3://b/m/bin-counter.mar"
         return Path(shutil.copy(trained.archive, folder / "deployed.mar"))
 
-    challenger, accuracy = steps.evaluate_step(processing, "1-5", fetched)
+    challenger, accuracy = processing_steps.evaluate_step(processing, "1-5", fetched)
     assert accuracy == challenger.accuracy, "it is the same archive"
-    parser = cli.parser("x", {})
-    assert steps.main(parser.parse_args([], _step("keep", processing))) == 0
+    parser = ArgumentParser()
+    assert processing_steps.main(parser.parse_args([], _step("keep", processing))) == 0
     said = capsys.readouterr().out
     assert f"{challenger.accuracy:.1%} is not greater than the deployed {accuracy:.1%}: it stays" in said
     deployed(processing, accuracy=0.99, version="3", fingerprint=challenger.fingerprint)
-    assert steps.evaluate_step(processing, "1-5", nothing_is_fetched)[1] == 0.99
+    assert processing_steps.evaluate_step(processing, "1-5", nothing_is_fetched)[1] == 0.99
 
 
 def _step(name: str, base: Path) -> Any:
@@ -357,4 +357,4 @@ def _step(name: str, base: Path) -> Any:
 def test_what_cannot_be_compared_is_an_error(processing: Path, content: str, reason: str) -> None:
     (processing / "accuracy" / "accuracy.json").write_text(content)
     with pytest.raises(DataError, match=reason):
-        steps.evaluate_step(processing, None, nothing_is_fetched)
+        processing_steps.evaluate_step(processing, None, nothing_is_fetched)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from serve.errors import SettingsError
-from trainer.aws import hosting, plan, scaling
-from trainer.aws.hosting import GoldenPhoto, Package
+from trainer.aws.endpoint import hosting, plan, scaling
+from trainer.aws.endpoint.endpoint_spec import Wanted
+from trainer.aws.endpoint.hosting import GoldenPhoto, Package
 from trainer.aws.requests import Aws, FileBody, Recorder, Request, pattern, problems, service_model
-from trainer.aws.wanted import Wanted
 
 WANTED = Wanted("eu-central-1", "arn:aws:iam::123456789012:role/binwatch", "a-bucket", link_buckets="photos,more")
 KINDS = {

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from serve import archive
-from trainer.calibration import expected_calibration_error, fit_temperature, reliability
-from trainer.job import Trained
+from serve.archives.archive import manifest_of
+from trainer.evaluation.calibration import expected_calibration_error, fit_temperature, reliability
+from trainer.training.run import Trained
 
 
 def drawn_logits(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +55,7 @@ def test_the_halves_of_validation_share_no_bin(trained: Trained) -> None:
 
 
 def test_an_archive_answers_with_the_temperature_of_its_manifest(trained: Trained) -> None:
-    manifest = archive.manifest_of(trained.archive)
+    manifest = manifest_of(trained.archive)
     assert 0.1 <= manifest.temperature <= 10
     assert manifest.metrics["temperature"] == manifest.temperature
     assert manifest.metrics["calibration_error"] >= 0

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from serve.errors import TrainingError
 from tests.conftest import TINY, rounds
-from trainer import checkpoint, model, train
-from trainer.dataset import Dataset, DataSpec, load
-from trainer.epochs import Epoch, Fitted
-from trainer.model import Architecture
-from trainer.train import fit
+from trainer.data.dataset import Dataset, DataSpec, load
+from trainer.training import checkpoint, networks, train
+from trainer.training.networks import Architecture
+from trainer.training.progress import Epoch, Fitted
+from trainer.training.train import fit
 
 RECIPE = replace(TINY, architecture="efficientnet-lite0", epochs=3)  # it has dropout: its random state counts
 
@@ -141,7 +141,7 @@ class Breaking(nn.Module):
 def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(model.ARCHITECTURES, "breaking", Architecture(Breaking, 12, dict))
+    monkeypatch.setitem(networks.ARCHITECTURES, "breaking", Architecture(Breaking, 12, dict))
     recipe = replace(TINY, architecture="breaking", epochs=3, batch_size=7)  # ten batches an epoch
     with pytest.raises(TrainingError, match=r"became nan in epoch 2, batch 4 of 10; lower the learning rate"):
         fit(data, recipe, checkpoints=tmp_path)

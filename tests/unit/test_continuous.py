@@ -13,9 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.errors import DataError, SettingsError
-from trainer import synthetic
-from trainer.arrivals import Arrivals, Seen
-from trainer.continuous import (
+from trainer.data import synthetic
+from trainer.data.counts import Counts
+from trainer.data.dataset import DataSpec
+from trainer.data.prepared import prepare
+from trainer.pipeline.new_photos import Arrivals, Seen
+from trainer.pipeline.triggers import (  # fmt: skip
     FIRST_WAIT_S,
     Limits,
     Past,
@@ -27,10 +30,7 @@ from trainer.continuous import (
     looked,
     read_past,
     write_past,
-)  # fmt: skip
-from trainer.counts import Counts
-from trainer.dataset import DataSpec
-from trainer.prepared import prepare
+)
 
 NOW = 1_700_000_000.0
 SERVING = View(champion=True, new=0, known=1000, drift=())

@@ -12,9 +12,9 @@ import pytest
 
 from serve.errors import DataError, SettingsError
 from tests.conftest import LEFT
-from trainer import contract
-from trainer.aws.jobs import metric_definitions
-from trainer.counts import Counts
+from trainer.aws import training_container
+from trainer.aws.training_jobs import metric_definitions
+from trainer.data.counts import Counts
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def environment(base: Path) -> dict[str, str]:
 
 def test_reads_hyperparameters_that_are_strings(base: Path) -> None:
     put(base, recipe="resnet18-small", epochs="3", batch_size="8", learning_rate="0.01", limit="200", counts="1-4")
-    job = contract.read_job(base, {})
+    job = training_container.read_job(base, {})
     assert (job.recipe.epochs, job.recipe.batch_size, job.recipe.learning_rate) == (3, 8, 0.01)
     assert (job.spec.limit, job.spec.counts) == (200, Counts((1, 2, 3, 4)))
     assert job.model_dir == base / "model"
@@ -49,7 +49,7 @@ def test_takes_what_the_training_toolkit_has_set(base: Path, tmp_path: Path, dra
     environ = {"SM_HPS": '{"epochs": 7, "recipe": "\\"resnet18-small\\"", "sagemaker_program": "x.py"}',
                "SM_CHANNEL_TRAINING": str(drawn), "SM_MODEL_DIR": str(tmp_path / "elsewhere"),
                "MLFLOW_TRACKING_URI": "http://mlflow:5000"}  # fmt: skip
-    job = contract.read_job(base, environ)
+    job = training_container.read_job(base, environ)
     assert (job.recipe.name, job.recipe.epochs, job.spec.source) == ("resnet18-small", 7, drawn)
     assert job.model_dir == tmp_path / "elsewhere"
     assert job.tracking_uri == "http://mlflow:5000"
@@ -60,26 +60,26 @@ def test_finds_the_photos_one_folder_below_the_channel(base: Path, drawn: Path) 
     channel.unlink()
     channel.mkdir()
     (channel / "aft-vbi-pds").symlink_to(drawn)
-    assert contract.read_job(base, {}).spec.source == channel / "aft-vbi-pds"
+    assert training_container.read_job(base, {}).spec.source == channel / "aft-vbi-pds"
 
 
 def test_without_hyperparameters_it_is_the_report_s_reference(base: Path) -> None:
-    assert contract.read_job(base, {}).recipe.name == "resnet34-scratch"
+    assert training_container.read_job(base, {}).recipe.name == "resnet34-scratch"
 
 
 def test_refuses_unknown_hyperparameters_and_a_missing_channel(base: Path) -> None:
     put(base, epoch="3")
     with pytest.raises(SettingsError, match="unknown hyperparameters epoch;"):
-        contract.read_job(base, {})
+        training_container.read_job(base, {})
     put(base)
     (base / "input" / "data" / "training").unlink()
     with pytest.raises(SettingsError, match="channel 'training'"):
-        contract.read_job(base, {})
+        training_container.read_job(base, {})
 
 
 def test_a_job_leaves_the_archive_and_the_evaluation(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(base, recipe="resnet18-small", epochs="1", size_px="32", limit="150")
-    assert contract.main(environment(base)) == 0
+    assert training_container.main(environment(base)) == 0
     assert {path.name for path in (base / "model").iterdir()} == LEFT
     assert not (base / "output" / "failure").exists()
     log = capsys.readouterr().out
@@ -98,7 +98,7 @@ def test_a_failure_leaves_its_reason_and_exit_code_1(
     base: Path, hyperparameters: dict[str, str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put(base, **hyperparameters)
-    assert contract.main(environment(base)) == 1
+    assert training_container.main(environment(base)) == 1
     failure = (base / "output" / "failure").read_text()
     assert reason in failure
     assert "Traceback" not in failure
@@ -106,21 +106,21 @@ def test_a_failure_leaves_its_reason_and_exit_code_1(
 
 
 def test_a_bug_leaves_its_traceback(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contract, "train", lambda job, environ: 1 / 0)
-    assert contract.main(environment(base)) == 1
+    monkeypatch.setattr(training_container, "train", lambda job, environ: 1 / 0)
+    assert training_container.main(environment(base)) == 1
     assert "ZeroDivisionError" in (base / "output" / "failure").read_text()
 
 
 def test_a_data_error_is_one_line(base: Path) -> None:
     put(base, counts="8-9", recipe="resnet18-small")
-    job = contract.read_job(base, {})
+    job = training_container.read_job(base, {})
     with pytest.raises(DataError):
-        contract.train(job, {})
+        training_container.train(job, {})
 
 
 def test_a_job_that_is_told_to_stop_is_resumed_by_the_next(base: Path) -> None:
     put(base, recipe="resnet18-small", epochs="5", size_px="32", limit="200")
-    words = [sys.executable, "-m", "trainer.contract"]
+    words = [sys.executable, "-m", "trainer.aws.training_container"]
     environ = {**os.environ, **environment(base), "MLFLOW_TRACKING_URI": ""}
     job = subprocess.Popen(words, env=environ, stderr=subprocess.PIPE, text=True)
     kept, until = base / "checkpoints" / "checkpoint.pt", time.monotonic() + 120

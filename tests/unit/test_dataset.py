@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from serve.errors import DataError
-from trainer import synthetic
-from trainer.abid import Photo, read_inventory
-from trainer.counts import Counts
-from trainer.dataset import DataSpec, load
-from trainer.split import SHARES, split_by_bin, subset
+from trainer.data import synthetic
+from trainer.data.abid import Photo, read_inventory
+from trainer.data.counts import Counts
+from trainer.data.dataset import DataSpec, load
+from trainer.data.split import SHARES, split_by_bin, subset
 
 
 def photos(number: int, per_bin: int = 1, classes: int = 5) -> list[Photo]:

@@ -1,4 +1,4 @@
-from trainer.deployments import PROMOTED, ROLLED_BACK, Deployment, below, changes
+from trainer.registry.deployments import PROMOTED, ROLLED_BACK, Deployment, below, changes
 
 
 def records(*moves: str) -> list[Deployment]:

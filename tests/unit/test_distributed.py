@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serve.errors import SettingsError
-from trainer import distributed
+from trainer.training import distributed
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +34,7 @@ def start(base: Path, processes: int) -> subprocess.Popen[str]:
     environ.pop("MLFLOW_TRACKING_URI", None)
     with (base / "log").open("w") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "trainer.contract"], env=environ, cwd=ROOT, text=True, stdout=log, stderr=log
+            [sys.executable, "-m", "trainer.aws.training_container"], env=environ, cwd=ROOT, text=True, stdout=log, stderr=log
         )
 
 

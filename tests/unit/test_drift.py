@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from serve import drift
-from serve.drift import Recent, Thresholds
 from serve.errors import SettingsError
+from serve.monitoring import drift
+from serve.monitoring.drift import Recent, Thresholds
 
 LIMITS = Thresholds()
 QUIET = Recent(1000, 1000, 1000, 0.6, 0.1, 0.0, 100.0)

@@ -9,16 +9,17 @@ import pytest
 import torch
 
 from serve.errors import DataError, TrainingError
-from trainer import features, prepared, synthetic
-from trainer.batches import soft_labels
-from trainer.counts import Counts, parse, wider
-from trainer.dataset import DataSpec, load
-from trainer.epochs import Epoch
-from trainer.features import Stem, Tail
-from trainer.job import run_evaluation, run_training
-from trainer.model import create
-from trainer.recipes import RECIPES
-from trainer.train import fit
+from trainer.data import prepared, synthetic
+from trainer.data.counts import Counts, parse, wider
+from trainer.data.dataset import DataSpec, load
+from trainer.training import features
+from trainer.training.batches import soft_labels
+from trainer.training.features import Stem, Tail
+from trainer.training.networks import create
+from trainer.training.progress import Epoch
+from trainer.training.recipes import RECIPES
+from trainer.training.run import run_evaluation, run_training
+from trainer.training.train import fit
 
 COUNTS = Counts()
 SMALL = replace(RECIPES["best"], size_px=64, epochs=1, batch_size=16)

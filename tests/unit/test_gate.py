@@ -10,12 +10,12 @@ from scipy.stats import binomtest
 from serve.errors import DataError
 from tests.conftest import rounds
 from tests.unit.gating import side, votes
-from trainer import evaluate
-from trainer.counts import Counts
-from trainer.evaluate import REPORT_MIX, Evaluated, Prediction, predictions_from_json, summarise
-from trainer.gate import Decision, Votes, decide, from_json, judge
-from trainer.intervals import bootstrap_interval
-from trainer.policy import Policy
+from trainer.data.counts import Counts
+from trainer.evaluation import evaluate
+from trainer.evaluation.evaluate import REPORT_MIX, Evaluated, Prediction, predictions_from_json, summarise
+from trainer.evaluation.gate import Decision, Votes, decide, from_json, judge
+from trainer.evaluation.policy import Policy
+from trainer.evaluation.statistics import bootstrap_interval
 
 BARE = Policy().without_guards()
 GREATER = replace(BARE, rule="greater")

@@ -8,12 +8,12 @@ from scipy.stats import binom
 
 from tests.conftest import rounds
 from tests.unit.gating import COUNTS, side, votes
-from trainer.counts import Counts
-from trainer.evaluate import Evaluated, Prediction, summarise
-from trainer.gate import Decision, decide
-from trainer.guards import NOT_JUDGED, PASSED, SWITCHED_OFF, TRIPPED, Guard, Sides, by_class, check
-from trainer.paired import Pairs
-from trainer.policy import GUARDS, Policy
+from trainer.data.counts import Counts
+from trainer.evaluation.evaluate import Evaluated, Prediction, summarise
+from trainer.evaluation.gate import Decision, decide
+from trainer.evaluation.guards import NOT_JUDGED, PASSED, SWITCHED_OFF, TRIPPED, Guard, Sides, by_class, check
+from trainer.evaluation.paired import Pairs
+from trainer.evaluation.policy import GUARDS, Policy
 
 BETTER, GOOD = votes(80, 60, 20, 40)
 LOSES_FIVES = [number % 5 != 4 for number in range(200)]

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binom, binomtest
 
+from tests.benchmarks.gate_benches import Setting, outcomes, promoted
 from tests.conftest import rounds
-from trainer.gate_benches import Setting, outcomes, promoted
-from trainer.intervals import rmse_difference_interval
-from trainer.paired import by_bin, exact_p, exchange_p
-from trainer.policy import GREATER, SIGNIFICANT
+from trainer.evaluation.paired import by_bin, exact_p, exchange_p
+from trainer.evaluation.policy import GREATER, SIGNIFICANT
+from trainer.evaluation.statistics import rmse_difference_interval
 
 GAINS = st.lists(st.sampled_from([-1, 0, 1]), min_size=1, max_size=300)
 FEW = st.lists(st.tuples(st.sampled_from([-1, 0, 1]), st.integers(0, 7)), min_size=1, max_size=40)

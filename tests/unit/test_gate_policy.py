@@ -8,10 +8,10 @@ import pytest
 
 from serve.errors import SettingsError
 from tests.unit.gating import side, votes
-from trainer import gate_plots
-from trainer.explain import explain, photos_needed
-from trainer.gate import decide
-from trainer.policy import GREATER, GUARDS, RANGES, Policy, add_options, from_dict, from_options, variable
+from trainer.evaluation import decision_plot
+from trainer.evaluation.explain import explain, photos_needed
+from trainer.evaluation.gate import decide
+from trainer.evaluation.policy import GREATER, GUARDS, RANGES, Policy, add_options, from_dict, from_options, variable
 
 
 def asked(*words: str, environ: Mapping[str, str] = {}) -> Policy:
@@ -98,7 +98,7 @@ def test_every_kind_of_decision_is_told_and_drawn(
     told = " ".join(explain(decision, "4", "3").split())
     assert words in told
     assert ("What to do" in told) is not decision.promote
-    panels = gate_plots.decision(decision).axes
+    panels = decision_plot.decision(decision).axes
     assert [panel.axison for panel in panels] == [True, theirs is not None, True]
 
 

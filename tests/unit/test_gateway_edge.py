@@ -1,7 +1,7 @@
 import pytest
 
-from serve.gateway.answers import Refusal
-from serve.gateway.edge import MAX_CLIENTS, Rates, check_host, check_length, check_origin
+from serve.gateway.middleware import MAX_CLIENTS, Rates, check_host, check_length, check_origin
+from serve.gateway.schemas import Refusal
 from serve.gateway.settings import LOOPBACK
 
 

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from serve.gateway import feedback
-from serve.gateway.answers import Refusal, as_json
 from serve.gateway.feedback import GroundTruth
 from serve.gateway.health import drawn_png
-from serve.gateway.intake import ATTRIBUTES, Fields, Question
+from serve.gateway.parsing import ATTRIBUTES, Fields, Question
+from serve.gateway.refusal import meaning
 from serve.gateway.routes import HISTORY, MONITORING, written
-from serve.refusal import meaning
+from serve.gateway.schemas import Refusal, as_json
 
 EVENT = UUID("11111111-2222-4333-8444-555555555555")
 NOW = datetime(2026, 11, 24, 5, 40, tzinfo=UTC)

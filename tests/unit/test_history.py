@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from trainer.deployments import PROMOTED, ROLLED_BACK, Deployment
-from trainer.history import Facts, execution, served, table
-from trainer.tracking import Found
+from trainer.registry.deployments import PROMOTED, ROLLED_BACK, Deployment
+from trainer.registry.runs import Found
+from trainer.reporting.history import Facts, execution, served, table
 
 FACTS = Facts(0.661, (0.6, 0.7), "f" * 64, "r" * 40)
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from serve.embedded import free_port
+from serve.aws.lambda_event import Question, question
+from serve.aws.lambda_upstream import answered, connected
 from serve.errors import AwsError, ServerError, SettingsError
-from serve.lambda_event import Question, question
-from serve.lambda_upstream import answered, connected
+from serve.gateway.refusal import Refusal
+from serve.local.servers import free_port
 from serve.payload import ATTRIBUTES
-from serve.refusal import Refusal
 from tests.unit.test_rooms import imported
 from trainer.aws import lambda_deploy, lambda_zip
-from trainer.aws.deploy import Pace
+from trainer.aws.endpoint.deploy import Pace
 from trainer.aws.requests import Recorder, Request
 
 ROLE = "arn:aws:iam::123456789012:role/binwatch-lambda"

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve import alerts, drift, looks, places, records
-from serve.drift import Alert, Thresholds
+from serve.capture_record import Event, record
 from serve.errors import DataError, SettingsError, TrackingError
-from serve.event import Event, record
-from serve.looks import Monitor
-from serve.monitor import Reference, bucket_width, summarise
-from trainer import monitoring_benches
-from trainer.monitoring_benches import draw, with_input
+from serve.monitoring import alerts, drift, monitor, reader, records
+from serve.monitoring.drift import Alert, Thresholds
+from serve.monitoring.monitor import Monitor
+from serve.monitoring.report import Reference, bucket_width, summarise
+from tests.benchmarks import monitoring_benches
+from tests.benchmarks.monitoring_benches import draw, with_input
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -226,12 +226,12 @@ def write(capture: Path, of: Event, name: str = "a.jsonl", data: bytes | None = 
     return path
 
 
-def monitor(capture: Path, out: Path, **more: Any) -> Monitor:
-    return Monitor(places.Folder(capture), out, DAY, LIMITS, **more)
+def new_monitor(capture: Path, out: Path, **more: Any) -> Monitor:
+    return Monitor(reader.Folder(capture), out, DAY, LIMITS, **more)
 
 
 def test_a_half_written_last_line_is_left_for_the_next_look(tmp_path: Path) -> None:
-    watched = monitor(tmp_path, tmp_path / "out")
+    watched = new_monitor(tmp_path, tmp_path / "out")
     second = line(event(data=b"photo"))
     path = write(tmp_path, event())
     write(tmp_path, event(), data=second[:200])
@@ -247,7 +247,7 @@ def test_a_half_written_last_line_is_left_for_the_next_look(tmp_path: Path) -> N
 def test_a_file_is_read_once_and_only_its_new_lines_after_that(tmp_path: Path) -> None:
     opened: list[tuple[str, int]] = []
 
-    class Counted(places.Folder):
+    class Counted(reader.Folder):
         def open(self, name: str, offset: int) -> Any:
             opened.append((name[-7:], offset))
             return super().open(name, offset)
@@ -263,7 +263,7 @@ def test_a_file_is_read_once_and_only_its_new_lines_after_that(tmp_path: Path) -
 
 
 def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
-    watched = monitor(tmp_path, tmp_path / "out")
+    watched = new_monitor(tmp_path, tmp_path / "out")
     path = write(tmp_path, event())
     write(tmp_path, event())
     assert watched.look(NOW).records == 2
@@ -273,10 +273,10 @@ def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
 
 def test_an_empty_or_missing_capture_gives_an_empty_report(tmp_path: Path) -> None:
     write(tmp_path, event(), data=b"")
-    found = monitor(tmp_path, tmp_path / "out").look(NOW)
+    found = new_monitor(tmp_path, tmp_path / "out").look(NOW)
     assert (found.records, found.buckets, found.totals.confidence_mean) == (0, (), None)
     with pytest.raises(DataError, match="there is no folder"):
-        places.place_of(str(tmp_path / "nothing"))
+        reader.place_of(str(tmp_path / "nothing"))
 
 
 def test_the_report_has_the_fields_that_the_page_reads_and_replaces_the_last_one_whole(tmp_path: Path) -> None:
@@ -288,9 +288,9 @@ def test_the_report_has_the_fields_that_the_page_reads_and_replaces_the_last_one
     path.write_text(json.dumps(truth) + "\nforeign\n" + json.dumps({**truth, "groundTruthData": {"data": "-1"}}) + "\n")
     out = tmp_path / "out"
     out.mkdir()
-    (out / looks.FILE).write_text("damaged")
-    monitor(tmp_path, out).look(NOW)
-    found = json.loads((out / looks.FILE).read_text())
+    (out / monitor.FILE).write_text("damaged")
+    new_monitor(tmp_path, out).look(NOW)
+    found = json.loads((out / monitor.FILE).read_text())
     assert found.keys() >= {"made_at", "from", "to", "records", "unreadable", "buckets", "totals", "drift", "alerts",
                             "model_versions"}  # fmt: skip
     assert found["totals"].keys() == {
@@ -299,7 +299,7 @@ def test_the_report_has_the_fields_that_the_page_reads_and_replaces_the_last_one
     }  # fmt: skip
     assert (found["from"], found["to"]) == ("2026-11-23T12:00:00Z", "2026-11-24T12:00:00Z")
     assert found["unreadable"] == 2
-    assert [each.name for each in out.iterdir()] == [looks.FILE]
+    assert [each.name for each in out.iterdir()] == [monitor.FILE]
 
 
 class Journal:
@@ -315,14 +315,14 @@ class Journal:
 def test_a_journal_that_is_away_does_not_keep_the_report_from_being_written(tmp_path: Path) -> None:
     write(tmp_path, event())
     with pytest.raises(TrackingError):
-        monitor(tmp_path, tmp_path / "out", journal=Journal()).look(NOW)
-    assert json.loads((tmp_path / "out" / looks.FILE).read_text())["records"] == 1
+        new_monitor(tmp_path, tmp_path / "out", journal=Journal()).look(NOW)
+    assert json.loads((tmp_path / "out" / monitor.FILE).read_text())["records"] == 1
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(DataError, match="--out"):
-        monitor(tmp_path, tmp_path / "out").look(NOW)
+        new_monitor(tmp_path, tmp_path / "out").look(NOW)
 
 
 def test_a_watch_goes_on_after_a_look_that_failed(tmp_path: Path) -> None:
@@ -335,19 +335,19 @@ def test_a_watch_goes_on_after_a_look_that_failed(tmp_path: Path) -> None:
         if len(tried) == 3:
             stop.set()
 
-    looks.watch(look, heartbeat, 0.01, stop)
+    monitor.watch(look, heartbeat, 0.01, stop)
     assert tried == [False, False, True]
 
 
 @pytest.mark.parametrize(("text", "hours"), [("30m", 0.5), ("24h", 24), ("7d", 168)])
 def test_a_span_is_minutes_hours_or_days(text: str, hours: float) -> None:
-    assert looks.span(text) == timedelta(hours=hours)
+    assert monitor.span(text) == timedelta(hours=hours)
 
 
 @pytest.mark.parametrize("text", ["", "24", "0h", "-1h", "1w", "400d", "1.5h"])
 def test_another_span_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="30m, 24h, 7d"):
-        looks.span(text)
+        monitor.span(text)
 
 
 DARK, SLOW = Alert("drift of brightness", 0.5, 0.2, "it is dark"), Alert("latency", 2000.0, 1000.0, "it is slow")
@@ -392,10 +392,10 @@ def test_the_webhook_is_told_once_across_looks_and_restarts(tmp_path: Path, capl
         write(tmp_path, event(minutes_ago=i / 10, latency_ms=3000.0))
     with hook(lambda _: 200) as (url, got):
         for _ in range(2):  # a monitor that was started again
-            watched = monitor(tmp_path, tmp_path / "out", webhook=url)
+            watched = new_monitor(tmp_path, tmp_path / "out", webhook=url)
             watched.look(NOW)
             watched.look(NOW)
-        monitor(tmp_path, tmp_path / "out", webhook=url).look(NOW + timedelta(hours=5))
+        new_monitor(tmp_path, tmp_path / "out", webhook=url).look(NOW + timedelta(hours=5))
     assert [(each["event"], each["name"]) for each in got] == [("alert started", "latency"), ("alert ended", "latency")]
     assert got[0].keys() == {"event", "name", "value", "threshold", "message", "at"}
     assert [message for message in caplog.messages if message.startswith("alert")] == [

@@ -13,14 +13,14 @@ from PIL import Image
 from serve import photo as photos_io
 from serve.errors import DataError
 from tests.conftest import TINY
-from trainer import dataset, prepared, scan, synthetic
-from trainer.abid import Photo
-from trainer.counts import Counts
-from trainer.dataset import DataSpec
-from trainer.duplicates import find_duplicates, signature
-from trainer.report import write_report
-from trainer.sources import read_source
-from trainer.train import fit
+from trainer.data import dataset, prepared, scan, synthetic
+from trainer.data.abid import Photo
+from trainer.data.counts import Counts
+from trainer.data.dataset import DataSpec
+from trainer.data.duplicates import find_duplicates, signature
+from trainer.data.inspection import write_report
+from trainer.data.layouts import read_source
+from trainer.training.train import fit
 
 COUNTS = Counts()
 

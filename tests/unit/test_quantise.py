@@ -10,15 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torchvision.models.resnet import BasicBlock
 
-from serve import archive
+from serve.archives.archive import manifest_of, unpacked
 from serve.counter import Counter, device_of, onnx_runner, torch_runner
 from serve.errors import ArchiveError, PhotoError
+from serve.manifest import FP32_MODEL, GPU_PROGRAM, INT8_MODEL
 from tests.conftest import TINY
-from trainer import model as networks
-from trainer.calibration import calibrate, conformal_scores
-from trainer.export import Exported, write_archive
-from trainer.job import Trained
-from trainer.quantise import TOLERANCE, candidates, decide, quantise, sample
+from trainer.evaluation.calibration import calibrate, conformal_scores
+from trainer.training import networks
+from trainer.training.export import Exported, write_archive
+from trainer.training.quantise import TOLERANCE, candidates, decide, quantise, sample
+from trainer.training.run import Trained
 
 GOLDEN = np.array([[0.7, 0.3], [0.2, 0.8]])
 
@@ -97,15 +98,15 @@ def accepted(trained: Trained, network: networks.Counter, tmp_path_factory: pyte
 
 def test_an_accepted_form_is_what_a_cpu_runs(accepted: Exported, trained: Trained) -> None:
     pixels = trained.data.test.pixels[:16]
-    with archive.unpacked(accepted.archive) as folder:
+    with unpacked(accepted.archive) as folder:
         counter = Counter(folder)
-        assert counter.manifest.cpu_model == accepted.cpu_model == archive.INT8
-        int8, fp32 = (onnx_runner(folder / name)(pixels) for name in (archive.INT8, archive.MODEL))
+        assert counter.manifest.cpu_model == accepted.cpu_model == INT8_MODEL
+        int8, fp32 = (onnx_runner(folder / name)(pixels) for name in (INT8_MODEL, FP32_MODEL))
         assert np.array_equal(counter.logits(pixels), int8)
         assert 0 < np.abs(int8 - fp32).max() < 0.3 * np.abs(fp32).max()
-        size = {name: (folder / name).stat().st_size for name in (archive.INT8, archive.MODEL)}
-    assert size[archive.INT8] < 0.3 * size[archive.MODEL]
-    metrics = archive.manifest_of(accepted.archive).metrics
+        size = {name: (folder / name).stat().st_size for name in (INT8_MODEL, FP32_MODEL)}
+    assert size[INT8_MODEL] < 0.3 * size[FP32_MODEL]
+    metrics = manifest_of(accepted.archive).metrics
     assert metrics["mine"] == 1.0
     assert metrics["int8_accuracy"] == accepted.choice.int8_accuracy
     assert metrics["fp32_accuracy"] == accepted.choice.fp32_accuracy
@@ -113,10 +114,10 @@ def test_an_accepted_form_is_what_a_cpu_runs(accepted: Exported, trained: Traine
 
 def test_what_is_calibrated_rests_on_the_form_that_serves(accepted: Exported, trained: Trained) -> None:
     _, part = trained.data.validation.halves(0)
-    manifest = archive.manifest_of(accepted.archive)
+    manifest = manifest_of(accepted.archive)
     assert manifest.exact
-    with archive.unpacked(accepted.archive) as folder:
-        for name, found in ((archive.INT8, manifest), (archive.MODEL, manifest.on_gpu())):
+    with unpacked(accepted.archive) as folder:
+        for name, found in ((INT8_MODEL, manifest), (FP32_MODEL, manifest.on_gpu())):
             logits = onnx_runner(folder / name)(part.pixels[: len(part)])
             assert found.temperature == pytest.approx(calibrate(logits, part.labels)["temperature"], rel=1e-3)
             for count, scores in conformal_scores(logits, part.labels, manifest.names).items():
@@ -125,7 +126,7 @@ def test_what_is_calibrated_rests_on_the_form_that_serves(accepted: Exported, tr
 
 
 def test_golden_photos_give_what_is_promised_on_either_device(accepted: Exported) -> None:
-    with archive.unpacked(accepted.archive) as folder:
+    with unpacked(accepted.archive) as folder:
         for counter in (Counter(folder), Counter(folder, device="cpu:0")):
             for each in counter.manifest.golden:
                 (answer,) = counter.answer([(folder / each.file).read_bytes()])
@@ -135,13 +136,13 @@ def test_golden_photos_give_what_is_promised_on_either_device(accepted: Exported
 
 def test_the_torch_program_answers_as_onnx_does(accepted: Exported, trained: Trained) -> None:
     pixels = trained.data.test.pixels[:5]
-    with archive.unpacked(accepted.archive) as folder:
-        onnx_logits = onnx_runner(folder / archive.MODEL)(pixels)
-        assert torch_runner(folder / archive.PROGRAM, "cpu")(pixels) == pytest.approx(onnx_logits, abs=1e-3)
-        assert torch_runner(folder / archive.PROGRAM, "cpu")(pixels[:1]).shape == (1, 5)
-        (folder / archive.PROGRAM).unlink()
+    with unpacked(accepted.archive) as folder:
+        onnx_logits = onnx_runner(folder / FP32_MODEL)(pixels)
+        assert torch_runner(folder / GPU_PROGRAM, "cpu")(pixels) == pytest.approx(onnx_logits, abs=1e-3)
+        assert torch_runner(folder / GPU_PROGRAM, "cpu")(pixels[:1]).shape == (1, 5)
+        (folder / GPU_PROGRAM).unlink()
         with pytest.raises(ArchiveError, match=r"has no model\.pt2"):
-            torch_runner(folder / archive.PROGRAM, "cpu")
+            torch_runner(folder / GPU_PROGRAM, "cpu")
 
 
 def test_a_worker_without_a_gpu_that_torch_can_use_runs_on_the_cpu() -> None:
@@ -166,12 +167,12 @@ def test_a_form_that_is_worse_is_refused_with_its_figures(
 ) -> None:
     made = export(trained, harmed(network), tmp_path)
     assert not made.choice.accepted
-    assert made.cpu_model == archive.MODEL
+    assert made.cpu_model == FP32_MODEL
     assert "golden photos" in made.choice.reason
-    manifest = archive.manifest_of(made.archive)
-    assert manifest.cpu_model == archive.MODEL
+    manifest = manifest_of(made.archive)
+    assert manifest.cpu_model == FP32_MODEL
     assert manifest.exact is None
-    assert archive.INT8 not in manifest.files
+    assert INT8_MODEL not in manifest.files
     assert manifest.metrics["int8_accuracy"] == made.choice.int8_accuracy
 
 
@@ -190,9 +191,9 @@ def test_so_much_of_a_network_as_is_spared_stays_in_fp32_and_so_does_its_head(
 ) -> None:
     pixels = sample(trained.data.train, 0)[:16]
     quantised = {}
-    with archive.unpacked(accepted.archive) as folder:
+    with unpacked(accepted.archive) as folder:
         for spared in (0.0, 0.5):
-            quantise(folder / archive.MODEL, tmp_path / "q.onnx", pixels, spared)
+            quantise(folder / FP32_MODEL, tmp_path / "q.onnx", pixels, spared)
             graph = onnx.load(tmp_path / "q.onnx").graph
             source = {output: node.op_type for node in graph.node for output in node.output}
             kinds = ("Conv", "Gemm")

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from serve import archive
+from serve.archives.archive import stamp
 from serve.errors import ArchiveError
 from tests import small_archives as small
-from trainer.renewal import without_pickle
+from trainer.registry.renewal import without_pickle
 
 
 def test_an_archive_of_before_is_renewed_without_its_pickle_and_then_taken(tmp_path: Path) -> None:
@@ -13,9 +13,9 @@ def test_an_archive_of_before_is_renewed_without_its_pickle_and_then_taken(tmp_p
     held = small.contents({**small.FILES, "model.pt2": old})
     path = small.packed(tmp_path / "old.mar", held)
     with pytest.raises(ArchiveError, match="which takes it out"):
-        archive.stamp(path, tmp_path / "stored.mar", "1")
+        stamp(path, tmp_path / "stored.mar", "1")
     assert without_pickle(path, tmp_path / "new.mar")
-    archive.stamp(tmp_path / "new.mar", tmp_path / "stored.mar", "1")
+    stamp(tmp_path / "new.mar", tmp_path / "stored.mar", "1")
     found = small.unpacked(tmp_path / "stored.mar")
     assert {name: found[name] for name in small.FILES} == small.FILES
     assert not without_pickle(tmp_path / "new.mar", tmp_path / "again.mar")

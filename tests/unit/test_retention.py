@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.errors import SettingsError
-from trainer import disposal, retention
-from trainer.retention import ARCHIVE, ARTIFACTS, CACHE, CAPTURE, DAY_S, Policy, Thing, choose, needed, of_runs
-from trainer.tracking import APPROVED, CHAMPION, PREVIOUS, Found, Version
+from trainer.pipeline import disposal, retention
+from trainer.pipeline.retention import ARCHIVE, ARTIFACTS, CACHE, CAPTURE, DAY_S, Policy, Thing, choose, needed, of_runs
+from trainer.registry.runs import APPROVED, CHAMPION, PREVIOUS, Found, Version
 
 NOW = 1_700_000_000.0
 KEPT = Policy(versions=2, days=30, capture_days=7, cache_days=3)

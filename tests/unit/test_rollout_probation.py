@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from serve.errors import SettingsError
-from serve.probation import Policy, Traffic, judge, policy_from
-from serve.torchserve import traffic
+from serve.rollout.probation import Policy, Traffic, judge, policy_from
+from serve.rollout.torchserve_client import traffic
 
 POLICY = Policy(duration_s=30)
 BEFORE = Traffic(requests=1000, failed=10, answered=990, seconds=99.0)  # 1 % failed, 100 ms on average

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from serve.errors import TrainingError
 from tests.conftest import TINY
-from trainer import model, rules, steps
-from trainer.dataset import Dataset, DataSpec, load
-from trainer.model import Architecture
-from trainer.rules import Fired
-from trainer.train import fit
+from trainer.data.dataset import Dataset, DataSpec, load
+from trainer.training import networks, optimiser, rules
+from trainer.training.networks import Architecture
+from trainer.training.rules import Fired
+from trainer.training.train import fit
 
 PLAIN = replace(
     TINY, architecture="small", augment=False, schedule="constant", learning_rate=0.003, weight_decay=0.0, epochs=2
@@ -50,7 +50,7 @@ def data(drawn: Path) -> Dataset:
 def fired(
     data: Dataset, monkeypatch: pytest.MonkeyPatch, body: Callable[[], nn.Module], width: int = 8, **recipe: object
 ) -> dict[str, Fired]:
-    monkeypatch.setitem(model.ARCHITECTURES, "small", Architecture(body, width, dict))
+    monkeypatch.setitem(networks.ARCHITECTURES, "small", Architecture(body, width, dict))
     told: list[Fired] = []
     fitted = fit(data, replace(PLAIN, **recipe), on_rule=told.append)  # type: ignore[arg-type]
     assert told == fitted.fired
@@ -86,9 +86,9 @@ def test_overfitting_and_overtraining(data: Dataset, monkeypatch: pytest.MonkeyP
 
 
 def test_a_gpu_that_waits(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "utilisation", lambda device: [0.2])
+    monkeypatch.setattr(optimiser, "utilisation", lambda device: [0.2])
     assert "20%" in fired(data, monkeypatch, small)["low-gpu-utilisation"].reason
-    monkeypatch.setattr(steps, "utilisation", lambda device: [0.9])
+    monkeypatch.setattr(optimiser, "utilisation", lambda device: [0.9])
     assert "low-gpu-utilisation" not in fired(data, monkeypatch, small)
 
 
@@ -105,7 +105,7 @@ def test_every_rule_was_tripped() -> None:
 
 
 def test_a_rule_can_end_the_training(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(model.ARCHITECTURES, "small", Architecture(small, 8, dict))
+    monkeypatch.setitem(networks.ARCHITECTURES, "small", Architecture(small, 8, dict))
     recipe = replace(PLAIN, learning_rate=1e-12, epochs=9)
     fitted = fit(data, recipe, stop_on=frozenset({"stuck-on-majority"}))
     assert fitted.stopped_by == "stuck-on-majority"
@@ -114,13 +114,13 @@ def test_a_rule_can_end_the_training(data: Dataset, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_rule_that_ends_it_before_an_epoch_says_why(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(model.ARCHITECTURES, "small", Architecture(constant, 8, dict))
+    monkeypatch.setitem(networks.ARCHITECTURES, "small", Architecture(constant, 8, dict))
     with pytest.raises(TrainingError, match=r"poor-initialisation stopped .* have a spread of"):
         fit(data, PLAIN, stop_on=frozenset({"poor-initialisation"}))
 
 
 def test_weights_that_were_loaded_are_not_suspected(data: Dataset, tmp_path: Path) -> None:
-    counter = model.create("resnet18", 5, 32)
+    counter = networks.create("resnet18", 5, 32)
     nn.init.constant_(counter.body.layer4[1].conv2.weight, 0.0)  # type: ignore[union-attr,index,arg-type]
     torch.save(counter.state_dict(), tmp_path / "weights.pt")
     fitted = fit(data, replace(TINY, architecture="resnet18", weights=str(tmp_path / "weights.pt")))

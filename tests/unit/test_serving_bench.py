@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from serve.errors import ServerError
-from trainer.benches import result
-from trainer.load import Load, load
-from trainer.serving_benches import FP32, LITSERVE, OURS, STOCK, judged
+from tests.benchmarks.benches import result
+from tests.benchmarks.load import Load, load
+from tests.benchmarks.serving_benches import FP32, LITSERVE, OURS, STOCK, judged
 
 
 def loads(rate: float, latency_s: float) -> list[Load]:

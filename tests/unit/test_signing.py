@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from serve.errors import ArchiveError, SettingsError
-from trainer import signing
-from trainer.signing import pair_in, private_key, public_keys, sign, verify
+from trainer.registry import signing
+from trainer.registry.signing import pair_in, private_key, public_keys, sign, verify
 
 
 @pytest.fixture

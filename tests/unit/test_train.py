@@ -9,14 +9,14 @@ from torch.nn import functional as F
 
 from serve.errors import TrainingError
 from tests.conftest import TINY
-from trainer import prepared
-from trainer.batches import batches
-from trainer.counts import Counts
-from trainer.dataset import Dataset, DataSpec, load
-from trainer.model import ARCHITECTURES, create
-from trainer.recipes import RECIPES
-from trainer.scoring import score
-from trainer.train import fit
+from trainer.data import prepared
+from trainer.data.counts import Counts
+from trainer.data.dataset import Dataset, DataSpec, load
+from trainer.training.batches import batches
+from trainer.training.networks import ARCHITECTURES, create
+from trainer.training.recipes import RECIPES
+from trainer.training.scoring import score
+from trainer.training.train import fit
 
 RESNET = replace(TINY, architecture="resnet18")
 

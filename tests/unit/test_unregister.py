@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from serve.errors import RefusedError
-from serve.torchserve import Management
+from serve.rollout.torchserve_client import Management
 
 
 @contextmanager

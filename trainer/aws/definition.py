@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.aws.account import Account
-from trainer.aws.jobs import VOLUME_GB, Arguments, Training, Value, training_arguments
+from trainer.aws.training_jobs import VOLUME_GB, Arguments, Training, Value, training_arguments
 
 VERSION = "2020-12-01"
 ACCURACY = "accuracy.json"
@@ -115,7 +115,7 @@ def _evaluation(account: Account) -> Arguments:
                      "S3UploadMode": "EndOfJob"},
     }  # fmt: skip
     arguments = _processing(
-        account, ("python", "-m", "trainer.aws.steps", "evaluate"), ("--counts", parameter("Counts")),
+        account, ("python", "-m", "trainer.aws.processing_steps", "evaluate"), ("--counts", parameter("Counts")),
         {"model": ARCHIVE, "photos": parameter("InputData"), "accuracy": account.uri(ACCURACY)},
     )  # fmt: skip
     arguments["ProcessingOutputConfig"] = {"Outputs": [output]}
@@ -151,7 +151,7 @@ def _update(account: Account, deploy: Sequence[str]) -> Arguments:
 
 
 def _keep(account: Account) -> Arguments:
-    words = ("python", "-m", "trainer.aws.steps", "keep")
+    words = ("python", "-m", "trainer.aws.processing_steps", "keep")
     arguments = _processing(account, words, (), {"evaluation": _evaluated()})
     return _step(KEEP, "Processing", arguments, (OF_A_STEP, OF_A_JOB, NO_MACHINE))
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from serve.errors import AwsError, ServerError, SettingsError
 from trainer.aws.account import ROLE
-from trainer.aws.deploy import Pace
+from trainer.aws.endpoint.deploy import Pace
+from trainer.aws.endpoint.endpoint_spec import NOWHERE_ROLE, Wanted
 from trainer.aws.lambda_zip import HANDLER
 from trainer.aws.requests import Api, FileBody, Request, found
-from trainer.aws.wanted import NOWHERE_ROLE, Wanted
 
 LAMBDA = "lambda"
 MARGIN_S = 5

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import serve
 
-MODULES = ("__init__", "errors", "lambda_event", "lambda_upstream", "links", "payload", "refusal", "verdict")
+MODULES = (
+    "__init__", "errors", "links", "payload", "verdict", "gateway/__init__", "gateway/refusal",
+    "aws/__init__", "aws/lambda_event", "aws/lambda_upstream",
+)
 HANDLER = "lambda_function.lambda_handler"
 
 _SERVE = Path(serve.__file__).parent
@@ -17,7 +20,7 @@ _READABLE = 0o100644 << 16
 def write(path: Path) -> Path:
     """Write the zip to ``path``."""
     members = {f"serve/{name}.py": _SERVE / f"{name}.py" for name in MODULES}
-    members["lambda_function.py"] = _SERVE.parent / "scripts" / "lambda_function.py"
+    members["lambda_function.py"] = _SERVE / "aws" / "lambda_function.py"
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as made:
         for name, source in sorted(members.items()):

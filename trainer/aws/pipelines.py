@@ -12,7 +12,7 @@ from serve.errors import AwsError, SettingsError
 from trainer.aws.account import Account
 from trainer.aws.definition import ACCURACY, NOT_LISTED, PARAMETERS, definition, text
 from trainer.aws.requests import Api, Request, found
-from trainer.policy import UNDEPLOYED_ACCURACY
+from trainer.evaluation.policy import UNDEPLOYED_ACCURACY
 
 SAGEMAKER, S3 = "sagemaker", "s3"
 NOTHING_DEPLOYED = {"accuracy": UNDEPLOYED_ACCURACY, "version": None}

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from serve.errors import SettingsError
 from trainer.aws.account import Account
-from trainer.aws.jobs import Arguments, Training, metric_definitions, where_and_how_long
-from trainer.tune import Space
+from trainer.aws.training_jobs import Arguments, Training, metric_definitions, where_and_how_long
+from trainer.experiments.tune import Space
 
 OBJECTIVE = "best_validation_loss"
 RETRIES = 3

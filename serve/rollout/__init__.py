@@ -1,0 +1,1 @@
+"""TorchServe under control: its APIs, the model store, canary, probation, rollout, autoscaling."""

@@ -1,0 +1,62 @@
+"""A peer of the serving benchmark: the eager ResNet-34 behind LitServe, as its documentation serves images.
+
+    python -m tests.benchmarks.litserve_peer WEIGHTS PORT WORKERS
+
+POST /predict {"image_data": BASE64}
+"""
+
+import base64
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import litserve
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms
+
+from tests.benchmarks.eager import ImageClassifier
+
+
+class EagerApi(litserve.LitAPI):  # type: ignore[misc]
+    """Decode, resize and crop as TorchServe's stock handler does, and the five most probable classes."""
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def setup(self, device: str) -> None:
+        """Load the network."""
+        self.model = ImageClassifier()
+        self.model.load_state_dict(torch.load(self.weights, weights_only=True))
+        self.model.eval().to(device)
+        self.process = transforms.Compose([
+            transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(),
+            transforms.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
+        ])  # fmt: skip
+
+    def decode_request(self, request: dict[str, str]) -> Tensor:
+        """A request's photo as ``(1, 3, 224, 224)``."""
+        image = Image.open(io.BytesIO(base64.b64decode(request["image_data"]))).convert("RGB")
+        pixels: Tensor = self.process(image)
+        return pixels.unsqueeze(0)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Probabilities ``(1, 1000)``."""
+        with torch.inference_mode():
+            found: Tensor = self.model(x).softmax(1)
+        return found
+
+    def encode_response(self, output: Tensor) -> dict[str, Any]:
+        """The five most probable classes."""
+        probabilities, classes = output.topk(5, dim=1)
+        return dict(zip(map(str, classes[0].tolist()), probabilities[0].tolist(), strict=True))
+
+
+if __name__ == "__main__":
+    server = litserve.LitServer(
+        EagerApi(Path(sys.argv[1])), accelerator="cpu", workers_per_device=int(sys.argv[3]), timeout=60
+    )
+    server.run(host="127.0.0.1", port=int(sys.argv[2]), generate_client_file=False, log_level="warning")

@@ -1,0 +1,1 @@
+"""The champion behind a SageMaker endpoint: chosen, packaged, deployed, scaled, removed."""

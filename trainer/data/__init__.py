@@ -1,0 +1,1 @@
+"""From photos and records to a dataset: read, checked for duplicates, split by bin, decoded, kept."""

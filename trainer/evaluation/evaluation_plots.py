@@ -1,0 +1,61 @@
+"""The pictures of an evaluation: confusion matrix, reliability diagram, alarm curves."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from trainer.evaluation.alarms import Alarms
+from trainer.evaluation.calibration import reliability
+from trainer.evaluation.evaluate import Evaluation, Prediction
+
+
+def confusion_matrix(evaluation: Evaluation) -> Figure:
+    """Recorded against predicted counts on the test photos."""
+    figure = Figure(figsize=(5, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(evaluation.confusion, cmap="Blues")
+    highest = max(max(row) for row in evaluation.confusion)
+    for row, values in enumerate(evaluation.confusion):
+        for column, value in enumerate(values):
+            axes.text(
+                column, row, str(value), ha="center", va="center", color="white" if value > highest / 2 else "black"
+            )
+    ticks = range(len(evaluation.classes))
+    axes.set(xlabel="predicted count", ylabel="recorded count",
+             title=f"{evaluation.accuracy:.1%} of {evaluation.photos} test photos")  # fmt: skip
+    axes.set_xticks(ticks, evaluation.classes)
+    axes.set_yticks(ticks, evaluation.classes)
+    return figure
+
+
+def reliability_diagram(predictions: Sequence[Prediction]) -> Figure:
+    """Confidence against the share that is right: on the diagonal a probability can be believed."""
+    probabilities = np.array([each.probabilities for each in predictions])
+    steps = reliability(probabilities, np.array([each.count == each.recorded for each in predictions]))
+    figure = Figure(figsize=(5, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="can be believed")
+    sizes = [20 + 400 * step.answers / len(predictions) for step in steps]
+    axes.scatter([step.confidence for step in steps], [step.accuracy for step in steps], sizes, alpha=0.6)
+    axes.set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1),
+             title=f"{len(predictions)} test photos; area: how many")  # fmt: skip
+    axes.legend()
+    return figure
+
+
+def alarm_curves(found: Sequence[Alarms]) -> Figure:
+    """The share of records that raise the alarm, right ones and wrong ones, against the share that may."""
+    figure = Figure(figsize=(6, 4.6), layout="constrained")
+    axes = figure.subplots()
+    alphas = [each.alpha for each in found]
+    axes.plot(alphas, alphas, color="grey", linestyle=":", label="promised at most")
+    axes.plot(alphas, [each.false_alarms for each in found], color="black", label="right records")
+    low, high = zip(*(each.false_alarms_interval for each in found), strict=True)
+    axes.fill_between(alphas, low, high, color="black", alpha=0.15)
+    for name in found[0].caught:
+        shares = np.array([each.caught[name] for each in found], dtype=np.float64)  # None becomes NaN
+        axes.plot(alphas, shares, label=f"off by {name}")
+    axes.set(xlabel="share of right records that may raise the alarm (alpha)", ylabel="share that does", ylim=(0, 1))
+    axes.legend()
+    return figure

@@ -1,0 +1,1 @@
+"""Many trainings: the search for hyperparameters, the runners of its jobs, and trainings side by side."""

@@ -1,0 +1,1 @@
+"""The pipeline: executions of train, evaluate, gate and promote, when they start, and what is kept of them."""

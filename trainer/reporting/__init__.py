@@ -1,0 +1,1 @@
+"""What people look up later: history, lineage, and the monitoring runs in MLflow."""
