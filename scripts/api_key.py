@@ -36,7 +36,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--file", type=Path, default=Path(os.environ.get("BINWATCH_API_KEYS") or "var/api-keys.json"),
         help="where they are kept; BINWATCH_API_KEYS, or var/api-keys.json, without",
-    )  # fmt: skip
+    )
     commands = parser.add_subparsers(dest="do", required=True)
     commands.add_parser("list", help="names, dates and the first figures of the hashes")
     for name, about in (("add", "make a key and print it"), ("remove", "make a key invalid")):

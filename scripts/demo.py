@@ -27,7 +27,7 @@ from trainer.data.prepared import splits_of
 from trainer.pipeline.pipeline import execute
 from trainer.promotion.promoter import Promoter, watch
 from trainer.registry import signing
-from trainer.registry.runs import Tracking
+from trainer.registry.mlflow_registry import Registry
 
 STARVED = 0.1
 
@@ -36,7 +36,7 @@ def main(args: Namespace) -> int:
     start = time.monotonic()
     spec = options.data_spec(vars(args), args.state / "drawn")
     recipe = options.recipe(args.recipe, vars(args))
-    home, trusted = fresh(args.state / "demo"), signing.at_home(args.state)
+    home, trusted = fresh(args.state / "demo"), signing.ensure_local_keys(args.state)
     kept = {
         "BINWATCH_CAPTURE": str(home.resolve() / "capture"),
         "BINWATCH_MONITORING": str(home.resolve() / "monitoring"),
@@ -47,7 +47,7 @@ def main(args: Namespace) -> int:
             torchserve_server(home / "torchserve", free_port(8080), kept)
         )
         gateway_url = stack.enter_context(gateway_server(home / "gateway", inference_url, free_port(8000), kept))
-        registry, inference = Tracking(mlflow_url), Inference(inference_url)
+        registry, inference = Registry(mlflow_url), Inference(inference_url)
         server = Rollout(inference, Management(management_url), store)
         promoter = Promoter(registry, server, store / "accuracy.json", trusted=trusted)
 

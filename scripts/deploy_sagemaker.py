@@ -25,7 +25,7 @@ log = logging.getLogger("trainer.aws")
 
 def main(args: Namespace) -> int:
     options = {**vars(args), "region": args.region or default_region()}
-    want, notes = endpoint_spec.wanted(options, args.dry_run, args.destroy)
+    want, notes = endpoint_spec.read_endpoint_spec(options, args.dry_run, args.destroy)
     for note in notes:
         log.warning("%s", note)
     pace = Pace(args.poll, args.timeout)

@@ -13,7 +13,7 @@ from serve.monitoring import find_event
 from serve.monitoring.reader import place_of
 from trainer import entrypoint
 from trainer.registry import signing
-from trainer.registry.runs import Tracking
+from trainer.registry.mlflow_registry import Registry
 from trainer.reporting.lineage import lineage, text
 
 
@@ -23,7 +23,7 @@ def main(args: Namespace) -> int:
         place = place_of(args.capture, os.environ.get("BINWATCH_S3_ENDPOINT") or None)
         version = find_event.version_of(place, version)
     trusted = signing.trusted(args.state)
-    found = lineage(Tracking(args.tracking_uri), version, trusted if trusted.exists() else None)
+    found = lineage(Registry(args.tracking_uri), version, trusted if trusted.exists() else None)
     _cli.emit(args, found.to_json(), text(found))
     return entrypoint.OK
 

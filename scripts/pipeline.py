@@ -17,26 +17,26 @@ from trainer.data import transfer
 from trainer.evaluation import policy
 from trainer.options import data_spec, recipe
 from trainer.pipeline import retention, triggers, watcher
-from trainer.pipeline.execution import Request
-from trainer.pipeline.pipeline import How, wait_for_promoter
+from trainer.pipeline.execution import ExecutionRequest
+from trainer.pipeline.pipeline import ExecutionOptions, wait_for_promoter
 from trainer.registry import signing
-from trainer.registry.runs import Tracking
+from trainer.registry.mlflow_registry import Registry
 
 
 def main(args: Namespace) -> int:
     options, uri = vars(args), args.data if str(args.data).startswith("s3://") else ""
     mirror = {"data": str(transfer.mirror_folder(uri, args.state / "s3"))} if uri else {}
     spec = data_spec({**options, **mirror}, args.state / "drawn")
-    request = Request(spec, recipe(args.recipe, options), uri)
-    settled_s, trusted = 60.0 if args.watch else 0.0, signing.at_home(args.state)
-    how = How(args.state, args.cache, policy=policy.from_options(options), settled_s=settled_s, trusted=trusted)
+    request = ExecutionRequest(spec, recipe(args.recipe, options), uri)
+    settled_s, trusted = 60.0 if args.watch else 0.0, signing.ensure_local_keys(args.state)
+    how = ExecutionOptions(args.state, args.cache, policy=policy.from_options(options), settled_s=settled_s, trusted=trusted)
     limits, kept = triggers.limits_from(os.environ), retention.policy_from(os.environ)
-    registry, webhook = Tracking(args.tracking_uri), drift.webhook_from(os.environ)
+    registry, webhook = Registry(args.tracking_uri), drift.webhook_from(os.environ)
     places = retention.places_of(registry, options, os.environ)
-    keeper = watcher.Keeper(
+    keeper = watcher.PipelineWatcher(
         registry, request, partial(wait_for_promoter, registry), how, limits=limits, monitoring=args.monitoring,
         tell=partial(tell, webhook), prune=partial(retention.prune, places, kept),
-    )  # fmt: skip
+    )
     if args.watch:
         keeper.watch(args.heartbeat, args.interval)
     execution = keeper.resume(args.resume) if args.resume else keeper.once()

@@ -23,15 +23,15 @@ from trainer import entrypoint
 from trainer.evaluation import policy
 from trainer.promotion import decisions
 from trainer.promotion.promoter import Promoter, watch
-from trainer.registry import runs
-from trainer.registry.runs import Tracking
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.versions import UNWANTED
 from trainer.reporting import history
 
 
 def main(args: Namespace) -> int:
     management, counted = Management(args.management_url), Metrics(args.metrics_url)
     server = Rollout(Inference(args.inference_url), management, args.model_store, args.workers, counted,
-                     probation.policy_from(os.environ))  # fmt: skip
+                     probation.policy_from(os.environ))
     if args.watch or args.dry_run:
         stop = Event()
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -39,7 +39,7 @@ def main(args: Namespace) -> int:
     if args.dry_run:
         autoscale.watch(scaler, args.interval, stop)
         return entrypoint.OK
-    registry = Tracking(args.tracking_uri)
+    registry = Registry(args.tracking_uri)
     if args.explain:
         decision, text = decisions.tell(registry, args.explain)
         _cli.emit(args, decision.to_json(), text)
@@ -55,7 +55,7 @@ def main(args: Namespace) -> int:
         return entrypoint.OK
     outcome = promoter.reconcile() if args.rollback is None else promoter.roll_back(args.rollback)
     _cli.emit(args, vars(outcome), f"{outcome.did} version {outcome.version or '-'}: {outcome.reason}")
-    unwanted = runs.UNWANTED & {each.status for each in registry.versions()[:1]}
+    unwanted = UNWANTED & {each.status for each in registry.versions()[:1]}
     return entrypoint.REFUSED if unwanted and args.rollback is None else entrypoint.OK
 
 

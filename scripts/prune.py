@@ -14,13 +14,13 @@ from pathlib import Path
 import _cli
 from trainer import entrypoint
 from trainer.pipeline import execution_lock, retention
-from trainer.registry.runs import Tracking
+from trainer.registry.mlflow_registry import Registry
 
 
 def main(args: Namespace) -> int:
     policy = retention.policy_from(os.environ)
-    places = retention.places_of(Tracking(args.tracking_uri), vars(args), os.environ)
-    with nullcontext() if args.dry_run else execution_lock.alone(args.state, "the pruning"):
+    places = retention.places_of(Registry(args.tracking_uri), vars(args), os.environ)
+    with nullcontext() if args.dry_run else execution_lock.exclusive_lock(args.state, "the pruning"):
         found = retention.prune(places, policy, args.dry_run)
     freed, word = sum(each.size_bytes for each in found), "would free" if args.dry_run else "freed"
     lines = [f"{each.thing.kind} {each.thing.name}: {each.reason} ({each.size_bytes} bytes)" for each in found]

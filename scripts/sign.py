@@ -12,14 +12,14 @@ from pathlib import Path
 import _cli
 from trainer import entrypoint
 from trainer.registry import signed_archive, signing
-from trainer.registry.runs import Tracking
+from trainer.registry.mlflow_registry import Registry
 
 
 def main(args: Namespace) -> int:
-    signing.at_home(args.state)
+    signing.ensure_local_keys(args.state)
     key = signing.signer_from(os.environ)
     assert key  # at_home has named one
-    registry = Tracking(args.tracking_uri)
+    registry = Registry(args.tracking_uri)
     version = registry.version(args.version)
     name = signed_archive.sign_version(registry, version, key, args.again)
     result = {"version": version.number, "run_id": version.run_id, "key": name}

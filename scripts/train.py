@@ -19,10 +19,10 @@ def main(args: Namespace) -> int:
     recipe = options.recipe(args.recipe, words)
     spec = options.data_spec(words, Path("var/drawn"))
     # torch and MLflow take seconds: what is wrong with the words is said before
-    from trainer.registry.runs import Tracking
+    from trainer.registry.mlflow_registry import Registry
     from trainer.training.run import run_evaluation, run_training
 
-    tracked = nullcontext() if args.no_tracking else Tracking(args.tracking_uri).run(f"train {recipe.name}")
+    tracked = nullcontext() if args.no_tracking else Registry(args.tracking_uri).run(f"train {recipe.name}")
     with tracked as run:
         trained = run_training(
             spec, recipe, args.out, run, stop_on=options.stop_on(words), checkpoints=args.checkpoints or args.out

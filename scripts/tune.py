@@ -13,7 +13,7 @@ import _cli
 from trainer import entrypoint, options
 from trainer.experiments import runners, tune
 from trainer.experiments.search_plots import importances, parallel_coordinates, search_history
-from trainer.registry.runs import Tracking
+from trainer.registry.mlflow_registry import Registry
 from trainer.training.networks import ARCHITECTURES
 
 
@@ -23,11 +23,11 @@ def main(args: Namespace) -> int:
     given = {**vars(args), "epochs": recipe.epochs}
     fixed = {name: str(given[name]) for name in names if given.get(name) not in (None, "")}
     space = tune.Space(tune.architectures(args.architectures, list(ARCHITECTURES)))
-    registry = Tracking(args.tracking_uri)
+    registry = Registry(args.tracking_uri)
     earlier = tune.parent_run(args.out)
     if earlier:
         registry.end_orphans(earlier)
-    with registry.run("tune", again=earlier) as run:
+    with registry.run("tune", resume_run_id=earlier) as run:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "mlflow_run").write_text(run.id)
         environment = {"MLFLOW_TRACKING_URI": args.tracking_uri, "BINWATCH_PARENT_RUN": run.id}

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 from serve import counter, payload, photo, verdict
 from serve.environment import Numbers
 from serve.errors import BusyError, RequestError
-from serve.links import Link, Store
+from serve.links import Link, PhotoStore
 from serve.payload import Asked, Fields
 
 _log = logging.getLogger("binwatch.answers")
@@ -30,7 +30,7 @@ Answer: TypeAlias = dict[str, Any] | RequestError
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PhotoOutcome:
     """What came of one photo: the answer or why there is none, and what was seen of it on the way."""
 
     answer: Answer
@@ -42,15 +42,15 @@ class Outcome:
 class Answers:
     """Answers with one model. ``alpha``: the share of right records that may raise the alarm (0-1)."""
 
-    def __init__(self, model: counter.Counter, store: Store, alpha: float, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, model: counter.Counter, store: PhotoStore, alpha: float, patience_s: float = PATIENCE_S) -> None:
         self._model, self._store, self._alpha, self._patience_s = model, store, alpha, patience_s
 
-    def of(self, photos: Sequence[Asked | RequestError]) -> list[Outcome]:
+    def of(self, photos: Sequence[Asked | RequestError]) -> list[PhotoOutcome]:
         """One outcome a photo, in order."""
         deadline = time.monotonic() + self._patience_s
         data = self._fetched([each.photo if isinstance(each, Asked) else each for each in photos])
         pixels = [
-            each if isinstance(each, RequestError) else guarded(partial(self._read, each, deadline)) for each in data
+            each if isinstance(each, RequestError) else catch_errors(partial(self._read, each, deadline)) for each in data
         ]
         counted = iter(self._counted([each for each in pixels if not isinstance(each, RequestError)]))
         return [
@@ -60,7 +60,7 @@ class Answers:
 
     def _fetched(self, photos: Sequence[bytes | Link | RequestError]) -> list[bytes | RequestError]:
         links = [each for each in photos if isinstance(each, Link)]
-        found = guarded(partial(self._store.read, links)) if links else []
+        found = catch_errors(partial(self._store.read, links)) if links else []
         came = iter([found] * len(links) if isinstance(found, RequestError) else found)
         return [next(came) if isinstance(each, Link) else each for each in photos]
 
@@ -78,9 +78,9 @@ class Answers:
         counted: list[Answer] = []
         for start in range(0, len(pixels), counter.BATCH):
             chunk = pixels[start : start + counter.BATCH]
-            found = guarded(partial(self._model.count, chunk))
+            found = catch_errors(partial(self._model.count, chunk))
             if isinstance(found, RequestError):  # one photo of them, perhaps: each by itself
-                counted += [_first(guarded(partial(self._model.count, [each]))) for each in chunk]
+                counted += [_first(catch_errors(partial(self._model.count, [each]))) for each in chunk]
             else:
                 counted += found
         return counted
@@ -88,7 +88,7 @@ class Answers:
     def _judged(self, answer: Answer, asked: Asked | RequestError) -> Answer:
         if isinstance(answer, RequestError) or isinstance(asked, RequestError):
             return answer
-        return guarded(partial(self._with_verdict, answer, asked.fields))
+        return catch_errors(partial(self._with_verdict, answer, asked.fields))
 
     def _with_verdict(self, answer: dict[str, Any], fields: Fields) -> dict[str, Any]:
         if fields.expected_quantity is not None:
@@ -97,7 +97,7 @@ class Answers:
             return answer
         scale = verdict.weigh(fields.weight, fields.expected_weight)
         weighed = {**answer, "weight": {"weight": fields.weight, "expected_weight": fields.expected_weight,
-                                        "verdict": scale.verdict, "reason": scale.reason}}  # fmt: skip
+                                        "verdict": scale.verdict, "reason": scale.reason}}
         if fields.expected_quantity is None:
             return weighed
         seen = verdict.Verdict(**{each.name: answer[each.name] for each in dataclasses.fields(verdict.Verdict)})
@@ -114,17 +114,17 @@ def configured(model: counter.Counter, environ: Mapping[str, str]) -> Answers:
     alpha = read("BINWATCH_ALPHA", verdict.ALPHA, 0, 1)
     read.check()
     buckets = frozenset(filter(None, environ.get("BINWATCH_S3_BUCKETS", "").replace(" ", "").split(",")))
-    store = Store(buckets, environ.get("BINWATCH_S3_ENDPOINT") or None)
+    store = PhotoStore(buckets, environ.get("BINWATCH_S3_ENDPOINT") or None)
     return Answers(model, store, alpha)
 
 
-def parsed(parts: Mapping[str, bytes], headers: Mapping[str, Any]) -> payload.Request:
+def parsed(parts: Mapping[str, bytes], headers: Mapping[str, Any]) -> payload.PredictionRequest:
     """The request; where it makes the code fail, one of which nothing can be answered."""
-    found = guarded(partial(payload.parse, parts, headers))
-    return payload.Request((found,)) if isinstance(found, RequestError) else found
+    found = catch_errors(partial(payload.parse, parts, headers))
+    return payload.PredictionRequest((found,)) if isinstance(found, RequestError) else found
 
 
-def entry(outcome: Outcome, version: str) -> dict[str, Any]:
+def entry(outcome: PhotoOutcome, version: str) -> dict[str, Any]:
     """What the sender is told of one photo, with the version of the model that says so."""
     if isinstance(outcome.answer, RequestError):
         return {"code": outcome.answer.status, "type": outcome.answer.kind, "message": str(outcome.answer)}
@@ -138,7 +138,7 @@ def reply(entries: list[dict[str, Any]], listed: bool) -> tuple[HTTPStatus, Any]
     return HTTPStatus(entries[0].get("code", 200)), entries[0]
 
 
-def guarded(work: Callable[[], _T]) -> _T | RequestError:
+def catch_errors(work: Callable[[], _T]) -> _T | RequestError:
     """What ``work`` gives, or the error that the sender is told.
 
     The one place where every error is caught: a photo that makes the code fail must take neither the others of its
@@ -160,7 +160,7 @@ def _first(found: Sequence[Answer] | RequestError) -> Answer:
 def _outcome(
     asked: Asked | RequestError, data: bytes | RequestError, pixels: photo.Pixels | RequestError,
     answer: Answer,
-) -> Outcome:  # fmt: skip
+) -> PhotoOutcome:
     link = str(asked.photo) if isinstance(asked, Asked) and isinstance(asked.photo, Link) else ""
     sent = b"" if isinstance(data, RequestError) else data
-    return Outcome(answer, sent, link, None if isinstance(pixels, RequestError) else pixels)
+    return PhotoOutcome(answer, sent, link, None if isinstance(pixels, RequestError) else pixels)

@@ -60,7 +60,7 @@ def settings(environ: Mapping[str, str]) -> Settings:
         photos=environ.get("BINWATCH_CAPTURE_PHOTOS") != "0", spool=Path(spool) if spool else Settings().spool,
         endpoint_url=environ.get("BINWATCH_S3_ENDPOINT") or None,
         max_disk_use=read("BINWATCH_CAPTURE_DISK", MAX_DISK_USE, 0, 1),
-    )  # fmt: skip
+    )
     for problem in read.problems:
         _log.warning("%s; until then it has its default", problem)
     return found
@@ -98,7 +98,7 @@ class Capture:
         self, sink: Sink, share: float = 1.0, photos: bool = True, max_events: int = MAX_EVENTS,
         max_bytes: int = MAX_BYTES, disk_use: Callable[[Path], float] = hour_files.disk_use,
         max_disk_use: float = MAX_DISK_USE,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._sink, self._share, self._photos = sink, share, photos
         self._max_events, self._max_bytes = max_events, max_bytes
         self._disk_use, self._max_disk_use = disk_use, max_disk_use
@@ -130,7 +130,7 @@ class Capture:
 
     def _run(self) -> None:
         try:
-            hour_files.mend(self._sink.folder)
+            hour_files.drop_partial_lines(self._sink.folder)
         except OSError as error:
             _log.warning("cut lines in %s could not be taken off: %s", self._sink.folder, error)
         while not self._stop.wait(FLUSH_S):

@@ -45,7 +45,7 @@ def record(event: Event, photos: bool = True) -> dict[str, Any]:
     measured = {
         "latency_ms": round(event.latency_ms, 3), "model_version": event.model_version, "status": event.status,
         "brightness": event.brightness, "sharpness": event.sharpness,
-    }  # fmt: skip
+    }
     data = base64.b64encode(event.data).decode() if photos else ""
     sent = _part("INPUT", event.content_type, data, "BASE64")
     if event.link:

@@ -117,7 +117,7 @@ class Counter:
         """``answer`` with the verdict on the recorded ``quantity``."""
         photos = {name: len(scores) for name, scores in self.manifest.scores.items()}
         name = self.manifest.name_of(quantity)
-        found = verdict.judge(name, answer["probabilities"], answer["fit"], photos, alpha)
+        found = verdict.reach_verdict(name, answer["probabilities"], answer["fit"], photos, alpha)
         return {**answer, "expected_quantity": quantity, "alpha": alpha, **asdict(found)}
 
 

@@ -124,7 +124,11 @@ class TrainingError(BinwatchError):
 
 
 class TrackingError(BinwatchError):
-    """MLflow does not answer, or not as expected."""
+    """MLflow does not answer, or not as expected. ``code``: MLflow's error code, where it gave one."""
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class HeldError(BinwatchError):

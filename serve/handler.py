@@ -53,13 +53,13 @@ class BinCounterHandler:
             replies.append(_reply(context, index, entries, request.listed))
             if self.capture and not request.probe:
                 keep = partial(self._keep, self.capture, request, own, entries, 1000 * (time.monotonic() - begun))
-                answers.guarded(keep)  # a record that cannot be made costs no answer
+                answers.catch_errors(keep)  # a record that cannot be made costs no answer
         return replies
 
     def _keep(
-        self, kept: capture.Capture, request: payload.Request, outcomes: Sequence[answers.Outcome],
+        self, kept: capture.Capture, request: payload.PredictionRequest, outcomes: Sequence[answers.PhotoOutcome],
         entries: Sequence[dict[str, Any]], latency_ms: float,
-    ) -> None:  # fmt: skip
+    ) -> None:
         for outcome, entry in zip(outcomes, entries, strict=True):
             data = outcome.data or (b"" if request.listed else request.body)
             brightness, sharpness = (None, None) if outcome.pixels is None else photo.statistics(outcome.pixels)
@@ -68,7 +68,7 @@ class BinCounterHandler:
                 content_type=payload.media_type(data) or request.content_type or "application/octet-stream",
                 data=data, link=outcome.link, attributes=request.attributes, brightness=brightness,
                 sharpness=sharpness, event_id=entry.get("event_id") or str(uuid.uuid4()),
-            ))  # fmt: skip
+            ))
 
 
 def _end(kept: capture.Capture, *_: Any) -> None:

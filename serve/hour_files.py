@@ -61,12 +61,12 @@ class HourFiles:
         self._file, self._hour, self._size = file, hour, 0
 
 
-def mend(folder: Path) -> int:
+def drop_partial_lines(folder: Path) -> int:
     """Take the cut last line off every file of a writer that died; returns how many. Files in use are left alone."""
-    return sum(_mend(path) for path in abandoned(folder))
+    return sum(_mend(path) for path in unlocked_files(folder))
 
 
-def abandoned(folder: Path) -> Iterator[Path]:
+def unlocked_files(folder: Path) -> Iterator[Path]:
     """The files that no writer holds any more."""
     for path in sorted(folder.rglob("*.jsonl")):
         with suppress(OSError), path.open("rb") as file:

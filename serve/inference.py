@@ -59,13 +59,13 @@ def _take_bodies_as_they_come() -> None:
         content_types.UTF8_TYPES.clear()
 
 
-def input_fn(data: bytes | None, content_type: str | None, context: Any) -> payload.Request:
+def input_fn(data: bytes | None, content_type: str | None, context: Any) -> payload.PredictionRequest:
     """The photos that a request asks about. ``data``: the body; None where there is none, or a form."""
     headers = {"content-type": content_type or "", **context.get_all_request_header(0)}
     return answers.parsed({} if data is None else {"body": data}, headers)
 
 
-def predict_fn(request: payload.Request, model: Model) -> Reply:
+def predict_fn(request: payload.PredictionRequest, model: Model) -> Reply:
     """Answer the photos of one request."""
     entries = [answers.entry(each, model.version) for each in model.answers.of(request.photos)]
     return Reply(*answers.reply(entries, request.listed))

@@ -53,7 +53,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Request:
+class PredictionRequest:
     """The photos of a request, each with its own reason where it cannot be used; ``listed``: a list is the answer."""
 
     photos: tuple[Asked | RequestError, ...]
@@ -75,7 +75,7 @@ class _Repeated:
     name: str
 
 
-def parse(parts: Mapping[str, bytes], headers: Mapping[str, Any]) -> Request:
+def parse(parts: Mapping[str, bytes], headers: Mapping[str, Any]) -> PredictionRequest:
     """Read a request; where all of it is unusable, it has one photo, the reason.
 
     ``parts``: body, form and query, each by its name; ``headers``: those of HTTP, and for each part its own,
@@ -91,7 +91,7 @@ def parse(parts: Mapping[str, bytes], headers: Mapping[str, Any]) -> Request:
             photos = (Asked(_photo(parts, kind), _fields(given)),)
     except RequestError as error:
         photos = (error,)
-    return Request(photos, listed, kind, attributes, bytes(parts.get(_sent(parts) or "uri", b"")))
+    return PredictionRequest(photos, listed, kind, attributes, bytes(parts.get(_sent(parts) or "uri", b"")))
 
 
 def _given(parts: Mapping[str, bytes], attributes: str) -> dict[str, str]:
@@ -136,7 +136,7 @@ def _photo(parts: Mapping[str, bytes], kind: str) -> bytes | links.Link:
         raise FieldError(f"the request has {' and '.join(sent)}; send one photo, or several in a JSON list")
     if not sent:
         raise FieldError(f"the request has no photo but {sorted(parts)!r:.100}; send its bytes as the body, "
-                         "or JSON with Content-Type: application/json")  # fmt: skip
+                         "or JSON with Content-Type: application/json")
     data = bytes(parts[sent[0]])
     return links.parse(_text("the link", data)) if "uri" in sent or kind == "string/url" else _sized(data)
 

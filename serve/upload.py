@@ -63,8 +63,8 @@ class Spool:
         with self._lock:
             self._files.close()
         try:
-            hour_files.mend(self.folder)
-            for path in hour_files.abandoned(self.folder):
+            hour_files.drop_partial_lines(self.folder)
+            for path in hour_files.unlocked_files(self.folder):
                 with suppress(FileNotFoundError):  # another process was faster
                     self._put(path)
             self._failing = False

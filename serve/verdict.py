@@ -74,10 +74,10 @@ def fit(probabilities: Mapping[str, float], scores: Mapping[str, Sequence[float]
     return {name: p_value(score(each, most), scores.get(name, ())) for name, each in probabilities.items()}
 
 
-def judge(
+def reach_verdict(
     name: str, probabilities: Mapping[str, float], fits: Mapping[str, float], photos: Mapping[str, int],
     alpha: float = ALPHA,
-) -> Verdict:  # fmt: skip
+) -> Verdict:
     """Judge the record ``name``, the name of a count, by the calibrated probabilities of all counts (0-1).
 
     ``fits``: what ``fit`` gave for the photo; ``photos``: how many calibration photos each count had.
@@ -89,7 +89,7 @@ def judge(
     probability, least = probabilities[name], needed(alpha)
     if photos.get(name, 0) < least:
         reason = (f"{photos.get(name, 0)} calibration photos with {name} objects are too few for alpha {alpha:g}; "
-                  f"it takes {least}")  # fmt: skip
+                  f"it takes {least}")
         return Verdict(UNSURE, reason, probability, fitting)
     if name not in fitting:
         reason = f"of right records of {name}, only {fits[name]:.1%} fit as badly or worse"

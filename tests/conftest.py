@@ -16,7 +16,7 @@ from serve.rollout.rollout import Rollout
 from serve.rollout.torchserve_client import Inference, Management
 from trainer.data import synthetic
 from trainer.data.dataset import DataSpec
-from trainer.registry.runs import Tracking
+from trainer.registry.mlflow_registry import Registry
 from trainer.reporting.history import KIND as EXECUTIONS
 from trainer.training.networks import ARCHITECTURES, Architecture
 from trainer.training.recipes import RECIPES
@@ -116,9 +116,9 @@ def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def registry(mlflow_url: str) -> Iterator[Tracking]:
+def registry(mlflow_url: str) -> Iterator[Registry]:
     """A real MLflow whose model registry is empty, and which knows of no deployment and no execution."""
-    tracking = Tracking(mlflow_url)
+    tracking = Registry(mlflow_url)
     yield tracking
     client = MlflowClient(mlflow_url, mlflow_url)
     for model in client.search_registered_models():

@@ -23,7 +23,7 @@ import boto3
 import requests
 
 from serve.local.servers import free_port
-from trainer.aws.requests import Request, problems, service_model, shape_problems
+from trainer.aws.requests import AwsRequest, problems, service_model, shape_problems
 
 ARN = "arn:aws:sagemaker:us-east-1:123456789012:endpoint/"
 ENDPOINTS = ("CreateEndpoint", "DescribeEndpoint", "UpdateEndpoint", "DeleteEndpoint")
@@ -72,7 +72,7 @@ class Fake:
 
     def call(self, operation: str, asked: dict[str, Any]) -> dict[str, Any]:
         """Answer one of ENDPOINTS."""
-        wrong = problems(Request("sagemaker", operation, asked))
+        wrong = problems(AwsRequest("sagemaker", operation, asked))
         if wrong:
             raise Refused(f"{len(wrong)} validation error detected: {wrong}")
         found: dict[str, Any] = getattr(self, f"_{operation[:-8].lower()}")(asked["EndpointName"], asked)
@@ -107,7 +107,7 @@ class Fake:
             "EndpointName": name, "EndpointArn": ARN + name, "EndpointConfigName": found.config,
             "EndpointStatus": found.status, "ProductionVariants": [variant], "CreationTime": 0, "LastModifiedTime": 0,
             **reason,
-        }  # fmt: skip
+        }
 
     def _update(self, name: str, asked: dict[str, Any]) -> dict[str, Any]:
         found, config = self._find(name), self.config(asked["EndpointConfigName"])
@@ -194,7 +194,7 @@ def promised(model: dict[str, Any], photo: bytes) -> tuple[int, bytes]:
         golden = next(each for each in manifest["golden"] if read(each["file"]) == photo)
     names = map(str, manifest["classes"])
     answer = {"probabilities": dict(zip(names, golden["probabilities"], strict=True)),
-              "model_version": model["BINWATCH_MODEL_VERSION"]}  # fmt: skip
+              "model_version": model["BINWATCH_MODEL_VERSION"]}
     return 200, json.dumps(answer).encode()
 
 
@@ -272,7 +272,7 @@ def _served(fake: Fake) -> Iterator[Fake]:
 
 def _answer(
     fake: Fake, method: str, path: str, headers: dict[str, str], body: bytes
-) -> tuple[int, bytes, dict[str, str]]:  # fmt: skip
+) -> tuple[int, bytes, dict[str, str]]:
     operation = headers.get("X-Amz-Target", "").removeprefix("SageMaker.")
     if operation in ENDPOINTS:
         found = fake.call(operation, json.loads(body))
@@ -283,7 +283,7 @@ def _answer(
     sent = {key: value for key, value in headers.items() if key.lower() not in ("host", "connection", "expect")}
     done = requests.request(method, fake.moto + path, headers=sent, data=body, timeout=60)
     kept = {key: value for key, value in done.headers.items()
-            if key.lower() in ("content-type", "etag", "last-modified", "x-amzn-errortype")}  # fmt: skip
+            if key.lower() in ("content-type", "etag", "last-modified", "x-amzn-errortype")}
     if method == "HEAD":
         kept["x-length"] = done.headers.get("Content-Length", "0")
     return done.status_code, done.content, kept

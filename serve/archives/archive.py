@@ -67,7 +67,7 @@ def ask(archive: Path, photos: Sequence[Path], threads: int = 2) -> Iterator[dic
         process = subprocess.Popen(
             [sys.executable, "-m", "serve.counter", str(threads)], cwd=folder, env={**os.environ, "PYTHONPATH": ""},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-        )  # fmt: skip
+        )
         with process:
             assert process.stdin is not None
             assert process.stdout is not None

@@ -30,7 +30,7 @@ def main() -> int:
         app, host=settings.listen, port=settings.port, http=Connection, ws="none", access_log=False,
         server_header=False, proxy_headers=False, timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=int(settings.timeout_s) + 1, h11_max_incomplete_event_size=32 * 1024,
-    )  # fmt: skip
+    )
     return 0
 
 

@@ -47,7 +47,7 @@ def create(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="binwatch", version="1", summary="Counts the objects in bin photos and compares them with the record.",
         lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False,
-    )  # fmt: skip
+    )
     for router in (routes.api, routes.alive, page):
         app.include_router(router)
     app.add_exception_handler(Refusal, _refused)

@@ -42,7 +42,7 @@ def mlflow_server(state: Path, port: int | None = None) -> Iterator[str]:
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", 1,
         "--backend-store-uri", f"sqlite:///{state.resolve() / 'mlflow.db'}",
         "--artifacts-destination", state.resolve() / "artifacts", "--serve-artifacts",
-    ]  # fmt: skip
+    ]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     url = f"http://127.0.0.1:{port}"
     with _running("MLflow", command, state, quiet, f"{url}/health"):
@@ -52,7 +52,7 @@ def mlflow_server(state: Path, port: int | None = None) -> Iterator[str]:
 @contextmanager
 def torchserve_server(
     state: Path, port: int | None = None, environ: Mapping[str, str] | None = None
-) -> Iterator[tuple[str, str, Path]]:  # fmt: skip
+) -> Iterator[tuple[str, str, Path]]:
     """TorchServe, empty; yields its inference address, its management address and its model store.
 
     ``environ``: what is added to the environment of its workers.
@@ -65,7 +65,7 @@ def torchserve_server(
     command = [
         sys.executable, LAUNCH, "--start", "--foreground", "--ncs", "--ts-config", config,
         "--model-store", store, "--disable-token-auth", "--enable-model-api",
-    ]  # fmt: skip
+    ]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # its workers run the first python3 of these
     settings = {"JAVA_HOME": java_home(), "PATH": path, **(environ or {})}
     with _running("TorchServe", command, state, settings, f"{inference}/ping"):
@@ -89,7 +89,7 @@ def s3_server(state: Path) -> Iterator[str]:
         "-ip.bind=127.0.0.1", "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=0",
         "-s3.port.iceberg=0", "-s3.port.lance=0",  # catalogs, else at ports that are the same for every server
         *(f"-{name}={port}" for name, port in {**ports, **grpc}.items()),
-    ]  # fmt: skip
+    ]
     url = f"http://127.0.0.1:{ports['s3.port']}"
     # told to stop, it waits half a minute for subscribers that are its own; what was written is written
     with _running("SeaweedFS", command, state, {}, f"{url}/healthz", stop_s=1):
@@ -103,7 +103,7 @@ def gateway_server(
     """The gateway in front of TorchServe; yields its address. ``environ``: more of its settings."""
     port = port or free_port()
     settings = {"BINWATCH_GATEWAY_BIND": "127.0.0.1", "BINWATCH_GATEWAY_PORT": str(port),
-                "BINWATCH_INFERENCE_URL": inference_url, **(environ or {})}  # fmt: skip
+                "BINWATCH_INFERENCE_URL": inference_url, **(environ or {})}
     state.mkdir(parents=True, exist_ok=True)
     url = f"http://127.0.0.1:{port}"
     with _running("gateway", [sys.executable, "-m", "serve.gateway"], state, settings, f"{url}/livez"):

@@ -127,7 +127,7 @@ def shares_by_decile(values: NDArray[np.float64], deciles: Sequence[float]) -> t
 def compare(
     counts: Mapping[str, int], values: Mapping[str, NDArray[np.float64]], reference: Mapping[str, Any],
     limits: Thresholds,
-) -> tuple[Drift, ...]:  # fmt: skip
+) -> tuple[Drift, ...]:
     """The index of the counts and of each of ``values`` against ``reference`` (``reference.json`` of a run).
 
     ``reference["photos"]``, where it is there, says from how many photos each of its parts comes; else it counts as
@@ -165,7 +165,7 @@ def alerts(found: Sequence[Drift], recent: Recent, expected: float | None, limit
               f"{each.name} in the window differ from the model's reference: population stability index "
               f"{each.psi:.2f}, threshold {each.threshold:.2f}; look at the photos and at what changed")
         for each in found if each.alert and each.psi is not None
-    ]  # fmt: skip
+    ]
     drop = None if expected is None or recent.confidence_mean is None else expected - recent.confidence_mean
     span = f"of the last {limits.recent_s / 60:.0f} minutes"
     rules = [
@@ -177,7 +177,7 @@ def alerts(found: Sequence[Drift], recent: Recent, expected: float | None, limit
          f"{{:.1%}} of the requests {span} got no answer; look at the capture's statuses and TorchServe's log"),
         ("latency", recent.latency_p99_ms, limits.latency_p99_ms, recent.requests,
          f"the slowest hundredth of the answers {span} took {{:.0f}} ms or more; look at load and workers"),
-    ]  # fmt: skip
+    ]
     made += [
         Alert(name, round(value, 4), limit, text.format(value))
         for name, value, limit, size, text in rules

@@ -40,7 +40,7 @@ class Monitor:
     def __init__(
         self, place: Place, out: Path, since: timedelta, limits: Thresholds, webhook: str = "",
         journal: Journal | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._out, self._since, self._limits = out, since, limits
         self._webhook, self._journal = webhook, journal
         self._reference: Reference | None = None

@@ -94,7 +94,7 @@ class Bucket:
         with self._readable_errors():
             found = self._client.get_object(
                 Bucket=self._bucket, Key=self._prefix + name, Range=f"bytes={offset}-"
-            )  # fmt: skip
+            )
             with closing(found["Body"]) as body:
                 yield cast(BinaryIO, io.BufferedReader(body, 1 << 20))
 

@@ -27,7 +27,7 @@ MAX_LINE_BYTES = 16 * 1024**2
 ANSWER = np.dtype(
     [("time_s", "f8"), ("event", "i8"), ("status", "i2"), ("count", "S8"), ("version", "S16"), ("verdict", "S8"),
      ("confidence", "f8"), ("latency_ms", "f8"), ("brightness", "f8"), ("sharpness", "f8")]
-)  # fmt: skip
+)
 """One answer. ``time_s``: since 1970; ``event``: hash of its id; ``count``: its name, ``8+`` for 8 and above, empty
 where there was an error; ``confidence``: probability of that count, 0-1; numbers that a record lacks are NaN."""
 TRUTH = np.dtype([("event", "i8"), ("count", "i4")])
@@ -46,7 +46,7 @@ class Tally:
 
 
 def read(file: BinaryIO, parse: Callable[[bytes], tuple[Any, ...]], kind: np.dtype[Any], settled: bool,
-         offset: int = 0) -> tuple[Rows, Tally]:  # fmt: skip
+         offset: int = 0) -> tuple[Rows, Tally]:
     """The rows of a file that stands at ``offset``; what cannot be parsed is counted.
 
     A last line without its end is left for the next time, unless the file is ``settled``: nobody writes it any more.
@@ -95,7 +95,7 @@ def parse_answer(line: bytes) -> tuple[Any, ...]:
         version.encode("ascii"),
         verdict.encode() if verdict in VERDICTS and status < 400 else b"", confidence,
         *(_number(measured.get(name)) for name in ("latency_ms", "brightness", "sharpness")),
-    )  # fmt: skip
+    )
 
 
 def parse_truth(line: bytes) -> tuple[int, int]:

@@ -81,7 +81,7 @@ class Report:
 def summarise(
     answers: Rows, truths: Rows, unreadable: int, now: datetime, since: timedelta, reference: Reference | None,
     limits: Thresholds,
-) -> Report:  # fmt: skip
+) -> Report:
     """The report on the answers (records.ANSWER) of the time from ``now - since`` to ``now``; pure."""
     start, end = (now - since).timestamp(), now.timestamp()
     rows = answers[(answers["time_s"] >= start) & (answers["time_s"] <= end)]
@@ -101,7 +101,7 @@ def summarise(
         bucket_s=int(width.total_seconds()), buckets=tuple(buckets), totals=_bucket(start, rows, right), drift=found,
         alerts=drift.alerts(found, _recent(rows[rows["time_s"] >= end - limits.recent_s]), expected, limits),
         model_versions=_tally(rows["version"]), notes=notes,
-    )  # fmt: skip
+    )
 
 
 def bucket_width(since: timedelta) -> timedelta:
@@ -123,7 +123,7 @@ def _bucket(start_s: float, rows: Rows, right: NDArray[np.int8]) -> Bucket:
         verdicts={name: found.get(name, 0) for name in records.VERDICTS}, counts=_tally(rows["count"]),
         feedback=len(judged), accuracy=_rounded(judged, np.mean),
         accuracy_low=low and round(low, 4), accuracy_high=high and round(high, 4),
-    )  # fmt: skip
+    )
 
 
 def _right(rows: Rows, truths: Rows) -> NDArray[np.int8]:
@@ -162,7 +162,7 @@ def _recent(rows: Rows) -> Recent:
         confidence_mean=totals.confidence_mean,
         mismatch_share=totals.verdicts["mismatch"] / verdicts if verdicts else None,
         error_share=totals.errors / len(rows) if len(rows) else None, latency_p99_ms=totals.latency_p99_ms,
-    )  # fmt: skip
+    )
 
 
 def _tally(values: Rows) -> dict[str, int]:

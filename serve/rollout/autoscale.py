@@ -37,7 +37,7 @@ IN_MARGIN = 0.9
 
 
 @dataclass(frozen=True)
-class Policy:
+class ScalingPolicy:
     """The report's policy. ``least``, ``most``: workers; ``target``: busy share, 0-1; times in seconds."""
 
     least: int = 1
@@ -75,7 +75,7 @@ class Decision:
     busy: float | None = None
 
 
-def decide(samples: Sequence[Sample], now_s: float, last: Change | None, policy: Policy) -> Decision:
+def decide(samples: Sequence[Sample], now_s: float, last: Change | None, policy: ScalingPolicy) -> Decision:
     """How many workers the default version shall have; ``samples`` oldest first, the newest one is about now."""
     if not samples or now_s - samples[-1].at_s > policy.window_s:
         return Decision(samples[-1].workers if samples else 0, "there is no fresh measurement")
@@ -90,7 +90,7 @@ def decide(samples: Sequence[Sample], now_s: float, last: Change | None, policy:
     return replace(_tracked(workers, busy, now_s, last, policy), busy=busy)
 
 
-def _tracked(workers: int, busy: float, now_s: float, last: Change | None, policy: Policy) -> Decision:
+def _tracked(workers: int, busy: float, now_s: float, last: Change | None, policy: ScalingPolicy) -> Decision:
     said = f"workers are busy {busy:.0%} of the time, target {policy.target:.0%}"
     wanted = max(policy.least, min(policy.most, math.ceil(workers * busy / policy.target - 1e-9)))
     if wanted > workers:
@@ -157,9 +157,9 @@ class Autoscaler:
     """Keeps the measurements of one server and carries out what is decided. ``dry_run``: only says it."""
 
     def __init__(
-        self, management: Loads, metrics: Counts, server: Server, policy: Policy, dry_run: bool = False,
+        self, management: Loads, metrics: Counts, server: Server, policy: ScalingPolicy, dry_run: bool = False,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._management, self._metrics, self._server = management, metrics, server
         self._policy, self._dry_run, self._clock = policy, dry_run, clock
         self._samples: list[Sample] = []
@@ -213,7 +213,7 @@ def watch(scaler: Autoscaler, interval_s: float, stop: Event) -> None:
         stop.wait(interval_s)
 
 
-def policy_from(environ: Mapping[str, str], cores: int | None = None) -> Policy:
+def policy_from(environ: Mapping[str, str], cores: int | None = None) -> ScalingPolicy:
     """The policy that the environment sets. Raises SettingsError with all problems.
 
     Without BINWATCH_MAX_WORKERS there are at most as many workers as ``cores``, and at most three.
@@ -228,4 +228,4 @@ def policy_from(environ: Mapping[str, str], cores: int | None = None) -> Policy:
     window_s = read("BINWATCH_SCALE_WINDOW_S", 30.0, 5, 3600)
     cooldowns = [read(f"BINWATCH_SCALE_{way}_COOLDOWN_S", 30.0, 0, 3600) for way in ("OUT", "IN")]
     read.check()
-    return Policy(least, most, target, window_s, *cooldowns)
+    return ScalingPolicy(least, most, target, window_s, *cooldowns)

@@ -16,7 +16,7 @@ from serve.rollout.torchserve_client import MODEL
 log = logging.getLogger(__name__)
 
 
-class Store:
+class ModelStore:
     """A folder of archives. It is written by promoters only, and by one of them at a time."""
 
     def __init__(self, folder: Path) -> None:

@@ -16,7 +16,7 @@ from serve.environment import Numbers
 
 
 @dataclass(frozen=True)
-class Policy:
+class ProbationPolicy:
     """How long a new version is watched, and what is a fault.
 
     ``error_share``: how much larger (0-1) the share of failed requests may be than before; ``latency_ms``: a mean
@@ -47,7 +47,7 @@ class Traffic:
         if self.requests < before.requests or self.answered < before.answered:
             return None
         return Traffic(self.requests - before.requests, self.failed - before.failed,
-                       self.answered - before.answered, self.seconds - before.seconds)  # fmt: skip
+                       self.answered - before.answered, self.seconds - before.seconds)
 
     @property
     def failed_share(self) -> float:
@@ -73,9 +73,9 @@ class Observation:
     said: str
 
 
-def judge(
-    policy: Policy, elapsed_s: float, before: Traffic | None, now: Traffic | None, failed_probes: tuple[str, ...]
-) -> Observation:  # fmt: skip
+def assess(
+    policy: ProbationPolicy, elapsed_s: float, before: Traffic | None, now: Traffic | None, failed_probes: tuple[str, ...]
+) -> Observation:
     """``before``, ``now``: the traffic before and since the switch, None where it is not known; ``failed_probes``: what
     was wrong with the answer to a golden photo, each time that something was."""
     known = before if before and before.requests >= policy.least_requests else None
@@ -88,7 +88,7 @@ def judge(
     return Observation(elapsed_s >= policy.duration_s, "; ".join(faults), said)
 
 
-def _traffic_faults(policy: Policy, before: Traffic | None, now: Traffic) -> list[str]:
+def _traffic_faults(policy: ProbationPolicy, before: Traffic | None, now: Traffic) -> list[str]:
     faults = []
     allowed = policy.error_share + (before.failed_share if before else 0.0)
     if now.failed_share > allowed:
@@ -99,13 +99,13 @@ def _traffic_faults(policy: Policy, before: Traffic | None, now: Traffic) -> lis
     return faults
 
 
-def policy_from(environ: Mapping[str, str] = os.environ) -> Policy:
+def policy_from(environ: Mapping[str, str] = os.environ) -> ProbationPolicy:
     """The policy that the environment sets. Raises SettingsError with all problems."""
     read, name = Numbers(environ), "BINWATCH_WATCH_"
-    policy = Policy(
+    policy = ProbationPolicy(
         read(name + "S", 30.0, 0, 3600), read(name + "ERROR_SHARE", 0.05, 0, 1),
         read(name + "LATENCY_MS", 250.0, 1, 60_000), read(name + "LATENCY_TIMES", 3.0, 1, 100),
         read(name + "MIN_REQUESTS", 20, 1, 1_000_000), read(name + "FAILED_PROBES", 3, 1, 1000),
-    )  # fmt: skip
+    )
     read.check()
     return policy

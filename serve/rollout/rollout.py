@@ -28,7 +28,7 @@ from serve import capture, links
 from serve.archives.archive import golden_photos
 from serve.errors import CanaryError, PhotoError, RefusedError, ServerError
 from serve.rollout import canary, probation
-from serve.rollout.model_store import Store
+from serve.rollout.model_store import ModelStore
 from serve.rollout.probation import Observation, Traffic
 from serve.rollout.torchserve_client import BATCHING, Inference, Loaded, Management, Metrics
 
@@ -48,17 +48,17 @@ class Rollout:
 
     def __init__(
         self, inference: Inference, management: Management, store: Path, workers: int = 1,
-        metrics: Metrics | None = None, policy: probation.Policy | None = None,
-    ) -> None:  # fmt: skip
+        metrics: Metrics | None = None, policy: probation.ProbationPolicy | None = None,
+    ) -> None:
         """``workers``: how many a version starts with; ``policy``: how long it is watched once it answers, by
         ``metrics`` and golden photos, or without metrics by these alone."""
         self._inference = inference
         self._probing = Inference(inference.url, PROBE_TIMEOUT_S)
         self._management = management
         self.store = store
-        self._archives = Store(store)
+        self._archives = ModelStore(store)
         self._metrics = metrics
-        self._policy = policy or probation.Policy()
+        self._policy = policy or probation.ProbationPolicy()
         self._watched: _Watched | None = None
         self._before: Traffic | None = None
         self.workers = workers
@@ -114,7 +114,7 @@ class Rollout:
         if now is None:  # TorchServe was started again
             watched.start = total
         elapsed_s = time.monotonic() - watched.at_s
-        seen = probation.judge(self._policy, elapsed_s, watched.before, now, tuple(watched.failed))
+        seen = probation.assess(self._policy, elapsed_s, watched.before, now, tuple(watched.failed))
         return replace(seen, over=seen.over and not failure)
 
     def resize(self, version: str, workers: int) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tests.benchmarks.benches import Result, Server, machine, rounded
 from trainer.evaluation.gate import judge
-from trainer.evaluation.policy import GREATER, SIGNIFICANT, Policy
+from trainer.evaluation.policy import GREATER, SIGNIFICANT, GatePolicy
 
 PAIRS = 100_000
 """Simulated pairs a cell; of 2,000, every third share of 5 % would be off by half a point or more."""
@@ -53,7 +53,7 @@ def promoted(setting: Setting, rule: str, pairs: int = PAIRS, seed: int = 0) -> 
     rng = np.random.default_rng([seed, setting.photos, round(1000 * setting.gain), round(1000 * setting.shared)])
     drawn = rng.multinomial(setting.photos, outcomes(setting), pairs)[:, :2]
     kinds, times = np.unique(drawn, axis=0, return_counts=True)
-    bins, policy = np.arange(setting.photos), Policy(rule).without_guards()
+    bins, policy = np.arange(setting.photos), GatePolicy(rule).without_guards()
     better = [judge(_right(ours, theirs, setting.photos), bins, policy).better for ours, theirs in kinds.tolist()]
     return float(times[better].sum() / pairs)
 
@@ -84,14 +84,14 @@ def bench_gate(_data: Path, _server: Server) -> Result:
     start = time.perf_counter()
     runs = table()
     false = {rule: [share for name, shares in runs.items() if name.startswith(f"{rule}, no") for share in shares]
-             for rule in (GREATER, SIGNIFICANT)}  # fmt: skip
+             for rule in (GREATER, SIGNIFICANT)}
     found = [shares[PHOTOS.index(FOUND_ON)] for name, shares in runs.items()
-             if name.startswith(f"{SIGNIFICANT}, 5")]  # fmt: skip
+             if name.startswith(f"{SIGNIFICANT}, 5")]
     ratio = sum(false[GREATER]) / sum(false[SIGNIFICANT])
     holds = (
         ratio >= 10 and max(false[SIGNIFICANT]) <= MOST_FALSE and min(found) >= LEAST_FOUND
         and min(false[GREATER]) >= 0.45 and max(false[GREATER]) <= 0.52
-    )  # fmt: skip
+    )
     runs["seconds"] = [round(time.perf_counter() - start, 1)]
     shown = rounded(ratio)
     return Result("gate", shown, 10.0, holds, {GREATER: shown}, runs, machine(), "times fewer false promotions than")

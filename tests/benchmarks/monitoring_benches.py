@@ -30,7 +30,7 @@ Record = dict[str, Any]
 def draw(
     number: int, seed: int, start: datetime, over: timedelta, version: str = "1", brightness: float = 1.0,
     errors: float = 0.01,
-) -> Iterator[tuple[datetime, Record]]:  # fmt: skip
+) -> Iterator[tuple[datetime, Record]]:
     """Captured answers without their input, spread evenly ``over`` a time. ``brightness``: factor, 1 as reference."""
     lot = np.random.default_rng(seed)
     rows = lot.dirichlet([1.2] * len(NAMES), number).round(6)
@@ -44,7 +44,7 @@ def draw(
             answer = {"code": 400, "type": "BadPhoto", "message": "the photo is empty"}
         measured = {"latency_ms": latency[index], "model_version": version, "status": 400 if failed[index] else 200,
                     "brightness": None if failed[index] else bright[index],
-                    "sharpness": None if failed[index] else sharp[index]}  # fmt: skip
+                    "sharpness": None if failed[index] else sharp[index]}
         yield moment, _record(uuid.UUID(bytes=lot.bytes(16), version=4), moment, answer, measured)
 
 
@@ -52,11 +52,11 @@ def _answer(row: Any, version: str, judged: bool, word: float) -> Record:
     made: Record = {
         "count": int(NAMES[int(row.argmax())]), "expected_count": round(float(row @ np.arange(1, 6)), 4),
         "probabilities": dict(zip(NAMES, row.tolist(), strict=True)), "fit": dict.fromkeys(NAMES, 0.5),
-    }  # fmt: skip
+    }
     if judged:
         verdict = "match" if word < 0.6 else "unsure" if word < 0.9 else "mismatch"
         made |= {"expected_quantity": 3, "alpha": 0.05, "verdict": verdict, "reason": "a reason of usual length",
-                 "probability": 0.3, "counts_that_fit": ["2", "3"]}  # fmt: skip
+                 "probability": 0.3, "counts_that_fit": ["2", "3"]}
     return {**made, "model_version": version}
 
 
@@ -68,7 +68,7 @@ def _record(event: uuid.UUID, moment: datetime, answer: Record, measured: Record
         "eventMetadata": {"eventId": str(event), "inferenceTime": time_text, "customAttributes": [],
                           "binwatch": measured},
         "captureData": {"endpointOutput": {**output, "encoding": "JSON"}},
-    }  # fmt: skip
+    }
 
 
 def with_input(record: Record, photo: str = "") -> str:
@@ -173,7 +173,7 @@ def peer(capture: Path) -> Mapping[str, Any]:
             record = json.loads(line)
             answer = json.loads(record["captureData"]["endpointOutput"]["data"])
             rows.append({**record["eventMetadata"], **record["eventMetadata"]["binwatch"], **answer,
-                         "input": record["captureData"]["endpointInput"]["data"]})  # fmt: skip
+                         "input": record["captureData"]["endpointInput"]["data"]})
     table = pandas.DataFrame(rows)
     table["time"] = pandas.to_datetime(table["inferenceTime"])
     table["confidence"] = [max(each.values()) if isinstance(each, dict) else None for each in table["probabilities"]]
@@ -187,7 +187,7 @@ def peer(capture: Path) -> Mapping[str, Any]:
         "counts": table.groupby([table["time"].dt.floor("h"), "count"]).size().to_dict(),
         "verdicts": table.groupby([table["time"].dt.floor("h"), "verdict"]).size().to_dict(),
         "model_versions": table["model_version"].value_counts().to_dict(),
-    }  # fmt: skip
+    }
 
 
 BENCHES = {"monitor": bench_monitor}

@@ -87,7 +87,7 @@ def judged(found: Mapping[tuple[str, int], Sequence[Load]], in_process: float) -
     percentile of latency is below both peers'; ``found``: loads by peer and number of workers.
     """
     best = {name: max((_joined(loads) for (other, _), loads in found.items() if other == name),
-                      key=lambda each: each.rate) for name, _ in found}  # fmt: skip
+                      key=lambda each: each.rate) for name, _ in found}
     ours = best[OURS]
     ratios = {name: ours.rate / each.rate for name, each in best.items() if name != OURS}
     ratios["our int8 in process"] = ours.rate / in_process
@@ -99,7 +99,7 @@ def judged(found: Mapping[tuple[str, int], Sequence[Load]], in_process: float) -
         runs[f"{name}, {workers} workers: p99 ms"] = [round(each.p99_ms, 1) for each in loads]
     runs |= {f"{name}, best: p99 ms": [round(each.p99_ms, 1)] for name, each in best.items()}
     return Result("serve", rounded(first), TARGET, holds, {name: rounded(each) for name, each in ratios.items()}, runs,
-                  machine())  # fmt: skip
+                  machine())
 
 
 def _joined(loads: Sequence[Load]) -> Load:
@@ -114,7 +114,7 @@ def _worker_counts() -> list[int]:
 
 def _one_round(
     work: Path, peers: Peers, workers: int, photos: Sequence[bytes], torchserve: TorchServe
-) -> Iterator[tuple[str, Load]]:  # fmt: skip
+) -> Iterator[tuple[str, Load]]:
     """Every peer once, one after another."""
     threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // workers))}
     with torchserve(work, None, threads) as (inference, management, store):
@@ -139,7 +139,7 @@ def _registered(management: str, deployed: Deployed, workers: int) -> Iterator[N
     query: dict[str, str | int] = {
         "url": path.name, "model_name": path.stem, "initial_workers": workers, "synchronous": "true",
         **deployed.settings,
-    }  # fmt: skip
+    }
     answer = requests.post(f"{management}/models", params=query, timeout=180)
     if not answer.ok:
         raise ServerError(f"TorchServe does not load {path.name}: {answer.status_code} {answer.text[:500]}")
@@ -195,7 +195,7 @@ def _peers(data: Path, work: Path, settings: Mapping[str, int]) -> Peers:
     model = create("resnet34", len(COUNTS.values), 224)
     selection, calibration = photos.validation.halves(0)
     exported = write_archive(model, photos, recipe, work / "int8", run_id="", metrics={},
-                             selection=selection, calibration=calibration)  # fmt: skip
+                             selection=selection, calibration=calibration)
     if not exported.choice.accepted:
         raise TrainingError(f"the int8 form was refused, so there is nothing to compare: {exported.choice.reason}")
     weights = work / "resnet34.pth"
@@ -214,7 +214,7 @@ def _stock(weights: Path, work: Path) -> Path:
         sys.executable, "-m", "model_archiver.model_packaging", "--model-name", "stock", "--version", "1",
         "--model-file", str(eager.__file__), "--serialized-file", str(weights), "--handler", "image_classifier",
         "--export-path", str(work), "--archive-format", "zip-store",
-    ]  # fmt: skip
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return work / "stock.mar"
 

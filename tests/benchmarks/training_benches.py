@@ -35,7 +35,7 @@ def bench_tune(data: Path, _server: Server, photos: int = 600, size_px: int = 11
     base = replace(RECIPES["hpo-frozen"], weights="none", size_px=size_px, epochs=5)
     trials = [replace(base, architecture=name, learning_rate=rate, batch_size=size)
               for name, rate, size in (("vgg16", 0.001, 32), ("vgg16", 0.003, 16), ("resnet34", 0.001, 64),
-                                       ("resnet34", 0.01, 32), ("alexnet", 0.001, 16))]  # fmt: skip
+                                       ("resnet34", 0.01, 32), ("alexnet", 0.001, 16))]
     with tempfile.TemporaryDirectory(prefix="binwatch-bench-") as folder:
         made = prepared.prepare(_some(data, photos, Path(folder)), Path(folder) / "prepared", COUNTS)
         prepared.decoded(made, size_px)
@@ -151,7 +151,7 @@ def _reference(data: Dataset, recipe: Recipe) -> Losses:
 
     squash = Compose([
         Resize((recipe.size_px, recipe.size_px), InterpolationMode.BILINEAR, antialias=True), PILToTensor(),
-    ])  # fmt: skip
+    ])
 
     class Photos(torch.utils.data.Dataset[Any]):
         def __init__(self, part: dataset.Part) -> None:

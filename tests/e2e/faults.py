@@ -21,8 +21,9 @@ import requests
 from serve.errors import ServerError, TrackingError
 from serve.rollout.torchserve_client import Loaded, Management
 from tests.e2e.stack import Stack
-from trainer.registry import runs
-from trainer.registry.runs import Found, Tracking, Version
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.runs import RunInfo
+from trainer.registry.versions import CHAMPION, Status, Version
 
 POLL_S = 0.05
 OUTAGE_S = 8.0
@@ -96,17 +97,17 @@ class Scene:
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
-        self.registry = Tracking(f"http://127.0.0.1:{stack.mlflow_port}")
+        self.registry = Registry(f"http://127.0.0.1:{stack.mlflow_port}")
         self._management_url = self._find_management()
         self.base = self.champion()
         self.before = int(self.registry.versions()[0].number)
         self.executions = {each.id for each in self._executions()}
         self.since = subprocess.run(["date", "+%s.%N"], capture_output=True, text=True, check=True).stdout.strip()
 
-    def _executions(self) -> list[Found]:
+    def _executions(self) -> list[RunInfo]:
         return self.registry.runs("tags.`binwatch.kind` = 'execution'")
 
-    def execution(self) -> Found | None:
+    def execution(self) -> RunInfo | None:
         """The run of the execution."""
         return next((each for each in self._executions() if each.id not in self.executions), None)
 
@@ -118,7 +119,7 @@ class Scene:
 
     def champion(self) -> str:
         """The version that the alias names."""
-        found = self.registry.alias(runs.CHAMPION)
+        found = self.registry.alias(CHAMPION)
         return found.number if found else ""
 
     def new(self) -> Version | None:
@@ -149,8 +150,8 @@ class Scene:
 
     def rests(self, champion: str) -> bool:
         """Whether nothing goes on and ``champion`` alone is loaded; the registry knows it as promoted."""
-        known = self.registry.alias(runs.CHAMPION)
-        settled = known is not None and (known.number, known.status) == (champion, runs.PROMOTED)
+        known = self.registry.alias(CHAMPION)
+        settled = known is not None and (known.number, known.status) == (champion, Status.PROMOTED)
         ended = all(each.status != "RUNNING" for each in self._executions())
         return settled and ended and set(self.loaded()) == {self.answering()} == {champion}
 

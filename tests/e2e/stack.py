@@ -26,7 +26,7 @@ class Stack:
         self.env = {**kept, "BINWATCH_PORT": str(self.port), "BINWATCH_MLFLOW_PORT": str(self.mlflow_port),
                     "BINWATCH_GATEWAY_PORT": str(self.gateway_port), "COMPOSE_PROJECT_NAME": project,
                     "BINWATCH_CAPTURE_DISK": "1",  # a full machine is not what the tests are about
-                    **settings}  # fmt: skip
+                    **settings}
 
     def compose(self, *words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
         done = subprocess.run(

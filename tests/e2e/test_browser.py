@@ -13,7 +13,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from tests.conftest import TINY
 from tests.e2e.conftest import SHOWN_S, text_with
 from trainer.data.dataset import DataSpec
-from trainer.registry.runs import Tracking
+from trainer.registry.mlflow_registry import Registry
 from trainer.training.run import learn
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
@@ -24,7 +24,7 @@ def test_mlflow_compares_three_runs_with_their_curves_and_parameters(
 ) -> None:
     ids = []
     for rate in (0.001, 0.002, 0.004):
-        with Tracking(mlflow_url).run(f"rate {rate}") as run:
+        with Registry(mlflow_url).run(f"rate {rate}") as run:
             learn(DataSpec(drawn, limit=100), replace(TINY, epochs=2, learning_rate=rate), tmp_path, run)
         ids.append(run.id)
     about = requests.get(f"{mlflow_url}/api/2.0/mlflow/runs/get", params={"run_id": ids[0]}, timeout=30).json()

@@ -20,8 +20,8 @@ from tests.e2e.faults import MOMENTS, SERVICES, Case, Client, Scene, fault, wait
 from tests.e2e.stack import ONE_THREAD, ROOT, Stack
 from trainer.artifacts import ARCHIVE_SHA
 from trainer.evaluation import policy
-from trainer.registry import runs
 from trainer.registry.signed_archive import fetch
+from trainer.registry.versions import PREVIOUS, Status
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
 
@@ -66,7 +66,7 @@ def settings(photos: Path) -> dict[str, str]:
         "BINWATCH_DATA": str(photos), "BINWATCH_EPOCHS": "1", "BINWATCH_RETRAIN_ON_DRIFT": "0",
         "BINWATCH_GATE_POLICY": policy.GREATER, **{policy.variable(name): policy.OFF for name in policy.GUARDS},
         "BINWATCH_WATCH_S": "4", "BINWATCH_WORKERS": "1", "BINWATCH_AUTOSCALE": "0",
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="module")
@@ -146,15 +146,15 @@ def check_registry(scene: Scene, deployed: int) -> None:
     versions, new = scene.registry.versions(), scene.new()
     assert new is not None
     assert scene.champion() == scene.answering() == new.number
-    assert new.status == runs.PROMOTED
-    assert not [each for each in versions if each.status in ("", runs.APPROVED)]
+    assert new.status == Status.PROMOTED
+    assert not [each for each in versions if each.status in ("", Status.APPROVED)]
     assert len({each.run_id for each in versions}) == len(versions)
     assert int(new.number) == scene.before + 1
     moves = scene.registry.deployments()
     assert [(each.version, each.did) for each in moves[: len(moves) - deployed]] == [(new.number, "promoted")]
     recorded = scene.registry.runs("tags.`binwatch.kind` = 'deployment'")
     assert len({each.id for each in recorded if each.tags["version"] == new.number}) == 1
-    previous = scene.registry.alias(runs.PREVIOUS)
+    previous = scene.registry.alias(PREVIOUS)
     assert previous is not None
     assert previous.number == scene.base
 

@@ -72,7 +72,7 @@ def opened(browser: WebDriver, url: str, size: tuple[int, int] = DESKTOP, dark: 
     """Open an address anew, in a window of that size."""
     width, height = size
     devtools(browser, "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
-             mobile=size == PHONE)  # fmt: skip
+             mobile=size == PHONE)
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     devtools(browser, "Emulation.setEmulatedMedia", features=[scheme])
     browser.get("about:blank")
@@ -241,7 +241,7 @@ def bucket(start: datetime, requests: int) -> dict[str, Any]:
         "verdicts": {"match": requests // 2, "mismatch": requests // 10, "unsure": requests // 4},
         "counts": {str(count): requests // 5 for count in range(1, 6)},
         "feedback": requests // 20, "accuracy": 0.55 if requests >= 20 else None,
-    }  # fmt: skip
+    }
 
 
 def monitored() -> dict[str, Any]:
@@ -256,7 +256,7 @@ def monitored() -> dict[str, Any]:
         "buckets": [bucket(start + timedelta(hours=hour), 0 if hour == 3 else 200) for hour in range(24)],
         "totals": bucket(start, 4600), "drift": drift, "model_versions": {"3": 4600},
         "alerts": [{"name": "brightness", "value": 0.31, "threshold": 0.2, "message": message}],
-    }  # fmt: skip
+    }
 
 
 def test_monitoring_shows_what_was_found_and_says_when_there_is_nothing(browser: WebDriver, page: Page) -> None:
@@ -274,7 +274,7 @@ def test_monitoring_shows_what_was_found_and_says_when_there_is_nothing(browser:
     by_id(browser, "refresh").click()
     text_with(browser, "Confidence over time", "Verdicts over time", "Counts predicted", "Time to answer",
               "Accuracy from feedback", "Drift since training", "brightness: the photos' brightness has moved", "4,600",
-              "55 %", "61.0 ms", "drifted")  # fmt: skip
+              "55 %", "61.0 ms", "drifted")
     wait(browser, lambda driver: len(driver.find_elements(By.CSS_SELECTOR, ".plot svg[role=img]")) == 6)
     (confidence, *_) = browser.find_elements(By.CSS_SELECTOR, ".plot svg")
     mean = confidence.find_element(By.CSS_SELECTOR, "path.line.accent").get_attribute("d")

@@ -49,7 +49,7 @@ def test_the_trainer_takes_photos_from_an_s3_store(stack: Stack, drawn: Path, tm
     done = subprocess.run(
         ["docker", "compose", "config", "--format", "json"],
         cwd=ROOT, env={**stack.env, **variables}, text=True, capture_output=True, check=True,
-    )  # fmt: skip
+    )
     given = json.loads(done.stdout)["services"]["trainer"]["environment"]
     assert (given["BINWATCH_DATA"], given["BINWATCH_S3_ENDPOINT"]) == ("s3://bins/abid", "http://store:1")
     code = (
@@ -61,7 +61,7 @@ def test_the_trainer_takes_photos_from_an_s3_store(stack: Stack, drawn: Path, tm
         s3.S3Store("s3://bins", url).client.create_bucket(Bucket="bins")
         transfer.upload(drawn, "s3://bins/abid", url)
         command = ["docker", "run", "--rm", "--network", "host", "--env", f"BINWATCH_S3_ENDPOINT={url}",
-                   "binwatch-trainer", "python", "-c", code]  # fmt: skip
+                   "binwatch-trainer", "python", "-c", code]
         found = subprocess.run(command, text=True, capture_output=True, timeout=120)
     assert found.stdout.strip() == "300", found.stderr
 
@@ -81,7 +81,7 @@ def test_the_trainer_image_is_a_sagemaker_training_container(tmp_path: Path, goo
     done = subprocess.run(
         ["docker", "run", "--rm", "--network", "none", "-v", f"{base}:/opt/ml", "binwatch-trainer", "train"],
         capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+    )
     if good:
         assert done.returncode == 0, done.stderr[-2000:]
         assert {path.name for path in (base / "model").iterdir()} == LEFT

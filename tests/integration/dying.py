@@ -18,12 +18,12 @@ from serve.rollout import model_store
 from serve.rollout.rollout import Rollout
 from serve.rollout.torchserve_client import Inference, Management
 from trainer.promotion.promoter import Promoter
-from trainer.registry.runs import Tracking
+from trainer.registry.mlflow_registry import Registry
 
 CHANGES = {
     "set_model_version_tag", "set_registered_model_alias", "delete_registered_model_alias", "create_run",
     "set_terminated", "register", "set_default", "unregister", "scale",
-}  # fmt: skip
+}
 
 
 class Countdown:
@@ -56,9 +56,9 @@ class Dying:
 
 def main(mlflow: str, inference: str, management: str, store: str, step: str, action: str) -> None:
     countdown = Countdown(int(step))
-    registry: Any = Tracking(mlflow)
+    registry: Any = Registry(mlflow)
     registry._client = Dying(registry._client, countdown)
-    model_store.stamp = countdown.before(model_store.stamp)
+    model_store.stamp = countdown.before(model_store.stamp)  # type: ignore[attr-defined]
     Path.replace = countdown.before(Path.replace)  # type: ignore[method-assign]
     served: Any = Dying(Management(management), countdown)
     promoter = Promoter(registry, Rollout(Inference(inference), served, Path(store)), Path(store) / "accuracy.json")

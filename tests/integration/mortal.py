@@ -5,9 +5,9 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from trainer.promotion.promoter import Outcome
-from trainer.registry import runs
-from trainer.registry.runs import Tracking
+from trainer.promotion.promoter import PromotionOutcome
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.versions import Status
 
 WRITES = ("create_", "log_", "set_", "update_", "delete_")
 
@@ -43,29 +43,29 @@ class Cut:
         return call
 
 
-def mortal(url: str, write: int, late: bool = False) -> tuple[Tracking, Cut]:
+def mortal(url: str, write: int, late: bool = False) -> tuple[Registry, Cut]:
     """A connection whose process is killed at a write; with ``late`` just after it."""
-    made = Tracking(url)
+    made = Registry(url)
     made._client = cut = Cut(made._client, Killed(), write, float("inf"), late)  # type: ignore[assignment]
     return made, cut
 
 
-def flaky(url: str, write: int, times: int = 1) -> Tracking:
+def flaky(url: str, write: int, times: int = 1) -> Registry:
     """A connection that fails at a write, and for ``times`` in all."""
-    made = Tracking(url)
+    made = Registry(url)
     error = MlflowException("the connection was reset")
     made._client = Cut(made._client, error, write, write + times - 1)  # type: ignore[assignment]
     return made
 
 
-def promoting(registry: Tracking) -> Callable[[str], Outcome]:
+def promoting(registry: Registry) -> Callable[[str], PromotionOutcome]:
     """What a promoter does to the registry, without a server."""
 
-    def promote(number: str) -> Outcome:
+    def promote(number: str) -> PromotionOutcome:
         version = registry.version(number)
-        if version.status == runs.APPROVED:
-            registry.crown(number)
-            registry.mark(number, runs.PROMOTED, version.reason)
-        return Outcome(registry.version(number).status, number, version.reason)
+        if version.status == Status.APPROVED:
+            registry.set_champion(number)
+            registry.mark(number, Status.PROMOTED, version.reason)
+        return PromotionOutcome(registry.version(number).status, number, version.reason)
 
     return promote

@@ -40,7 +40,7 @@ def _answer(moto: str, asked: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"PipelineExecutionSteps": [
         {"StepName": each, "StepStatus": "Succeeded", "StartTime": begun, "EndTime": begun + timedelta(minutes=1)}
         for each in names[first : first + PAGE]
-    ]}  # fmt: skip
+    ]}
     if first + PAGE < len(names):
         found["NextToken"] = str(first + PAGE)
     assert not shape_problems(found, model.output_shape)
@@ -60,7 +60,7 @@ def steps_told(moto: str) -> Iterator[str]:
                 return
             with requests.request(self.command, moto + self.path, data=body, headers=dict(self.headers)) as there:
                 kept = {key: value for key, value in there.headers.items()
-                        if key.lower() in ("content-type", "etag", "x-amzn-errortype")}  # fmt: skip
+                        if key.lower() in ("content-type", "etag", "x-amzn-errortype")}
                 self._say(there.status_code, kept, there.content)
 
         def _say(self, status: int, headers: dict[str, str], body: bytes) -> None:

@@ -16,8 +16,9 @@ from tests.small_archives import packed, unpacked
 from trainer.artifacts import EVALUATION, PREDICTIONS
 from trainer.evaluation.evaluate import Evaluation, Prediction, from_json, predictions_from_json
 from trainer.promotion.promoter import Promoter
-from trainer.registry import runs, signing
-from trainer.registry.runs import Tracking
+from trainer.registry import signing
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.versions import CHAMPION, PREVIOUS, Status
 from trainer.training.run import Trained, columns_of
 
 
@@ -26,9 +27,9 @@ def evaluation(trained: Trained) -> Evaluation:
 
 
 def challenger(
-    registry: Tracking, trained: Trained, accuracy: float, status: str = runs.APPROVED,
+    registry: Registry, trained: Trained, accuracy: float, status: str = Status.APPROVED,
     compared_with: str = "", archive: Path | None = None, keys: signing.Pair | None = None, **about: Any,
-) -> str:  # fmt: skip
+) -> str:
     """Register an archive whose evaluation and answers say ``accuracy``; returns its version.
 
     ``keys``: sign it with these, as the archive of its own run; ``about``: what else its evaluation says.
@@ -56,10 +57,10 @@ def answers(trained: Trained, accuracy: float) -> list[Prediction]:
     found = predictions_from_json(trained.archive.with_name(PREDICTIONS).read_text())
     right = round(accuracy * len(found))
     return [replace(each, count=each.recorded if number < right else each.recorded % 5 + 1)
-            for number, each in enumerate(found)]  # fmt: skip
+            for number, each in enumerate(found)]
 
 
-def promoter(registry: Tracking, served: Served, server: Any = None) -> Promoter:
+def promoter(registry: Registry, served: Served, server: Any = None) -> Promoter:
     return Promoter(registry, server or served.rollout, served.store / "accuracy.json")
 
 
@@ -67,26 +68,26 @@ def accuracy(served: Served) -> dict[str, Any]:
     return dict(json.loads((served.store / "accuracy.json").read_text()))
 
 
-def alias(registry: Tracking, name: str) -> str | None:
+def alias(registry: Registry, name: str) -> str | None:
     found = registry.alias(name)
     return found.number if found else None
 
 
-def assert_only(registry: Tracking, served: Served, version: str) -> None:
+def assert_only(registry: Registry, served: Served, version: str) -> None:
     """Registry, server, store, records and accuracy.json agree that ``version`` is the one champion."""
-    assert alias(registry, runs.CHAMPION) == version
+    assert alias(registry, CHAMPION) == version
     assert served.rollout.serving() == version
     assert [each.version for each in served.management.loaded()] == [version]
-    kept = {f"bin-counter-{each}.mar" for each in (version, alias(registry, runs.PREVIOUS)) if each}
+    kept = {f"bin-counter-{each}.mar" for each in (version, alias(registry, PREVIOUS)) if each}
     found = {path.name for path in served.store.iterdir()}
     assert found <= {"accuracy.json", *kept}
     assert found >= {"accuracy.json", f"bin-counter-{version}.mar"}
     assert accuracy(served)["version"] == version
-    assert registry.version(version).status == runs.PROMOTED
+    assert registry.version(version).status == Status.PROMOTED
     assert registry.deployments()[0].version == version
 
 
-def moves(registry: Tracking) -> list[tuple[str, str]]:
+def moves(registry: Registry) -> list[tuple[str, str]]:
     """What was deployed and how, in order."""
     return [(each.did, each.version) for each in reversed(registry.deployments())]
 

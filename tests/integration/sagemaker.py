@@ -14,7 +14,7 @@ from pathlib import Path
 from serve.local.servers import free_port, java_home
 
 NAMESPACES = ["unshare", *(["--map-root-user"] if os.getuid() else []),
-              "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]  # fmt: skip
+              "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
 _START = """
 mount -t overlay overlay -o lowerdir=/etc,upperdir=$STATE/etc,workdir=$STATE/overlay /etc
 exec serve
@@ -45,12 +45,12 @@ def inference_server(toolkits: Path, base: Path, environ: Mapping[str, str]) -> 
         "JAVA_HOME": java_home(), "TMPDIR": str(base), "TEMP": str(base), "PYTHONPATH": "",
         "PIP_NO_INDEX": "1",  # code/requirements.txt is there already, or the server does not start
         "PATH": f"{base / 'bin'}:{toolkits}:{os.environ['PATH']}",
-    }  # fmt: skip
+    }
     with (base / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [*NAMESPACES, "sh", "-ec", _START], cwd=base, env={**os.environ, **ours, **environ}, stdout=log,
             stderr=log, start_new_session=True,
-        )  # fmt: skip
+        )
     try:
         yield f"http://127.0.0.1:{port}"
     finally:

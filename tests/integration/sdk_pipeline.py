@@ -57,7 +57,7 @@ def retries(machines: bool = True, job: bool = True) -> list[Any]:
     kinds = SageMakerJobExceptionTypeEnum
     if job:
         found.append(SageMakerJobStepRetryPolicy(
-            [kinds.INTERNAL_ERROR], interval_seconds=30, backoff_rate=2.0, max_attempts=3))  # fmt: skip
+            [kinds.INTERNAL_ERROR], interval_seconds=30, backoff_rate=2.0, max_attempts=3))
     if machines:
         no_machine = [kinds.CAPACITY_ERROR, kinds.RESOURCE_LIMIT]
         found.append(SageMakerJobStepRetryPolicy(no_machine, interval_seconds=300, backoff_rate=2.0, max_attempts=6))
@@ -78,18 +78,18 @@ def pipeline(given: dict[str, Any]) -> dict[str, Any]:
             "recipe": named["Recipe"], "epochs": named["Epochs"], "batch-size": named["BatchSize"],
             "learning-rate": named["LearningRate"], "counts": named["Counts"],
         },
-    )  # fmt: skip
+    )
     train = TrainingStep(
         "Training", step_args=estimator.fit(inputs=TrainingInput(named["InputData"])), retry_policies=retries(),
         cache_config=CacheConfig(enable_caching=True, expire_after="P30D"),
-    )  # fmt: skip
+    )
 
     def job(*words: str) -> Processor:
         return Processor(
             image_uri=given["image"], role=given["role"], instance_count=1, entrypoint=list(words),
             instance_type=named["ProcessingInstanceType"], sagemaker_session=of,
             env={"AWS_DEFAULT_REGION": given["region"]},
-        )  # fmt: skip
+        )
 
     archive = train.properties.ModelArtifacts.S3ModelArtifacts
     report = PropertyFile("EvaluationReport", "evaluation", "evaluation.json")
@@ -108,7 +108,7 @@ def pipeline(given: dict[str, Any]) -> dict[str, Any]:
                 "evaluation",
             )],
         ),
-    )  # fmt: skip
+    )
     written = evaluate.properties.ProcessingOutputConfig.Outputs["evaluation"].S3Output.S3Uri
     evaluation = ProcessingInput(written, f"{BASE}/evaluation", "evaluation")
     update = ProcessingStep(
@@ -118,16 +118,16 @@ def pipeline(given: dict[str, Any]) -> dict[str, Any]:
                        "--role", given["role"], "--bucket", given["bucket"], "--prefix", given["prefix"]],
             inputs=[ProcessingInput(archive, f"{BASE}/model", "model"), evaluation],
         ),
-    )  # fmt: skip
+    )
     keep = ProcessingStep(
         "Keep-the-deployed-model", retry_policies=retries(),
         step_args=job("python", "-m", "trainer.aws.processing_steps", "keep").run(inputs=[evaluation]),
-    )  # fmt: skip
+    )
     better = ConditionGreaterThan(
         JsonGet(step_name="Evaluation", property_file=report,
                 json_path="multiclass_classification_metrics.accuracy.value"),
         JsonGet(step_name="Evaluation", property_file=deployed, json_path="accuracy"),
-    )  # fmt: skip
+    )
     condition = ConditionStep("Is-the-new-model-better", conditions=[better], if_steps=[update], else_steps=[keep])
     return defined("binwatch", list(named.values()), [train, evaluate, condition], of)
 
@@ -145,16 +145,16 @@ def report(given: dict[str, Any]) -> dict[str, Any]:
             entry_point=script.name, source_dir=folder, role=role, py_version="py36", framework_version="1.8",
             instance_count=1, instance_type="ml.g4dn.xlarge", output_path=f"{place}/pipeline_model",
             hyperparameters={"batch-size": 64, "lr": 0.01}, sagemaker_session=of,
-        )  # fmt: skip
+        )
         train = TrainingStep("Training", step_args=estimator.fit(inputs=TrainingInput(photos)))
         image = image_uris.retrieve(
             "pytorch", given["region"], version="1.8", py_version="py36", instance_type="ml.g4dn.xlarge",
             image_scope="training",
-        )  # fmt: skip
+        )
 
         def processor(instance_type: Any) -> ScriptProcessor:
             return ScriptProcessor(image_uri=image, command=["python3"], instance_type=instance_type, role=role,
-                                   instance_count=1, sagemaker_session=of)  # fmt: skip
+                                   instance_count=1, sagemaker_session=of)
 
         archive = train.properties.ModelArtifacts.S3ModelArtifacts
         new = PropertyFile("EvaluationReport", "evaluation", "evaluation.json")
@@ -168,10 +168,10 @@ def report(given: dict[str, Any]) -> dict[str, Any]:
                         ProcessingInput(f"{place}/current_accuracy.json", f"{BASE}/accuracy")],
                 outputs=[ProcessingOutput(f"{BASE}/evaluation", output_name="evaluation")],
             ),
-        )  # fmt: skip
+        )
         small = processor("ml.m5.large")
         update = ProcessingStep("Update-endpoint", step_args=small.run(
-            code=str(script), inputs=[ProcessingInput(archive, f"{BASE}/model")]))  # fmt: skip
+            code=str(script), inputs=[ProcessingInput(archive, f"{BASE}/model")]))
         otherwise = ProcessingStep("Too-bad", step_args=small.run(code=str(script)))
         better = ConditionGreaterThanOrEqualTo(
             JsonGet(step_name="Evaluation", property_file=new, json_path="test_accuracy"),
@@ -193,7 +193,7 @@ def tuning(given: dict[str, Any]) -> dict[str, Any]:
         output_path=f"{place}/models/search", checkpoint_s3_uri=f"{place}/checkpoints/search", sagemaker_session=of,
         use_spot_instances=True, max_run=24 * 3600, max_wait=48 * 3600, max_retry_attempts=3,
         hyperparameters={"recipe": "hpo-frozen", "export": "false"}, disable_profiler=True, debugger_hook_config=False,
-    )  # fmt: skip
+    )
     ranges = {
         "learning-rate": ContinuousParameter(0.001, 0.1, "Logarithmic"),
         "batch-size": CategoricalParameter([16, 32, 64]),
@@ -202,7 +202,7 @@ def tuning(given: dict[str, Any]) -> dict[str, Any]:
     tuner = HyperparameterTuner(
         estimator, "best_validation_loss", ranges, given["metrics"], objective_type="Minimize", max_jobs=5,
         max_parallel_jobs=1, early_stopping_type="Auto",
-    )  # fmt: skip
+    )
     step = TuningStep("tune", step_args=tuner.fit(inputs=TrainingInput(f"{place}/data")))
     arguments: dict[str, Any] = step.to_request()["Arguments"]
     return arguments

@@ -14,13 +14,13 @@ import pytest
 import requests
 
 from serve.local import servers
-from serve.rollout.autoscale import Autoscaler, Policy, Sample, busy_share
+from serve.rollout.autoscale import Autoscaler, Sample, ScalingPolicy, busy_share
 from serve.rollout.rollout import Rollout
 from serve.rollout.torchserve_client import Inference, Management, Metrics
 from tests.conftest import rounds
 from tests.integration.load import large_photo
 from trainer.promotion.promoter import Promoter, watch
-from trainer.registry.runs import Tracking
+from trainer.registry.mlflow_registry import Registry
 from trainer.training.run import Trained
 
 pytestmark = pytest.mark.alone
@@ -55,7 +55,7 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
 @pytest.fixture(scope="module")
 def running(
     trained: Trained, tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch
-) -> Iterator[Scaled]:  # fmt: skip
+) -> Iterator[Scaled]:
     state = tmp_path_factory.mktemp("scaled")
     patch.setenv("BINWATCH_CAPTURE", str(state / "capture"))
     with servers.torchserve_server(state) as (inference_url, management_url, store):
@@ -159,7 +159,7 @@ def test_no_request_fails_while_workers_come_and_go(scaled: Scaled) -> None:
 
 
 def test_a_load_gets_a_second_worker_and_loses_it_at_rest(scaled: Scaled) -> None:
-    policy = Policy(most=2, window_s=2, out_cooldown_s=2, in_cooldown_s=2)
+    policy = ScalingPolicy(most=2, window_s=2, out_cooldown_s=2, in_cooldown_s=2)
     scaler = Autoscaler(scaled.management, scaled.metrics, scaled.rollout, policy)
     with load(scaled, 4) as answers:
         until(lambda: scaler.step().workers == 2)
@@ -171,14 +171,14 @@ def test_a_load_gets_a_second_worker_and_loses_it_at_rest(scaled: Scaled) -> Non
 
 
 def test_a_dry_run_changes_no_worker(scaled: Scaled) -> None:
-    scaler = Autoscaler(scaled.management, scaled.metrics, scaled.rollout, Policy(most=2, window_s=2), dry_run=True)
+    scaler = Autoscaler(scaled.management, scaled.metrics, scaled.rollout, ScalingPolicy(most=2, window_s=2), dry_run=True)
     with load(scaled, 4):
         until(lambda: scaler.step().workers == 2)
         assert scaled.workers() == 1
 
 
 def test_scaling_in_that_was_cut_off_is_finished_by_the_promoters_next_round(
-    scaled: Scaled, registry: Tracking, trained: Trained, tmp_path: Path
+    scaled: Scaled, registry: Registry, trained: Trained, tmp_path: Path
 ) -> None:
     with registry.run("train") as run:
         run.log_file(trained.archive, "archive")
@@ -193,7 +193,7 @@ def test_scaling_in_that_was_cut_off_is_finished_by_the_promoters_next_round(
 
 
 def test_the_promoter_scales_between_its_rounds_and_a_promotion_keeps_the_workers(
-    scaled: Scaled, registry: Tracking, trained: Trained, tmp_path: Path
+    scaled: Scaled, registry: Registry, trained: Trained, tmp_path: Path
 ) -> None:
     def version(compared_with: str) -> str:
         with registry.run("train") as run:
@@ -203,7 +203,7 @@ def test_the_promoter_scales_between_its_rounds_and_a_promotion_keeps_the_worker
 
     promoter = Promoter(registry, scaled.rollout, tmp_path / "accuracy.json")
     first = version("")
-    policy = Policy(most=2, window_s=2, out_cooldown_s=2, in_cooldown_s=600)
+    policy = ScalingPolicy(most=2, window_s=2, out_cooldown_s=2, in_cooldown_s=600)
     scaler, stop = Autoscaler(scaled.management, scaled.metrics, scaled.rollout, policy), threading.Event()
     with ThreadPoolExecutor(1) as pool, load(scaled, 4) as answers:
         watching = pool.submit(watch, promoter, tmp_path / "heartbeat", 0.3, stop, scaler.step)

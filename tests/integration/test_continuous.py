@@ -17,20 +17,21 @@ from mlflow import MlflowClient
 from serve.errors import DataError, HeldError, TrackingError, TrainingError
 from tests.conftest import TINY, rounds
 from tests.integration.mortal import Killed, flaky, mortal, promoting
+from trainer.artifacts import MODEL_NAME
 from trainer.data import prepared
 from trainer.data.dataset import DataSpec
 from trainer.evaluation import policy
-from trainer.evaluation.policy import Policy
+from trainer.evaluation.policy import GatePolicy
 from trainer.pipeline import execution_lock
-from trainer.pipeline.execution import Execution, Request, Retry
-from trainer.pipeline.new_photos import Arrivals
-from trainer.pipeline.pipeline import How, prepared_folder, request_of, runs_of
+from trainer.pipeline.execution import Execution, ExecutionRequest, Retry
+from trainer.pipeline.new_photos import NewPhotos
+from trainer.pipeline.pipeline import ExecutionOptions, prepared_folder, request_of, runs_of
 from trainer.pipeline.triggers import Limits, read_past
-from trainer.pipeline.watcher import MOST_STARTS, Keeper
-from trainer.registry import runs
-from trainer.registry.runs import Tracking
+from trainer.pipeline.watcher import MOST_STARTS, PipelineWatcher
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.versions import CHAMPION, Status
 
-GREATER = Policy(rule=policy.GREATER).without_guards()
+GREATER = GatePolicy(rule=policy.GREATER).without_guards()
 """A model that is barely trained passes it: what is tested here is not the gate."""
 LIMITS = Limits(new_photos=20, new_share=0.05, cooldown_s=0)
 STEPS = ["prepare", "train", "evaluate", "gate", "promote"]
@@ -50,11 +51,11 @@ def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-def keeper(registry: Tracking, source: Path, state: Path, **more: Any) -> Keeper:
-    how = How(state, retry=Retry(3, 0.01), policy=GREATER)
-    request = Request(DataSpec(source), TINY)
-    arrivals = Arrivals(request.spec, settled_s=0)
-    return Keeper(registry, request, promoting(registry), how, limits=LIMITS, arrivals=arrivals, **more)
+def keeper(registry: Registry, source: Path, state: Path, **more: Any) -> PipelineWatcher:
+    how = ExecutionOptions(state, retry=Retry(3, 0.01), policy=GREATER)
+    request = ExecutionRequest(DataSpec(source), TINY)
+    arrivals = NewPhotos(request.spec, settled_s=0)
+    return PipelineWatcher(registry, request, promoting(registry), how, limits=LIMITS, arrivals=arrivals, **more)
 
 
 def cached(execution: Execution) -> dict[str, bool]:
@@ -64,20 +65,20 @@ def cached(execution: Execution) -> dict[str, bool]:
 @pytest.fixture
 def known(mlflow_url: str, drawn: Path, state: Path) -> None:
     """An MLflow that knows the training of the drawn bins, and a state folder where they are prepared."""
-    registry = Tracking(mlflow_url)
+    registry = Registry(mlflow_url)
     keeper(registry, drawn, state).once()
     client = MlflowClient(mlflow_url, mlflow_url)
-    client.delete_registered_model(runs.MODEL)
+    client.delete_registered_model(MODEL_NAME)
     for path in state.iterdir():  # as if there had been no execution, but the photos are prepared
         if path.is_file():
             path.unlink()
 
 
-def assert_whole(registry: Tracking, execution: Execution, state: Path) -> None:
+def assert_whole(registry: Registry, execution: Execution, state: Path) -> None:
     """One champion, one version, one run a step, nothing left behind."""
     assert (execution.decision, [step.name for step in execution.steps]) == ("promoted", STEPS)
-    champion = registry.alias(runs.CHAMPION)
-    assert [(each.number, each.status) for each in registry.versions()] == [("1", runs.PROMOTED)]
+    champion = registry.alias(CHAMPION)
+    assert [(each.number, each.status) for each in registry.versions()] == [("1", Status.PROMOTED)]
     assert champion
     assert champion.number == "1"
     nested = registry.nested(execution.id)
@@ -89,7 +90,7 @@ def assert_whole(registry: Tracking, execution: Execution, state: Path) -> None:
     assert read_past(state).failures == 0
 
 
-def test_what_has_not_changed_comes_from_the_cache(registry: Tracking, drawn: Path, state: Path) -> None:
+def test_what_has_not_changed_comes_from_the_cache(registry: Registry, drawn: Path, state: Path) -> None:
     first = keeper(registry, drawn, state).once()
     assert first.decision == "promoted"
     second = keeper(registry, drawn, state).once()
@@ -100,18 +101,18 @@ def test_what_has_not_changed_comes_from_the_cache(registry: Tracking, drawn: Pa
     assert second.challenger == second.champion
     assert sum(step.seconds for step in second.steps) < sum(step.seconds for step in first.steps) + 5
 
-    other = Request(DataSpec(drawn), replace(TINY, seed=1))  # another recipe is trained; the champion is as it was
-    third = Keeper(registry, other, promoting(registry), How(state, policy=GREATER)).once()
+    other = ExecutionRequest(DataSpec(drawn), replace(TINY, seed=1))  # another recipe is trained; the champion is as it was
+    third = PipelineWatcher(registry, other, promoting(registry), ExecutionOptions(state, policy=GREATER)).once()
     assert (cached(third)["train"], cached(third)["evaluate"]) == (False, False)
     assert len(registry.versions()) == 2
-    again = Keeper(registry, replace(other, token="again"), promoting(registry), How(state, policy=GREATER)).once()
+    again = PipelineWatcher(registry, replace(other, token="again"), promoting(registry), ExecutionOptions(state, policy=GREATER)).once()
     assert (cached(again)["train"], cached(again)["evaluate"], again.challenger) == (True, True, third.challenger)
     assert len(registry.versions()) == 2  # decided on against the same champion before
 
 
 @pytest.mark.usefixtures("known")
 def test_killed_anywhere_it_goes_on_and_does_nothing_twice(
-    registry: Tracking, mlflow_url: str, drawn: Path, state: Path, tmp_path: Path
+    registry: Registry, mlflow_url: str, drawn: Path, state: Path, tmp_path: Path
 ) -> None:
     points = [(write, late) for write in range(1, WRITES) for late in (False, True)]
     Random(7).shuffle(points)
@@ -126,7 +127,7 @@ def test_killed_anywhere_it_goes_on_and_does_nothing_twice(
             died += 1
         else:
             assert counted.writes < write
-            MlflowClient(mlflow_url, mlflow_url).delete_registered_model(runs.MODEL)
+            MlflowClient(mlflow_url, mlflow_url).delete_registered_model(MODEL_NAME)
             continue
         left = execution_lock.read(mine)
         assert left
@@ -137,16 +138,16 @@ def test_killed_anywhere_it_goes_on_and_does_nothing_twice(
         assert [execution.id] == [each.id for each in before] or not before, (write, late)
         assert_whole(registry, execution, mine)
         assert keeper(registry, drawn, mine).look() is None  # and it is over
-        MlflowClient(mlflow_url, mlflow_url).delete_registered_model(runs.MODEL)
+        MlflowClient(mlflow_url, mlflow_url).delete_registered_model(MODEL_NAME)
     assert died > 0
 
 
 @pytest.mark.usefixtures("known")
-def test_an_end_that_was_not_written_down_ends_once_more(registry: Tracking, drawn: Path, state: Path) -> None:
+def test_an_end_that_was_not_written_down_ends_once_more(registry: Registry, drawn: Path, state: Path) -> None:
     told = Told()
     first = keeper(registry, drawn, state, tell=told).look()
     assert first
-    execution_lock.note(state, request_of(registry, first.id))
+    execution_lock.mark_started(state, request_of(registry, first.id))
     again = keeper(registry, drawn, state, tell=told).look()
     assert again
     assert (again.id, again.decision, again.resumed) == (first.id, "promoted", 1)
@@ -157,20 +158,20 @@ def test_an_end_that_was_not_written_down_ends_once_more(registry: Tracking, dra
 
 @pytest.mark.usefixtures("known")
 def test_an_mlflow_that_is_away_for_a_moment_costs_an_attempt(mlflow_url: str, drawn: Path, state: Path) -> None:
-    registry = Tracking(mlflow_url)
+    registry = Registry(mlflow_url)
     for write in Random(3).sample(range(6, 30), rounds(1, 20)):
         execution = keeper(flaky(mlflow_url, write), drawn, state).once()
         assert execution.decision == "promoted"
         assert sum(step.attempts for step in execution.steps) <= len(STEPS) + 1
         assert len(registry.versions()) == 1
-        MlflowClient(mlflow_url, mlflow_url).delete_registered_model(runs.MODEL)
+        MlflowClient(mlflow_url, mlflow_url).delete_registered_model(MODEL_NAME)
 
 
-def test_a_failure_is_told_once_and_the_champion_serves_on(registry: Tracking, drawn: Path, tmp_path: Path) -> None:
+def test_a_failure_is_told_once_and_the_champion_serves_on(registry: Registry, drawn: Path, tmp_path: Path) -> None:
     state, source, told = tmp_path / "state", tmp_path / "source", Told()
     with registry.run("train") as run:
         pass
-    registry.crown(registry.register(run.id, runs.PROMOTED, "first", "").number)
+    registry.set_champion(registry.register(run.id, Status.PROMOTED, "first", "").number)
     (source / "bin-images").mkdir(parents=True)
     for _ in range(2):
         with pytest.raises(DataError, match="no folder metadata"):
@@ -183,13 +184,13 @@ def test_a_failure_is_told_once_and_the_champion_serves_on(registry: Tracking, d
     assert newest.status == "FAILED"
     step = json.loads(registry.read_text(newest.id, "execution.json") or "")["steps"][0]
     assert (step["name"], step["status"], step["attempts"]) == ("prepare", "Failed", 1)  # it cannot pass
-    champion = registry.alias(runs.CHAMPION)
+    champion = registry.alias(CHAMPION)
     assert champion
     assert champion.number == "1"
 
 
 def test_mlflow_away_for_long_fails_the_execution_and_it_can_be_resumed(
-    registry: Tracking, mlflow_url: str, drawn: Path, state: Path
+    registry: Registry, mlflow_url: str, drawn: Path, state: Path
 ) -> None:
     with pytest.raises(TrackingError, match="the connection was reset"):
         keeper(flaky(mlflow_url, 4, 1000), drawn, state).once()
@@ -201,23 +202,23 @@ def test_mlflow_away_for_long_fails_the_execution_and_it_can_be_resumed(
     assert_whole(registry, execution, state)
 
 
-def test_an_execution_that_keeps_dying_is_given_up(registry: Tracking, drawn: Path, state: Path) -> None:
-    told, request = Told(), Request(DataSpec(drawn), TINY)
+def test_an_execution_that_keeps_dying_is_given_up(registry: Registry, drawn: Path, state: Path) -> None:
+    told, request = Told(), ExecutionRequest(DataSpec(drawn), TINY)
     with registry.run("execution", tags={"binwatch.token": request.token}):
         for _ in range(MOST_STARTS):
-            execution_lock.note(state, request)
+            execution_lock.mark_started(state, request)
         with pytest.raises(TrainingError, match="died 5 times"):
             keeper(registry, drawn, state, tell=told).look()
         assert runs_of(registry, request)[0].status == "FAILED"
     assert execution_lock.read(state) is None
     assert [failing for failing, _ in told] == [True]
-    execution_lock.note(state, request)
-    execution_lock.pause(state)  # a stop that was asked for is no death
-    assert execution_lock.note(state, request).starts == 1
+    execution_lock.mark_started(state, request)
+    execution_lock.mark_interrupted(state)  # a stop that was asked for is no death
+    assert execution_lock.mark_started(state, request).starts == 1
 
 
 def test_new_photos_start_an_execution_in_which_old_ones_keep_their_split(
-    registry: Tracking, drawn: Path, tmp_path: Path
+    registry: Registry, drawn: Path, tmp_path: Path
 ) -> None:
     state, source, late = tmp_path / "state", tmp_path / "source", []
     for folder in ("bin-images", "metadata"):
@@ -245,7 +246,7 @@ def test_new_photos_start_an_execution_in_which_old_ones_keep_their_split(
     assert watching.look() is None
 
 
-def test_drift_starts_one_execution(registry: Tracking, drawn: Path, tmp_path: Path) -> None:
+def test_drift_starts_one_execution(registry: Registry, drawn: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     watching = keeper(registry, drawn, state, monitoring=tmp_path)
     assert watching.look()
@@ -262,7 +263,7 @@ def test_drift_starts_one_execution(registry: Tracking, drawn: Path, tmp_path: P
 
 
 def test_there_is_one_execution_at_a_time_and_the_second_says_who_has_it(
-    registry: Tracking, drawn: Path, state: Path
+    registry: Registry, drawn: Path, state: Path
 ) -> None:
     code = "import sys, time; from pathlib import Path; from trainer import underway\n"
     code += (
@@ -281,5 +282,5 @@ def test_there_is_one_execution_at_a_time_and_the_second_says_who_has_it(
         assert holder.stdout
         holder.stdout.close()
     start = time.monotonic()
-    with execution_lock.alone(state, "another"):  # a kill frees it at once
+    with execution_lock.exclusive_lock(state, "another"):  # a kill frees it at once
         assert time.monotonic() - start < 1

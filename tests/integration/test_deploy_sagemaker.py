@@ -18,14 +18,14 @@ from tests.conftest import rounds
 from tests.fake_sagemaker import Fake, fake_aws, promised
 from tests.small_archives import FILES, contents, packed
 from trainer.aws.endpoint import hosting, plan
-from trainer.aws.endpoint.deploy import Outcome, Pace, deploy
+from trainer.aws.endpoint.deploy import DeployOutcome, Pace, deploy
 from trainer.aws.endpoint.destroy import destroy
-from trainer.aws.endpoint.endpoint_spec import Wanted
+from trainer.aws.endpoint.endpoint_spec import EndpointSpec
 from trainer.aws.endpoint.hosting import Package
 from trainer.aws.endpoint.images import ONNX, OWNERS, image_for
 from trainer.aws.endpoint.package import Chosen, build
-from trainer.aws.requests import Aws, Request
-from trainer.registry.runs import Tracking
+from trainer.aws.requests import Aws, AwsRequest
+from trainer.registry.mlflow_registry import Registry
 from trainer.training.run import Trained
 
 ROOT = Path(__file__).parents[2]
@@ -48,10 +48,10 @@ class Noted:
     """AWS, with notes of what it was asked; ended before request number ``last``."""
 
     aws: Aws
-    requests: list[Request] = field(default_factory=list)
+    requests: list[AwsRequest] = field(default_factory=list)
     last: int | None = None
 
-    def call(self, request: Request) -> dict[str, Any]:
+    def call(self, request: AwsRequest) -> dict[str, Any]:
         if self.last is not None and len(self.requests) == self.last:
             raise Killed
         self.requests.append(request)
@@ -69,15 +69,15 @@ class Account:
     """A fake account with a bucket of its own, and two versions to deploy."""
 
     fake: Fake
-    wanted: Wanted
+    wanted: EndpointSpec
     versions: tuple[Package, Package]
 
-    def deploy(self, number: int = 0, wanted: Wanted | None = None, **options: Any) -> tuple[Outcome, Noted]:
+    def deploy(self, number: int = 0, wanted: EndpointSpec | None = None, **options: Any) -> tuple[DeployOutcome, Noted]:
         """Deploy one of the versions."""
         noted = Noted(reach(self.fake.url))
         return deploy(noted, wanted or self.wanted, self.versions[number], PACE, **options), noted
 
-    def config(self, number: int = 0, wanted: Wanted | None = None) -> str:
+    def config(self, number: int = 0, wanted: EndpointSpec | None = None) -> str:
         """The configuration that a version gets."""
         return hosting.names(wanted or self.wanted, self.versions[number]).config
 
@@ -108,7 +108,7 @@ class Account:
             *scaling.describe_scalable_targets(**SCALED)["ScalableTargets"],
             *scaling.describe_scaling_policies(**SCALED)["ScalingPolicies"],
             *self.fake.client("cloudwatch").describe_alarms()["MetricAlarms"], *self.fake.endpoints,
-        ]  # fmt: skip
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Package, Package
 def account(aws: Fake, versions: tuple[Package, Package]) -> Iterator[Account]:
     bucket = "photos-of-bins"
     aws.client("s3").create_bucket(Bucket=bucket)
-    wanted = Wanted("us-east-1", "arn:aws:iam::123456789012:role/binwatch", bucket)
+    wanted = EndpointSpec("us-east-1", "arn:aws:iam::123456789012:role/binwatch", bucket)
     yield Account(aws, wanted, versions)
     aws.endpoints.clear()
     aws.updates.clear()
@@ -221,7 +221,7 @@ def test_updates_keep_the_name_and_the_number_of_instances(account: Account) -> 
 @pytest.mark.parametrize("changed", [{"instances": 1}, {"update": "all-at-once"}])
 def test_shifts_all_at_once_where_that_is_wanted_or_a_canary_would_be_too_large(
     account: Account, changed: dict[str, Any]
-) -> None:  # fmt: skip
+) -> None:
     account.deploy()
     account.fake.endpoints["bin-counter"].instances = changed.pop("instances", 3)
     account.deploy(1, replace(account.wanted, **changed))
@@ -333,7 +333,7 @@ def test_pauses_scaling_where_the_type_of_instance_changes(account: Account) -> 
     _, noted = account.deploy(1, replace(account.wanted, instance_type="ml.m5.xlarge"))
     assert [name for name in noted.operations if "Scal" in name] == [
         "DeleteScalingPolicy", "DeregisterScalableTarget", "RegisterScalableTarget", "PutScalingPolicy",
-    ]  # fmt: skip
+    ]
     account.fake.fate = "alarm"
     with pytest.raises(CanaryError):
         account.deploy(0)
@@ -379,7 +379,7 @@ def script(*words: object, **environ: str) -> "subprocess.CompletedProcess[str]"
     """Run the script where neither a region nor credentials are set but by ``environ``."""
     bare = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "BINWATCH_AWS"))}
     nowhere = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.devnull, "HOME": os.devnull,
-               "AWS_SHARED_CREDENTIALS_FILE": os.devnull}  # fmt: skip
+               "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
     command = [sys.executable, "scripts/deploy_sagemaker.py", *map(str, words)]
     return subprocess.run(command, cwd=ROOT, env={**bare, **nowhere, **environ}, capture_output=True, text=True)
 
@@ -411,22 +411,22 @@ def test_says_what_is_missing_without_a_traceback(tmp_path: Path, trained: Train
     made = packed(tmp_path / "small.mar", contents())
     evaluation = trained.archive.with_name("evaluation.json")
     done = script("--archive", made, "--evaluation", evaluation, "--work", tmp_path, "--bucket", "a-bucket",
-                  "--region", "us-east-1", "--role", "arn:aws:iam::123456789012:role/binwatch")  # fmt: skip
+                  "--region", "us-east-1", "--role", "arn:aws:iam::123456789012:role/binwatch")
     assert done.returncode == 1
     assert "no credentials" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_the_script_deploys_the_registry_s_champion(
-    account: Account, registry: Tracking, trained: Trained, tmp_path: Path
-) -> None:  # fmt: skip
+    account: Account, registry: Registry, trained: Trained, tmp_path: Path
+) -> None:
     with registry.run("a training") as run:
         run.log_file(packed(tmp_path / "bin-counter.mar", contents()), "archive")
         run.log_file(trained.archive.with_name("evaluation.json"))
     number = registry.register(run.id, "approved", "a test", "").number
-    registry.crown(number)
+    registry.set_champion(number)
     words = ("--tracking-uri", registry.uri, "--work", tmp_path, "--endpoint-url", account.fake.url, "--json", "--poll",
-             0.01, "--role", account.wanted.role, "--bucket", account.wanted.bucket)  # fmt: skip
+             0.01, "--role", account.wanted.role, "--bucket", account.wanted.bucket)
     keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
     done = script(*words, **keys)
     assert done.returncode == 0, done.stderr
@@ -463,4 +463,4 @@ def test_the_containers_are_those_that_the_sagemaker_sdk_names(toolkits: Path) -
     assert [
         image_for("us-east-1", "ml.g4dn.xlarge").uri, image_for("us-east-1", "ml.c7g.large").uri,
         image_for("us-east-1", "ml.m5.large", "ml.eia2.medium").uri,
-    ] == others  # fmt: skip
+    ] == others

@@ -31,7 +31,7 @@ def schemathesis(url: str, key: str, work: Path) -> str:
         "--exclude-checks", "positive_data_acceptance", "--max-examples", rounds(30, 2000), "--seed", SEED,
         "--generation-database", "none", "--generation-with-security-parameters", "false",
         "--request-timeout", 60, "--no-color",
-    ]  # fmt: skip
+    ]
     env = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.integration.photos_to_fuzz", "PYTHONPATH": str(ROOT)}
     words = [str(word) for word in command]
     done = subprocess.run(words, env=env, cwd=work, capture_output=True, text=True, timeout=7200)
@@ -44,7 +44,7 @@ def test_every_route_does_what_its_document_says(served: Served, trained: Traine
     (tmp_path / "monitoring.json").write_text(json.dumps({"records": 0}))
     (tmp_path / "history.json").write_text(json.dumps({"served": [], "executions": []}))
     environ = {"BINWATCH_API_KEYS": str(tmp_path / "keys.json"), "BINWATCH_CAPTURE": str(tmp_path / "capture"),
-             "BINWATCH_MONITORING": str(tmp_path), "BINWATCH_RATE": "0"}  # fmt: skip
+             "BINWATCH_MONITORING": str(tmp_path), "BINWATCH_RATE": "0"}
     key = keys.add(tmp_path / "keys.json", "fuzz")
     with gateway_server(tmp_path, served.inference.url, environ=environ) as url:
         document = requests.get(f"{url}/openapi.json", headers={"X-API-Key": key}, timeout=30).json()

@@ -18,7 +18,7 @@ from serve.archives.archive import unpacked as unpacked_archive
 from serve.counter import Counter
 from serve.errors import BusyError, RequestError
 from serve.handler import BinCounterHandler
-from serve.links import Store
+from serve.links import PhotoStore
 from serve.payload import Asked, Fields
 from tests.conftest import rounds
 from tests.integration.damage import body_of, photo_of, png, whole
@@ -156,7 +156,7 @@ def test_a_photo_that_makes_the_code_fail_is_a_500_and_costs_no_other(
     unpacked: Path, files: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     white = png(20, 20, 8, 2, (b"\0" + b"\xff" * 60) * 20)
-    answers = Answers(Fragile(unpacked), Store(frozenset()), alpha=0.05)
+    answers = Answers(Fragile(unpacked), PhotoStore(frozenset()), alpha=0.05)
     found = [each.answer for each in answers.of([Asked(files[0]), Asked(white), Asked(files[0], Fields(3))])]
     assert isinstance(found[0], dict)
     assert isinstance(found[2], dict)
@@ -167,7 +167,7 @@ def test_a_photo_that_makes_the_code_fail_is_a_500_and_costs_no_other(
 
 
 def test_photos_that_take_too_long_are_not_waited_for(unpacked: Path, files: list[bytes]) -> None:
-    answers = Answers(Counter(unpacked), Store(frozenset()), alpha=0.05, patience_s=0.0)
+    answers = Answers(Counter(unpacked), PhotoStore(frozenset()), alpha=0.05, patience_s=0.0)
     found = [each.answer for each in answers.of([Asked(files[0])] * 2)]
     assert [type(each) for each in found] == [BusyError, BusyError]
     assert BusyError.status == 503

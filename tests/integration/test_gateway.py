@@ -123,7 +123,7 @@ JSON = "application/json"
     ("/nothing", JSON, b"", 404, "Not Found"),
     ("/healthz", JSON, b"", 405, "Method Not Allowed"),
     ("/", JSON, b"", 405, "Method Not Allowed"),
-])  # fmt: skip
+])
 def test_what_cannot_be_used_is_refused_with_the_reason(
     gateway: str, path: str, kind: str, body: bytes, status: int, part: str
 ) -> None:

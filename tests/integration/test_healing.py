@@ -19,15 +19,15 @@ from serve.manifest import read_manifest
 from serve.rollout.rollout import Rollout
 from tests.conftest import Served, rounds
 from tests.integration.promoting import accuracy, alias, assert_only, challenger, moves, promoter
-from trainer.registry import runs
-from trainer.registry.runs import Tracking
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.versions import PREVIOUS, Status
 from trainer.training.run import Trained
 
 PROMOTION, ROLLBACK = 13, 11
 """How many calls that change something a promotion and a rollback make; `make proof` counts them."""
 
 
-def test_accuracy_json_is_rebuilt_when_missing_or_damaged(registry: Tracking, served: Served, trained: Trained) -> None:
+def test_accuracy_json_is_rebuilt_when_missing_or_damaged(registry: Registry, served: Served, trained: Trained) -> None:
     first = challenger(registry, trained, 0.5)
     promoter(registry, served).reconcile()
     for damage in (Path.unlink, lambda path: path.write_text("{")):
@@ -37,7 +37,7 @@ def test_accuracy_json_is_rebuilt_when_missing_or_damaged(registry: Tracking, se
 
 
 def test_a_server_that_came_up_empty_gets_the_champion_back_though_its_archive_in_the_store_is_damaged(
-    registry: Tracking, served: Served, trained: Trained
+    registry: Registry, served: Served, trained: Trained
 ) -> None:
     first = challenger(registry, trained, 0.5)
     promoter(registry, served).reconcile()
@@ -60,7 +60,7 @@ def flipped(path: Path) -> None:
 
 
 def test_an_archive_that_went_from_the_store_is_fetched_again_while_its_model_answers(
-    registry: Tracking, served: Served, trained: Trained
+    registry: Registry, served: Served, trained: Trained
 ) -> None:
     first = challenger(registry, trained, 0.5)
     mine = promoter(registry, served)
@@ -78,7 +78,7 @@ def test_an_archive_that_went_from_the_store_is_fetched_again_while_its_model_an
 
 
 def test_another_archive_under_the_champions_number_is_replaced(
-    registry: Tracking, served: Served, trained: Trained
+    registry: Registry, served: Served, trained: Trained
 ) -> None:
     first = challenger(registry, trained, 0.5)
     promoter(registry, served).reconcile()
@@ -92,7 +92,7 @@ def test_another_archive_under_the_champions_number_is_replaced(
     assert_only(registry, served, first)
 
 
-def test_a_version_loaded_by_hand_is_unloaded(registry: Tracking, served: Served, trained: Trained) -> None:
+def test_a_version_loaded_by_hand_is_unloaded(registry: Registry, served: Served, trained: Trained) -> None:
     first = challenger(registry, trained, 0.5)
     promoter(registry, served).reconcile()
     for default in (False, True):
@@ -104,7 +104,7 @@ def test_a_version_loaded_by_hand_is_unloaded(registry: Tracking, served: Served
 
 
 def test_a_champion_whose_workers_were_taken_away_is_loaded_again_beside_another_version(
-    registry: Tracking, served: Served, trained: Trained
+    registry: Registry, served: Served, trained: Trained
 ) -> None:
     first = challenger(registry, trained, 0.5)
     promoter(registry, served).reconcile()
@@ -116,7 +116,7 @@ def test_a_champion_whose_workers_were_taken_away_is_loaded_again_beside_another
 
 
 def dying(
-    registry: Tracking, served: Served, step: int, action: str = "reconcile"
+    registry: Registry, served: Served, step: int, action: str = "reconcile"
 ) -> "subprocess.CompletedProcess[str]":
     """A promoter in a process of its own that is killed before its change number ``step``."""
     addresses = [registry.uri, served.inference.url, served.management.url, str(served.store)]
@@ -128,16 +128,16 @@ def sample(steps: int, number: int) -> list[int]:
     return sorted(random.Random(7).sample(range(steps), rounds(number, steps)))
 
 
-def assert_settled(registry: Tracking, served: Served, version: str, previous: str | None, step: int) -> None:
+def assert_settled(registry: Registry, served: Served, version: str, previous: str | None, step: int) -> None:
     """After a kill before change number ``step`` and a round, everything agrees and nothing is left to do."""
     assert_only(registry, served, version)
-    assert alias(registry, runs.PREVIOUS) == previous, step
+    assert alias(registry, PREVIOUS) == previous, step
     assert all(each.ended for each in registry.deployments()), step
     assert promoter(registry, served).reconcile().did == "nothing", step
 
 
 def test_a_promotion_that_was_killed_anywhere_is_finished_by_the_next_round(
-    registry: Tracking, served: Served, trained: Trained
+    registry: Registry, served: Served, trained: Trained
 ) -> None:
     photo = trained.data.test.photos[0].path.read_bytes()
     numbers = [challenger(registry, trained, 0.5)]
@@ -156,7 +156,7 @@ def test_a_promotion_that_was_killed_anywhere_is_finished_by_the_next_round(
 
 
 def test_a_rollback_that_was_killed_anywhere_is_finished_or_never_was(
-    registry: Tracking, served: Served, trained: Trained
+    registry: Registry, served: Served, trained: Trained
 ) -> None:
     first = challenger(registry, trained, 0.5)
     promoter(registry, served).reconcile()
@@ -167,7 +167,7 @@ def test_a_rollback_that_was_killed_anywhere_is_finished_or_never_was(
             promoter(registry, served).reconcile()
         known = moves(registry)
         assert dying(registry, served, step, "roll_back").returncode == -signal.SIGKILL, step
-        marked = registry.version(champion).status == runs.ROLLED_BACK
+        marked = registry.version(champion).status == Status.ROLLED_BACK
         promoter(registry, served).reconcile()
         champion = first if marked else champion
         assert_settled(registry, served, champion, None if marked else first, step)
@@ -194,7 +194,7 @@ class Watched:
         return found
 
 
-def test_of_two_promoters_one_works_and_the_other_waits(registry: Tracking, served: Served, trained: Trained) -> None:
+def test_of_two_promoters_one_works_and_the_other_waits(registry: Registry, served: Served, trained: Trained) -> None:
     number = challenger(registry, trained, 0.5)
     one, other = Watched(served.rollout), Watched(served.rollout)
     with ThreadPoolExecutor(2) as pool:
@@ -211,13 +211,13 @@ def test_of_two_promoters_one_works_and_the_other_waits(registry: Tracking, serv
 
 
 def test_a_promoter_that_is_killed_lets_the_other_one_work(
-    registry: Tracking, served: Served, trained: Trained
+    registry: Registry, served: Served, trained: Trained
 ) -> None:
     number = challenger(registry, trained, 0.5)
     holder = subprocess.Popen(
         [sys.executable, "-c", "import fcntl, os, sys, time\nfcntl.flock(os.open(sys.argv[1], os.O_RDONLY), 2)\n"
          "print(flush=True)\ntime.sleep(600)", str(served.store)], stdout=subprocess.PIPE,
-    )  # fmt: skip
+    )
     assert holder.stdout
     holder.stdout.readline()
     with ThreadPoolExecutor(1) as pool:
@@ -246,11 +246,11 @@ class Away:
 
 
 def test_a_promoter_that_cannot_reach_the_server_rejects_nothing(
-    registry: Tracking, served: Served, trained: Trained
+    registry: Registry, served: Served, trained: Trained
 ) -> None:
     number = challenger(registry, trained, 0.5)
     for step in ("load", "canary"):
         with pytest.raises(ServerError):
             promoter(registry, served, Away(served.rollout, step)).reconcile()
-        assert registry.version(number).status == runs.APPROVED
+        assert registry.version(number).status == Status.APPROVED
     assert promoter(registry, served).reconcile().did == "promoted"

@@ -14,24 +14,24 @@ from serve.capture_record import Event, record
 from serve.errors import DataError, TrackingError
 from serve.monitoring import find_event
 from serve.monitoring.reader import Folder
-from trainer.registry import runs
 from trainer.registry.deployments import PROMOTED, ROLLED_BACK
-from trainer.registry.runs import Tracking
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.versions import Status
 from trainer.reporting.history import FILE, Chronicle, tell
 from trainer.reporting.monitoring_runs import Journal
 
 ROOT = Path(__file__).parents[2]
 
 
-def version(registry: Tracking, accuracy: float, fingerprint: str) -> str:
+def version(registry: Registry, accuracy: float, fingerprint: str) -> str:
     with registry.run("train") as run:
         run.log_json({"binwatch": {"accuracy": accuracy, "accuracy_interval": [0.1, 0.9]}}, "evaluation.json")
         run.log_json({"fingerprint": fingerprint}, "dataset.json")
         run.log_params({"data_source": "/bins", "data_seed": 7, "architecture": "resnet18"})
-    return registry.register(run.id, runs.PROMOTED, "better", "").number
+    return registry.register(run.id, Status.PROMOTED, "better", "").number
 
 
-def executed(registry: Tracking, said: dict[str, Any]) -> str:
+def executed(registry: Registry, said: dict[str, Any]) -> str:
     with registry.run("execution", tags={"binwatch.kind": "execution"}) as run:
         run.log_json(said, "execution.json")
     return run.id
@@ -45,7 +45,7 @@ def call(url: str, *words: str) -> str:
 
 
 def test_the_history_is_told_and_written_and_leads_back_to_run_data_and_code(
-    registry: Tracking, mlflow_url: str, tmp_path: Path
+    registry: Registry, mlflow_url: str, tmp_path: Path
 ) -> None:
     first, second = version(registry, 0.4, "a" * 64), version(registry, 0.5, "b" * 64)
     moves = [(first, PROMOTED, "none before"), (second, PROMOTED, "better"), (first, ROLLED_BACK, "by hand")]
@@ -84,7 +84,7 @@ def test_the_history_is_told_and_written_and_leads_back_to_run_data_and_code(
 def test_an_answers_event_id_leads_to_its_version(tmp_path: Path) -> None:
     answer = {"count": 2, "probabilities": {"2": 1.0}, "model_version": "7"}
     events = [Event(answer, 200, number, 5.0, data=b"photo", moment=datetime(2026, 11, 24, 5, tzinfo=UTC))
-              for number in ("6", "7")]  # fmt: skip
+              for number in ("6", "7")]
     file = tmp_path / "bin-counter" / "AllTraffic" / "2026" / "11" / "24" / "05" / "a.jsonl"
     file.parent.mkdir(parents=True)
     lines = [json.dumps(record(each)) for each in events]

@@ -26,8 +26,9 @@ from tests.conftest import rounds
 from tests.integration.load import Answer, closed, opened, per_second
 from tests.integration.promoting import challenger
 from tests.integration.serving import Deployed
-from trainer.registry import runs, signing
-from trainer.registry.runs import Tracking
+from trainer.registry import signing
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.versions import Status
 from trainer.training.run import Trained
 
 pytestmark = pytest.mark.alone
@@ -52,13 +53,13 @@ class Window:
 
 @contextmanager
 def promoter_process(
-    registry: Tracking, state: Path, inference: str, management: str, store: Path, keys: signing.Pair
+    registry: Registry, state: Path, inference: str, management: str, store: Path, keys: signing.Pair
 ) -> Iterator[None]:
     """`scripts/promote.py --watch`."""
     settings = {"MLFLOW_TRACKING_URI": registry.uri, "BINWATCH_INFERENCE_URL": inference, "BINWATCH_WATCH_S": "2",
                 "BINWATCH_VERIFY_KEY": str(keys.public),
                 "BINWATCH_MANAGEMENT_URL": management, "BINWATCH_METRICS_URL": metrics_url(state),
-                "BINWATCH_MODEL_STORE": str(store), "BINWATCH_WORKERS": str(CORES)}  # fmt: skip
+                "BINWATCH_MODEL_STORE": str(store), "BINWATCH_WORKERS": str(CORES)}
     command = [sys.executable, "scripts/promote.py", "--watch", "--interval", "0.5", "--heartbeat", str(state / "beat")]
     with (state / "promoter.log").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings}, stderr=log)
@@ -69,13 +70,13 @@ def promoter_process(
         assert process.wait(60) == 0
 
 
-def promoted(registry: Tracking, trained: Trained, before: str, keys: signing.Pair) -> tuple[str, Window]:
+def promoted(registry: Registry, trained: Trained, before: str, keys: signing.Pair) -> tuple[str, Window]:
     """Register a challenger and wait until it is promoted and the old version is gone."""
-    number = challenger(registry, trained, 0.5, status=runs.REFUSED, compared_with=before, keys=keys)
+    number = challenger(registry, trained, 0.5, status=Status.REFUSED, compared_with=before, keys=keys)
     begun_s = time.monotonic()
-    registry.mark(number, runs.APPROVED, "because")
-    while (status := registry.version(number).status) != runs.PROMOTED:
-        assert status == runs.APPROVED
+    registry.mark(number, Status.APPROVED, "because")
+    while (status := registry.version(number).status) != Status.PROMOTED:
+        assert status == Status.APPROVED
         assert time.monotonic() < begun_s + 300
         time.sleep(0.25)
     return number, Window(begun_s, time.monotonic())
@@ -85,7 +86,7 @@ def p99_ms(answers: Sequence[Answer]) -> float:
     return 1000 * float(np.quantile([each.took_s for each in answers], 0.99))
 
 
-def test_promotions_under_constant_load(registry: Tracking, trained: Trained, tmp_path: Path) -> None:
+def test_promotions_under_constant_load(registry: Registry, trained: Trained, tmp_path: Path) -> None:
     photo, times = trained.data.test.photos[0].path.read_bytes(), rounds(2, 20)
     keys = signing.pair_in(tmp_path / "keys")
     with (
@@ -123,7 +124,7 @@ def test_promotions_under_constant_load(registry: Tracking, trained: Trained, tm
 
 def report(
     capacity: float, answers: Sequence[Answer], rests: Sequence[Window], swaps: Sequence[Window], memory: Sequence[int]
-) -> None:  # fmt: skip
+) -> None:
     at_rest, swapping = ([one for each in windows for one in each.of(answers)] for windows in (rests, swaps))
     took_s, calm_ms, busy_ms = [each.ended_s - each.begun_s for each in swaps], p99_ms(at_rest), p99_ms(swapping)
     print(

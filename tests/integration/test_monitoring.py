@@ -23,7 +23,7 @@ from serve.monitoring.monitor import Monitor
 from tests.benchmarks import monitoring_benches
 from tests.benchmarks.monitoring_benches import draw
 from tests.conftest import rounds
-from trainer.registry.runs import Tracking
+from trainer.registry.mlflow_registry import Registry
 from trainer.reporting import monitoring_plots
 from trainer.reporting.monitoring_runs import EXPERIMENT, Journal
 
@@ -32,13 +32,13 @@ NOW = datetime.now(UTC).replace(hour=12, minute=30, second=0, microsecond=0)
 HOURS = timedelta(hours=1)
 
 
-def crown(registry: Tracking, reference: dict[str, Any] | None) -> str:
+def crown(registry: Registry, reference: dict[str, Any] | None) -> str:
     """A champion whose run recorded ``reference``; returns its version."""
     with registry.run("train") as run:
         if reference:
             run.log_json(reference, "reference.json")
     number = registry.register(run.id, "promoted", "because", "").number
-    registry.crown(number)
+    registry.set_champion(number)
     return number
 
 
@@ -67,7 +67,7 @@ def monitor(folder: Path, out: Path, url: str) -> Monitor:
     return Monitor(reader.Folder(folder), out, 24 * HOURS, Thresholds(), journal=Journal(url))
 
 
-def test_mlflow_gets_a_run_a_day_with_curves_and_pictures(registry: Tracking, mlflow_url: str, tmp_path: Path) -> None:
+def test_mlflow_gets_a_run_a_day_with_curves_and_pictures(registry: Registry, mlflow_url: str, tmp_path: Path) -> None:
     version = crown(registry, monitoring_benches.reference(1000, 1))
     fill(tmp_path, version)
     report = monitor(tmp_path, tmp_path / "out", mlflow_url).look(NOW)
@@ -76,7 +76,7 @@ def test_mlflow_gets_a_run_a_day_with_curves_and_pictures(registry: Tracking, ml
     assert set(runs) == {today, yesterday}
     assert all(run.info.status == "FINISHED" for run in runs.values())
     curve = [each for name in (yesterday, today)
-             for each in client.get_metric_history(runs[name].info.run_id, "confidence_mean")]  # fmt: skip
+             for each in client.get_metric_history(runs[name].info.run_id, "confidence_mean")]
     over = [each for each in report.buckets if each.start < f"{NOW:%Y-%m-%dT%H}"]
     assert [each.value for each in curve] == [each.confidence_mean for each in over]
     assert [each.step for each in curve] == [int(each.start[11:13]) * 60 for each in over]
@@ -87,7 +87,7 @@ def test_mlflow_gets_a_run_a_day_with_curves_and_pictures(registry: Tracking, ml
 
 
 def test_looking_again_logs_only_buckets_that_are_over_since(
-    registry: Tracking, mlflow_url: str, tmp_path: Path
+    registry: Registry, mlflow_url: str, tmp_path: Path
 ) -> None:
     fill(tmp_path, crown(registry, None))
     monitor(tmp_path, tmp_path / "out", mlflow_url).look(NOW)
@@ -104,7 +104,7 @@ def test_looking_again_logs_only_buckets_that_are_over_since(
 
 
 def test_drift_is_measured_against_the_champions_run_and_tagged(
-    registry: Tracking, mlflow_url: str, tmp_path: Path
+    registry: Registry, mlflow_url: str, tmp_path: Path
 ) -> None:
     fill(tmp_path, crown(registry, monitoring_benches.reference(1000, 1)), brightness=0.5)
     report = monitor(tmp_path, tmp_path / "out", mlflow_url).look(NOW)
@@ -112,7 +112,7 @@ def test_drift_is_measured_against_the_champions_run_and_tagged(
     assert journal_runs(mlflow_url)[f"monitoring {NOW:%Y-%m-%d}"].data.tags["alerts"] == "drift of brightness"
 
 
-def test_a_new_champion_is_compared_with_its_own_reference(registry: Tracking, mlflow_url: str, tmp_path: Path) -> None:
+def test_a_new_champion_is_compared_with_its_own_reference(registry: Registry, mlflow_url: str, tmp_path: Path) -> None:
     first = crown(registry, monitoring_benches.reference(1000, 1))
     fill(tmp_path, first, brightness=0.5)
     watched = monitor(tmp_path, tmp_path / "out", mlflow_url)
@@ -124,7 +124,7 @@ def test_a_new_champion_is_compared_with_its_own_reference(registry: Tracking, m
     assert report.model_versions == {first: 600, second: 600}
 
 
-def test_a_champion_without_a_reference_leaves_drift_out(registry: Tracking, mlflow_url: str, tmp_path: Path) -> None:
+def test_a_champion_without_a_reference_leaves_drift_out(registry: Registry, mlflow_url: str, tmp_path: Path) -> None:
     fill(tmp_path, crown(registry, None))
     report = monitor(tmp_path, tmp_path / "out", mlflow_url).look(NOW)
     assert report.drift == ()
@@ -132,7 +132,7 @@ def test_a_champion_without_a_reference_leaves_drift_out(registry: Tracking, mlf
 
 
 def test_without_a_champion_and_without_a_record_nothing_is_logged(
-    registry: Tracking, mlflow_url: str, tmp_path: Path
+    registry: Registry, mlflow_url: str, tmp_path: Path
 ) -> None:
     assert monitor(tmp_path, tmp_path / "out", mlflow_url).look(NOW).records == 0
     assert journal_runs(mlflow_url) == {}
@@ -142,7 +142,7 @@ def call(*words: object, **env: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "scripts/monitor.py", *map(str, words)], cwd=ROOT, env={**os.environ, **env},
         capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    )
 
 
 def test_the_script_summarises_what_a_real_capture_wrote(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_the_script_summarises_what_a_real_capture_wrote(tmp_path: Path) -> None
     assert kept is not None
     answer = {"count": 2, "probabilities": {"1": 0.25, "2": 0.75}, "verdict": "match", "model_version": "4"}
     events = [Event(answer, 200, "4", 12.0, "image/jpeg", b"\xff\xd8" * 500, brightness=90.0, sharpness=3.0)
-              for _ in range(20)]  # fmt: skip
+              for _ in range(20)]
     for event in events:
         kept.put(event)
     kept.close()
@@ -158,7 +158,7 @@ def test_the_script_summarises_what_a_real_capture_wrote(tmp_path: Path) -> None
     truth.parent.mkdir(parents=True)
     for number, event in enumerate(events):
         line = {"groundTruthData": {"data": str(2 + (number < 5)), "encoding": "CSV"},
-                "eventMetadata": {"eventId": event.event_id}, "eventVersion": "0"}  # fmt: skip
+                "eventMetadata": {"eventId": event.event_id}, "eventVersion": "0"}
         with truth.open("a") as file:
             file.write(json.dumps(line) + "\n")
     done = call("--capture", tmp_path / "capture", "--out", tmp_path / "out", "--no-tracking", "--json")
@@ -193,7 +193,7 @@ def test_a_watching_script_writes_looks_again_and_ends_on_sigterm(tmp_path: Path
     fill(tmp_path / "capture", "1", datetime.now(UTC) - 20 * HOURS)
     out, beat = tmp_path / "out" / "monitoring.json", tmp_path / "beat"
     command = ["scripts/monitor.py", "--watch", "--no-tracking", "--interval", "0.2", "--capture",
-               str(tmp_path / "capture"), "--out", str(out.parent), "--heartbeat", str(beat)]  # fmt: skip
+               str(tmp_path / "capture"), "--out", str(out.parent), "--heartbeat", str(beat)]
     with subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         try:
             wait(lambda: beat.exists() and json.loads(out.read_text())["records"] == 600)
@@ -221,7 +221,7 @@ def test_a_bucket_is_read_like_a_folder(tmp_path: Path, monkeypatch: pytest.Monk
     fill(tmp_path / "capture", "1")
     with s3_server(tmp_path / "s3") as url:
         client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="any",
-                              aws_secret_access_key="any")  # fmt: skip
+                              aws_secret_access_key="any")
         client.create_bucket(Bucket="bins")
         for path in (tmp_path / "capture").rglob("*.jsonl"):
             client.upload_file(str(path), "bins", f"kept/{path.relative_to(tmp_path / 'capture')}")

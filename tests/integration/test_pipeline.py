@@ -14,17 +14,18 @@ from serve.errors import DataError, ServerError, TrackingError
 from serve.local.servers import free_port, mlflow_server
 from tests.conftest import TINY, Served
 from trainer.data.dataset import DataSpec
-from trainer.evaluation.policy import GREATER, Policy
+from trainer.evaluation.policy import GREATER, GatePolicy
 from trainer.pipeline.execution import Execution
-from trainer.pipeline.pipeline import How, execute, wait_for_promoter
-from trainer.promotion.promoter import Outcome, Promoter
+from trainer.pipeline.pipeline import ExecutionOptions, execute, wait_for_promoter
+from trainer.promotion.promoter import Promoter, PromotionOutcome
 from trainer.registry import runs
-from trainer.registry.runs import Tracking
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.versions import Status
 from trainer.training.run import run_training
 
 
 @pytest.fixture
-def promote(registry: Tracking, served: Served) -> Callable[[str], Outcome]:
+def promote(registry: Registry, served: Served) -> Callable[[str], PromotionOutcome]:
     return Promoter(registry, served.rollout, served.store / "accuracy.json").promote
 
 
@@ -45,23 +46,23 @@ def test_the_folder_mlflow_does_not_hide_the_package() -> None:
 
 
 def test_promotes_the_first_and_refuses_its_equal(
-    registry: Tracking, mlflow_url: str, drawn: Path, promote: Callable[[str], Outcome], served: Served
+    registry: Registry, mlflow_url: str, drawn: Path, promote: Callable[[str], PromotionOutcome], served: Served
 ) -> None:
     recipe = replace(TINY, epochs=2)
-    greater = Policy(rule=GREATER).without_guards()  # two epochs do not make a model that is more than luck
-    first = execute(registry, DataSpec(drawn), recipe, promote, How(policy=greater))
+    greater = GatePolicy(rule=GREATER).without_guards()  # two epochs do not make a model that is more than luck
+    first = execute(registry, DataSpec(drawn), recipe, promote, ExecutionOptions(policy=greater))
     assert (first.decision, first.champion) == ("promoted", None)
     assert steps(first) == dict.fromkeys(("train", "evaluate", "gate", "promote"), "Succeeded")
     assert served.rollout.serving() == "1"
 
-    second = execute(registry, DataSpec(drawn), recipe, promote, How(cache=False, policy=greater))
+    second = execute(registry, DataSpec(drawn), recipe, promote, ExecutionOptions(cache=False, policy=greater))
     assert second.decision == "refused"
     assert steps(second)["promote"] == "Skipped"
     assert second.champion is not None
     assert second.challenger is not None
     assert second.champion.accuracy == second.challenger.accuracy == first.challenger.accuracy  # type: ignore[union-attr]
     assert "not greater" in second.reasons[0]
-    assert registry.version("2").status == runs.REFUSED
+    assert registry.version("2").status == Status.REFUSED
     assert served.rollout.serving() == "1"
     assert_recorded(mlflow_url, first, second, recipe.epochs)
 
@@ -74,7 +75,7 @@ def assert_recorded(url: str, first: Execution, second: Execution, epochs: int) 
     assert train.data.params["architecture"] == TINY.architecture
     assert train.data.params["data_limit"] == "None"
     for metric in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate",
-                   "photos_per_second", "step_ms", "data_wait_share"):  # fmt: skip
+                   "photos_per_second", "step_ms", "data_wait_share"):
         assert [each.step for each in client.get_metric_history(train.info.run_id, metric)] == list(
             range(1, epochs + 1)
         )
@@ -85,7 +86,7 @@ def assert_recorded(url: str, first: Execution, second: Execution, epochs: int) 
     assert len(dataset.dataset.digest) == 36
     artifacts = {each.path for each in client.list_artifacts(train.info.run_id)}
     assert artifacts >= {"archive", "evaluation.json", "predictions.json", "dataset.json", "loss_curves.png",
-                         "confusion_matrix.png", "reliability.png", "rules.json"}  # fmt: skip
+                         "confusion_matrix.png", "reliability.png", "rules.json"}
     assert train.data.metrics["temperature"] > 0
     assert 0 <= train.data.metrics["test_calibration_error"] <= 1
     judged = nested(url, second.id)["evaluate"].data
@@ -95,7 +96,7 @@ def assert_recorded(url: str, first: Execution, second: Execution, epochs: int) 
 
 
 def test_a_failing_step_is_recorded_and_the_champion_serves_on(
-    registry: Tracking, mlflow_url: str, tmp_path: Path, promote: Callable[[str], Outcome]
+    registry: Registry, mlflow_url: str, tmp_path: Path, promote: Callable[[str], PromotionOutcome]
 ) -> None:
     with pytest.raises(DataError, match="bin-images"):
         execute(registry, DataSpec(tmp_path), TINY, promote)
@@ -107,31 +108,31 @@ def test_a_failing_step_is_recorded_and_the_champion_serves_on(
     assert registry.versions() == []
 
 
-def test_waits_for_another_process_s_verdict(registry: Tracking) -> None:
+def test_waits_for_another_process_s_verdict(registry: Registry) -> None:
     with registry.run("train") as run:
         pass
-    version = registry.register(run.id, runs.APPROVED, "better", "").number
+    version = registry.register(run.id, Status.APPROVED, "better", "").number
     with pytest.raises(ServerError, match="is it running"):
         wait_for_promoter(registry, version, timeout_s=0.2)
-    marking = Thread(target=partial(registry.mark, version, runs.REJECTED, "canary"))
+    marking = Thread(target=partial(registry.mark, version, Status.REJECTED, "canary"))
     marking.start()
-    assert wait_for_promoter(registry, version, 20) == Outcome("rejected", version, "canary")
+    assert wait_for_promoter(registry, version, 20) == PromotionOutcome("rejected", version, "canary")
     marking.join()
 
 
 def test_an_mlflow_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(TrackingError, match="MLflow at http"):
-        Tracking("http://127.0.0.1:9")
+        Registry("http://127.0.0.1:9")
 
 
-def test_scripts_that_start_together_on_an_empty_mlflow_share_one_experiment(registry: Tracking) -> None:
+def test_scripts_that_start_together_on_an_empty_mlflow_share_one_experiment(registry: Registry) -> None:
     everyone = Barrier(8)
     run = MlflowClient(registry.uri).create_run(registry._experiment).info.run_id
 
     def experiment(name: str) -> str:
         everyone.wait()
-        return Tracking(registry.uri, name)._experiment
+        return Registry(registry.uri, name)._experiment
 
     def version(reason: str) -> str:
         everyone.wait()
@@ -149,24 +150,24 @@ def test_what_mlflow_does_not_take_while_it_is_away_is_sent_later(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     port = free_port()
-    with mlflow_server(tmp_path, port) as url, Tracking(url).run("train") as run:
-        run.keep_metrics({"loss": 3.0}, 1)
-    run.keep_metrics({"loss": 2.0}, 2)
-    run.keep_tags({"rule.overfit": "epoch 2"})
+    with mlflow_server(tmp_path, port) as url, Registry(url).run("train") as run:
+        run.buffer_metrics({"loss": 3.0}, 1)
+    run.buffer_metrics({"loss": 2.0}, 2)
+    run.buffer_tags({"rule.overfit": "epoch 2"})
     assert "it is kept, 2 so far" in caplog.text
     with pytest.raises(TrackingError, match="did not do what was asked"):
-        run.send_kept(timeout_s=0)
+        run.flush(timeout_s=0)
     with mlflow_server(tmp_path, port) as url:
-        run.keep_metrics({"loss": 1.0}, 3)
-        run.send_kept()
+        run.buffer_metrics({"loss": 1.0}, 3)
+        run.flush()
         client = MlflowClient(url, url)
         assert [(each.step, each.value) for each in client.get_metric_history(run.id, "loss")] == [
             (1, 3.0), (2, 2.0), (3, 1.0)
-        ]  # fmt: skip
+        ]
         assert client.get_run(run.id).data.tags["rule.overfit"] == "epoch 2"
 
 
-def test_a_rule_that_fires_is_seen_in_mlflow(drawn: Path, tmp_path: Path, registry: Tracking) -> None:
+def test_a_rule_that_fires_is_seen_in_mlflow(drawn: Path, tmp_path: Path, registry: Registry) -> None:
     recipe = replace(TINY, learning_rate=1e-12, epochs=4, schedule="constant")
     with registry.run("train") as run:
         run_training(DataSpec(drawn, limit=100), recipe, tmp_path, run, stop_on=frozenset({"stuck-on-majority"}))

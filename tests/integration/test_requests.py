@@ -259,7 +259,7 @@ def test_what_is_captured_for_s3_comes_there_in_files_and_waits_while_it_cannot(
     down = Spool(tmp_path, "s3://captured/some/prefix", f"http://127.0.0.1:{free_port()}", every_s=0.2)
     for number in range(3):
         down.append(MOMENT, b"%d\n" % number)
-        until(lambda number=number: len(list(hour_files.abandoned(tmp_path))) == number + 1)  # type: ignore[misc]
+        until(lambda number=number: len(list(hour_files.unlocked_files(tmp_path))) == number + 1)  # type: ignore[misc]
     down.close()
     assert Spool(tmp_path, "s3://captured", None, max_bytes=1).full() == "6 bytes wait for s3://captured"
     up = Spool(tmp_path, "s3://captured/some/prefix", s3, every_s=0.2)

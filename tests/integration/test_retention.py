@@ -15,13 +15,14 @@ from tests.integration.test_scripts import call
 from trainer.artifacts import ARCHIVE
 from trainer.data import s3
 from trainer.pipeline import disposal
-from trainer.pipeline.retention import Places, Policy, prune
-from trainer.registry.runs import Tracking
+from trainer.pipeline.retention import Places, RetentionPolicy, prune
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.versions import Status
 
 HOUR = "bin-counter/AllTraffic/2020/01/01/00"
 
 
-def trained_run(registry: Tracking, folder: Path, parent: str | None = None) -> str:
+def trained_run(registry: Registry, folder: Path, parent: str | None = None) -> str:
     """A run with the files of a training."""
     archive = folder / "bin-counter.mar"
     archive.write_bytes(b"x" * 1000)
@@ -53,21 +54,21 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
 
 
 def test_archives_really_leave_the_store_but_for_those_that_may_serve(kept: Kept, tmp_path: Path) -> None:
-    registry = Tracking(kept.url)
+    registry = Registry(kept.url)
     runs = {name: trained_run(registry, tmp_path) for name in ("old", "previous", "champion", "waits", "refused")}
-    words = {"old": runs.REFUSED, "previous": runs.PROMOTED, "champion": runs.PROMOTED,
-             "waits": runs.APPROVED, "refused": runs.REFUSED}  # fmt: skip
+    words = {"old": Status.REFUSED, "previous": Status.PROMOTED, "champion": Status.PROMOTED,
+             "waits": Status.APPROVED, "refused": Status.REFUSED}
     of = {name: registry.register(runs[name], status, "", "").number for name, status in words.items()}
-    registry.crown(of["champion"])
+    registry.set_champion(of["champion"])
     registry.set_previous(of["previous"])
     capture = tmp_path / "capture" / HOUR / "a.jsonl"
     capture.parent.mkdir(parents=True)
     capture.write_text("12345\n")
-    places, policy = Places(registry, str(tmp_path / "capture"), tmp_path / "state"), Policy(versions=1, capture_days=1)
+    places, policy = Places(registry, str(tmp_path / "capture"), tmp_path / "state"), RetentionPolicy(versions=1, capture_days=1)
     planned = [each.to_json() for each in prune(places, policy, dry_run=True)]
     assert (stored(kept.state), capture.exists()) == (5, True)
     done = call("scripts/prune.py", "--tracking-uri", kept.url, "--state", places.state, "--capture", places.capture,
-                "--json", BINWATCH_KEEP_VERSIONS="1", BINWATCH_KEEP_CAPTURE_DAYS="1")  # fmt: skip
+                "--json", BINWATCH_KEEP_VERSIONS="1", BINWATCH_KEEP_CAPTURE_DAYS="1")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert [(each["kind"], each["name"]) for each in told["pruned"]] == [("archive", runs["old"]), ("capture", HOUR)]
@@ -82,14 +83,14 @@ def test_archives_really_leave_the_store_but_for_those_that_may_serve(kept: Kept
 
 
 def test_old_runs_keep_what_the_history_reads(kept: Kept, tmp_path: Path) -> None:
-    registry = Tracking(kept.url)
+    registry = Registry(kept.url)
     with registry.run("execution") as execution:
         under_way = trained_run(registry, tmp_path, execution.id)
         old = trained_run(registry, tmp_path)
         places = Places(registry, str(tmp_path / "capture"), tmp_path)
-        fresh = prune(places, Policy(versions=0, days=1))
+        fresh = prune(places, RetentionPolicy(versions=0, days=1))
         assert old not in {each.thing.name for each in fresh}
-        gone = prune(places, Policy(versions=0, days=1e-9))
+        gone = prune(places, RetentionPolicy(versions=0, days=1e-9))
         assert {each.thing.kind for each in gone if each.thing.name == old} == {"archive", "artifacts"}
         assert under_way not in {each.thing.name for each in gone}
         assert registry.artifacts(old).keys() == {"evaluation.json"}

@@ -15,27 +15,27 @@ import pytest
 from serve.archives.archive import golden_photos
 from serve.errors import DataError
 from serve.local.servers import metrics_url
-from serve.rollout.probation import Policy
+from serve.rollout.probation import ProbationPolicy
 from serve.rollout.rollout import Rollout
 from serve.rollout.torchserve_client import Metrics
 from tests.conftest import Served, rounds
 from tests.integration.promoting import alias, ask_until, assert_only, challenger, moves, promoter
 from tests.integration.test_serving import altered
 from trainer.promotion.promoter import WATCHED
-from trainer.registry import runs
-from trainer.registry.runs import Tracking
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.versions import PREVIOUS, Status
 from trainer.training.run import Trained
 
 ROOT = Path(__file__).parents[2]
 
 
-def registered(registry: Tracking) -> str:
+def registered(registry: Registry) -> str:
     with registry.run("train") as run:
         pass
-    return registry.register(run.id, runs.APPROVED, "because", "").number
+    return registry.register(run.id, Status.APPROVED, "because", "").number
 
 
-def test_deployments_are_runs_that_tell_what_served_since_when(registry: Tracking) -> None:
+def test_deployments_are_runs_that_tell_what_served_since_when(registry: Registry) -> None:
     first, second = registered(registry), registered(registry)
     assert registry.deployments() == []
     registry.record_deployment(first, "promoted", "the first")
@@ -44,13 +44,13 @@ def test_deployments_are_runs_that_tell_what_served_since_when(registry: Trackin
     found = registry.deployments()
     assert [(each.version, each.did, each.reason) for each in found] == [
         (first, "rolled-back", "it was not"), (second, "promoted", "better"), (first, "promoted", "the first"),
-    ]  # fmt: skip
+    ]
     assert found[0].at_s > found[1].at_s > found[2].at_s
     assert all(each.ended for each in found)
     assert [each.train_run for each in found] == [registry.version(each.version).run_id for each in found]
 
 
-def watching(served: Served, policy: Policy) -> Rollout:
+def watching(served: Served, policy: ProbationPolicy) -> Rollout:
     """The server side with its metrics."""
     metrics = Metrics(metrics_url(served.store.parent))
     return Rollout(served.inference, served.management, served.store, metrics=metrics, policy=policy)
@@ -89,12 +89,12 @@ def faults(golden: int) -> dict[str, dict[bytes, bytes]]:
 
 @pytest.mark.parametrize("said", list(faults(0))[: rounds(1, 3)])
 def test_a_version_that_does_badly_on_live_traffic_is_taken_back_by_itself(
-    registry: Tracking, served: Served, trained: Trained, tmp_path: Path, said: str
+    registry: Registry, served: Served, trained: Trained, tmp_path: Path, said: str
 ) -> None:
     first = challenger(registry, trained, 0.5)
-    server = watching(served, Policy(duration_s=120, least_requests=10))
+    server = watching(served, ProbationPolicy(duration_s=120, least_requests=10))
     mine = promoter(registry, served, server)
-    assert mine.round().did == "promoted"  # nothing to return to: the first one is not watched
+    assert mine.reconcile_once().did == "promoted"  # nothing to return to: the first one is not watched
     change = faults(len(golden_photos(trained.archive)))[said]
     bad = altered(trained.archive, tmp_path / "bin-counter.mar", "handler.py", change)
     second = challenger(registry, trained, 0.6, compared_with=first, archive=bad)
@@ -107,44 +107,44 @@ def test_a_version_that_does_badly_on_live_traffic_is_taken_back_by_itself(
     assert said in outcome.reason
     assert_only(registry, served, first)
     found = registry.version(second)
-    assert (found.status, found.reason) == (runs.ROLLED_BACK, outcome.reason)
-    assert alias(registry, runs.PREVIOUS) is None
+    assert (found.status, found.reason) == (Status.ROLLED_BACK, outcome.reason)
+    assert alias(registry, PREVIOUS) is None
     assert moves(registry) == [("promoted", first), ("promoted", second), ("rolled-back", first)]
     assert mine.reconcile().did == "nothing"
 
 
 def test_the_old_version_stays_loaded_until_the_watch_is_over_also_across_a_restart(
-    registry: Tracking, served: Served, trained: Trained
+    registry: Registry, served: Served, trained: Trained
 ) -> None:
     first = challenger(registry, trained, 0.5)
     promoter(registry, served).reconcile()
     second = challenger(registry, trained, 0.6, compared_with=first)
-    before = promoter(registry, served, watching(served, Policy(duration_s=600)))
-    assert before.round().did == WATCHED
-    after = promoter(registry, served, watching(served, Policy(duration_s=2)))
-    assert after.round().did == WATCHED
+    before = promoter(registry, served, watching(served, ProbationPolicy(duration_s=600)))
+    assert before.reconcile_once().did == WATCHED
+    after = promoter(registry, served, watching(served, ProbationPolicy(duration_s=2)))
+    assert after.reconcile_once().did == WATCHED
     assert served.rollout.serving() == second
     assert {each.version for each in served.management.loaded()} == {first, second}
-    assert registry.version(second).status == runs.APPROVED
+    assert registry.version(second).status == Status.APPROVED
     assert after.reconcile().did == "promoted"
     assert_only(registry, served, second)
     assert (served.store / f"bin-counter-{first}.mar").is_file()
     assert moves(registry) == [("promoted", first), ("promoted", second)]
 
 
-def script(served: Served, registry: Tracking, *words: str) -> "subprocess.Popen[str]":
+def script(served: Served, registry: Registry, *words: str) -> "subprocess.Popen[str]":
     reach = {"MLFLOW_TRACKING_URI": registry.uri, "BINWATCH_INFERENCE_URL": served.inference.url,
              "BINWATCH_MANAGEMENT_URL": served.management.url, "BINWATCH_MODEL_STORE": str(served.store),
              "BINWATCH_METRICS_URL": metrics_url(served.store.parent), "BINWATCH_WORKERS": "1",
-             "BINWATCH_WATCH_S": "0"}  # fmt: skip
+             "BINWATCH_WATCH_S": "0"}
     return subprocess.Popen(
         [sys.executable, "scripts/promote.py", *words], cwd=ROOT, env={**os.environ, **reach},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    )
 
 
 def test_a_rollback_by_hand_takes_seconds_and_is_not_undone_by_a_promoter_that_watches(
-    registry: Tracking, served: Served, trained: Trained, tmp_path: Path
+    registry: Registry, served: Served, trained: Trained, tmp_path: Path
 ) -> None:
     first = challenger(registry, trained, 0.5)
     promoter(registry, served).reconcile()
@@ -173,10 +173,10 @@ def test_a_rollback_by_hand_takes_seconds_and_is_not_undone_by_a_promoter_that_w
     assert promoter(registry, served).reconcile().did == "nothing"
     assert_only(registry, served, first)
     found = registry.version(second)
-    assert (found.status, found.reason) == (runs.ROLLED_BACK, "it counts too many")
+    assert (found.status, found.reason) == (Status.ROLLED_BACK, "it counts too many")
     assert moves(registry) == [("promoted", first), ("promoted", second), ("rolled-back", first)]
 
 
-def test_without_a_version_there_is_nothing_to_roll_back(registry: Tracking, served: Served) -> None:
+def test_without_a_version_there_is_nothing_to_roll_back(registry: Registry, served: Served) -> None:
     with pytest.raises(DataError, match="nothing is deployed"):
         promoter(registry, served).roll_back("by hand")

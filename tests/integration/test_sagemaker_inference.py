@@ -111,7 +111,7 @@ def test_errors_are_those_of_our_torchserve(url: str, ours: str, photo: bytes) -
         (photo, "application/json"), (b"[1", "application/json"), (b'{"image": "%"}', "application/json"),
         (b'{"uri": 1, "expected_quantity": "x"}', "application/json"), (b"{}", "application/json"),
         (b"1,2,3", "text/csv"), (b"http://127.0.0.1/a.jpg", "string/url"), (b"s3://private/a.jpg", "string/url"),
-    ]  # fmt: skip
+    ]
     for body, kind in wrong:
         theirs, own = ask(url, body, kind), ask(ours, body, kind)
         assert (theirs.status_code, theirs.json()["type"]) == (own.status_code, own.json()["type"]), (kind, theirs.text)
@@ -159,7 +159,7 @@ def test_the_transformer_alone_gives_the_same(
     done = subprocess.run(
         [toolkits / "python", DRIVER, base / "model", tmp_path / "a.jpg"], capture_output=True, text=True, timeout=120,
         env={"SAGEMAKER_BASE_DIR": str(base), "PYTHONPATH": str(base / "model" / "code"), "PATH": str(toolkits)},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     answered, broken = map(json.loads, done.stdout.splitlines()[-2:])
     assert answered["status"] == 200

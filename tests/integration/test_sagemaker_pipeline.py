@@ -25,11 +25,11 @@ REGION, BUCKET = "eu-central-1", "our-bins"
 OPTIONS = {
     "role": "arn:aws:iam::123456789012:role/binwatch", "bucket": BUCKET, "prefix": "binwatch",
     "image": f"123456789012.dkr.ecr.{REGION}.amazonaws.com/binwatch-trainer:0.1.0",
-}  # fmt: skip
+}
 HERE = account.account(OPTIONS)
 NO_CREDENTIALS = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "BINWATCH_AWS_"))} | {
     "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true",
-}  # fmt: skip
+}
 CREDENTIALS = {**NO_CREDENTIALS, "AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
 
 
@@ -98,7 +98,7 @@ def test_the_script_does_all_of_it(moto: str) -> None:
     assert (told["pipeline"], told["did"], told["status"]) == ("mine", "created", "Succeeded")
     assert told["execution"] == told["arn"]
     aws = boto3.client("sagemaker", endpoint_url=moto, region_name=REGION, aws_access_key_id="none",
-                       aws_secret_access_key="none")  # fmt: skip
+                       aws_secret_access_key="none")
     job = aws.describe_training_job(TrainingJobName=told["training_job"])
     assert job["AlgorithmSpecification"]["TrainingImage"] == HERE.image
     search = aws.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=told["tuning_job"])
@@ -117,7 +117,7 @@ def test_the_script_does_all_of_it(moto: str) -> None:
         (["--start", "--data", "s3://our-bins/nothing"], "nothing lies below s3://our-bins/nothing"),
         (["--upsert", "--bucket", "not-there"], "NoSuchBucket"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_there_is_named_with_what_to_do(aws: Aws, words: list[str], reason: str) -> None:
     parser = ArgumentParser()
     account.add_options(parser, {})
@@ -132,7 +132,7 @@ def test_an_error_is_one_line_and_a_setting_s_ends_with_2() -> None:
     assert done.returncode == 2
     assert done.stderr == (
         "error: the role 'me' is no ARN of a role; it looks like arn:aws:iam::ACCOUNT:role/NAME\n"
-    )  # fmt: skip
+    )
 
 
 def test_a_dry_run_needs_neither_credentials_nor_a_network() -> None:
@@ -157,7 +157,7 @@ def sdk(toolkits: Path, moto: str) -> dict[str, Any]:
     given: dict[str, Any] = {
         **OPTIONS, "region": HERE.region, "tag": HERE.image_version, "metrics": metric_definitions(),
         "parameters": {"InputData": HERE.uri("data"), **PARAMETERS},
-    }  # fmt: skip
+    }
     program = ROOT / "tests" / "integration" / "sdk_pipeline.py"
     command: list[str] = [str(toolkits / "python"), "-P", str(program), json.dumps(given)]
     where = {**CREDENTIALS, "AWS_ENDPOINT_URL": moto, "AWS_DEFAULT_REGION": REGION}
@@ -176,7 +176,7 @@ def test_the_definition_is_what_sagemaker_s_sdk_makes_step_for_step(sdk: dict[st
 
 def test_the_search_is_what_sagemaker_s_sdk_makes(sdk: dict[str, Any]) -> None:
     shared = Training({"recipe": "hpo-frozen"}, HERE.uri("data"), HERE.uri("models", "search"),
-                      HERE.uri("checkpoints", "search"))  # fmt: skip
+                      HERE.uri("checkpoints", "search"))
     ours = tuning_job(HERE, "search", Tuning(shared))
     assert ours.pop("HyperParameterTuningJobName") == "search"
     assert ours == sdk["tuning"]
@@ -223,11 +223,11 @@ def _outline(step: dict[str, Any]) -> dict[str, Any]:
         numbers = arguments["HyperParameters"]
         rate = numbers.get("learning-rate") or numbers["lr"]
         return {**found, "Reads": arguments["InputDataConfig"], "Role": arguments["RoleArn"],
-                "Learns": (numbers["batch-size"], rate)}  # fmt: skip
+                "Learns": (numbers["batch-size"], rate)}
     inputs = {each["InputName"]: each["S3Input"] for each in arguments["ProcessingInputs"]}
     reads = [each for name, each in inputs.items() if name not in ("code", "evaluation")]
     writes = [(each["OutputName"], each["S3Output"]["LocalPath"])
-              for each in arguments.get("ProcessingOutputConfig", {}).get("Outputs", ())]  # fmt: skip
+              for each in arguments.get("ProcessingOutputConfig", {}).get("Outputs", ())]
     return {**found, "Reads": reads, "Writes": writes, "Role": arguments["RoleArn"]}
 
 

@@ -19,9 +19,10 @@ from serve.rollout.probation import Observation
 from tests import small_archives as small
 from trainer.artifacts import ARCHIVE, EVALUATION
 from trainer.promotion.promoter import Promoter
-from trainer.registry import runs, signing
-from trainer.registry.runs import Tracking
+from trainer.registry import signing
+from trainer.registry.mlflow_registry import Registry
 from trainer.registry.signed_archive import fetch
+from trainer.registry.versions import CHAMPION, Status
 from trainer.reporting.lineage import lineage
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +74,7 @@ Change = Callable[[Path, Path], object]
 """Does something to an archive and its signature before they are logged."""
 
 
-def logged(registry: Tracking, keys: signing.Pair, folder: Path, change: Change = lambda *_: None) -> str:
+def logged(registry: Registry, keys: signing.Pair, folder: Path, change: Change = lambda *_: None) -> str:
     """A run with a signed archive of its own, which ``change`` has seen; returns its id."""
     folder.mkdir(exist_ok=True)
     with registry.run("train") as run:
@@ -132,32 +133,32 @@ WRONG: dict[str, tuple[Change, str]] = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_was_not_signed_here_is_rejected_with_its_reason_and_the_old_model_serves_on(
-    registry: Tracking, keys: signing.Pair, tmp_path: Path, case: str
+    registry: Registry, keys: signing.Pair, tmp_path: Path, case: str
 ) -> None:
     change, reason = WRONG[case]
     shelf = Shelf(tmp_path / "shelf")
     promoter = Promoter(registry, shelf, tmp_path / "accuracy.json", trusted=keys.public)
-    first = registry.register(logged(registry, keys, tmp_path / "one"), runs.APPROVED, "because", "").number
-    registry.crown(first)
-    registry.mark(first, runs.PROMOTED, "because")
+    first = registry.register(logged(registry, keys, tmp_path / "one"), Status.APPROVED, "because", "").number
+    registry.set_champion(first)
+    registry.mark(first, Status.PROMOTED, "because")
     shelf.load(first, lambda: fetch(registry, registry.version(first).run_id, tmp_path / "first", keys.public))
     shelf.switch(first)
     (tmp_path / "accuracy.json").write_text(json.dumps({"accuracy": 0.5, "version": first}))
 
-    bad = registry.register(logged(registry, keys, tmp_path / "two", change), runs.APPROVED, "because", first)
+    bad = registry.register(logged(registry, keys, tmp_path / "two", change), Status.APPROVED, "because", first)
     outcome = promoter.reconcile()
     assert (outcome.did, outcome.version) == ("rejected", bad.number)
     found = registry.version(bad.number)
-    assert found.status == runs.REJECTED
+    assert found.status == Status.REJECTED
     assert re.search(reason, found.reason), found.reason
-    champion = registry.alias(runs.CHAMPION)
+    champion = registry.alias(CHAMPION)
     assert champion is not None
     assert (champion.number, shelf.serving()) == (first, first)
     assert [path.name for path in shelf.folder.iterdir()] == [f"{first}.mar"]
     assert promoter.reconcile().did == "nothing"
 
 
-def test_archives_that_change_places_are_refused(registry: Tracking, keys: signing.Pair, tmp_path: Path) -> None:
+def test_archives_that_change_places_are_refused(registry: Registry, keys: signing.Pair, tmp_path: Path) -> None:
     first = logged(registry, keys, tmp_path / "one")
 
     def swapped(path: Path, signature: Path) -> None:
@@ -171,7 +172,7 @@ def test_archives_that_change_places_are_refused(registry: Tracking, keys: signi
 
 
 def test_one_above_the_limit_is_refused_before_it_is_fetched(
-    registry: Tracking, keys: signing.Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, keys: signing.Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = logged(registry, keys, tmp_path / "one")
     monkeypatch.setattr("trainer.registry.signed_archive.MAX_BYTES", 1000)
@@ -182,12 +183,12 @@ def test_one_above_the_limit_is_refused_before_it_is_fetched(
 
 
 def test_a_version_of_before_is_signed_by_hand_and_its_lineage_says_so(
-    registry: Tracking, mlflow_url: str, keys: signing.Pair, tmp_path: Path
+    registry: Registry, mlflow_url: str, keys: signing.Pair, tmp_path: Path
 ) -> None:
     run = logged(registry, keys, tmp_path / "one", unsigned)
-    version = registry.register(run, runs.REJECTED, "not signed", "").number
+    version = registry.register(run, Status.REJECTED, "not signed", "").number
     environ = {**os.environ, "BINWATCH_SIGNING_KEY": str(keys.private), "BINWATCH_VERIFY_KEY": str(keys.public),
-               "MLFLOW_TRACKING_URI": mlflow_url}  # fmt: skip
+               "MLFLOW_TRACKING_URI": mlflow_url}
 
     assert "is not signed" in lineage(registry, version, keys.public).signature
     words = [sys.executable, "scripts/sign.py", version, "--again"]

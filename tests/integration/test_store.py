@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from serve.errors import MissingError, RequestError, StoreError, StoreTimeoutError, TooLargeError
-from serve.links import Link, Store
+from serve.links import Link, PhotoStore
 from serve.local.servers import free_port
 
 
@@ -61,7 +61,7 @@ def within(seconds: float) -> Iterator[None]:
     assert time.monotonic() - begun < seconds
 
 
-def read(store: Store, *keys: str) -> list[bytes | RequestError]:
+def read(store: PhotoStore, *keys: str) -> list[bytes | RequestError]:
     return store.read([Link("bins", key) for key in keys])
 
 
@@ -78,7 +78,7 @@ def read(store: Store, *keys: str) -> list[bytes | RequestError]:
     ],
 )
 def test_a_store_that_fails_costs_its_own_photo_alone(bad_store: str, key: str, kind: type[RequestError]) -> None:
-    store = Store(frozenset({"bins"}), bad_store, timeout_s=2.0)
+    store = PhotoStore(frozenset({"bins"}), bad_store, timeout_s=2.0)
     read(store, "fine")  # boto3 is loaded
     with within(3.5):
         bad, good = read(store, key, "fine")
@@ -87,12 +87,12 @@ def test_a_store_that_fails_costs_its_own_photo_alone(bad_store: str, key: str, 
 
 
 def test_a_store_that_is_not_there_is_the_store_s_fault() -> None:
-    (error,) = read(Store(frozenset({"bins"}), f"http://127.0.0.1:{free_port()}"), "a.jpg")
+    (error,) = read(PhotoStore(frozenset({"bins"}), f"http://127.0.0.1:{free_port()}"), "a.jpg")
     assert type(error) is StoreError
 
 
 def test_slow_photos_of_a_request_do_not_add_up(bad_store: str) -> None:
-    store = Store(frozenset({"bins"}), bad_store, timeout_s=15)
+    store = PhotoStore(frozenset({"bins"}), bad_store, timeout_s=15)
     read(store, "fine")
     with within(10):  # one after another they take 22 s
         assert read(store, *["slow"] * 32) == [b"x" * 1000] * 32
@@ -100,6 +100,6 @@ def test_slow_photos_of_a_request_do_not_add_up(bad_store: str) -> None:
 
 def test_a_bucket_that_is_not_allowed_is_never_asked(bad_store: str) -> None:
     BadStore.asked.clear()
-    (error,) = read(Store(frozenset(), bad_store), "fine")
+    (error,) = read(PhotoStore(frozenset(), bad_store), "fine")
     assert "BINWATCH_S3_BUCKETS (none)" in str(error)
     assert not BadStore.asked

@@ -19,11 +19,11 @@ from trainer.data.counts import Counts
 from trainer.data.dataset import DataSpec
 from trainer.evaluation import guards
 from trainer.pipeline.execution import Execution
-from trainer.pipeline.pipeline import How, execute, prepared_folder
+from trainer.pipeline.pipeline import ExecutionOptions, execute, prepared_folder
 from trainer.promotion import decisions
 from trainer.promotion.promoter import Promoter
-from trainer.registry import runs
-from trainer.registry.runs import Tracking
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.versions import Status
 from trainer.training.recipes import RECIPES
 
 PHOTOS, SIZE_PX = rounds(1200, 100_000), rounds(96, 224)
@@ -47,9 +47,9 @@ def source(abid: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_report_s_story(registry: Tracking, served: Served, source: Path, tmp_path: Path) -> None:
+def test_the_report_s_story(registry: Registry, served: Served, source: Path, tmp_path: Path) -> None:
     promoter = Promoter(registry, served.rollout, served.store / "accuracy.json")
-    how = How(tmp_path / "state")
+    how = ExecutionOptions(tmp_path / "state")
 
     def trained_on(share: float) -> Execution:
         return execute(registry, DataSpec(source, train_share=share), RECIPE, promoter.promote, how)
@@ -89,7 +89,7 @@ def test_the_report_s_story(registry: Tracking, served: Served, source: Path, tm
         with pytest.raises(DataError, match="no version served before version 1"):
             promoter.roll_back("nothing to return to")
         run_id = registry.version(whole.challenger.version).run_id
-        by_hand = registry.register(run_id, runs.APPROVED, "by hand", "1").number
+        by_hand = registry.register(run_id, Status.APPROVED, "by hand", "1").number
         assert promoter.promote(by_hand).did == "promoted"
     assert served.rollout.serving() not in (None, "1")
 
@@ -100,7 +100,7 @@ def test_the_report_s_story(registry: Tracking, served: Served, source: Path, tm
     assert answer["model_version"] == "1"
 
 
-def assert_as_the_statistics_say(registry: Tracking, execution: Execution) -> None:
+def assert_as_the_statistics_say(registry: Registry, execution: Execution) -> None:
     """Promoted where the gain is no luck and worth it, and nothing got worse; else refused."""
     assert execution.challenger
     decision = decisions.find(registry, registry.version(execution.challenger.version))

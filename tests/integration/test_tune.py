@@ -23,7 +23,7 @@ from trainer.experiments import runners, tune
 from trainer.experiments.runners import EPOCHS, Job, Running
 from trainer.experiments.search_plots import importances, parallel_coordinates, search_history
 from trainer.experiments.tune import Search, Space
-from trainer.registry.runs import Tracking
+from trainer.registry.mlflow_registry import Registry
 
 ROOT = Path(__file__).parents[2]
 SPACE = Space(("resnet18", "alexnet"))
@@ -156,13 +156,13 @@ def test_a_job_is_stopped_when_it_is_not_wanted_any_more(tmp_path: Path, data: P
 def words(study: Path, data: Path, url: str, parallel: int) -> list[str]:
     return [sys.executable, "scripts/tune.py", "--data", str(data), "--out", str(study), "--trials", "3",
             "--architectures", "resnet18", "--weights", "none", "--size-px", "32", "--epochs", "30", "--json",
-            "--parallel", str(parallel), "--tracking-uri", url]  # fmt: skip
+            "--parallel", str(parallel), "--tracking-uri", url]
 
 
 @pytest.mark.parametrize("parallel", [2, 1][: rounds(1, 2)])
 @pytest.mark.parametrize("seed", range(rounds(1, 5)))
 def test_a_search_killed_in_the_middle_of_a_trial_is_finished_by_the_next_start(
-    tmp_path: Path, data: Path, registry: Tracking, parallel: int, seed: int
+    tmp_path: Path, data: Path, registry: Registry, parallel: int, seed: int
 ) -> None:
     study = tmp_path / "study"
     killed = subprocess.Popen(words(study, data, registry.uri, parallel), cwd=ROOT, stderr=subprocess.DEVNULL)

@@ -14,7 +14,7 @@ def side(
     right: Sequence[object], bins: Sequence[object] | None = None, recorded: Sequence[int] | None = None, *,
     confidence: float = 0.6, alarms: Sequence[object] | None = None, off: float = 1.0, fingerprint: str = "photos",
     latency_ms: float | None = 10.0, archive_bytes: int | None = 10**7,
-) -> Evaluated:  # fmt: skip
+) -> Evaluated:
     """A model that counts these photos right or wrong, the recorded counts going round from 1 to 5.
 
     ``confidence``: of each answer; ``alarms``: right records that raise one; ``off``: how wrong a mean is, in
@@ -30,7 +30,7 @@ def side(
             f"{number:05}", str(bins[number] if bins else number), real, said, real if good else real + off,
             tuple(confidence if value == said else rest for value in COUNTS.values),
             tuple(fit if value == real else 0.5 for value in COUNTS.values),
-        ))  # fmt: skip
+        ))
     return Evaluated(summarise(rows, COUNTS, fingerprint), rows, latency_ms, archive_bytes)
 
 

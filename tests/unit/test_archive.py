@@ -34,7 +34,7 @@ def test_an_archive_holds_all_that_serving_needs(trained: Trained) -> None:
         names = set(content.namelist())
     assert names >= {"handler.py", "serve/photo.py", "model.onnx", "binwatch.json"}
     assert names == {*manifest.files, *(each.file for each in manifest.golden), MANIFEST_FILE,
-                     TORCHSERVE_MANIFEST}  # fmt: skip
+                     TORCHSERVE_MANIFEST}
     assert not any(name.endswith((".pt", ".pth", ".pkl", ".pyc")) for name in names)
 
 
@@ -80,7 +80,7 @@ def test_a_path_that_leaves_the_archive_is_refused(trained: Trained, tmp_path: P
     ("change", "reason"),
     [(None, "not made by binwatch"), (b"{", "damaged"), (b"[]", "damaged"), (b'{"format": 9}', "format 9"),
      (b'{"format": 1}', "damaged")],
-)  # fmt: skip
+)
 def test_a_foreign_archive_is_refused(trained: Trained, tmp_path: Path, change: bytes | None, reason: str) -> None:
     path = rewrite(trained.archive, tmp_path / "a.mar", {MANIFEST_FILE: change})
     with pytest.raises(ArchiveError, match=reason):

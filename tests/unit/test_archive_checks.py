@@ -81,7 +81,7 @@ def test_a_real_archive_passes_and_holds_no_pickle(trained: Trained, tmp_path: P
      ("serve/extra.py", "does not list"), ("golden/9.jpg", "does not list"), ("setup.py", "no part of an archive"),
      ("other/handler.py", "no part of an archive"), ("requirements.txt", "no part of an archive"),
      ("serve/native.so", "no part of an archive"), ("model.onnx/x", "both as a file and as a folder")],
-)  # fmt: skip
+)
 def test_a_file_too_many_is_refused(tmp_path: Path, name: str, reason: str) -> None:
     refused(small.packed(tmp_path / "bad.mar", {**small.contents(), name: b"x"}), tmp_path, reason)
 
@@ -101,7 +101,7 @@ def test_a_pickle_that_the_manifest_lists_is_refused_all_the_same(tmp_path: Path
      ({"data__weights__model_weights_config.json": b'{"config": {"a": {}}}'}, "weights are pickles"),
      ({"data__weights__model_weights_config.json": b"[" * 100_000}, "not a whole torch program"),
      ({"data__weights__model_weights_config.json": b"{"}, "not a whole torch program")],
-)  # fmt: skip
+)
 def test_a_program_in_which_torch_would_find_a_pickle_is_refused(
     tmp_path: Path, changes: dict[str, bytes], reason: str
 ) -> None:
@@ -138,7 +138,7 @@ def test_an_archive_without_a_manifest_is_refused(tmp_path: Path, name: str) -> 
      (small.for_torchserve(handler="image_classifier"), "asks for more"),
      (small.for_torchserve(serializedFile="x.pt"), "asks for more"),
      (b"{", "damaged"), (b"[]", "damaged"), (b'{"model": 3}', "damaged"), (b"[" * 100_000, "damaged")],
-)  # fmt: skip
+)
 def test_torchserve_is_told_to_load_nothing_else(tmp_path: Path, text: bytes, reason: str) -> None:
     held = {**small.contents(), TORCHSERVE_MANIFEST: text}
     refused(small.packed(tmp_path / "bad.mar", held), tmp_path, reason)
@@ -148,7 +148,7 @@ def test_torchserve_is_told_to_load_nothing_else(tmp_path: Path, text: bytes, re
     "said",
     [{"files": []}, {"files": None}, {"golden": 3}, {"cpu_model": "other.onnx"}, {"classes": 5},
      {"golden": [{"file": "../x", "probabilities": []}]}],
-)  # fmt: skip
+)
 def test_a_manifest_that_says_nonsense_is_refused(tmp_path: Path, said: dict[str, Any]) -> None:
     refused(small.packed(tmp_path / "bad.mar", small.contents(**said)), tmp_path, "damaged")
 
@@ -243,7 +243,7 @@ def test_an_encrypted_or_unusual_entry_is_refused(good: Path, tmp_path: Path, bi
         lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"PK", lambda data: data[-22:],
         lambda data: data[:-22] + b"PK\x06\x07" + bytes(16) + data[-22:],
     ],
-)  # fmt: skip
+)
 def test_a_zip_that_was_cut_or_joined_is_refused(good: Path, tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
     (tmp_path / "bad.mar").write_bytes(change(good.read_bytes()))
     refused(tmp_path / "bad.mar", tmp_path, "not a whole archive")
@@ -313,7 +313,7 @@ names = st.text(st.sampled_from("a./\\:\n\u2215~ \u00e9"), min_size=1, max_size=
 
 
 @settings(max_examples=rounds(60, 5000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture],
-          derandomize=True)  # fmt: skip
+          derandomize=True)
 @given(st.dictionaries(names, st.binary(max_size=20), max_size=5))
 def test_whatever_a_zip_is_called_and_holds_nothing_leaves_the_target(tmp_path: Path, added: dict[str, bytes]) -> None:
     bad = small.packed(tmp_path / "bad.mar", {**small.contents(), **added})

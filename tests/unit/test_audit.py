@@ -101,11 +101,11 @@ def test_relabelling_touches_training_alone(audited: Audited, tmp_path: Path) ->
     data = load(audited, relabel_file=path)
     assert counts(data.train) == {
         **{each: count for each, count in counts(whole.train).items() if each not in (left_out, outside)}, changed: new
-    }  # fmt: skip
+    }
     assert data.train.labels[0] == new - 1
     assert {each.id: each.reason for each in data.skipped} == {
         left_out: "the relabel file leaves it out", outside: "the new count 9 is outside COUNTS"
-    }  # fmt: skip
+    }
     assert counts(data.test) == counts(whole.test)
     assert data.fingerprint != whole.fingerprint
     assert data.test.fingerprint == whole.test.fingerprint

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from serve.errors import ServerError, SettingsError
-from serve.rollout.autoscale import Autoscaler, Change, Decision, Policy, Sample, busy_share, decide, policy_from
+from serve.rollout.autoscale import Autoscaler, Change, Decision, Sample, ScalingPolicy, busy_share, decide, policy_from
 from serve.rollout.torchserve_client import Loaded, Work, work
 
-POLICY = Policy()
+POLICY = ScalingPolicy()
 STEP_S = 3.0
 
 
 def series(
     load: Callable[[float], float], duration_s: float, workers: int = 1, version: str = "1", start_s: float = 0.0,
     batch: int = 1,
-) -> list[Sample]:  # fmt: skip
+) -> list[Sample]:
     """Samples every 3 s of a server whose clients ask for ``load(second)`` workers' time; 20 ms a batch."""
     made, busy_s = [], 0.0
     for step in range(int(duration_s / STEP_S) + 1):
@@ -28,7 +28,7 @@ def series(
     return made
 
 
-def decided(samples: list[Sample], last: Change | None = None, policy: Policy = POLICY) -> Decision:
+def decided(samples: list[Sample], last: Change | None = None, policy: ScalingPolicy = POLICY) -> Decision:
     return decide(samples, samples[-1].at_s, last, policy)
 
 
@@ -85,7 +85,7 @@ class Simulated:
         self.now_s += seconds
 
 
-def run(server: Simulated, duration_s: float, dry_run: bool = False, policy: Policy = POLICY) -> list[Decision]:
+def run(server: Simulated, duration_s: float, dry_run: bool = False, policy: ScalingPolicy = POLICY) -> list[Decision]:
     scaler = Autoscaler(server, server, server, policy, dry_run, clock=lambda: server.now_s)
     made = []
     for _ in range(int(duration_s / STEP_S)):
@@ -218,8 +218,8 @@ def test_two_samples_without_an_answer_between_them_are_idle() -> None:
 
 
 def test_never_more_workers_than_cores_unless_told() -> None:
-    assert policy_from({}, cores=2) == Policy(most=2)
-    assert policy_from({}, cores=16) == Policy(most=3)
+    assert policy_from({}, cores=2) == ScalingPolicy(most=2)
+    assert policy_from({}, cores=16) == ScalingPolicy(most=3)
     assert policy_from({"BINWATCH_MAX_WORKERS": "4"}, cores=2).most == 4
     assert policy_from({"BINWATCH_MIN_WORKERS": "3"}, cores=2).most == 3
 

@@ -149,7 +149,7 @@ def test_torchscript_answers_as_the_program_does_in_torch_1_5_1_s_format(trained
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
 def test_its_inference_gives_the_answers_that_the_archive_promises(
     trained: Trained, aged: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setenv("BINWATCH_MODEL_VERSION", "3")
     model = inference_torchscript.model_fn(str(aged / "model"))
     manifest = manifest_of(trained.archive)

@@ -13,7 +13,7 @@ from serve.errors import AwsError, DataError, SettingsError
 from trainer.artifacts import EVALUATION
 from trainer.aws import account, pipeline_commands, pipelines, processing_steps, training_log
 from trainer.aws.definition import CONDITION, DEPLOYED, PARAMETERS, REPORT, TRAINING, definition
-from trainer.aws.requests import Recorder, Request, check, problems
+from trainer.aws.requests import AwsRequest, Recorder, check, problems
 from trainer.aws.training_jobs import Training, metric_definitions, training_job
 from trainer.training.run import Trained
 
@@ -24,7 +24,7 @@ HERE = account.account({"role": ROLE, "image": IMAGE, "bucket": "our-bins"})
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 
 
-def asked(*words: str) -> list[Request]:
+def asked(*words: str) -> list[AwsRequest]:
     """The requests that the script's words make, each checked against the service's description."""
     parser = ArgumentParser()
     account.add_options(parser, {})
@@ -60,7 +60,7 @@ def test_the_script_s_words_become_requests_that_aws_takes() -> None:
         "PutObject", "CreatePipeline", "UpdatePipeline", "ListObjectsV2", "StartPipelineExecution", "CreateTrainingJob",
         "CreateHyperParameterTuningJob", "ListPipelineExecutions", "DescribePipelineExecution",
         "ListPipelineExecutionSteps",
-    ]  # fmt: skip
+    ]
     assert {each.service for each in made} == {"sagemaker", "s3"}
     assert not [problem for each in made for problem in problems(each)]
 
@@ -74,19 +74,19 @@ def test_asking_about_a_job_is_a_request_that_aws_takes(name: str) -> None:
 
 def test_every_step_s_job_is_one_that_aws_takes() -> None:
     operations = {"Training": ("CreateTrainingJob", "TrainingJobName"),
-                  "Processing": ("CreateProcessingJob", "ProcessingJobName")}  # fmt: skip
+                  "Processing": ("CreateProcessingJob", "ProcessingJobName")}
     made = {name: each for name, each in all_steps().items() if name != CONDITION}
     assert len(made) == 4
     for step in made.values():
         operation, name = operations[step["Type"]]
-        check(Request("sagemaker", operation, {name: "some-job", **resolved(step["Arguments"])}))
+        check(AwsRequest("sagemaker", operation, {name: "some-job", **resolved(step["Arguments"])}))
 
 
 def test_what_aws_would_refuse_is_found_in_a_job() -> None:
     job = training_job(HERE, "x", Training({"recipe": "best"}, "s3://b/d", "s3://b/o", "s3://b/c"))
-    check(Request("sagemaker", "CreateTrainingJob", job))
+    check(AwsRequest("sagemaker", "CreateTrainingJob", job))
     for wrong in ({"TrainingJobName": "-x"}, {"RoleArn": "binwatch"}, {"HyperParameters": {"epochs": 3}}):
-        assert problems(Request("sagemaker", "CreateTrainingJob", {**job, **wrong})), wrong
+        assert problems(AwsRequest("sagemaker", "CreateTrainingJob", {**job, **wrong})), wrong
 
 
 def test_the_condition_is_greater_and_compares_the_two_files_of_the_evaluation() -> None:
@@ -95,7 +95,7 @@ def test_the_condition_is_greater_and_compares_the_two_files_of_the_evaluation()
     files = {each["PropertyFileName"]: each for each in all_steps()["Evaluation"]["PropertyFiles"]}
     assert {name: each["FilePath"] for name, each in files.items()} == {
         REPORT: "evaluation.json", DEPLOYED: "accuracy.json"
-    }  # fmt: skip
+    }
     for side, name in (("LeftValue", REPORT), ("RightValue", DEPLOYED)):
         assert better[side]["Std:JsonGet"]["PropertyFile"] == {"Get": f"Steps.Evaluation.PropertyFiles.{name}"}
 
@@ -149,7 +149,7 @@ def test_the_pipeline_s_hyperparameters_are_ones_that_the_trainer_reads(tmp_path
 def test_sagemaker_s_patterns_find_the_numbers_that_the_trainer_prints() -> None:
     numbers = {"train_loss": 1.5, "train_accuracy": 0.25, "validation_loss": 1.75, "validation_accuracy": 0.125}
     lines = [training_log.epoch_line(3, numbers, 1.25),
-             training_log.evaluation_line({"test_accuracy": 0.5, "test_rmse": 1.0})]  # fmt: skip
+             training_log.evaluation_line({"test_accuracy": 0.5, "test_rmse": 1.0})]
     found = {each["Name"]: re.findall(each["Regex"], "\n".join(lines)) for each in metric_definitions()}
     expected = {**numbers, "best_validation_loss": 1.25, "test_accuracy": 0.5, "test_rmse": 1.0}
     assert found == {name: [f"{value:.4f}"] for name, value in expected.items()}
@@ -224,9 +224,9 @@ class Answers:
     """Answers as AWS would, from a list by operation; each request is checked as before it is sent."""
 
     def __init__(self, **answers: list[dict[str, Any]]) -> None:
-        self.answers, self.requests = answers, list[Request]()
+        self.answers, self.requests = answers, list[AwsRequest]()
 
-    def call(self, request: Request) -> dict[str, Any]:
+    def call(self, request: AwsRequest) -> dict[str, Any]:
         check(request)
         self.requests.append(request)
         return self.answers[request.operation].pop(0)
@@ -250,16 +250,16 @@ def test_photos_that_change_change_the_version_of_the_data() -> None:
 def test_an_execution_is_told_with_its_steps_page_by_page() -> None:
     then = datetime(2026, 3, 1, tzinfo=UTC)
     one = {"StepName": "Training", "StepStatus": "Succeeded", "StartTime": then, "EndTime": then.replace(minute=2),
-           "CacheHitResult": {}}  # fmt: skip
+           "CacheHitResult": {}}
     two = {"StepName": "Evaluation", "StepStatus": "Failed", "StartTime": then, "EndTime": then.replace(second=5),
-           "FailureReason": "no photos"}  # fmt: skip
+           "FailureReason": "no photos"}
     three = {"StepName": "Other", "StepStatus": "Executing", "StartTime": then}
     api = Answers(
         DescribePipelineExecution=[{"PipelineExecutionStatus": "Failed", "FailureReason": "a step failed"}],
         ListPipelineExecutionSteps=[
             {"PipelineExecutionSteps": [one], "NextToken": "more"}, {"PipelineExecutionSteps": [two, three]}
         ],
-    )  # fmt: skip
+    )
     arn = "arn:aws:sagemaker:eu-central-1:123456789012:pipeline/binwatch/execution/abcdefghijkl"
     found = pipelines.execution(api, HERE, "binwatch", arn)
     assert found.steps == (
@@ -273,7 +273,7 @@ def test_an_execution_is_told_with_its_steps_page_by_page() -> None:
 
 def test_the_best_of_a_search_is_trained_with_its_hyperparameters() -> None:
     best = {"TunedHyperParameters": {"learning-rate": "0.002", "batch-size": "16", "architecture": "vgg16"},
-            "FinalHyperParameterTuningJobObjectiveMetric": {"Value": 1.4321}}  # fmt: skip
+            "FinalHyperParameterTuningJobObjectiveMetric": {"Value": 1.4321}}
     told = {"HyperParameterTuningJobStatus": "Completed", "BestTrainingJob": best}
     found = pipelines.job(Answers(DescribeHyperParameterTuningJob=[told]), "binwatch-tune-1")
     assert (found.status, found.loss, found.best["architecture"]) == ("Completed", 1.4321, "vgg16")
@@ -284,7 +284,7 @@ def test_the_best_of_a_search_is_trained_with_its_hyperparameters() -> None:
     assert api.requests[-1].parameters["HyperParameters"] == {
         "recipe": "resnet34-scratch", "learning-rate": "0.002", "batch-size": "16", "architecture": "vgg16",
         "epochs": "9",
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture

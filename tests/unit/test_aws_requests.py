@@ -8,11 +8,11 @@ import pytest
 
 from serve.errors import SettingsError
 from trainer.aws.endpoint import hosting, plan, scaling
-from trainer.aws.endpoint.endpoint_spec import Wanted
+from trainer.aws.endpoint.endpoint_spec import EndpointSpec
 from trainer.aws.endpoint.hosting import GoldenPhoto, Package
-from trainer.aws.requests import Aws, FileBody, Recorder, Request, pattern, problems, service_model
+from trainer.aws.requests import Aws, AwsRequest, FileBody, Recorder, pattern, problems, service_model
 
-WANTED = Wanted("eu-central-1", "arn:aws:iam::123456789012:role/binwatch", "a-bucket", link_buckets="photos,more")
+WANTED = EndpointSpec("eu-central-1", "arn:aws:iam::123456789012:role/binwatch", "a-bucket", link_buckets="photos,more")
 KINDS = {
     "instances": WANTED,
     "graviton": replace(WANTED, instance_type="ml.c7g.large"),
@@ -33,14 +33,14 @@ def package(tmp_path: Path) -> Package:
         (tmp_path / name).write_bytes(b"123")
     golden = (GoldenPhoto(tmp_path / "golden-0.jpg", ((0.5, 0.5),)),)
     return Package(tmp_path / "model.tar.gz", "0" * 64, tmp_path / "bin-counter.mar", "123456789012", 0.5, "f", golden,
-                   0.01)  # fmt: skip
+                   0.01)
 
 
-def everything(wanted: Wanted, package: Package) -> list[Request]:
+def everything(wanted: EndpointSpec, package: Package) -> list[AwsRequest]:
     three = hosting.update_endpoint(wanted, hosting.names(wanted, package).config, 3)
     back = hosting.update_endpoint(wanted, "before", 1, guarded=False)
     return [*plan.deployment(wanted, package, False), *plan.deployment(wanted, package, True), three, back,
-            *plan.removal(wanted, package)]  # fmt: skip
+            *plan.removal(wanted, package)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -57,10 +57,10 @@ def test_all_operations_of_a_deployment_and_its_removal_are_looked_at(package: P
         "DeleteEndpoint", "InvokeEndpoint", "RegisterScalableTarget", "PutScalingPolicy", "DeleteScalingPolicy",
         "DeregisterScalableTarget", "PutMetricAlarm", "DeleteAlarms", "PutObject", "HeadObject", "GetObject",
         "ListObjectsV2", "DeleteObject",
-    }  # fmt: skip
+    }
 
 
-def changed(request: Request, path: str, value: Any) -> Request:
+def changed(request: AwsRequest, path: str, value: Any) -> AwsRequest:
     """``request`` with another value at ``a.0.b``."""
 
     def put(at: Any, keys: list[str]) -> Any:
@@ -70,7 +70,7 @@ def changed(request: Request, path: str, value: Any) -> Request:
             return [put(each, keys[1:]) if number == int(keys[0]) else each for number, each in enumerate(at)]
         return {**at, keys[0]: put(at.get(keys[0], {}), keys[1:])}
 
-    return Request(request.service, request.operation, put(dict(request.parameters), path.split(".")))
+    return AwsRequest(request.service, request.operation, put(dict(request.parameters), path.split(".")))
 
 
 @pytest.mark.parametrize(
@@ -106,14 +106,14 @@ def test_finds_what_aws_would_refuse(package: Package, operation: str, path: str
 
 
 def test_a_missing_member_is_named(package: Package) -> None:
-    assert problems(Request("sagemaker", "CreateEndpoint", {"EndpointName": "a"})) == [
+    assert problems(AwsRequest("sagemaker", "CreateEndpoint", {"EndpointName": "a"})) == [
         'Missing required parameter in input: "EndpointConfigName"'
     ]
-    assert problems(Request("sagemaker", "MakeModel", {})) == ["sagemaker has no operation MakeModel"]
+    assert problems(AwsRequest("sagemaker", "MakeModel", {})) == ["sagemaker has no operation MakeModel"]
 
 
 def test_a_request_that_aws_would_refuse_is_not_sent() -> None:
-    bad = Request("sagemaker", "DescribeEndpoint", {"EndpointName": "under_score"})
+    bad = AwsRequest("sagemaker", "DescribeEndpoint", {"EndpointName": "under_score"})
     with pytest.raises(SettingsError, match="DescribeEndpoint would be refused by AWS: EndpointName is 'under_score'"):
         Aws("eu-central-1", "http://127.0.0.1:1").call(bad)
     with pytest.raises(SettingsError):
@@ -147,9 +147,9 @@ def test_patterns_mean_in_python_what_they_mean_in_java(java: str, taken: list[s
 def test_a_file_is_shown_by_its_path_and_size_however_deep_it_is(tmp_path: Path) -> None:
     path = tmp_path / "code.zip"
     path.write_bytes(b"12345")
-    request = Request("lambda", "UpdateFunctionCode", {"FunctionName": "f", "ZipFile": FileBody(path)})
+    request = AwsRequest("lambda", "UpdateFunctionCode", {"FunctionName": "f", "ZipFile": FileBody(path)})
     assert request.to_json()["parameters"]["ZipFile"] == {"path": str(path), "bytes": 5}
-    nested = Request("lambda", "CreateFunction", {"Code": {"ZipFile": FileBody(path)}})
+    nested = AwsRequest("lambda", "CreateFunction", {"Code": {"ZipFile": FileBody(path)}})
     assert nested.to_json()["parameters"]["Code"]["ZipFile"]["bytes"] == 5
     assert problems(request) == []
 

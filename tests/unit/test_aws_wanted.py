@@ -20,19 +20,19 @@ def parsed(*words: str, environ: dict[str, str] | None = None) -> dict[str, Any]
 
 
 def test_the_defaults_are_the_report_s() -> None:
-    found, notes = endpoint_spec.wanted(parsed(*GIVEN))
+    found, notes = endpoint_spec.read_endpoint_spec(parsed(*GIVEN))
     assert (found.least, found.most, found.cpu_percent, found.cooldown_s, found.capture_percent) == (1, 3, 70, 30, 100)
     assert notes == []
 
 
 def test_role_bucket_and_region_come_from_the_environment_too() -> None:
     environ = {"AWS_REGION": "us-west-2", "BINWATCH_AWS_ROLE": GIVEN[3], "BINWATCH_AWS_BUCKET": "another"}
-    found, _ = endpoint_spec.wanted(parsed(environ=environ))
+    found, _ = endpoint_spec.read_endpoint_spec(parsed(environ=environ))
     assert (found.region, found.role, found.bucket) == ("us-west-2", GIVEN[3], "another")
 
 
 def test_a_dry_run_names_what_it_put_in() -> None:
-    found, notes = endpoint_spec.wanted(parsed(), dry_run=True)
+    found, notes = endpoint_spec.read_endpoint_spec(parsed(), dry_run=True)
     assert found.bucket == "placeholder-bucket"
     assert len(notes) == 3
     assert "no role was given" in notes[1]
@@ -40,7 +40,7 @@ def test_a_dry_run_names_what_it_put_in() -> None:
 
 def test_all_that_is_missing_or_wrong_is_said_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
-        endpoint_spec.wanted(parsed("--endpoint", "under_score", "--min-instances", "4"))
+        endpoint_spec.read_endpoint_spec(parsed("--endpoint", "under_score", "--min-instances", "4"))
     said = str(caught.value)
     for word in ("region", "role", "bucket", "'under_score'", "4 instances at least"):
         assert word in said
@@ -61,14 +61,14 @@ def test_all_that_is_missing_or_wrong_is_said_at_once() -> None:
 )
 def test_says_what_to_give_instead(words: list[str], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
-        endpoint_spec.wanted(parsed(*GIVEN, *words))
+        endpoint_spec.read_endpoint_spec(parsed(*GIVEN, *words))
 
 
 def test_elastic_inference_comes_with_a_warning_and_the_flags_of_what_replaces_it() -> None:
-    found, notes = endpoint_spec.wanted(parsed(*GIVEN, "--accelerator-type", "ml.eia2.medium"))
+    found, notes = endpoint_spec.read_endpoint_spec(parsed(*GIVEN, "--accelerator-type", "ml.eia2.medium"))
     assert "/pytorch-inference-eia:1.5.1" in found.image.uri
     for word in ("2023-04-15", "not verified against AWS", "--instance-type ml.c7g.large", "ml.inf2.xlarge",
-                 "--serverless-memory-mb", "ml.g4dn.xlarge"):  # fmt: skip
+                 "--serverless-memory-mb", "ml.g4dn.xlarge"):
         assert word in notes[0]
 
 

@@ -24,7 +24,7 @@ MOMENT = datetime(2026, 11, 24, 5, 40, 0, 999999, tzinfo=UTC)
 EVENT = Event(
     {"count": 3, "event_id": "x"}, 200, "7", 12.3456, "image/jpeg", b"\xff\xd8", "", "expected_quantity=3",
     99.5, 12.25, "c0ffee00-0000-4000-8000-000000000000", MOMENT,
-)  # fmt: skip
+)
 
 
 def event(number: int = 0, size: int = 10) -> Event:
@@ -215,7 +215,7 @@ files.append(datetime.now(UTC), b"y" * 599 + b"\\n")
 def test_a_cut_line_is_taken_off(tmp_path: Path, content: bytes, mended: bytes) -> None:
     (tmp_path / "05").mkdir()
     (tmp_path / "05" / "a.jsonl").write_bytes(content)
-    assert hour_files.mend(tmp_path) == (content != mended)
+    assert hour_files.drop_partial_lines(tmp_path) == (content != mended)
     assert (tmp_path / "05" / "a.jsonl").read_bytes() == mended
 
 
@@ -225,11 +225,11 @@ def test_a_file_in_use_is_left_alone(tmp_path: Path) -> None:
     (path,) = tmp_path.rglob("*.jsonl")
     with path.open("ab") as cut:
         cut.write(b"being writt")
-    assert list(hour_files.abandoned(tmp_path)) == []
-    assert hour_files.mend(tmp_path) == 0
+    assert list(hour_files.unlocked_files(tmp_path)) == []
+    assert hour_files.drop_partial_lines(tmp_path) == 0
     files.close()
-    assert list(hour_files.abandoned(tmp_path)) == [path]
-    assert hour_files.mend(tmp_path) == 1
+    assert list(hour_files.unlocked_files(tmp_path)) == [path]
+    assert hour_files.drop_partial_lines(tmp_path) == 1
     assert path.read_bytes() == b"whole\n"
 
 
@@ -257,7 +257,7 @@ def test_kill_9_loses_the_last_seconds_at_most_and_leaves_no_line_torn(tmp_path:
         time.sleep(rng.uniform(1.0, 2.5))
         os.kill(worker.pid, signal.SIGKILL)
         ids = worker.communicate()[0].split()
-        cut += hour_files.mend(folder)  # as the worker that TorchServe starts in its place does
+        cut += hour_files.drop_partial_lines(folder)  # as the worker that TorchServe starts in its place does
         (path,) = folder.rglob("*.jsonl")
         assert path.read_bytes().endswith(b"\n")
         written = [each["eventMetadata"]["eventId"] for each in lines(folder)]

@@ -20,7 +20,7 @@ from tests.conftest import TINY, rounds
 from trainer.data.dataset import Dataset, DataSpec, load
 from trainer.training import checkpoint, networks, train
 from trainer.training.networks import Architecture
-from trainer.training.progress import Epoch, Fitted
+from trainer.training.progress import Epoch, TrainingResult
 from trainer.training.train import fit
 
 RECIPE = replace(TINY, architecture="efficientnet-lite0", epochs=3)  # it has dropout: its random state counts
@@ -32,7 +32,7 @@ def data(drawn: Path) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def whole(data: Dataset) -> Fitted:
+def whole(data: Dataset) -> TrainingResult:
     """The training, undisturbed."""
     return fit(data, RECIPE)
 
@@ -41,7 +41,7 @@ class Killed(BaseException):
     """The process is gone."""
 
 
-def same(one: Fitted, other: Fitted) -> None:
+def same(one: TrainingResult, other: TrainingResult) -> None:
     for key, value in one.model.state_dict().items():
         assert torch.equal(value, other.model.state_dict()[key]), key
     timeless = [
@@ -53,7 +53,7 @@ def same(one: Fitted, other: Fitted) -> None:
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_killed_after_an_epoch(data: Dataset, whole: Fitted, tmp_path: Path, epoch: int) -> None:
+def test_killed_after_an_epoch(data: Dataset, whole: TrainingResult, tmp_path: Path, epoch: int) -> None:
     def die(found: Epoch) -> None:
         if found.number == epoch + 1:
             raise Killed
@@ -71,7 +71,7 @@ def test_killed_after_an_epoch(data: Dataset, whole: Fitted, tmp_path: Path, epo
 
 @pytest.mark.parametrize("batch", range(1, 1 + rounds(2, 8)))
 def test_sigterm_in_the_middle_of_an_epoch(
-    data: Dataset, whole: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+    data: Dataset, whole: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     ran = 0
     step = train._Training._step
@@ -155,7 +155,7 @@ def test_a_script_that_is_killed_and_started_again_gives_the_same_archive(drawn:
 
     def words(out: str) -> list[str]:
         return [sys.executable, "scripts/train.py", "resnet18-small", "--data", str(drawn), "--no-tracking",
-                "--size-px", "32", "--epochs", "6", "--out", str(tmp_path / out)]  # fmt: skip
+                "--size-px", "32", "--epochs", "6", "--out", str(tmp_path / out)]
 
     clean = subprocess.run(words("clean"), cwd=root, capture_output=True, text=True, timeout=300)
     assert clean.returncode == 0, clean.stderr

@@ -17,12 +17,12 @@ from trainer.data import synthetic
 from trainer.data.counts import Counts
 from trainer.data.dataset import DataSpec
 from trainer.data.prepared import prepare
-from trainer.pipeline.new_photos import Arrivals, Seen
-from trainer.pipeline.triggers import (  # fmt: skip
+from trainer.pipeline.new_photos import NewPhotos, Seen
+from trainer.pipeline.triggers import (
     FIRST_WAIT_S,
     Limits,
-    Past,
-    View,
+    TriggerInputs,
+    WatcherState,
     drift_of,
     due,
     ended,
@@ -33,35 +33,35 @@ from trainer.pipeline.triggers import (  # fmt: skip
 )
 
 NOW = 1_700_000_000.0
-SERVING = View(champion=True, new=0, known=1000, drift=())
+SERVING = TriggerInputs(champion=True, new=0, known=1000, drift=())
 DRIFTING = replace(SERVING, drift=("drift of confidence",))
 LIMITS = Limits(new_photos=200, new_share=0.1, cooldown_s=3600)
 
 
 def test_an_execution_is_due_at_once_where_there_is_no_champion() -> None:
-    assert due(View(champion=False), Past(), LIMITS, NOW).reasons == ("there is no champion",)
-    assert due(View(champion=False), Past(ended_s=NOW - 1), LIMITS, NOW).start
+    assert due(TriggerInputs(champion=False), WatcherState(), LIMITS, NOW).reasons == ("there is no champion",)
+    assert due(TriggerInputs(champion=False), WatcherState(ended_s=NOW - 1), LIMITS, NOW).start
 
 
 @pytest.mark.parametrize(
     ("new", "known", "starts"), [(199, 1000, False), (200, 1000, True), (299, 3000, False), (300, 3000, True)]
 )
 def test_enough_new_photos_are_a_number_and_a_share(new: int, known: int, starts: bool) -> None:
-    found = due(replace(SERVING, new=new, known=known), Past(), LIMITS, NOW)
+    found = due(replace(SERVING, new=new, known=known), WatcherState(), LIMITS, NOW)
     assert found.start is starts
     assert (f"{new} new labelled photos" in found.reasons[0]) is starts
 
 
 def test_a_threshold_of_nothing_asks_for_nothing() -> None:
     one = replace(SERVING, new=1)
-    assert due(one, Past(), Limits(new_photos=1, new_share=0), NOW).start
-    assert not due(one, Past(), Limits(new_photos=0, new_share=0.1), NOW).start
-    assert due(replace(one, new=100), Past(), Limits(new_photos=0, new_share=0.1), NOW).start
-    assert not due(replace(one, new=10**6), Past(), Limits(new_photos=0, new_share=0), NOW).start
+    assert due(one, WatcherState(), Limits(new_photos=1, new_share=0), NOW).start
+    assert not due(one, WatcherState(), Limits(new_photos=0, new_share=0.1), NOW).start
+    assert due(replace(one, new=100), WatcherState(), Limits(new_photos=0, new_share=0.1), NOW).start
+    assert not due(replace(one, new=10**6), WatcherState(), Limits(new_photos=0, new_share=0), NOW).start
 
 
 def test_drift_starts_one_execution_an_episode() -> None:
-    past = Past()
+    past = WatcherState()
     started = []
     for minute, drift in enumerate([(), ("drift of counts",), ("drift of counts",), (), ("drift of counts",)]):
         view, now_s = replace(SERVING, drift=drift), NOW + 7200 * minute
@@ -73,25 +73,25 @@ def test_drift_starts_one_execution_an_episode() -> None:
 
 
 def test_without_a_fresh_report_an_episode_goes_on() -> None:
-    answered = ended(Past(), DRIFTING, decided=True, promoted=False, now_s=NOW)
+    answered = ended(WatcherState(), DRIFTING, decided=True, promoted=False, now_s=NOW)
     assert looked(answered, replace(SERVING, drift=None)) == answered
     assert not looked(answered, SERVING).drift_answered
 
 
 def test_drift_can_be_told_to_start_nothing() -> None:
-    assert due(DRIFTING, Past(), LIMITS, NOW).start
-    assert not due(DRIFTING, Past(), replace(LIMITS, drift=False), NOW).start
+    assert due(DRIFTING, WatcherState(), LIMITS, NOW).start
+    assert not due(DRIFTING, WatcherState(), replace(LIMITS, drift=False), NOW).start
 
 
 def test_flapping_drift_waits_for_the_cooldown() -> None:
-    past = looked(ended(Past(), DRIFTING, decided=True, promoted=True, now_s=NOW), SERVING)
+    past = looked(ended(WatcherState(), DRIFTING, decided=True, promoted=True, now_s=NOW), SERVING)
     soon = due(DRIFTING, past, LIMITS, NOW + 3599)
     assert (soon.start, soon.reasons[-1]) == (False, "but an execution after the last one waits 3600 s")
     assert due(DRIFTING, past, LIMITS, NOW + 3600).start
 
 
 def test_the_wait_doubles_after_each_failure_and_drift_stays_unanswered() -> None:
-    past, waits = Past(), []
+    past, waits = WatcherState(), []
     for _ in range(4):
         past = ended(past, DRIFTING, decided=False, promoted=False, now_s=NOW)
         waits.append(next(s for s in range(0, 10_000, 10) if due(DRIFTING, past, LIMITS, NOW + s).start))
@@ -101,19 +101,19 @@ def test_the_wait_doubles_after_each_failure_and_drift_stays_unanswered() -> Non
 
 
 def test_a_first_challenger_that_is_refused_counts_as_a_failure() -> None:
-    nothing = View(champion=False)
-    refused = ended(Past(), nothing, decided=True, promoted=False, now_s=NOW)
+    nothing = TriggerInputs(champion=False)
+    refused = ended(WatcherState(), nothing, decided=True, promoted=False, now_s=NOW)
     assert refused.failures == 1
     assert not due(nothing, refused, LIMITS, NOW + FIRST_WAIT_S - 1).start
     assert ended(refused, nothing, decided=True, promoted=True, now_s=NOW).failures == 0
 
 
 @given(
-    view=st.builds(View, champion=st.booleans(), new=st.integers(0, 10**6), known=st.integers(0, 10**6),
+    view=st.builds(TriggerInputs, champion=st.booleans(), new=st.integers(0, 10**6), known=st.integers(0, 10**6),
                    drift=st.sampled_from([None, (), ("drift of counts",)])),
-    past=st.builds(Past, ended_s=st.floats(0, 2 * NOW), failures=st.integers(0, 2000), drift_answered=st.booleans()),
-)  # fmt: skip
-def test_it_is_never_stuck_and_always_says_why(view: View, past: Past) -> None:
+    past=st.builds(WatcherState, ended_s=st.floats(0, 2 * NOW), failures=st.integers(0, 2000), drift_answered=st.booleans()),
+)
+def test_it_is_never_stuck_and_always_says_why(view: TriggerInputs, past: WatcherState) -> None:
     found = due(view, past, LIMITS, NOW)
     assert found.reasons
     if not view.champion:  # whatever happened before, and whatever the clock was: ten minutes later it starts
@@ -133,11 +133,11 @@ def test_reads_the_drift_of_a_fresh_report_only(tmp_path: Path) -> None:
 
 
 def test_the_past_outlives_a_restart_and_a_damaged_file(tmp_path: Path) -> None:
-    past = Past(NOW, 3, True, NOW)
+    past = WatcherState(NOW, 3, True, NOW)
     write_past(tmp_path, past)
     assert read_past(tmp_path) == past
     (tmp_path / "watch.json").write_text("{")
-    assert read_past(tmp_path) == Past()
+    assert read_past(tmp_path) == WatcherState()
 
 
 def test_settings_come_from_the_environment_with_all_problems_at_once() -> None:
@@ -165,7 +165,7 @@ def add(source: Path, photo_id: str, quantity: object = 3) -> None:
 
 
 def test_counts_labelled_photos_of_the_counts_alone(source: Path) -> None:
-    arrivals = Arrivals(DataSpec(source), settled_s=0)
+    arrivals = NewPhotos(DataSpec(source), settled_s=0)
     seen = arrivals.look(frozenset()).ids
     assert len(seen) == 20
     for photo_id, quantity in {"a": 3, "b": 17, "c": None, "d": 5}.items():
@@ -176,7 +176,7 @@ def test_counts_labelled_photos_of_the_counts_alone(source: Path) -> None:
 
 
 def test_photos_that_are_still_being_copied_do_not_count_yet(source: Path) -> None:
-    arrivals = Arrivals(DataSpec(source), settled_s=0.5)
+    arrivals = NewPhotos(DataSpec(source), settled_s=0.5)
     deadline = time.monotonic() + 20
     while arrivals.look(frozenset()).settling:
         assert time.monotonic() < deadline
@@ -194,7 +194,7 @@ def test_a_look_without_news_lists_nothing(source: Path) -> None:
     long_ago = time.time() - 3600
     for folder in ("bin-images", "metadata"):
         os.utime(source / folder, (long_ago, long_ago))
-    arrivals = Arrivals(DataSpec(source), settled_s=0)
+    arrivals = NewPhotos(DataSpec(source), settled_s=0)
     found = arrivals.look(frozenset())
     start = time.perf_counter()
     assert arrivals.look(frozenset()) is found
@@ -209,23 +209,23 @@ def test_folders_by_count_tables_and_prepared_datasets_are_looked_at_too(source:
     for count in range(1, 6):
         (folders / str(count)).mkdir(parents=True)
         shutil.copy(photo, folders / str(count) / "x.jpg")
-    looks = Arrivals(DataSpec(folders), settled_s=0)
+    looks = NewPhotos(DataSpec(folders), settled_s=0)
     seen = looks.look(frozenset()).ids
     shutil.copy(photo, folders / "2" / "y.jpg")
     assert looks.look(seen).ids - seen == {"2/y.jpg"}
 
     table.write_text("path,count\nfolders/1/x.jpg,1\nfolders/2/x.jpg,99\n")
-    assert Arrivals(DataSpec(table), settled_s=0).look(frozenset()).ids == {"folders/1/x.jpg"}
-    assert Arrivals(DataSpec(table), settled_s=60).look(frozenset()).ids == set()
+    assert NewPhotos(DataSpec(table), settled_s=0).look(frozenset()).ids == {"folders/1/x.jpg"}
+    assert NewPhotos(DataSpec(table), settled_s=60).look(frozenset()).ids == set()
 
     bins = synthetic.draw_dataset(tmp_path / "bins", 60, seed=2)
     made = prepare(bins, tmp_path / "prepared", Counts())
-    assert len(Arrivals(DataSpec(made.folder)).look(frozenset()).ids) == len(made.rows)
+    assert len(NewPhotos(DataSpec(made.folder)).look(frozenset()).ids) == len(made.rows)
 
 
 def test_a_source_that_is_gone_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is it still mounted"):
-        Arrivals(DataSpec(tmp_path / "gone")).look(frozenset())
+        NewPhotos(DataSpec(tmp_path / "gone")).look(frozenset())
 
 
 def test_what_a_failed_execution_was_given_is_not_seen(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from trainer.training import distributed
 ROOT = Path(__file__).parents[2]
 
 HYPERPARAMETERS = {"recipe": "resnet18-small", "epochs": "2", "batch_size": "16", "limit": "90",
-                   "learning_rate": "0.0001"}  # fmt: skip
+                   "learning_rate": "0.0001"}
 CLOSE = 4e-3
 """Rounding differs, and AdamW, which divides by the gradient's size, makes it grow; the losses are about 1.5."""
 

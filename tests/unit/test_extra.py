@@ -10,7 +10,7 @@ import torch
 
 from serve.errors import DataError, TrainingError
 from trainer.data import prepared, synthetic
-from trainer.data.counts import Counts, parse, wider
+from trainer.data.counts import Counts, all_counts, parse
 from trainer.data.dataset import DataSpec, load
 from trainer.training import features
 from trainer.training.batches import soft_labels
@@ -43,8 +43,8 @@ def out(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("counts", "wide"), [("1-5", "0-8+"), ("0-5", "0-8+"), ("1-9", "0-10+"), ("1-5+", "0-5+"), ("1,3", "0-8+")]
 )
 def test_every_count_has_an_output_of_its_own(counts: str, wide: str) -> None:
-    assert str(wider(parse(counts))) == wide
-    assert set(parse(counts).values) <= set(wider(parse(counts)).values)
+    assert str(all_counts(parse(counts))) == wide
+    assert set(parse(counts).values) <= set(all_counts(parse(counts)).values)
 
 
 def test_photos_of_other_counts_are_learned_from_and_judge_nothing(many: Path) -> None:
@@ -53,7 +53,7 @@ def test_photos_of_other_counts_are_learned_from_and_judge_nothing(many: Path) -
     assert (data.train.fingerprint, data.test.fingerprint) == (without.train.fingerprint, without.test.fingerprint)
     assert data.fingerprint != without.fingerprint
     assert set(Counter(photo.count for photo in data.extra.photos)) == {6, 7, 8}
-    assert [wider(COUNTS).values[label] for label in data.extra.labels] == [each.count for each in data.extra.photos]
+    assert [all_counts(COUNTS).values[label] for label in data.extra.labels] == [each.count for each in data.extra.photos]
     judged = {photo.bin for part in (data.validation, data.test) for photo in part.photos}
     assert not judged & {photo.bin for photo in data.extra.photos}
     # what is left out is named
@@ -75,7 +75,7 @@ def test_a_bin_that_judges_teaches_nothing(many: Path, tmp_path: Path) -> None:
         (tmp_path / folder).symlink_to(many / folder)
     again = load(DataSpec(tmp_path), 32, extra=True)
     side = next(name for name in ("train", "validation", "test")
-                if test.id in {photo.id for photo in getattr(again, name).photos})  # fmt: skip
+                if test.id in {photo.id for photo in getattr(again, name).photos})
     assert again.extra is not None
     assert (victim.id in {photo.id for photo in again.extra.photos}) == (side == "train")
 
@@ -126,13 +126,13 @@ def test_compiled_they_see_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     counter = create("efficientnet-lite0", 9, 64, "pretrained")
     counter.freeze_early(5)
     photos = np.random.default_rng(0).integers(0, 256, (7, 64, 64, 3), dtype=np.uint8)
-    plainly = features.asking(Stem(counter), photos, 7)(slice(0, 7))
+    plainly = features.make_predictor(Stem(counter), photos, 7)(slice(0, 7))
     monkeypatch.setattr(features, "WORTH_COMPILING", 1)
     for rows in (slice(0, 7), slice(2, 3)):
-        found = features.asking(Stem(counter), photos, 7)(rows)
+        found = features.make_predictor(Stem(counter), photos, 7)(rows)
         assert found.dtype == plainly.dtype == np.float16
         assert np.abs(found.astype(np.float32) - plainly[rows].astype(np.float32)).max() < 0.01
-    one = features.asking(Stem(counter), photos[:1], 1)(slice(0, 1))  # a single photo is compiled for any number too
+    one = features.make_predictor(Stem(counter), photos[:1], 1)(slice(0, 1))  # a single photo is compiled for any number too
     assert one.shape == plainly[:1].shape
 
 

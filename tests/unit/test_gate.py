@@ -14,14 +14,14 @@ from trainer.data.counts import Counts
 from trainer.evaluation import evaluate
 from trainer.evaluation.evaluate import REPORT_MIX, Evaluated, Prediction, predictions_from_json, summarise
 from trainer.evaluation.gate import Decision, Votes, decide, from_json, judge
-from trainer.evaluation.policy import Policy
+from trainer.evaluation.policy import GatePolicy
 from trainer.evaluation.statistics import bootstrap_interval
 
-BARE = Policy().without_guards()
+BARE = GatePolicy().without_guards()
 GREATER = replace(BARE, rule="greater")
 
 
-def compared(both: int, challenger: int, champion: int, neither: int, policy: Policy = BARE) -> Decision:
+def compared(both: int, challenger: int, champion: int, neither: int, policy: GatePolicy = BARE) -> Decision:
     ours, theirs = votes(both, challenger, champion, neither)
     return decide(side(ours), side(theirs), policy)
 
@@ -44,7 +44,7 @@ def test_refuses_a_lead_that_may_be_luck_where_the_report_s_condition_promotes_i
 
 @pytest.mark.parametrize(("challenger", "champion"), [(20, 20), (10, 30)])
 @pytest.mark.parametrize("policy", [BARE, GREATER])
-def test_refuses_a_challenger_that_is_not_better(challenger: int, champion: int, policy: Policy) -> None:
+def test_refuses_a_challenger_that_is_not_better(challenger: int, champion: int, policy: GatePolicy) -> None:
     decision = compared(50, challenger, champion, 100, policy)
     assert not decision.promote
     assert "not greater than the champion's" in decision.reasons[0]
@@ -139,9 +139,9 @@ def changed(number: int, **what: object) -> list[Prediction]:
         (GOOD, replace(WORSE, evaluation=replace(WORSE.evaluation, classes=("1", "2"))), "the champion ('1', '2')"),
     ],
 )
-@pytest.mark.parametrize("policy", [Policy(), GREATER])
+@pytest.mark.parametrize("policy", [GatePolicy(), GREATER])
 def test_never_compares_what_has_no_common_ground(
-    challenger: Evaluated, champion: Evaluated, reason: str, policy: Policy
+    challenger: Evaluated, champion: Evaluated, reason: str, policy: GatePolicy
 ) -> None:
     decision = decide(challenger, champion, policy)
     assert not decision.promote
@@ -257,7 +257,7 @@ def test_the_interval_knows_that_photos_of_one_bin_are_not_independent() -> None
 
 def test_an_evaluation_has_the_shape_that_sagemaker_reads_and_comes_back() -> None:
     found = summarise([replace(each, fit=(0.5, 0.01)) for each in (prediction(1, 1, 1.2), prediction(2, 1, 1.2))],
-                      Counts((1, 2)), "f")  # fmt: skip
+                      Counts((1, 2)), "f")
     assert found.alarms
     text = json.dumps(found.to_sagemaker())
     assert json.loads(text)["multiclass_classification_metrics"]["accuracy"]["value"] == 0.5

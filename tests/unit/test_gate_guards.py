@@ -13,7 +13,7 @@ from trainer.evaluation.evaluate import Evaluated, Prediction, summarise
 from trainer.evaluation.gate import Decision, decide
 from trainer.evaluation.guards import NOT_JUDGED, PASSED, SWITCHED_OFF, TRIPPED, Guard, Sides, by_class, check
 from trainer.evaluation.paired import Pairs
-from trainer.evaluation.policy import GUARDS, Policy
+from trainer.evaluation.policy import GUARDS, GatePolicy
 
 BETTER, GOOD = votes(80, 60, 20, 40)
 LOSES_FIVES = [number % 5 != 4 for number in range(200)]
@@ -39,7 +39,7 @@ WORSE = {
                      "20.0% of right records raise the alarm, the champion's 2.0%; 5.0% are accepted, and 5.0 points"),
     "latency": (side(BETTER, latency_ms=31), side(GOOD), "31.0 ms a photo, the champion's 10.0; it may take 3 times"),
     "archive size": (side(BETTER, archive_bytes=1501 * 10**6), side(GOOD), "1501.0 MB; it may have 1500"),
-}  # fmt: skip
+}
 AS_GOOD = {
     "class loss": (side(BETTER), side(GOOD)),
     "calibration": (side(BETTER, confidence=0.7), side(GOOD, confidence=0.5)),
@@ -65,7 +65,7 @@ def test_each_guard_refuses_what_is_more_accurate_and_worse_elsewhere(name: str)
 @pytest.mark.parametrize(("name", "limit"), list(zip(WORSE, GUARDS, strict=True)))
 def test_each_guard_can_be_switched_off(name: str, limit: str) -> None:
     challenger, champion, _ = WORSE[name]
-    decision = decide(challenger, champion, replace(Policy(), **{limit: None}))  # type: ignore[arg-type]
+    decision = decide(challenger, champion, replace(GatePolicy(), **{limit: None}))  # type: ignore[arg-type]
     assert decision.promote
     assert guard(decision, name) == Guard(name, SWITCHED_OFF, "switched off")
 
@@ -173,7 +173,7 @@ def as_good_as(rng: np.random.Generator, photos: int) -> list[Prediction]:
         Prediction(str(i), str(i // 2), int(recorded[i]) + 1, int(row.argmax()) + 1, float(row @ np.arange(1, 6)),
                    tuple(row.tolist()), (float(fits[i]),) * 5)
         for i, row in enumerate(rows)
-    ]  # fmt: skip
+    ]
 
 
 def both(rng: np.random.Generator, photos: int) -> Sides:
@@ -189,7 +189,7 @@ def test_luck_alone_seldom_trips_a_guard_however_small_its_limit(photos: int) ->
     """With limits of next to nothing, only the p-values hold the guards back; each may trip once in a hundred."""
     rng, tries = np.random.default_rng(photos), rounds(25, 600)
     tight = dict.fromkeys(GUARDS, 1e-09)
-    policy = replace(Policy(), **tight)  # type: ignore[arg-type]
+    policy = replace(GatePolicy(), **tight)  # type: ignore[arg-type]
     pairs = [both(rng, photos) for _ in range(tries)]
     verdicts = [{each.name: each.verdict for each in check(sides, policy)} for sides in pairs]
     tripped = {name: sum(each[name] == TRIPPED for each in verdicts) for name in verdicts[0]}

@@ -98,7 +98,7 @@ def test_photos_of_one_bin_do_not_make_luck_significant() -> None:
 @pytest.mark.parametrize("photos", [500, 1000, 2000, 5000])
 def test_equally_good_is_promoted_half_the_time_by_one_policy_and_seldom_by_the_other(
     photos: int, shared: float
-) -> None:  # fmt: skip
+) -> None:
     pairs = rounds(500, 100_000)
     setting = Setting(photos, 0.0, shared)
     greater, significant = (promoted(setting, rule, pairs, seed=3) for rule in (GREATER, SIGNIFICANT))

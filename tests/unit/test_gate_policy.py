@@ -11,23 +11,32 @@ from tests.unit.gating import side, votes
 from trainer.evaluation import decision_plot
 from trainer.evaluation.explain import explain, photos_needed
 from trainer.evaluation.gate import decide
-from trainer.evaluation.policy import GREATER, GUARDS, RANGES, Policy, add_options, from_dict, from_options, variable
+from trainer.evaluation.policy import (
+    GREATER,
+    GUARDS,
+    RANGES,
+    GatePolicy,
+    add_options,
+    from_dict,
+    from_options,
+    variable,
+)
 
 
-def asked(*words: str, environ: Mapping[str, str] = {}) -> Policy:
+def asked(*words: str, environ: Mapping[str, str] = {}) -> GatePolicy:
     parser = argparse.ArgumentParser()
     add_options(parser, environ)
     return from_options(vars(parser.parse_args(words)))
 
 
 def test_nothing_said_is_the_default() -> None:
-    assert asked() == from_options({}) == Policy()
-    assert asked(environ=dict.fromkeys(map(variable, RANGES), "")) == Policy()
+    assert asked() == from_options({}) == GatePolicy()
+    assert asked(environ=dict.fromkeys(map(variable, RANGES), "")) == GatePolicy()
 
 
 def test_options_and_variables_say_the_same() -> None:
     numbers = {name: 0.25 if high <= 1 else 5.0 for name, (_, high, _) in RANGES.items()}
-    wanted = Policy(GREATER, **numbers)  # type: ignore[arg-type]
+    wanted = GatePolicy(GREATER, **numbers)  # type: ignore[arg-type]
     words = [word for name, value in numbers.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     environ = {variable(name): str(value) for name, value in numbers.items()} | {"BINWATCH_GATE_POLICY": GREATER}
     assert asked("--policy", GREATER, *words) == asked(environ=environ) == wanted
@@ -37,7 +46,7 @@ def test_options_and_variables_say_the_same() -> None:
 
 def test_each_guard_is_switched_off_by_its_word() -> None:
     words = [word for name in GUARDS for word in (f"--{name.replace('_', '-')}", "off")]
-    assert asked(*words) == Policy().without_guards()
+    assert asked(*words) == GatePolicy().without_guards()
 
 
 def test_all_problems_are_told_at_once() -> None:
@@ -74,7 +83,7 @@ def test_a_refusal_is_explained_to_somebody_who_does_not_know_the_test() -> None
 
 
 def test_the_photos_that_are_said_to_be_needed_are_enough() -> None:
-    decision = decide(side(OURS), side(THEIRS), Policy().without_guards())
+    decision = decide(side(OURS), side(THEIRS), GatePolicy().without_guards())
     needed = photos_needed(decision)
     assert needed == 617
     ours, theirs = votes(185, 93, 62, 277)
@@ -93,7 +102,7 @@ def test_the_photos_that_are_said_to_be_needed_are_enough() -> None:
 )
 def test_every_kind_of_decision_is_told_and_drawn(
     ours: list[bool], theirs: list[bool] | None, words: str
-) -> None:  # fmt: skip
+) -> None:
     decision = decide(side(ours, confidence=0.99 if all(ours) else 0.6), side(theirs) if theirs else None)
     told = " ".join(explain(decision, "4", "3").split())
     assert words in told
@@ -117,5 +126,5 @@ def test_a_guard_s_refusal_and_what_became_of_a_version_are_told() -> None:
 
 
 def test_the_report_s_condition_does_not_ask_for_more_than_luck() -> None:
-    told = explain(decide(side(OURS), side(THEIRS), Policy(GREATER)), "4", "3")
+    told = explain(decide(side(OURS), side(THEIRS), GatePolicy(GREATER)), "4", "3")
     assert "10.1 % of all such comparisons; this policy does not ask." in " ".join(told.split())

@@ -30,7 +30,7 @@ NOW = datetime(2026, 11, 24, 5, 40, tzinfo=UTC)
     (400, None, 502, "Failed"),
     (200, None, 502, "Failed"),
     (302, None, 502, "Failed"),
-])  # fmt: skip
+])
 def test_what_an_answer_of_torchserve_means(
     status: int, body: dict[str, object] | None, expected: int, kind: str
 ) -> None:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from trainer.registry.deployments import PROMOTED, ROLLED_BACK, Deployment
-from trainer.registry.runs import Found
+from trainer.registry.runs import RunInfo
 from trainer.reporting.history import Facts, execution, served, table
 
 FACTS = Facts(0.661, (0.6, 0.7), "f" * 64, "r" * 40)
@@ -18,9 +18,9 @@ def deployment(version: str, at_s: float, did: str = PROMOTED, train_run: str = 
     return Deployment(version, did, f"because of {version}", at_s, train_run, "a run")
 
 
-def run(**how: Any) -> Found:
-    return Found(**{"id": "e1", "name": "execution", "status": "FINISHED", "parent": "", "started_s": 0.0,
-                    "ended_s": 90.0, "tags": {}, **how})  # fmt: skip
+def run(**how: Any) -> RunInfo:
+    return RunInfo(**{"id": "e1", "name": "execution", "status": "FINISHED", "parent": "", "started_s": 0.0,
+                    "ended_s": 90.0, "tags": {}, **how})
 
 
 def test_each_stretch_ends_where_the_next_begins_and_the_newest_goes_on() -> None:
@@ -43,9 +43,9 @@ def test_what_mlflow_has_forgotten_is_null() -> None:
 
 def test_an_execution_is_told_with_its_steps() -> None:
     steps = [{"name": "train", "status": "Succeeded", "seconds": 80.5, "cached": True, "attempts": 1, "run_id": "x"},
-             {"name": "promote", "status": "Skipped", "seconds": 0.0}]  # fmt: skip
+             {"name": "promote", "status": "Skipped", "seconds": 0.0}]
     said = {"decision": "refused", "reasons": ["no better"], "why": ["drift"], "steps": steps,
-            "challenger": {"version": "4"}}  # fmt: skip
+            "challenger": {"version": "4"}}
     made = execution(run(), json.dumps(said), 1000.0)
     assert (made["decision"], made["reasons"], made["why"], made["version"]) == (
         "refused",

@@ -19,7 +19,7 @@ from serve.payload import ATTRIBUTES
 from tests.unit.test_rooms import imported
 from trainer.aws import lambda_deploy, lambda_zip
 from trainer.aws.endpoint.deploy import Pace
-from trainer.aws.requests import Recorder, Request
+from trainer.aws.requests import AwsRequest, Recorder
 
 ROLE = "arn:aws:iam::123456789012:role/binwatch-lambda"
 API = "arn:aws:execute-api:eu-west-1:123456789012:abc/*/POST/count"
@@ -35,7 +35,7 @@ def rest(body: str, encoded: bool = False, **more: Any) -> dict[str, Any]:
 def http(body: str, encoded: bool = False, **more: Any) -> dict[str, Any]:
     """An event of API Gateway's version 2.0, or of a function URL."""
     return {"version": "2.0", "requestContext": {"http": {"method": "POST"}}, "body": body,
-            "isBase64Encoded": encoded, **more}  # fmt: skip
+            "isBase64Encoded": encoded, **more}
 
 
 def encoded(data: bytes) -> str:
@@ -64,7 +64,7 @@ LINK = b'{"uri": "s3://bins/a.jpg"}'
         (rest("[1"), Question(b"[1", "application/json")),
         (rest('{"url": "a", "url": "b"}'), Question(b'{"url": "a", "url": "b"}', "application/json")),
     ],
-)  # fmt: skip
+)
 def test_an_event_is_a_question(event: Any, expected: Question) -> None:
     assert question(event) == expected
 
@@ -78,7 +78,7 @@ def test_an_event_is_a_question(event: Any, expected: Question) -> None:
         (http("", queryStringParameters={"expected_quantity": "3,probe=1"}), 422),
         (rest("", multiValueQueryStringParameters={"expected_quantity": ["3", "4"]}), 422),
     ],
-)  # fmt: skip
+)
 def test_an_event_that_asks_nothing_is_refused(event: Any, status: int) -> None:
     with pytest.raises(Refusal) as refused:
         question(event)
@@ -130,7 +130,7 @@ def stub() -> Iterator[Stub]:
 def endpoint(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Stub:
     """The same as SageMaker's runtime, asked by the real boto3."""
     for name, value in {"AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": stub.url, "AWS_DEFAULT_REGION": "eu-west-1",
-                        "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}.items():  # fmt: skip
+                        "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}.items():
         monkeypatch.setenv(name, value)
     return stub
 
@@ -143,7 +143,7 @@ def test_the_endpoint_is_asked_and_its_answer_returned(endpoint: Stub) -> None:
     endpoint.answers = [(200, {}, COUNTED), (200, {}, [COUNTED])]
     upstream = connected({"BINWATCH_ENDPOINT_NAME": "bins"})
     event = http(encoded(PHOTO), True, headers={"content-type": "image/jpeg"},
-                 queryStringParameters={"expected_quantity": "3"})  # fmt: skip
+                 queryStringParameters={"expected_quantity": "3"})
     given = answered(event, upstream)
     assert (given["statusCode"], json.loads(given["body"]), given["isBase64Encoded"]) == (200, COUNTED, False)
     path, headers, body = endpoint.asked[0]
@@ -196,7 +196,7 @@ def test_what_does_not_answer_in_time_is_504_and_what_is_down_503(
 
 def test_a_torchserve_of_ones_own_is_asked_the_same(stub: Stub) -> None:
     stub.answers = [(200, {}, COUNTED), (404, {}, {"code": 404, "type": "ModelNotFoundException", "message": "x"}),
-                    (422, {}, {"code": 422, "type": "BadField", "message": "y"})]  # fmt: skip
+                    (422, {}, {"code": 422, "type": "BadField", "message": "y"})]
     upstream = connected({"BINWATCH_INFERENCE_URL": f"{stub.url}/"})
     event = rest(encoded(PHOTO), True, **JPEG, queryStringParameters={"expected_quantity": "3"})
     given = [answered(event, upstream) for _ in range(3)]
@@ -209,7 +209,7 @@ def test_a_torchserve_of_ones_own_is_asked_the_same(stub: Stub) -> None:
     "environ",
     [{}, {"BINWATCH_ENDPOINT_NAME": "a", "BINWATCH_INFERENCE_URL": "http://b"}, {"BINWATCH_INFERENCE_URL": "b"},
      {"BINWATCH_ENDPOINT_NAME": "a", "BINWATCH_TIMEOUT_S": "soon"}],
-)  # fmt: skip
+)
 def test_settings_that_name_nobody_are_refused(environ: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match="BINWATCH_"):
         connected(environ)
@@ -233,7 +233,7 @@ class Fake:
         self.function: dict[str, Any] | None = None
         self.url, self.allowed, self.pending = "", set[str](), False
 
-    def call(self, request: Request) -> dict[str, Any]:
+    def call(self, request: AwsRequest) -> dict[str, Any]:
         self.recorder.call(request)  # checks it against the service's description
         about = dict(request.parameters)
         found: dict[str, Any] = getattr(self, request.operation)(about)
@@ -323,7 +323,7 @@ def test_a_function_is_made_opened_updated_closed_and_removed(code: Path) -> Non
     assert lambda_deploy.deploy(api, opened, code, PACE).did == "updated"
     assert api.allowed == {"binwatch-url", "binwatch-url-invoke", "binwatch-api"}
     closed = lambda_deploy.front({"name": "binwatch", "role": ROLE, "inference_url": "http://10.0.0.5:8080",
-                                  "subnets": "subnet-1", "groups": "sg-1"})  # fmt: skip
+                                  "subnets": "subnet-1", "groups": "sg-1"})
     assert lambda_deploy.deploy(api, closed, code, PACE).url == ""
     assert (api.url, api.allowed) == ("", set())
     assert lambda_deploy.destroy(api, "binwatch") == ["DeleteFunction"]

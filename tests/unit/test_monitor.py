@@ -72,7 +72,7 @@ def test_reads_records_as_sagemaker_writes_them() -> None:
                                "encoding": "BASE64"},
         },
         "eventMetadata": {"eventId": "not-a-uuid", "inferenceTime": "2026-11-24T11:59:00Z"}, "eventVersion": "0",
-    }  # fmt: skip
+    }
     found, unreadable = rows(
         [json.dumps(foreign).encode() + b"\n", json.dumps(foreign, separators=(",", ":")).encode()]
     )
@@ -98,7 +98,7 @@ BROKEN = [
     json.dumps(record(event(latency_ms=float("nan")))).encode() + b"\n",
     line(event()).replace(b"2026-11-24", b"yesterday"),
     line(event())[:-40] + b"\n",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=range(len(BROKEN)))
@@ -121,7 +121,7 @@ def test_a_line_longer_than_any_is_skipped_without_being_held(monkeypatch: pytes
 
 
 def report(lines: list[bytes], truths: list[tuple[str, int]] | None = None, since: timedelta = DAY,
-           reference: Reference | None = None, limits: Thresholds = LIMITS) -> Any:  # fmt: skip
+           reference: Reference | None = None, limits: Thresholds = LIMITS) -> Any:
     found, unreadable = rows(lines)
     known = np.array([(hash(name), count) for name, count in truths or []], records.TRUTH)
     return summarise(found, known, unreadable, NOW, since, reference, limits)
@@ -163,7 +163,7 @@ def test_late_ground_truth_gives_the_accuracy_of_the_time_of_the_answer() -> Non
     top = event(minutes_ago=5, answer={"count": 8, "probabilities": {"1": 0.1, "8+": 0.9}})
     failed = event(minutes_ago=5, status=400, answer={"code": 400})
     truths = [(old.event_id, 3), (new.event_id, 3), (new.event_id, 2), (top.event_id, 11), (failed.event_id, 1),
-              ("of another day", 1)]  # fmt: skip
+              ("of another day", 1)]
     found = report([line(each) for each in (old, new, top, failed)], truths)
     first, second = found.buckets
     assert (first.feedback, first.accuracy) == (1, 1.0)
@@ -214,7 +214,7 @@ def test_without_a_reference_drift_is_left_out_with_a_note() -> None:
 def test_errors_and_slow_answers_of_the_last_hour_raise_alerts() -> None:
     lines = drawn(1, number=5000)
     lines += [line(event(minutes_ago=i / 10, latency_ms=3000.0, status=503 if i % 10 == 0 else 200,
-                         answer={} if i % 10 == 0 else answer())) for i in range(300)]  # fmt: skip
+                         answer={} if i % 10 == 0 else answer())) for i in range(300)]
     assert {alert.name for alert in report(lines).alerts} == {"errors", "latency"}
 
 
@@ -282,7 +282,7 @@ def test_an_empty_or_missing_capture_gives_an_empty_report(tmp_path: Path) -> No
 def test_the_report_has_the_fields_that_the_page_reads_and_replaces_the_last_one_whole(tmp_path: Path) -> None:
     write(tmp_path, event())
     truth = {"groundTruthData": {"data": "3", "encoding": "CSV"}, "eventMetadata": {"eventId": "x"},
-             "eventVersion": "0"}  # fmt: skip
+             "eventVersion": "0"}
     path = tmp_path / records.TRUTHS / f"{NOW:%Y/%m/%d/%H}" / "t.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(truth) + "\nforeign\n" + json.dumps({**truth, "groundTruthData": {"data": "-1"}}) + "\n")
@@ -292,11 +292,11 @@ def test_the_report_has_the_fields_that_the_page_reads_and_replaces_the_last_one
     new_monitor(tmp_path, out).look(NOW)
     found = json.loads((out / monitor.FILE).read_text())
     assert found.keys() >= {"made_at", "from", "to", "records", "unreadable", "buckets", "totals", "drift", "alerts",
-                            "model_versions"}  # fmt: skip
+                            "model_versions"}
     assert found["totals"].keys() == {
         "start", "requests", "errors", "confidence_mean", "confidence_p10", "latency_p50_ms", "latency_p99_ms",
         "verdicts", "counts", "feedback", "accuracy", "accuracy_low", "accuracy_high",
-    }  # fmt: skip
+    }
     assert (found["from"], found["to"]) == ("2026-11-23T12:00:00Z", "2026-11-24T12:00:00Z")
     assert found["unreadable"] == 2
     assert [each.name for each in out.iterdir()] == [monitor.FILE]

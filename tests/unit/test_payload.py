@@ -6,25 +6,25 @@ import pytest
 
 from serve.errors import BodyError, FieldError, RequestError, TooLargeError
 from serve.links import MAX_BYTES, Link
-from serve.payload import ATTRIBUTES, MAX_PHOTOS, Asked, Fields, Request, media_type, parse
+from serve.payload import ATTRIBUTES, MAX_PHOTOS, Asked, Fields, PredictionRequest, media_type, parse
 
 PHOTO = b"\xff\xd8\xff\xe0 a photo, as far as this module is concerned"
 BASE64 = base64.b64encode(PHOTO).decode()
 
 
-def of_json(content: Any, header: str = "") -> Request:
+def of_json(content: Any, header: str = "") -> PredictionRequest:
     text = content if isinstance(content, bytes) else json.dumps(content).encode()
     headers = {"Content-Type": "application/json", "body": {"content-type": "application/json"}, ATTRIBUTES: header}
     return parse({"body": text}, headers)
 
 
-def reason(request: Request, kind: type[RequestError] = FieldError) -> str:
+def reason(request: PredictionRequest, kind: type[RequestError] = FieldError) -> str:
     (only,) = request.photos
     assert type(only) is kind
     return str(only)
 
 
-def fields(request: Request) -> Fields:
+def fields(request: PredictionRequest) -> Fields:
     (only,) = request.photos
     assert isinstance(only, Asked), only
     return only.fields
@@ -33,7 +33,7 @@ def fields(request: Request) -> Fields:
 @pytest.mark.parametrize("kind", ["image/jpeg", "", "application/octet-stream", "text/plain", "video/mp4"])
 def test_a_body_of_any_other_type_is_a_photo_s_bytes(kind: str) -> None:
     request = parse({"body": PHOTO}, {"body": {"content-type": kind}, "Content-Type": kind})
-    assert request == Request((Asked(PHOTO),), False, kind, "", PHOTO)
+    assert request == PredictionRequest((Asked(PHOTO),), False, kind, "", PHOTO)
 
 
 @pytest.mark.parametrize("kind", ["string/url", "String/URL; charset=utf-8"])

@@ -128,7 +128,7 @@ def test_a_photo_that_would_join_two_splits_is_set_aside_and_named(bins: Path, t
     made = prepared.prepare(bins, tmp_path / "out", COUNTS)
     numbers = {int(row.id): row for row in made.rows}
     first = next(n for n in sorted(numbers) if n + 1 not in numbers and n + 2 not in numbers and n + 3 in numbers
-                 and numbers[n].split != numbers[n + 3].split)  # fmt: skip
+                 and numbers[n].split != numbers[n + 3].split)
     products = [
         next(iter(json.loads((bins / "metadata" / f"{n:05d}.json").read_text())["BIN_FCSKU_DATA"]))
         for n in (first, first + 3)

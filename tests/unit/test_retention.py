@@ -10,20 +10,33 @@ from hypothesis import strategies as st
 
 from serve.errors import SettingsError
 from trainer.pipeline import disposal, retention
-from trainer.pipeline.retention import ARCHIVE, ARTIFACTS, CACHE, CAPTURE, DAY_S, Policy, Thing, choose, needed, of_runs
-from trainer.registry.runs import APPROVED, CHAMPION, PREVIOUS, Found, Version
+from trainer.pipeline.retention import (
+    ARCHIVE,
+    ARTIFACTS,
+    CACHE,
+    CAPTURE,
+    DAY_S,
+    Candidate,
+    RetentionPolicy,
+    choose,
+    needed,
+    of_runs,
+)
+from trainer.registry.runs import RunInfo
+from trainer.registry.versions import CHAMPION, PREVIOUS, Status, Version
 
 NOW = 1_700_000_000.0
-KEPT = Policy(versions=2, days=30, capture_days=7, cache_days=3)
+KEPT = RetentionPolicy(versions=2, days=30, capture_days=7, cache_days=3)
 
 
-def run(run_id: str, age_days: float = 0, status: str = "FINISHED", parent: str = "", **tags: str) -> Found:
+def run(run_id: str, age_days: float = 0, status: str = "FINISHED", parent: str = "", **tags: str) -> RunInfo:
     at_s = NOW - age_days * DAY_S
-    return Found(run_id, "train", status, parent, at_s, at_s, {key.replace("__", "."): tags[key] for key in tags})
+    tags = {key.replace("__", "."): value for key, value in tags.items()}
+    return RunInfo(id=run_id, name="train", status=status, parent=parent, started_s=at_s, ended_s=at_s, tags=tags)
 
 
 def version(number: int, status: str = "refused") -> Version:
-    return Version(str(number), f"run{number}", status, "", "")
+    return Version(number=str(number), run_id=f"run{number}", status=status, reason="", compared_with="")
 
 
 def test_the_newest_versions_keep_their_archives_and_the_others_lose_them() -> None:
@@ -42,22 +55,22 @@ def test_old_artifacts_go_with_their_age_as_the_reason() -> None:
 
 
 def test_each_kind_has_its_own_age() -> None:
-    old = [Thing(kind, kind, NOW - 5 * DAY_S) for kind in (CAPTURE, CACHE, ARCHIVE)]
+    old = [Candidate(kind, kind, NOW - 5 * DAY_S) for kind in (CAPTURE, CACHE, ARCHIVE)]
     assert [each.thing.kind for each in choose(old, KEPT, NOW)] == [CACHE]
-    assert choose([Thing(kind, kind, 0) for kind in (CAPTURE, CACHE, ARCHIVE)], Policy(0, 0, 0, 0), NOW) == []
+    assert choose([Candidate(kind, kind, 0) for kind in (CAPTURE, CACHE, ARCHIVE)], RetentionPolicy(0, 0, 0, 0), NOW) == []
 
 
 def test_champion_previous_challengers_and_what_is_under_way_are_needed() -> None:
-    versions = [version(1, "promoted"), version(2, "promoted"), version(3, APPROVED), version(4, ""), version(5)]
+    versions = [version(1, "promoted"), version(2, "promoted"), version(3, Status.APPROVED), version(4, ""), version(5)]
     runs = [*(run(f"run{number}", 400) for number in range(1, 6)), run("execution", 400, "RUNNING"),
             run("step", 400, parent="execution", cached_from="rests"), run("rests", 400), run("other", 400),
-            run("waits", 400, "KILLED", binwatch__token="t"), run("waiting-step", 400, parent="waits")]  # fmt: skip
+            run("waits", 400, "KILLED", binwatch__token="t"), run("waiting-step", 400, parent="waits")]
     why = needed(versions, {CHAMPION: "2", PREVIOUS: "1"}, runs, "t")
     assert why == {
         "run1": "it is previous", "run2": "it is champion", "run3": "it is a challenger", "run4": "it is a challenger",
         "execution": "it is under way", "step": "it is under way", "rests": "an execution rests on it",
         "waits": "it is under way", "waiting-step": "it is under way",
-    }  # fmt: skip
+    }
     gone = choose(of_runs(versions, {CHAMPION: "2", PREVIOUS: "1"}, runs, "t"), KEPT, NOW)
     assert {each.thing.name for each in gone} == {"run5", "other"}
 
@@ -70,15 +83,15 @@ STATUSES = st.sampled_from(["", "approved", "promoted", "refused", "rejected", "
     ages=st.lists(st.floats(0, 4000), min_size=12, max_size=12),
     going=st.lists(st.booleans(), min_size=12, max_size=12),
     shared=st.booleans(),
-    policy=st.builds(Policy, versions=st.integers(0, 15), days=st.floats(0, 400)),
+    policy=st.builds(RetentionPolicy, versions=st.integers(0, 15), days=st.floats(0, 400)),
     data=st.data(),
 )
 def test_no_policy_touches_what_serves_or_may_serve(
-    statuses: list[str], ages: list[float], going: list[bool], shared: bool, policy: Policy, data: st.DataObject
+    statuses: list[str], ages: list[float], going: list[bool], shared: bool, policy: RetentionPolicy, data: st.DataObject
 ) -> None:
     numbers = range(1, len(statuses) + 1)
     versions = [
-        Version(str(n), f"run{(n + 1) // 2 if shared else n}", status, "", "")
+        Version(number=str(n), run_id=f"run{(n + 1) // 2 if shared else n}", status=status, reason="", compared_with="")
         for n, status in zip(numbers, statuses, strict=True)
     ]
     runs = [run(f"run{n}", ages[n - 1], "RUNNING" if going[n - 1] else "FINISHED") for n in numbers]
@@ -102,14 +115,14 @@ def test_a_run_whose_files_have_gone_is_not_asked_again() -> None:
 
 def test_hours_of_capture_go_with_their_folders(tmp_path: Path) -> None:
     for name in ("bin-counter/AllTraffic/2023/11/14/21/a.jsonl", "bin-counter/AllTraffic/2023/11/14/22/b.jsonl",
-                 "ground-truth/2023/11/14/21/c.jsonl", "ground-truth/readme.jsonl"):  # fmt: skip
+                 "ground-truth/2023/11/14/21/c.jsonl", "ground-truth/readme.jsonl"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("12345\n")
     capture = disposal.Capture(str(tmp_path))
     hours = dict(capture.hours())
     first = "bin-counter/AllTraffic/2023/11/14/21"
     assert hours == {first: NOW - 800, "bin-counter/AllTraffic/2023/11/14/22": NOW + 2800,
-                     "ground-truth/2023/11/14/21": NOW - 800}  # fmt: skip
+                     "ground-truth/2023/11/14/21": NOW - 800}
     assert capture.remove(first, dry_run=True) == 6
     assert (tmp_path / first).is_dir()
     assert capture.remove(first, dry_run=False) == 6
@@ -137,7 +150,7 @@ def test_caches_and_checkpoints_age_from_their_last_use(tmp_path: Path) -> None:
 
 
 def test_policies_come_from_the_environment_with_all_problems_at_once() -> None:
-    assert retention.policy_from({}) == Policy()
-    assert retention.policy_from({"BINWATCH_KEEP_VERSIONS": "3", "BINWATCH_KEEP_DAYS": "0"}) == Policy(3, 0)
+    assert retention.policy_from({}) == RetentionPolicy()
+    assert retention.policy_from({"BINWATCH_KEEP_VERSIONS": "3", "BINWATCH_KEEP_DAYS": "0"}) == RetentionPolicy(3, 0)
     with pytest.raises(SettingsError, match=r"BINWATCH_KEEP_VERSIONS is '-1'.*BINWATCH_KEEP_CAPTURE_DAYS is '0.5'"):
         retention.policy_from({"BINWATCH_KEEP_VERSIONS": "-1", "BINWATCH_KEEP_CAPTURE_DAYS": "0.5"})

@@ -3,51 +3,51 @@ from dataclasses import replace
 import pytest
 
 from serve.errors import SettingsError
-from serve.rollout.probation import Policy, Traffic, judge, policy_from
+from serve.rollout.probation import ProbationPolicy, Traffic, assess, policy_from
 from serve.rollout.torchserve_client import traffic
 
-POLICY = Policy(duration_s=30)
+POLICY = ProbationPolicy(duration_s=30)
 BEFORE = Traffic(requests=1000, failed=10, answered=990, seconds=99.0)  # 1 % failed, 100 ms on average
 GOOD = Traffic(requests=100, failed=2, answered=98, seconds=20.0)
 
 
 def test_a_version_that_does_as_before_stays_when_the_time_is_over() -> None:
-    early, late = judge(POLICY, 29.9, BEFORE, GOOD, ()), judge(POLICY, 30, BEFORE, GOOD, ())
+    early, late = assess(POLICY, 29.9, BEFORE, GOOD, ()), assess(POLICY, 30, BEFORE, GOOD, ())
     assert (early.over, late.over) == (False, True)
     assert early.fault == late.fault == ""
     assert "100 requests, 2.0% failed, 204 ms on average (before: 1000 requests, 1.0% failed, 100 ms" in late.said
 
 
 def test_failed_requests_are_a_fault_beyond_what_failed_before() -> None:
-    assert judge(POLICY, 1, BEFORE, replace(GOOD, failed=6), ()).fault == ""
-    assert judge(POLICY, 1, BEFORE, replace(GOOD, failed=7), ()).fault == (
+    assert assess(POLICY, 1, BEFORE, replace(GOOD, failed=6), ()).fault == ""
+    assert assess(POLICY, 1, BEFORE, replace(GOOD, failed=7), ()).fault == (
         "7.0% of 100 requests failed, at most 6.0% may"
     )
-    assert judge(POLICY, 1, None, replace(GOOD, failed=6), ()).fault != ""  # nothing is known of before
-    assert judge(POLICY, 1, replace(BEFORE, failed=500), replace(GOOD, failed=54), ()).fault == ""  # it was overloaded
+    assert assess(POLICY, 1, None, replace(GOOD, failed=6), ()).fault != ""  # nothing is known of before
+    assert assess(POLICY, 1, replace(BEFORE, failed=500), replace(GOOD, failed=54), ()).fault == ""  # it was overloaded
 
 
 def test_slow_answers_are_a_fault_beyond_what_is_slow_anyway_and_what_was_before() -> None:
-    assert judge(POLICY, 1, BEFORE, replace(GOOD, seconds=98 * 0.3), ()).fault == ""
-    assert judge(POLICY, 1, BEFORE, replace(GOOD, seconds=98 * 0.301), ()).fault == (
+    assert assess(POLICY, 1, BEFORE, replace(GOOD, seconds=98 * 0.3), ()).fault == ""
+    assert assess(POLICY, 1, BEFORE, replace(GOOD, seconds=98 * 0.301), ()).fault == (
         "requests take 301 ms on average, at most 300 ms are allowed"
     )
-    assert judge(POLICY, 1, None, replace(GOOD, seconds=98 * 0.249), ()).fault == ""
-    assert judge(POLICY, 1, None, replace(GOOD, seconds=98 * 0.251), ()).fault != ""
+    assert assess(POLICY, 1, None, replace(GOOD, seconds=98 * 0.249), ()).fault == ""
+    assert assess(POLICY, 1, None, replace(GOOD, seconds=98 * 0.251), ()).fault != ""
 
 
 def test_few_requests_say_nothing() -> None:
     few = Traffic(requests=19, failed=19, answered=0, seconds=0)
-    assert judge(POLICY, 1, BEFORE, few, ()).fault == ""
-    assert judge(POLICY, 1, BEFORE, None, ()).fault == ""
-    assert judge(POLICY, 1, few, replace(GOOD, failed=6), ()).fault != ""  # as few before are no measure
+    assert assess(POLICY, 1, BEFORE, few, ()).fault == ""
+    assert assess(POLICY, 1, BEFORE, None, ()).fault == ""
+    assert assess(POLICY, 1, few, replace(GOOD, failed=6), ()).fault != ""  # as few before are no measure
 
 
 def test_golden_photos_that_disagree_again_and_again_are_a_fault() -> None:
-    assert judge(POLICY, 1, None, None, ("off", "off")).fault == ""
-    assert "3 golden photos did not get the promised answer: 0.2 off" in judge(
+    assert assess(POLICY, 1, None, None, ("off", "off")).fault == ""
+    assert "3 golden photos did not get the promised answer: 0.2 off" in assess(
         POLICY, 1, None, None, ("off", "off", "0.2 off")
-    ).fault  # fmt: skip
+    ).fault
 
 
 def test_counters_that_start_again_are_no_difference() -> None:
@@ -73,7 +73,7 @@ def test_only_requests_without_a_version_are_live_traffic() -> None:
 
 
 def test_the_environment_sets_the_watch_and_all_problems_are_named_at_once() -> None:
-    assert policy_from({}) == Policy(duration_s=30)
-    assert policy_from({"BINWATCH_WATCH_S": "5", "BINWATCH_WATCH_MIN_REQUESTS": "7"}) == Policy(5, least_requests=7)
+    assert policy_from({}) == ProbationPolicy(duration_s=30)
+    assert policy_from({"BINWATCH_WATCH_S": "5", "BINWATCH_WATCH_MIN_REQUESTS": "7"}) == ProbationPolicy(5, least_requests=7)
     with pytest.raises(SettingsError, match=r"BINWATCH_WATCH_S is 'long'.*BINWATCH_WATCH_ERROR_SHARE is '2'"):
         policy_from({"BINWATCH_WATCH_S": "long", "BINWATCH_WATCH_ERROR_SHARE": "2"})

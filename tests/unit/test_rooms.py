@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LEAVES = {"serve", "serve.archive", "serve.counter", "serve.environment", "serve.errors", "serve.photo",
-          "serve.probation", "serve.verdict", "serve.vetting", "serve.zips"}  # fmt: skip
+          "serve.probation", "serve.verdict", "serve.vetting", "serve.zips"}
 
 
 def imported(path: Path) -> set[str]:

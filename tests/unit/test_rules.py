@@ -101,7 +101,7 @@ def test_every_rule_was_tripped() -> None:
     assert set(rules.RULES) == {
         "poor-initialisation", "vanishing-gradient", "exploding-tensor", "loss-not-decreasing", "overfit",
         "overtraining", "low-gpu-utilisation", "stuck-on-majority",
-    }  # fmt: skip
+    }
 
 
 def test_a_rule_can_end_the_training(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from serve.answers import configured
 from serve.errors import SettingsError
-from serve.verdict import MATCH, MISMATCH, UNSURE, Verdict, fit, joined, judge, needed, p_value, score, weigh
+from serve.verdict import MATCH, MISMATCH, UNSURE, Verdict, fit, joined, needed, p_value, reach_verdict, score, weigh
 
 SCORES = {name: [i / 100 for i in range(100)] for name in ("1", "2", "3")}
 
@@ -13,7 +13,7 @@ SCORES = {name: [i / 100 for i in range(100)] for name in ("1", "2", "3")}
 def ask(name: str, *probabilities: float, alpha: float = 0.05, scores: dict[str, list[float]] | None = None) -> Verdict:
     named = dict(zip(("1", "2", "3"), probabilities, strict=True))
     known = SCORES if scores is None else scores
-    return judge(name, named, fit(named, known), {name: len(each) for name, each in known.items()}, alpha)
+    return reach_verdict(name, named, fit(named, known), {name: len(each) for name, each in known.items()}, alpha)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_a_record_matches_mismatches_or_neither(
 
 
 def test_a_quantity_that_the_model_does_not_know_is_unsure_and_says_why() -> None:
-    found = judge("7", {"1": 0.5, "2": 0.5}, {"1": 1.0, "2": 1.0}, {"1": 100, "2": 100})
+    found = reach_verdict("7", {"1": 0.5, "2": 0.5}, {"1": 1.0, "2": 1.0}, {"1": 100, "2": 100})
     assert (found.verdict, found.probability) == (UNSURE, None)
     assert found.reason == "the model does not know 7 objects; it knows 1, 2"
 

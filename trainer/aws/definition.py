@@ -33,13 +33,13 @@ NOT_LISTED = "not-listed"
 PARAMETERS = {
     "TrainingInstanceType": "ml.g4dn.xlarge", "ProcessingInstanceType": "ml.m5.xlarge", "Recipe": "resnet34-pipeline",
     "Epochs": "3", "BatchSize": "64", "LearningRate": "0.01", "Counts": "1-5", "DataVersion": NOT_LISTED,
-}  # fmt: skip
+}
 """Parameters and what they are without being given: the report's. InputData comes from the account."""
 
 HYPERPARAMETERS = {
     "recipe": "Recipe", "epochs": "Epochs", "batch-size": "BatchSize", "learning-rate": "LearningRate",
     "counts": "Counts",
-}  # fmt: skip
+}
 """The trainer's hyperparameters, and the pipeline's parameters that they come from."""
 
 
@@ -54,7 +54,7 @@ class Retry:
     def policy(self) -> Arguments:
         """As the definition has it."""
         return {"ExceptionType": list(self.exceptions), "IntervalSeconds": self.interval_s, "BackoffRate": 2.0,
-                "MaxAttempts": self.attempts}  # fmt: skip
+                "MaxAttempts": self.attempts}
 
 
 OF_A_STEP = Retry(("Step.SERVICE_FAULT", "Step.THROTTLING"), 10, 5)
@@ -86,7 +86,7 @@ def definition(account: Account, deploy: Sequence[str] = ()) -> Arguments:
         "Parameters": [{"Name": name, "Type": "String", "DefaultValue": value} for name, value in defaults.items()],
         "PipelineExperimentConfig": {"ExperimentName": {"Get": "Execution.PipelineName"}, "TrialName": EXECUTION},
         "Steps": [_training(account), _evaluation(account), _condition(account, deploy)],
-    }  # fmt: skip
+    }
 
 
 def text(of: Mapping[str, Any]) -> str:
@@ -103,7 +103,7 @@ def _training(account: Account) -> Arguments:
                          parameter("DataVersion")),
         instance_type=parameter("TrainingInstanceType"),
         environment={"BINWATCH_DATA_VERSION": parameter("DataVersion")},
-    )  # fmt: skip
+    )
     step = _step(TRAINING, "Training", training_arguments(account, wanted), (OF_A_STEP, OF_A_JOB, NO_MACHINE))
     return {**step, "CacheConfig": CACHE}
 
@@ -113,11 +113,11 @@ def _evaluation(account: Account) -> Arguments:
         "OutputName": "evaluation", "AppManaged": False,
         "S3Output": {"S3Uri": join(account.uri("evaluations"), EXECUTION), "LocalPath": f"{PROCESSING}/evaluation",
                      "S3UploadMode": "EndOfJob"},
-    }  # fmt: skip
+    }
     arguments = _processing(
         account, ("python", "-m", "trainer.aws.processing_steps", "evaluate"), ("--counts", parameter("Counts")),
         {"model": ARCHIVE, "photos": parameter("InputData"), "accuracy": account.uri(ACCURACY)},
-    )  # fmt: skip
+    )
     arguments["ProcessingOutputConfig"] = {"Outputs": [output]}
     files = {REPORT: "evaluation.json", DEPLOYED: ACCURACY}
     step = _step(EVALUATION, "Processing", arguments, (OF_A_STEP, OF_A_JOB, NO_MACHINE))
@@ -146,7 +146,7 @@ def _update(account: Account, deploy: Sequence[str]) -> Arguments:
         ("--archive", f"{PROCESSING}/model/model.tar.gz", "--evaluation", f"{PROCESSING}/evaluation/evaluation.json",
          "--role", account.role, "--bucket", account.bucket, "--prefix", account.prefix, *deploy),
         {"model": ARCHIVE, "evaluation": _evaluated()},
-    )  # fmt: skip
+    )
     return _step(UPDATE, "Processing", arguments, (OF_A_STEP, NO_MACHINE))
 
 
@@ -170,7 +170,7 @@ def _step(name: str, kind: str, arguments: Arguments, retries: Sequence[Retry]) 
 
 def _processing(
     account: Account, entrypoint: Sequence[str], words: Sequence[Value], inputs: Mapping[str, Value]
-) -> Arguments:  # fmt: skip
+) -> Arguments:
     """A processing job of the trainer's image. ``inputs``: what lies below /opt/ml/processing when it starts."""
     cluster = {"InstanceType": parameter("ProcessingInstanceType"), "InstanceCount": 1, "VolumeSizeInGB": VOLUME_GB}
     application: Arguments = {"ImageUri": account.image, "ContainerEntrypoint": list(entrypoint)}
@@ -187,6 +187,6 @@ def _processing(
 
 def _input(name: str, source: Value) -> Arguments:
     how = {"S3DataType": "S3Prefix", "S3InputMode": "File", "S3DataDistributionType": "FullyReplicated",
-           "S3CompressionType": "None"}  # fmt: skip
+           "S3CompressionType": "None"}
     return {"InputName": name, "AppManaged": False,
-            "S3Input": {"S3Uri": source, "LocalPath": f"{PROCESSING}/{name}", **how}}  # fmt: skip
+            "S3Input": {"S3Uri": source, "LocalPath": f"{PROCESSING}/{name}", **how}}

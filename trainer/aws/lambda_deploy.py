@@ -14,9 +14,9 @@ from typing import Any
 from serve.errors import AwsError, ServerError, SettingsError
 from trainer.aws.account import ROLE
 from trainer.aws.endpoint.deploy import Pace
-from trainer.aws.endpoint.endpoint_spec import NOWHERE_ROLE, Wanted
+from trainer.aws.endpoint.endpoint_spec import NOWHERE_ROLE, EndpointSpec
 from trainer.aws.lambda_zip import HANDLER
-from trainer.aws.requests import Api, FileBody, Request, found
+from trainer.aws.requests import Api, AwsRequest, FileBody, found
 
 LAMBDA = "lambda"
 MARGIN_S = 5
@@ -59,7 +59,7 @@ class Front:
             "Timeout": self.timeout_s + MARGIN_S,
             "Environment": {"Variables": {**variables, "BINWATCH_TIMEOUT_S": str(self.timeout_s)}},
             "VpcConfig": {"SubnetIds": list(self.subnets), "SecurityGroupIds": list(self.groups)},
-        }  # fmt: skip
+        }
 
 
 def front(options: Mapping[str, Any], dry_run: bool = False) -> Front:
@@ -68,7 +68,7 @@ def front(options: Mapping[str, Any], dry_run: bool = False) -> Front:
     text = {key: str(options.get(key) or "") for key in ("name", "role", "endpoint", "inference_url", "url", "api")}
     if text["endpoint"] and text["inference_url"]:
         problems.append("give --endpoint, a SageMaker endpoint, or --inference-url, a TorchServe, not both")
-    text["endpoint"] = text["endpoint"] or ("" if text["inference_url"] else Wanted.endpoint)
+    text["endpoint"] = text["endpoint"] or ("" if text["inference_url"] else EndpointSpec.endpoint)
     text["role"] = text["role"] or (NOWHERE_ROLE if dry_run else "")
     if not ROLE.fullmatch(text["role"]):
         problems.append(f"the role {text['role']!r} is no ARN of a role, as arn:aws:iam::ACCOUNT:role/NAME; see --role")
@@ -101,69 +101,69 @@ def add_options(to: ArgumentParser, environ: Mapping[str, str]) -> None:
     to.add_argument("--endpoint-url", default=get("AWS_ENDPOINT_URL"), help="of a stand-in for AWS")
 
 
-def creation(wanted: Front, code: Path) -> Request:
+def creation(wanted: Front, code: Path) -> AwsRequest:
     """A new function."""
-    return Request(LAMBDA, "CreateFunction", {
+    return AwsRequest(LAMBDA, "CreateFunction", {
         **wanted.configuration, "Architectures": [wanted.architecture], "Code": {"ZipFile": FileBody(code)},
         "Tags": {"binwatch": wanted.name},
-    })  # fmt: skip
+    })
 
 
-def updates(wanted: Front, code: Path) -> list[Request]:
+def updates(wanted: Front, code: Path) -> list[AwsRequest]:
     """What makes the function that is there the one that is wanted; each waits for the one before."""
     update = {"FunctionName": wanted.name, "ZipFile": FileBody(code), "Architectures": [wanted.architecture]}
     return [
-        Request(LAMBDA, "UpdateFunctionCode", update),
-        Request(LAMBDA, "UpdateFunctionConfiguration", wanted.configuration),
+        AwsRequest(LAMBDA, "UpdateFunctionCode", update),
+        AwsRequest(LAMBDA, "UpdateFunctionConfiguration", wanted.configuration),
     ]
 
 
-def looked_at(name: str) -> Request:
+def looked_at(name: str) -> AwsRequest:
     """How the function is, and whether it is there."""
-    return Request(LAMBDA, "GetFunctionConfiguration", {"FunctionName": name})
+    return AwsRequest(LAMBDA, "GetFunctionConfiguration", {"FunctionName": name})
 
 
-def url_asked(name: str) -> Request:
+def url_asked(name: str) -> AwsRequest:
     """The function's URL, and whether it has one."""
-    return Request(LAMBDA, "GetFunctionUrlConfig", {"FunctionName": name})
+    return AwsRequest(LAMBDA, "GetFunctionUrlConfig", {"FunctionName": name})
 
 
-def url(wanted: Front, exists: bool) -> Request:
+def url(wanted: Front, exists: bool) -> AwsRequest:
     """An address of its own."""
     operation = "UpdateFunctionUrlConfig" if exists else "CreateFunctionUrlConfig"
-    return Request(LAMBDA, operation, {"FunctionName": wanted.name, "AuthType": wanted.url})
+    return AwsRequest(LAMBDA, operation, {"FunctionName": wanted.name, "AuthType": wanted.url})
 
 
-def permissions(wanted: Front) -> list[Request]:
+def permissions(wanted: Front) -> list[AwsRequest]:
     """Who else may call: everybody by the URL where it is open, and the API Gateway."""
-    return [Request(LAMBDA, "AddPermission", {"FunctionName": wanted.name, **each}) for each in _statements(wanted)]
+    return [AwsRequest(LAMBDA, "AddPermission", {"FunctionName": wanted.name, **each}) for each in _statements(wanted)]
 
 
 def _statements(wanted: Front) -> Iterator[dict[str, Any]]:
     if wanted.url == NO_AUTH:  # since October 2025 a URL needs both
         yield {"StatementId": _URL, "Action": "lambda:InvokeFunctionUrl", "Principal": "*",
-               "FunctionUrlAuthType": NO_AUTH}  # fmt: skip
+               "FunctionUrlAuthType": NO_AUTH}
         yield {"StatementId": _URL_INVOKE, "Action": "lambda:InvokeFunction", "Principal": "*",
-               "InvokedViaFunctionUrl": True}  # fmt: skip
+               "InvokedViaFunctionUrl": True}
     if wanted.api:
         yield {"StatementId": _API, "Action": "lambda:InvokeFunction",
-               "Principal": "apigateway.amazonaws.com", "SourceArn": wanted.api}  # fmt: skip
+               "Principal": "apigateway.amazonaws.com", "SourceArn": wanted.api}
 
 
-def withdrawn(wanted: Front) -> list[Request]:
+def withdrawn(wanted: Front) -> list[AwsRequest]:
     """What an earlier deployment may have allowed and this one does not."""
     named, kept = {"FunctionName": wanted.name}, {each["StatementId"] for each in _statements(wanted)}
-    gone = [Request(LAMBDA, "RemovePermission", {**named, "StatementId": each}) for each in _ALL if each not in kept]
-    return gone + [Request(LAMBDA, "DeleteFunctionUrlConfig", named)] * (not wanted.url)
+    gone = [AwsRequest(LAMBDA, "RemovePermission", {**named, "StatementId": each}) for each in _ALL if each not in kept]
+    return gone + [AwsRequest(LAMBDA, "DeleteFunctionUrlConfig", named)] * (not wanted.url)
 
 
-def removal(name: str) -> list[Request]:
+def removal(name: str) -> list[AwsRequest]:
     """Everything that deploying made; permissions go with the function."""
     named = {"FunctionName": name}
-    return [Request(LAMBDA, "DeleteFunctionUrlConfig", named), Request(LAMBDA, "DeleteFunction", named)]
+    return [AwsRequest(LAMBDA, "DeleteFunctionUrlConfig", named), AwsRequest(LAMBDA, "DeleteFunction", named)]
 
 
-def plan(wanted: Front, code: Path, exists: bool) -> list[Request]:
+def plan(wanted: Front, code: Path, exists: bool) -> list[AwsRequest]:
     """The requests of a deployment, in order, as they are made when all goes well."""
     made = updates(wanted, code) if exists else [creation(wanted, code)]
     looks = [each for request in made for each in (request, looked_at(wanted.name))]
@@ -204,7 +204,7 @@ def destroy(api: Api, name: str) -> list[str]:
     return [request.operation for request in removal(name) if found(api, request) is not None]
 
 
-def _permit(api: Api, request: Request) -> None:
+def _permit(api: Api, request: AwsRequest) -> None:
     """A permission that is there already is made anew: what it says may have changed."""
     try:
         api.call(request)
@@ -212,7 +212,7 @@ def _permit(api: Api, request: Request) -> None:
         if error.code != _CONFLICT:
             raise
         named = {key: request.parameters[key] for key in ("FunctionName", "StatementId")}
-        api.call(Request(LAMBDA, "RemovePermission", named))
+        api.call(AwsRequest(LAMBDA, "RemovePermission", named))
         api.call(request)
 
 

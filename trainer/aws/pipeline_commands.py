@@ -39,7 +39,7 @@ def add_options(to: ArgumentParser) -> None:
     to.add_argument("--tune", action="store_true", help="start a tuning job")
     to.add_argument("--name", default=NAME, help="of the pipeline")
     to.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
-                    help="a parameter of --start, a hyperparameter of --train and --tune")  # fmt: skip
+                    help="a parameter of --start, a hyperparameter of --train and --tune")
     to.add_argument("--deploy", default="", metavar="WORDS", help="options for deploy_sagemaker.py in the update step")
     to.add_argument("--data", help="the photos' address; PREFIX/data in the bucket without")
     to.add_argument("--instance-type", default=INSTANCE, help="of --train and --tune")
@@ -60,7 +60,7 @@ def run(api: Api, where: Account, args: Namespace, now: datetime | None = None) 
         _train(api, where, args, now) if args.train else None,
         _tune(api, where, args, now) if args.tune else None,
         _status(api, where, args) if args.status is not None else None,
-    ) if each]  # fmt: skip
+    ) if each]
     if isinstance(api, Recorder) and done:
         shown = {"requests": [each.to_json() for each in api.requests]}
         return Did(shown, json.dumps(shown, indent=1))
@@ -121,7 +121,7 @@ def _training(where: Account, args: Namespace, name: str, defaults: Mapping[str,
     return Training(
         hyperparameters=values, data=args.data or where.uri("data"), output=where.uri("models", name),
         checkpoints=where.uri("checkpoints", name), instance_type=args.instance_type, spot=not args.on_demand,
-    )  # fmt: skip
+    )
 
 
 def given(pairs: Sequence[str]) -> dict[str, str]:

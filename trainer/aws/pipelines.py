@@ -11,7 +11,7 @@ from typing import Any
 from serve.errors import AwsError, SettingsError
 from trainer.aws.account import Account
 from trainer.aws.definition import ACCURACY, NOT_LISTED, PARAMETERS, definition, text
-from trainer.aws.requests import Api, Request, found
+from trainer.aws.requests import Api, AwsRequest, found
 from trainer.evaluation.policy import UNDEPLOYED_ACCURACY
 
 SAGEMAKER, S3 = "sagemaker", "s3"
@@ -56,14 +56,14 @@ def upsert(api: Api, account: Account, name: str, deploy: Sequence[str] = ()) ->
     wanted = {"PipelineName": name, "PipelineDefinition": text(definition(account, deploy)), "RoleArn": account.role}
     token = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()
     try:
-        answer = api.call(Request(SAGEMAKER, "CreatePipeline", {**wanted, "ClientRequestToken": token}))
+        answer = api.call(AwsRequest(SAGEMAKER, "CreatePipeline", {**wanted, "ClientRequestToken": token}))
         if "PipelineArn" in answer:
             return "created"
     except AwsError as error:
         if "already exists" not in error.message and "must be unique" not in error.message:
             raise
     # a dry run, which gets no answers, shows both
-    api.call(Request(SAGEMAKER, "UpdatePipeline", wanted))
+    api.call(AwsRequest(SAGEMAKER, "UpdatePipeline", wanted))
     return "updated"
 
 
@@ -71,7 +71,7 @@ def _say_nothing_is_deployed(api: Api, account: Account) -> None:
     place = {"Bucket": account.bucket, "Key": f"{account.prefix}/{ACCURACY}"}
     body = json.dumps(NOTHING_DEPLOYED)
     try:
-        api.call(Request(S3, "PutObject", {**place, "Body": body, "IfNoneMatch": "*"}))
+        api.call(AwsRequest(S3, "PutObject", {**place, "Body": body, "IfNoneMatch": "*"}))
     except AwsError as error:
         if error.code != "PreconditionFailed":  # something is deployed
             raise
@@ -90,9 +90,9 @@ def start(api: Api, account: Account, name: str, parameters: Mapping[str, str], 
     if "DataVersion" not in chosen:
         chosen["DataVersion"] = data_version(api, chosen.get("InputData") or account.uri("data"))
     values = [{"Name": key, "Value": value} for key, value in chosen.items()]
-    request = Request(SAGEMAKER, "StartPipelineExecution", {
+    request = AwsRequest(SAGEMAKER, "StartPipelineExecution", {
         "PipelineName": name, "PipelineParameters": values, "ClientRequestToken": token,
-    })  # fmt: skip
+    })
     answer = found(api, request)
     if answer is None:
         raise AwsError(f"there is no pipeline {name!r} in {account.region}; put it there with --upsert")
@@ -106,8 +106,8 @@ def data_version(api: Api, uri: str) -> str:
     """
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     digest, number = hashlib.sha256(), 0
-    for page in _pages(api, Request(S3, "ListObjectsV2", {"Bucket": bucket, "Prefix": f"{prefix.strip('/')}/"}),
-                       "ContinuationToken", "NextContinuationToken"):  # fmt: skip
+    for page in _pages(api, AwsRequest(S3, "ListObjectsV2", {"Bucket": bucket, "Prefix": f"{prefix.strip('/')}/"}),
+                       "ContinuationToken", "NextContinuationToken"):
         if "KeyCount" not in page:  # a dry run, which gets no answers
             return NOT_LISTED
         for each in page.get("Contents", ()):
@@ -121,10 +121,10 @@ def data_version(api: Api, uri: str) -> str:
 def execution(api: Api, account: Account, name: str, arn: str = "") -> Execution:
     """How an execution goes, without ``arn`` the latest one. Raises AwsError where there is none."""
     arn = arn or _latest(api, account, name)
-    answer = found(api, Request(SAGEMAKER, "DescribePipelineExecution", {"PipelineExecutionArn": arn}))
+    answer = found(api, AwsRequest(SAGEMAKER, "DescribePipelineExecution", {"PipelineExecutionArn": arn}))
     if answer is None:
         raise AwsError(f"there is no execution {arn}; --status without it shows the latest one")
-    request = Request(SAGEMAKER, "ListPipelineExecutionSteps", {"PipelineExecutionArn": arn, "SortOrder": "Ascending"})
+    request = AwsRequest(SAGEMAKER, "ListPipelineExecutionSteps", {"PipelineExecutionArn": arn, "SortOrder": "Ascending"})
     steps = [_step(each) for page in _pages(api, request) for each in page.get("PipelineExecutionSteps", ())]
     status = str(answer.get("PipelineExecutionStatus", ""))
     return Execution(arn, status, str(answer.get("FailureReason") or ""), tuple(steps))
@@ -132,7 +132,7 @@ def execution(api: Api, account: Account, name: str, arn: str = "") -> Execution
 
 def _latest(api: Api, account: Account, name: str) -> str:
     wanted = {"PipelineName": name, "SortBy": "CreationTime", "SortOrder": "Descending", "MaxResults": 1}
-    answer = found(api, Request(SAGEMAKER, "ListPipelineExecutions", wanted))
+    answer = found(api, AwsRequest(SAGEMAKER, "ListPipelineExecutions", wanted))
     if answer is None:
         raise AwsError(f"there is no pipeline {name!r} in {account.region}; put it there with --upsert")
     executions = answer.get("PipelineExecutionSummaries", ())
@@ -149,11 +149,11 @@ def _step(told: Mapping[str, Any]) -> Step:
 
 
 def _pages(
-    api: Api, request: Request, ask: str = "NextToken", told: str = "NextToken"
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+    api: Api, request: AwsRequest, ask: str = "NextToken", told: str = "NextToken"
+) -> Iterator[dict[str, Any]]:
     token: dict[str, str] = {}
     while True:
-        page = api.call(Request(request.service, request.operation, {**request.parameters, **token}))
+        page = api.call(AwsRequest(request.service, request.operation, {**request.parameters, **token}))
         yield page
         if not page.get(told):
             return
@@ -182,7 +182,7 @@ TRAIN, TUNE = "binwatch-train-", "binwatch-tune-"
 def start_job(api: Api, kind: str, parameters: Mapping[str, Any]) -> str:
     """Create a job of ``kind``, TRAIN or TUNE; its name."""
     operation, key = _CREATE[kind]
-    api.call(Request(SAGEMAKER, operation, parameters))
+    api.call(AwsRequest(SAGEMAKER, operation, parameters))
     return str(parameters[key])
 
 
@@ -192,7 +192,7 @@ def job(api: Api, name: str) -> Job:
     if kind is None:
         raise SettingsError(f"{name!r} is neither the ARN of an execution nor a job: {TRAIN}... or {TUNE}...")
     operation = "DescribeTrainingJob" if kind == TRAIN else "DescribeHyperParameterTuningJob"
-    answer = found(api, Request(SAGEMAKER, operation, {_CREATE[kind][1]: name}))
+    answer = found(api, AwsRequest(SAGEMAKER, operation, {_CREATE[kind][1]: name}))
     if answer is None:
         raise AwsError(f"there is no job {name}")
     if kind == TRAIN:

@@ -91,7 +91,7 @@ def read_deployed(path: Path) -> Deployed:
         return Deployed(
             float(content["accuracy"]), None if version is None else str(version),
             str(content.get("fingerprint") or ""), str(content.get("archive") or ""),
-        )  # fmt: skip
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} does not say what is deployed: {error!r}; deploy again to write it anew") from error
 

@@ -41,7 +41,7 @@ class FileBody:
 
 
 @dataclass(frozen=True)
-class Request:
+class AwsRequest:
     """One call: botocore's name of the service, ``sagemaker-runtime``; the API's of the operation, ``CreateModel``."""
 
     service: str
@@ -66,7 +66,7 @@ def with_bodies(value: Any, made: Callable[[FileBody], Any]) -> Any:
 class Api(Protocol):
     """Who answers requests."""
 
-    def call(self, request: Request) -> dict[str, Any]:
+    def call(self, request: AwsRequest) -> dict[str, Any]:
         """The answer. Raises AwsError where AWS refuses, or does not answer."""
 
 
@@ -74,15 +74,15 @@ class Recorder:
     """Calls nothing: keeps the requests, each checked, and answers with nothing."""
 
     def __init__(self) -> None:
-        self.requests: list[Request] = []
+        self.requests: list[AwsRequest] = []
 
-    def call(self, request: Request) -> dict[str, Any]:
+    def call(self, request: AwsRequest) -> dict[str, Any]:
         """Keep a request. Raises SettingsError where AWS would refuse it."""
         check(request)
         self.requests.append(request)
         return {}
 
-    def all(self, requests: Iterable[Request]) -> list[dict[str, Any]]:
+    def all(self, requests: Iterable[AwsRequest]) -> list[dict[str, Any]]:
         """Keep them all, and give them as a dry run prints them."""
         for request in requests:
             self.call(request)
@@ -100,7 +100,7 @@ class Aws:
             raise SettingsError("no region: give --region, set AWS_REGION, or name one in ~/.aws/config")
         self.region = str(self._session.region_name)
 
-    def call(self, request: Request) -> dict[str, Any]:
+    def call(self, request: AwsRequest) -> dict[str, Any]:
         """Check a request and send it; throttled and failed ones are sent again, as botocore's standard mode does.
 
         A ``Body`` of the answer is read whole. Raises SettingsError, AwsError.
@@ -143,7 +143,7 @@ def _read(answer: dict[str, Any]) -> dict[str, Any]:
     return {key: value.read() if hasattr(value, "read") else value for key, value in answer.items()}
 
 
-def _refused(request: Request, error: ClientError) -> AwsError:
+def _refused(request: AwsRequest, error: ClientError) -> AwsError:
     found = error.response.get("Error", {})
     code, message = str(found.get("Code", "")), str(found.get("Message", "")).strip()
     return AwsError(f"AWS refused {request.operation} of {request.service}: {code}: {message}", code, message)
@@ -152,7 +152,7 @@ def _refused(request: Request, error: ClientError) -> AwsError:
 def is_absent(error: AwsError) -> bool:
     """Whether AWS says that what was named is not there: each service has words of its own."""
     gone = {"404", "NoSuchKey", "NoSuchEntity", "ObjectNotFoundException", "ResourceNotFoundException",
-            "ResourceNotFound", "NotFoundException"}  # fmt: skip
+            "ResourceNotFound", "NotFoundException"}
     words = re.compile(r"could not find|does not exist|cannot find|^no .* found", re.IGNORECASE)
     return error.code in gone or (error.code == "ValidationException" and bool(words.search(error.message)))
 
@@ -170,7 +170,7 @@ _LOOKS = ("HeadObject", "GetObject")
 """Without ListBucket on the whole bucket, S3 answers these with 403 where there is no such object."""
 
 
-def found(api: Api, request: Request) -> dict[str, Any] | None:
+def found(api: Api, request: AwsRequest) -> dict[str, Any] | None:
     """The answer to a request that asks about something; None where that is not there."""
     try:
         return api.call(request)
@@ -180,14 +180,14 @@ def found(api: Api, request: Request) -> dict[str, Any] | None:
         raise
 
 
-def check(request: Request) -> None:
+def check(request: AwsRequest) -> None:
     """Raises SettingsError with everything that AWS would refuse."""
     wrong = problems(request)
     if wrong:
         raise SettingsError(f"{request.operation} would be refused by AWS: {'; '.join(wrong)}")
 
 
-def problems(request: Request) -> list[str]:
+def problems(request: AwsRequest) -> list[str]:
     """What the service's description forbids of a request; empty where it can be sent."""
     model = service_model(request.service)
     if request.operation not in model.operation_names:
@@ -252,7 +252,7 @@ def _range(value: float, limits: Mapping[str, Any], path: str) -> Iterator[str]:
 _LEAVES: Mapping[str, Callable[[Any, Mapping[str, Any], str], Iterator[str]]] = {
     "string": _text, "list": _length, "map": _length, "integer": _range, "long": _range, "float": _range,
     "double": _range,
-}  # fmt: skip
+}
 
 
 @lru_cache

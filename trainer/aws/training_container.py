@@ -28,7 +28,8 @@ from trainer import entrypoint, options
 from trainer.aws import training_log
 from trainer.data.dataset import DataSpec
 from trainer.experiments.runners import EPOCHS
-from trainer.registry.runs import TrackedRun, Tracking
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.runs import TrackedRun
 from trainer.training import checkpoint, distributed
 from trainer.training.progress import Epoch
 from trainer.training.recipes import Recipe
@@ -68,7 +69,7 @@ def read_job(base: Path, environ: Mapping[str, str]) -> TrainingJob:
     return TrainingJob(
         spec, recipe, model_dir, uri, options.stop_on(hyperparameters), _checkpoints(base, environ),
         base / "output" / EPOCHS, hyperparameters.get("export") != "false",
-    )  # fmt: skip
+    )
 
 
 def _checkpoints(base: Path, environ: Mapping[str, str]) -> Path:
@@ -103,7 +104,7 @@ def train(job: TrainingJob, environ: Mapping[str, str]) -> None:
         _run(job, None)
         return
     name = environ.get("BINWATCH_RUN_NAME") or f"train {job.recipe.name}"
-    with Tracking(job.tracking_uri).run(name, environ.get("BINWATCH_PARENT_RUN")) as run:
+    with Registry(job.tracking_uri).run(name, environ.get("BINWATCH_PARENT_RUN")) as run:
         _run(job, run)
 
 
@@ -140,7 +141,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
             failure.unlink(missing_ok=True)
         if launcher:
             os.execve(launcher[0], launcher, dict(environ))
-        with distributed.joined(environ):
+        with distributed.process_group(environ):
             train(read_job(base, environ), environ)
     except Exception as error:  # whatever it is, SageMaker must be told in the failure file
         reason = str(error) if isinstance(error, BinwatchError) else traceback.format_exc()

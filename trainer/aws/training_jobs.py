@@ -49,7 +49,7 @@ def training_arguments(account: Account, training: Training) -> Arguments:
         "HyperParameters": dict(training.hyperparameters),
         **where_and_how_long(account, training),
         "ProfilerConfig": {"DisableProfiler": True},
-    }  # fmt: skip
+    }
     if training.environment:
         wanted["Environment"] = dict(training.environment)
     return wanted
@@ -66,7 +66,7 @@ def where_and_how_long(account: Account, training: Training) -> Arguments:
             "InstanceType": training.instance_type, "InstanceCount": 1, "VolumeSizeInGB": VOLUME_GB,
         },
         "StoppingCondition": limits,
-    }  # fmt: skip
+    }
     if training.spot:
         limits["MaxWaitTimeInSeconds"] = LONGEST_WAIT_S
         wanted |= {"EnableManagedSpotTraining": True, "CheckpointConfig": {"S3Uri": training.checkpoints}}

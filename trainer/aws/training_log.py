@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 HYPERPARAMETERS = {"recipe", "epochs", "size_px", "batch_size", "learning_rate", "seed", "architecture", "weights",
                    "precision", "stop_on", "export", "counts", "limit", "data_seed", "train_share", "drop_suspects",
-                   "relabel_file"}  # fmt: skip
+                   "relabel_file"}
 EPOCH_METRICS = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "best_validation_loss")
 TEST_METRICS = ("test_accuracy", "test_rmse")
 

@@ -63,7 +63,7 @@ def _each_job(account: Account, training: Training) -> Arguments:
         "StaticHyperParameters": {**training.hyperparameters, "export": "false"},
         **shared,
         "RetryStrategy": {"MaximumRetryAttempts": RETRIES},
-    }  # fmt: skip
+    }
 
 
 def ranges(space: Space) -> Arguments:

@@ -92,17 +92,17 @@ def audit(prepared: Prepared, seed: int = 0) -> Audit:
     doubts = [
         Doubt(row.id, row.split, row.count, int(values[p.argmax()]), round(float(p @ values), 2), round(float(s), 3),
               bool(issue)) for row, p, s, issue in zip(rows, probabilities, suspicion, issues, strict=True)
-    ]  # fmt: skip
+    ]
     real, planted = again[~which], again[which]
     return Audit(
         tuple(sorted(doubts, key=lambda each: (-each.suspicion, each.id))), _wrong_at_most(real, planted),
         float(issues[train].mean()), float((planted > np.quantile(again, 1 - PLANTED)).mean()), real, planted,
-    )  # fmt: skip
+    )
 
 
 def _out_of_fold(
     features: NDArray[Any], labels: NDArray[Any], bins: NDArray[Any], seed: int, bar: "tqdm[None]"
-) -> NDArray[np.float64]:  # fmt: skip
+) -> NDArray[np.float64]:
     """Probabilities ``(N, C)`` of each photo from a head that has seen neither it nor its bin."""
     classes = len(np.unique(labels))
     fewest = min(len(np.unique(bins[labels == label])) for label in range(labels.max() + 1))
@@ -189,7 +189,7 @@ def _card(number: int, each: Doubt, image: str) -> str:
         f'<label>I see <input type="number" min="0" max="10000" data-id="{name}"></label> '
         f'<label><input type="checkbox" data-id="{name}"> leave out</label>'
         if each.split == "train" else each.split
-    )  # fmt: skip
+    )
     return (
         f'<figure class="card">{image}<figcaption>{number}. {name}<br>record <b>{each.recorded}</b>, '
         f"looks like <b>{each.suggested}</b> ({each.expected:.1f})<br>{form}</figcaption></figure>"

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 def drop_suspects(
     share: float, ranked: Sequence[str], of: Mapping[str, str]
-) -> tuple[dict[str, str], tuple[Skipped, ...]]:  # fmt: skip
+) -> tuple[dict[str, str], tuple[Skipped, ...]]:
     """Take the ``share`` (0 to below 1) of the training photos that stand first in ``ranked`` out of ``of``."""
     if not 0 <= share < 1:
         raise DataError(f"the share of suspects to drop is {share}; give a number from 0 to below 1")
@@ -32,7 +32,7 @@ def drop_suspects(
 
 def relabel(
     path: Path, photos: Sequence[Photo], of: Mapping[str, str], counts: Counts
-) -> tuple[list[Photo], dict[str, str], tuple[Skipped, ...]]:  # fmt: skip
+) -> tuple[list[Photo], dict[str, str], tuple[Skipped, ...]]:
     """Give the training photos that ``path`` names the count that it says; without a count they are left out."""
     wanted = read_relabel_file(path)
     unknown = sorted(wanted.keys() - {photo.id for photo in photos})
@@ -41,7 +41,7 @@ def relabel(
     spared = sorted(each for each in wanted if of.get(each, "train") != "train")
     if spared:
         log.warning("%s names %d photos of validation or test, which keep their record; the first is %s",
-                    path, len(spared), spared[0])  # fmt: skip
+                    path, len(spared), spared[0])
     new = {each: quantity for each, quantity in wanted.items() if of.get(each) == "train"}
     classes = {each: None if quantity is None else counts.of(quantity) for each, quantity in new.items()}
     out = tuple(Skipped(each, _reason(new[each])) for each, count in sorted(classes.items()) if count is None)

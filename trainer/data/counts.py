@@ -32,7 +32,7 @@ class Counts:
         return text + "+" * self.open_top
 
 
-def wider(counts: Counts) -> Counts:
+def all_counts(counts: Counts) -> Counts:
     """All counts from 0 up, at least 8 and above: what a counter learns that learns from every photo.
 
     Each of ``counts`` is one of them.

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from serve.errors import DataError
 from trainer.data import corrections, duplicates, split
 from trainer.data.abid import Photo, Skipped
-from trainer.data.counts import Counts, wider
+from trainer.data.counts import Counts, all_counts
 from trainer.data.extra import find_extra
 from trainer.data.layouts import read_source
 from trainer.data.scan import Scanned, scan
@@ -168,11 +168,11 @@ def load(spec: DataSpec, size_px: int, extra: bool = False) -> Dataset:
 
 def with_extra(
     made: Dataset, photos: Sequence[Photo], digests: Mapping[str, str], pixels: Pixels, skipped: tuple[Skipped, ...]
-) -> Dataset:  # fmt: skip
+) -> Dataset:
     """``made`` with further photos to learn from; ``pixels`` has a row for each, in their order."""
     if not photos:
         return made
-    labels = np.array([wider(made.counts).values.index(photo.count) for photo in photos], dtype=np.int64)
+    labels = np.array([all_counts(made.counts).values.index(photo.count) for photo in photos], dtype=np.int64)
     part = Part(tuple(photos), Rows(pixels, np.arange(len(photos))), labels, fingerprint(photos, digests))
     whole = digest((made.fingerprint, f"extra:{part.fingerprint}"))
     return replace(made, extra=part, fingerprint=whole, skipped=(*made.skipped, *skipped))
@@ -189,7 +189,7 @@ def _pixels(scanned: Iterable[Scanned]) -> NDArray[np.uint8]:
 def build(
     spec: DataSpec, size_px: int, photos: Sequence[Photo], of: Mapping[str, str], digests: Mapping[str, str],
     pixels: Pixels, skipped: tuple[Skipped, ...], suspects: Sequence[str] = (),
-) -> Dataset:  # fmt: skip
+) -> Dataset:
     """Put the parts together.
 
     ``pixels`` has a row for each of ``photos``, in their order; ``suspects``: ids, the most doubted first.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer.data.abid import Skipped
-from trainer.data.counts import Counts, wider
+from trainer.data.counts import Counts, all_counts
 from trainer.data.duplicates import find_duplicates, merge_bins
 from trainer.data.layouts import read_source
 from trainer.data.scan import Scanned, scan
@@ -16,12 +16,12 @@ from trainer.data.scan import Scanned, scan
 
 def find_extra(
     source: Path, counts: Counts, scanned: Sequence[Scanned], of: Mapping[str, str], size_px: int | None = None
-) -> tuple[list[Scanned], tuple[Skipped, ...]]:  # fmt: skip
+) -> tuple[list[Scanned], tuple[Skipped, ...]]:
     """The photos of ``source`` with other counts than ``counts``, and those that cannot be used.
 
     ``scanned``: the photos with these counts, and the split ``of`` each. Bins are found among all of them.
     """
-    inventory = read_source(source, wider(counts), every=False)
+    inventory = read_source(source, all_counts(counts), every=False)
     others, unreadable = scan([each for each in inventory.photos if counts.of(each.count) is None], size_px)
     known = {each.photo.id: each for each in (*scanned, *others)}
     photos = [photo for photo in inventory.photos if photo.id in known]
@@ -32,5 +32,5 @@ def find_extra(
     set_aside = tuple(
         Skipped(each.photo.id, "has another count, and shows a bin of validation or test")
         for each in others if bins[each.photo.id] in judged
-    )  # fmt: skip
+    )
     return usable, (*unreadable, *set_aside)

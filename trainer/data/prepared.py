@@ -32,7 +32,7 @@ from serve.errors import DataError
 from serve.files import write_text
 from trainer.data import dataset, duplicates, split
 from trainer.data.abid import Photo, Skipped
-from trainer.data.counts import Counts, parse, wider
+from trainer.data.counts import Counts, all_counts, parse
 from trainer.data.dataset import Dataset, DataSpec, Pixels
 from trainer.data.extra import find_extra
 from trainer.data.layouts import read_source
@@ -182,7 +182,7 @@ def prepare(source: Path, out: Path, counts: Counts, seed: int = 0, extra: bool 
     photos = _with_old_bins(photos, before)
     twins = {photos[b].id: photos[a].id for a, b in reversed(pairs)}
     rows = tuple(_row(source, each, photo, splits.of[photo.id], twins.get(photo.id, ""))
-                 for each, photo in zip(scanned, photos, strict=True) if photo.id in splits.of)  # fmt: skip
+                 for each, photo in zip(scanned, photos, strict=True) if photo.id in splits.of)
     check_leaks(rows)
     skipped = (*inventory.skipped, *unreadable, *splits.set_aside)
     made = Prepared(out, source.resolve(), counts, seed, _fingerprint(rows), rows, skipped)
@@ -199,7 +199,7 @@ def _prepare_extra(main: Prepared, scanned: Sequence[Scanned]) -> Prepared:
     check_leaks(
         (*rows, *(replace(row, bin=f"{row.bin} of {main.counts}") for row in main.rows if row.split != "train"))
     )
-    return Prepared(main.folder / EXTRA, main.source, wider(main.counts), main.seed, _fingerprint(rows), rows, skipped)
+    return Prepared(main.folder / EXTRA, main.source, all_counts(main.counts), main.seed, _fingerprint(rows), rows, skipped)
 
 
 def _refuse_divided_pairs(pairs: Sequence[tuple[str, str]], of: Mapping[str, str]) -> None:
@@ -234,7 +234,7 @@ def read(folder: Path) -> Prepared:
             rows = tuple(_parse(line) for line in csv.DictReader(lines))
         skipped = tuple(Skipped(*pair) for pair in about["skipped"].items())
         found = Prepared(folder, Path(about["source"]), parse(about["counts"]), about["seed"], about["fingerprint"],
-                         rows, skipped)  # fmt: skip
+                         rows, skipped)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} is not a whole prepared dataset: {error!r}; prepare into a new folder") from error
     if _fingerprint(rows) != found.fingerprint:
@@ -257,10 +257,10 @@ def decoded(prepared: Prepared, size_px: int) -> Pixels:
             for _ in tqdm(done, total=len(photos), desc="decoding photos", unit="photo"):
                 pass
 
-    return kept(prepared, f"{size_px}px", (size_px, size_px, 3), np.uint8, fill)
+    return cached_array(prepared, f"{size_px}px", (size_px, size_px, 3), np.uint8, fill)
 
 
-def kept(
+def cached_array(
     prepared: Prepared, name: str, shape: tuple[int, ...], dtype: type, fill: Callable[[NDArray[Any]], None]
 ) -> NDArray[Any]:
     """An array ``(N, *shape)`` with a row for each photo, memory-mapped.
@@ -280,7 +280,7 @@ def kept(
 
 def _fill(
     path: Path, name: str, shape: tuple[int, ...], dtype: type, fill: Callable[[NDArray[Any]], None]
-) -> None:  # fmt: skip
+) -> None:
     for stale in path.parent.glob(f"{name}-*"):
         stale.unlink()
     partial = path.with_suffix(".partial")
@@ -338,7 +338,7 @@ def _row(source: Path, scanned: Scanned, photo: Photo, name: str, twin: str) -> 
     return Row(
         photo.id, photo.count, photo.bin, name, scanned.digest, path, found.st_size, found.st_mtime_ns,
         twin, **asdict(scanned.look),
-    )  # fmt: skip
+    )
 
 
 def _parse(line: Mapping[str, str]) -> Row:
@@ -367,7 +367,7 @@ def _write(made: Prepared) -> None:
     about = {
         "format": FORMAT, "fingerprint": made.fingerprint, "source": str(made.source), "counts": str(made.counts),
         "seed": made.seed, "skipped": {each.id: each.reason for each in made.skipped},
-    }  # fmt: skip
+    }
     write_text(made.folder / DESCRIPTION, json.dumps(about, indent=1))
 
 

@@ -150,7 +150,7 @@ def _client(bucket: str, endpoint_url: str | None, workers: int) -> Any:
         signature_version=UNSIGNED if anonymous else None, max_pool_connections=workers, connect_timeout=10,
         read_timeout=30, retries={"total_max_attempts": 1}, s3={"addressing_style": "path"} if endpoint_url else {},
         request_checksum_calculation="when_required",
-    )  # fmt: skip
+    )
     region = session.region_name or "us-east-1"
     return session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
 

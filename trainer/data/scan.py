@@ -19,7 +19,7 @@ LOOK_PX = 224
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """How a photo looks: size in px, mean grey (0-255), and variance of the Laplacian of its grey picture."""
 
     width: int
@@ -34,7 +34,7 @@ class Scanned:
 
     photo: Photo
     digest: str
-    look: Look
+    look: Appearance
     signature: duplicates.Signature
     pixels: photos_io.Pixels | None
 
@@ -55,5 +55,5 @@ def _scan_one(photo: Photo, size_px: int | None) -> Scanned | Skipped:
     except (PhotoError, OSError) as error:
         return Skipped(photo.id, str(error))
     pixels = photos_io.read(data, size_px) if size_px else None
-    look = Look(*image.size, *photos_io.statistics(photos_io.squash(image, LOOK_PX)))
+    look = Appearance(*image.size, *photos_io.statistics(photos_io.squash(image, LOOK_PX)))
     return Scanned(photo, hashlib.sha256(data).hexdigest(), look, duplicates.signature(image), pixels)

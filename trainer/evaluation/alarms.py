@@ -43,10 +43,10 @@ def from_dict(found: dict[str, Any]) -> Alarms:
     return Alarms(**{**found, "false_alarms_interval": tuple(found["false_alarms_interval"])})
 
 
-def judge(
+def count_alarms(
     fits: NDArray[np.float64], recorded: NDArray[np.int64], values: Sequence[int], bins: Sequence[str],
     alphas: Sequence[float] = ALPHAS, seed: int = 0,
-) -> tuple[Alarms, ...]:  # fmt: skip
+) -> tuple[Alarms, ...]:
     """The alarms at each of ``alphas``.
 
     ``fits``: p-values ``(N, C)``, a column for each of ``values``, the counts ascending; ``recorded``:

@@ -102,7 +102,7 @@ class Evaluation:
             **{f"{name}_at_{round(100 * each.alpha)}": value
                for each in self.alarms for name, value in each.metrics().items()},
             **({} if self.calibration_error is None else {"test_calibration_error": self.calibration_error}),
-        }  # fmt: skip
+        }
 
 
 def from_json(text: str) -> Evaluation:
@@ -166,7 +166,7 @@ def predict(model: Path, photos: Sequence[Photo], threads: int = 2) -> list[Pred
 
 def _timed(
     model: Path, photos: Sequence[Photo], threads: int, asked: int
-) -> tuple[list[Prediction], float | None]:  # fmt: skip
+) -> tuple[list[Prediction], float | None]:
     """The answers, and the median of milliseconds a photo, each over TIMED answers in a row.
 
     What comes before the first answer, such as loading, does not count. ``asked``: how many photos are asked about;
@@ -253,7 +253,7 @@ def judged(
     if not all(each.fit for each in predictions):
         return ()
     fits, recorded = np.array([each.fit for each in predictions]), np.array([each.recorded for each in predictions])
-    return alarms.judge(fits, recorded, counts.values, [each.bin for each in predictions], alphas, seed)
+    return alarms.count_alarms(fits, recorded, counts.values, [each.bin for each in predictions], alphas, seed)
 
 
 def _as_mixed(

@@ -23,7 +23,7 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
             )
     ticks = range(len(evaluation.classes))
     axes.set(xlabel="predicted count", ylabel="recorded count",
-             title=f"{evaluation.accuracy:.1%} of {evaluation.photos} test photos")  # fmt: skip
+             title=f"{evaluation.accuracy:.1%} of {evaluation.photos} test photos")
     axes.set_xticks(ticks, evaluation.classes)
     axes.set_yticks(ticks, evaluation.classes)
     return figure
@@ -39,7 +39,7 @@ def reliability_diagram(predictions: Sequence[Prediction]) -> Figure:
     sizes = [20 + 400 * step.answers / len(predictions) for step in steps]
     axes.scatter([step.confidence for step in steps], [step.accuracy for step in steps], sizes, alpha=0.6)
     axes.set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1),
-             title=f"{len(predictions)} test photos; area: how many")  # fmt: skip
+             title=f"{len(predictions)} test photos; area: how many")
     axes.legend()
     return figure
 

@@ -22,7 +22,7 @@ from trainer.evaluation import guards
 from trainer.evaluation.evaluate import Evaluated, Prediction
 from trainer.evaluation.guards import Guard, OfClass, Sides
 from trainer.evaluation.paired import Pairs, exact_p
-from trainer.evaluation.policy import DEFAULT, SIGNIFICANT, UNDEPLOYED_ACCURACY, Policy, from_dict
+from trainer.evaluation.policy import DEFAULT, SIGNIFICANT, UNDEPLOYED_ACCURACY, GatePolicy, from_dict
 from trainer.evaluation.statistics import bootstrap_interval, rmse_difference_interval
 
 
@@ -87,7 +87,7 @@ class Decision:
     photos: int
     bins: int
     first: bool
-    policy: Policy
+    policy: GatePolicy
     p_value: float | None = None
     comparison: Comparison | None = None
     guards: tuple[Guard, ...] = ()
@@ -102,7 +102,7 @@ class Decision:
             "challenger_accuracy": self.challenger_accuracy, "champion_accuracy": self.champion_accuracy,
             "p_value": self.p_value, "promote": float(self.promote),
             **{f"guard_{each.name.replace(' ', '_')}": each.value for each in self.guards},
-        }  # fmt: skip
+        }
         if self.comparison:
             for name, each in (("accuracy", self.comparison.accuracy), ("rmse", self.comparison.rmse)):
                 found[f"{name}_difference"] = each.value
@@ -125,10 +125,10 @@ def _comparison(found: Mapping[str, Any]) -> Comparison:
     return Comparison(
         Estimate(**found["accuracy"]), Estimate(**found["rmse"]), Votes(**found["votes"]), found["photo_p_value"],
         tuple(OfClass(**each) for each in found["classes"]),
-    )  # fmt: skip
+    )
 
 
-def decide(challenger: Evaluated, champion: Evaluated | None, policy: Policy = DEFAULT) -> Decision:
+def decide(challenger: Evaluated, champion: Evaluated | None, policy: GatePolicy = DEFAULT) -> Decision:
     """Whether to promote the challenger. Answers to different photos, or of other counts, are never compared."""
     about, predictions = challenger.evaluation, challenger.predictions
     deployed = champion.evaluation.accuracy if champion else UNDEPLOYED_ACCURACY
@@ -154,7 +154,7 @@ def decide(challenger: Evaluated, champion: Evaluated | None, policy: Policy = D
     return Decision(promote, reasons, *facts, verdict.p_value, compared, checked)
 
 
-def judge(right: NDArray[np.bool_], bins: NDArray[np.int64], policy: Policy) -> Verdict:
+def judge(right: NDArray[np.bool_], bins: NDArray[np.int64], policy: GatePolicy) -> Verdict:
     """The rule for accuracy. ``right``: of challenger and champion, ``(2, N)``; ``bins``: of each photo, from 0."""
     gain = right[0].astype(int) - right[1]
     p_value, effect = exact_p(gain, bins), gain.sum() / len(gain)
@@ -167,7 +167,7 @@ def judge(right: NDArray[np.bool_], bins: NDArray[np.int64], policy: Policy) -> 
     return _significant(f"{head} greater than the champion's {theirs:.1%}", float(effect), p_value, policy)
 
 
-def judge_first(right: Sequence[bool], policy: Policy) -> Verdict:
+def judge_first(right: Sequence[bool], policy: GatePolicy) -> Verdict:
     """A first challenger against 0.1: the exact binomial test. Photos of one bin count as independent here."""
     accuracy, photos = sum(right) / len(right), len(right)
     p_value = float(binom.sf(sum(right) - 1, photos, UNDEPLOYED_ACCURACY))
@@ -180,7 +180,7 @@ def judge_first(right: Sequence[bool], policy: Policy) -> Verdict:
     return _significant(f"{head} greater than {against}", accuracy - UNDEPLOYED_ACCURACY, p_value, policy)
 
 
-def _significant(greater: str, effect: float, p_value: float, policy: Policy) -> Verdict:
+def _significant(greater: str, effect: float, p_value: float, policy: GatePolicy) -> Verdict:
     if p_value > policy.level:
         return Verdict(False, f"{greater}, but that may be luck ({_p(p_value)}, above {policy.level:g})", p_value)
     if effect < policy.min_effect:
@@ -217,7 +217,7 @@ def _unusable(side: Evaluated, name: str) -> str | None:
     right = sum(each.count == each.recorded for each in answers)
     if not answers or len(answers) != about.photos or abs(right / len(answers) - about.accuracy) > 1e-6:
         return (f"the {name}'s answers, {right} of {len(answers)} right, do not belong to its evaluation, "
-                f"{about.accuracy:.1%} of {about.photos} photos; evaluate it again")  # fmt: skip
+                f"{about.accuracy:.1%} of {about.photos} photos; evaluate it again")
     return None
 
 
@@ -225,7 +225,7 @@ def _incomparable(challenger: Evaluated, champion: Evaluated) -> str | None:
     ours, theirs = challenger.evaluation, champion.evaluation
     if ours.fingerprint != theirs.fingerprint:
         return (f"challenger and champion were evaluated on different photos ({ours.fingerprint[:12]} and "
-                f"{theirs.fingerprint[:12]}); run the pipeline, which evaluates both on the same ones")  # fmt: skip
+                f"{theirs.fingerprint[:12]}); run the pipeline, which evaluates both on the same ones")
     if ours.classes != theirs.classes:
         return f"the challenger tells {ours.classes} apart, the champion {theirs.classes}"
     return _unusable(champion, "champion") or _differing(challenger.predictions, champion.predictions)
@@ -236,9 +236,9 @@ def _differing(ours: Sequence[Prediction], theirs: Sequence[Prediction]) -> str 
     lonely = sorted(recorded.keys() ^ other.keys())
     if lonely:
         return (f"only one of challenger and champion was asked about {len(lonely)} of the test photos, such as "
-                f"{lonely[0]}; run the pipeline, which evaluates both on the same ones")  # fmt: skip
+                f"{lonely[0]}; run the pipeline, which evaluates both on the same ones")
     changed = [photo for photo, count in recorded.items() if other[photo] != count]
     if changed:
         return (f"the recorded counts of {len(changed)} test photos have changed between the two evaluations, such as "
-                f"{changed[0]} from {other[changed[0]]} to {recorded[changed[0]]}; run the pipeline")  # fmt: skip
+                f"{changed[0]} from {other[changed[0]]} to {recorded[changed[0]]}; run the pipeline")
     return None

@@ -13,7 +13,7 @@ from scipy.stats import binom
 
 from trainer.evaluation.evaluate import Evaluated
 from trainer.evaluation.paired import Floats, Pairs, exact_p, exchange_p, gaps, squares
-from trainer.evaluation.policy import Policy
+from trainer.evaluation.policy import GatePolicy
 
 PASSED, TRIPPED, SWITCHED_OFF, NOT_JUDGED = "passed", "tripped", "off", "not judged"
 
@@ -91,11 +91,11 @@ def by_class(pairs: Pairs, names: Sequence[str], values: Sequence[int]) -> tuple
             lost = pairs.right[1, its].astype(int) - pairs.right[0, its]
             (ours, theirs), (our_f1, their_f1) = hits / its.sum(), 2 * hits / (named + its.sum())
             found.append(OfClass(name, int(its.sum()), float(ours), float(theirs), float(our_f1), float(their_f1),
-                                 exact_p(lost, pairs.bins[its])))  # fmt: skip
+                                 exact_p(lost, pairs.bins[its])))
     return tuple(found)
 
 
-def check(sides: Sides, policy: Policy) -> tuple[Guard, ...]:
+def check(sides: Sides, policy: GatePolicy) -> tuple[Guard, ...]:
     """The verdict of every guard."""
     return tuple(
         _verdict(name, getattr(policy, limit), measure, sides, policy) for name, (limit, measure) in _GUARDS.items()
@@ -103,8 +103,8 @@ def check(sides: Sides, policy: Policy) -> tuple[Guard, ...]:
 
 
 def _verdict(
-    name: str, limit: float | None, measure: Callable[[Sides, Policy], "_Loss | str"], sides: Sides, policy: Policy
-) -> Guard:  # fmt: skip
+    name: str, limit: float | None, measure: Callable[[Sides, GatePolicy], "_Loss | str"], sides: Sides, policy: GatePolicy
+) -> Guard:
     if limit is None:
         return Guard(name, SWITCHED_OFF, "switched off")
     loss = measure(sides, policy)
@@ -117,7 +117,7 @@ def _verdict(
     return Guard(name, verdict, text, loss.value, limit, p_value)
 
 
-def _class_loss(sides: Sides, policy: Policy) -> _Loss | str:
+def _class_loss(sides: Sides, policy: GatePolicy) -> _Loss | str:
     """The count that lost most; of several above the limit, the one that luck explains least.
 
     One of C counts is looked at because it looks worst, so its p-value is multiplied by C (Bonferroni).
@@ -128,11 +128,11 @@ def _class_loss(sides: Sides, policy: Policy) -> _Loss | str:
     worst = min(sides.classes, key=lambda each: (each.lost <= limit, each.p_value if each.lost > limit else -each.lost))
     text = (f"count {worst.name} went from {worst.champion:.1%} to {worst.challenger:.1%} right on {worst.photos} "
             f"photos, and its F1 from {worst.champion_f1:.1%} to {worst.challenger_f1:.1%}; both may fall by "
-            f"{_points(limit)}")  # fmt: skip
+            f"{_points(limit)}")
     return _Loss(worst.lost, min(1.0, worst.p_value * len(sides.classes)), text)
 
 
-def _calibration(sides: Sides, policy: Policy) -> _Loss | str:
+def _calibration(sides: Sides, policy: GatePolicy) -> _Loss | str:
     if sides.pairs is None:
         return _NOBODY
     parts, photos = gaps(sides.pairs), len(sides.pairs.bins)
@@ -142,11 +142,11 @@ def _calibration(sides: Sides, policy: Policy) -> _Loss | str:
 
     ours, theirs = error(parts.sum(axis=1))
     text = (f"confidence and accuracy are {_points(ours)} apart, the champion's {_points(theirs)}; it may be "
-            f"{_points(policy.max_calibration_rise)} more")  # fmt: skip
+            f"{_points(policy.max_calibration_rise)} more")
     return _Loss(float(ours - theirs), exchange_p(parts, error), text)
 
 
-def _rmse(sides: Sides, policy: Policy) -> _Loss | str:
+def _rmse(sides: Sides, policy: GatePolicy) -> _Loss | str:
     if sides.pairs is None:
         return _NOBODY
     parts, photos = squares(sides.pairs), len(sides.pairs.bins)
@@ -159,7 +159,7 @@ def _rmse(sides: Sides, policy: Policy) -> _Loss | str:
     return _Loss(float(ours - theirs), exchange_p(parts, rmse), text)
 
 
-def _false_alarms(sides: Sides, policy: Policy) -> _Loss | str:
+def _false_alarms(sides: Sides, policy: GatePolicy) -> _Loss | str:
     """Above what was promised, or above what the champion does, whichever is more."""
     if sides.pairs is None:
         return _first_s_false_alarms(sides, policy)
@@ -171,7 +171,7 @@ def _false_alarms(sides: Sides, policy: Policy) -> _Loss | str:
     return _alarm_loss(float(ours.mean()), accepted, p_value, f", the champion's {alarms[1].mean():.1%}", policy)
 
 
-def _first_s_false_alarms(sides: Sides, policy: Policy) -> _Loss | str:
+def _first_s_false_alarms(sides: Sides, policy: GatePolicy) -> _Loss | str:
     """Against the promise alone: an exact binomial test."""
     answers = sides.challenger.predictions
     if not all(each.fit for each in answers):
@@ -182,13 +182,13 @@ def _first_s_false_alarms(sides: Sides, policy: Policy) -> _Loss | str:
     return _alarm_loss(alarms / len(own), policy.alpha, p_value, "", policy)
 
 
-def _alarm_loss(share: float, accepted: float, p_value: float, champion: str, policy: Policy) -> _Loss:
+def _alarm_loss(share: float, accepted: float, p_value: float, champion: str, policy: GatePolicy) -> _Loss:
     text = (f"{share:.1%} of right records raise the alarm{champion}; {accepted:.1%} are accepted, and "
-            f"{_points(policy.max_false_alarm_rise)} more")  # fmt: skip
+            f"{_points(policy.max_false_alarm_rise)} more")
     return _Loss(share - accepted, p_value, text)
 
 
-def _latency(sides: Sides, policy: Policy) -> _Loss | str:
+def _latency(sides: Sides, policy: GatePolicy) -> _Loss | str:
     """A factor. It has no p-value: what noise it has, from the machine's other work, the limit has to allow for."""
     if sides.champion is None:
         return _NOBODY
@@ -201,7 +201,7 @@ def _latency(sides: Sides, policy: Policy) -> _Loss | str:
     return _Loss(ours / theirs, None, text)
 
 
-def _size(sides: Sides, policy: Policy) -> _Loss | str:
+def _size(sides: Sides, policy: GatePolicy) -> _Loss | str:
     if sides.challenger.archive_bytes is None:
         return "the archive's size is not known"
     megabytes = sides.challenger.archive_bytes / 1e6
@@ -213,7 +213,7 @@ def _points(share: float | None) -> str:
 
 
 _NOBODY = "there is no champion to compare with"
-_GUARDS: dict[str, tuple[str, Callable[[Sides, Policy], _Loss | str]]] = {
+_GUARDS: dict[str, tuple[str, Callable[[Sides, GatePolicy], _Loss | str]]] = {
     "class loss": ("max_class_loss", _class_loss),
     "calibration": ("max_calibration_rise", _calibration),
     "RMSE": ("max_rmse_rise", _rmse),

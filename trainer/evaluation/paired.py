@@ -46,7 +46,7 @@ class Pairs:
     @classmethod
     def of(
         cls, challenger: Sequence[Prediction], champion: Sequence[Prediction], values: Sequence[int]
-    ) -> "Pairs":  # fmt: skip
+    ) -> "Pairs":
         """Match by the photo's id; both must have answered the same ones. ``values``: the counts, ascending."""
         other = {each.id: each for each in champion}
         sides = [challenger, [other[each.id] for each in challenger]]
@@ -66,7 +66,7 @@ class Pairs:
             confidence=rows(lambda each: max(each.probabilities)),
             fit=np.array([[each.fit[c] for each, c in zip(side, column, strict=True)] for side in sides])
             if fits else None,
-        )  # fmt: skip
+        )
 
 
 def exact_p(gain: NDArray[Any], bins: NDArray[np.int64]) -> float:

@@ -21,7 +21,7 @@ UNDEPLOYED_ACCURACY = 0.1
 
 
 @dataclass(frozen=True)
-class Policy:
+class GatePolicy:
     """``level``: the share of equally good challengers that luck may promote; ``min_effect``: the least gain in
     accuracy, 0-1: half a point, which is what the int8 form of a model may lose (``trainer/quantise.py``), so that no
     swap is made for less than is given away there.
@@ -45,13 +45,13 @@ class Policy:
     max_archive_mb: float | None = 1500.0
     alpha: float = 0.05
 
-    def without_guards(self) -> "Policy":
+    def without_guards(self) -> "GatePolicy":
         """The rule for accuracy alone."""
         return replace(self, **dict.fromkeys(GUARDS))  # type: ignore[arg-type]
 
 
-GUARDS = tuple(each.name for each in fields(Policy) if each.name.startswith("max_"))
-DEFAULT = Policy()
+GUARDS = tuple(each.name for each in fields(GatePolicy) if each.name.startswith("max_"))
+DEFAULT = GatePolicy()
 RANGES = {
     "level": (1e-6, 0.49, "the share of equally good challengers that luck may promote"),
     "min_effect": (0.0, 1.0, "the least gain in accuracy, 0-1"),
@@ -75,14 +75,14 @@ def variable(name: str) -> str:
 def add_options(to: argparse.ArgumentParser, environ: Mapping[str, str] = os.environ) -> None:
     """--policy and one option for each number; the environment gives the defaults."""
     to.add_argument("--policy", default=environ.get("BINWATCH_GATE_POLICY") or DEFAULT.rule,
-                    metavar=f"{GREATER}|{SIGNIFICANT}", help="what makes a challenger better")  # fmt: skip
+                    metavar=f"{GREATER}|{SIGNIFICANT}", help="what makes a challenger better")
     for name, (_, _, about) in RANGES.items():
         default = environ.get(variable(name)) or str(getattr(DEFAULT, name))
         about += f"; {OFF}: no such guard" if name in GUARDS else ""
         to.add_argument(f"--{name.replace('_', '-')}", default=default, metavar="X", help=about)
 
 
-def from_options(options: Mapping[str, Any]) -> Policy:
+def from_options(options: Mapping[str, Any]) -> GatePolicy:
     """The policy that ``options``, by the names of Policy's numbers and ``policy``, describe.
 
     Raises SettingsError with all problems.
@@ -94,12 +94,12 @@ def from_options(options: Mapping[str, Any]) -> Policy:
     numbers = {name: _number(name, options.get(name), problems) for name in RANGES}
     if problems:
         raise SettingsError("; ".join(problems))
-    return Policy(rule, **numbers)  # type: ignore[arg-type]
+    return GatePolicy(rule, **numbers)  # type: ignore[arg-type]
 
 
-def from_dict(found: Mapping[str, Any]) -> Policy:
+def from_dict(found: Mapping[str, Any]) -> GatePolicy:
     """Read back what ``asdict`` gave."""
-    return Policy(**{name: found[name] for name in asdict(DEFAULT)})
+    return GatePolicy(**{name: found[name] for name in asdict(DEFAULT)})
 
 
 def _number(name: str, text: Any, problems: list[str]) -> float | None:

@@ -84,5 +84,5 @@ def _line(row: Row) -> str:
     cells = [
         row.name, f"{found.accuracy:.1%} ({100 * low:.1f}-{100 * high:.1f})", f"{found.rmse:.3f}", each, told, epochs,
         f"{about['seconds'] / 60:.0f} min", f"{about['photos_per_second']:.0f}",
-    ]  # fmt: skip
+    ]
     return f"| {' | '.join(cells)} |"

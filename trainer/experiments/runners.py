@@ -123,7 +123,7 @@ class ProcessRun:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "trainer.aws.training_container"], env=environment, stdout=log, stderr=log,
                 cwd=Path(__file__).parents[2],
-            )  # fmt: skip
+            )
         pid.write_text(str(self._process.pid))
 
     def poll(self) -> int | None:
@@ -172,7 +172,7 @@ class DockerRun:
             user=f"{os.getuid()}:{os.getgid()}", cap_drop=["ALL"], security_opt=["no-new-privileges:true"],
             network_mode="host" if job.environment.get("MLFLOW_TRACKING_URI") else "none",
             device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if job.gpu else [],
-        )  # fmt: skip
+        )
         self._following = threading.Thread(target=self._follow, args=[job.base / "output" / "log.txt"], daemon=True)
         self._following.start()
 

@@ -106,7 +106,7 @@ class Search:
         study = optuna.create_study(
             study_name=STUDY, storage=_storage(self.out), load_if_exists=True, direction="minimize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1),
-        )  # fmt: skip
+        )
         # a search that goes on must not draw again what it drew at its first start
         study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(study.trials), n_startup_trials=3)
         return study
@@ -153,7 +153,7 @@ def counted(study: optuna.Study) -> list[FrozenTrial]:
     return [
         each for each in study.get_trials(states=ENDED)
         if "warm_start" not in each.user_attrs and (each.state != TrialState.FAIL or "reason" in each.user_attrs)
-    ]  # fmt: skip
+    ]
 
 
 def summary(study: optuna.Study) -> list[Trial]:
@@ -162,7 +162,7 @@ def summary(study: optuna.Study) -> list[Trial]:
         Trial(each.number, each.state.name.lower(), dict(each.params),
               each.value if each.state == TrialState.COMPLETE else None, each.user_attrs.get("reason", ""))
         for each in counted(study)
-    ]  # fmt: skip
+    ]
 
 
 def importance(out: Path) -> dict[str, float]:
@@ -191,7 +191,7 @@ def _warm_start(study: optuna.Study, folder: Path, space: Space) -> None:
             study.add_trial(create_trial(
                 params=each.params, distributions=space.distributions(), value=each.value,
                 user_attrs={"warm_start": str(folder)},
-            ))  # fmt: skip
+            ))
         except ValueError as error:
             log.warning("trial %d of %s is outside the space and left out: %s", each.number, folder, error)
 

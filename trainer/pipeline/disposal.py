@@ -13,7 +13,7 @@ from typing import Any
 
 from trainer.artifacts import ARCHIVE
 from trainer.data import s3
-from trainer.registry.runs import Tracking
+from trainer.registry.mlflow_registry import Registry
 
 PRUNED = "binwatch.pruned"
 """A tag of a run: which of its files were removed."""
@@ -23,7 +23,7 @@ _HOUR = re.compile(r"(?:^|/)((?:bin-counter/AllTraffic|ground-truth)/(\d{4})/(\d
 _ARCHIVE_FOLDER = str(Path(ARCHIVE).parent)
 
 
-def remove_archive(registry: Tracking, run_id: str, dry_run: bool) -> int:
+def remove_archive(registry: Registry, run_id: str, dry_run: bool) -> int:
     """Remove the archive of a run; bytes."""
     size = sum(registry.artifacts(run_id, _ARCHIVE_FOLDER).values())
     if size and not dry_run:
@@ -33,10 +33,10 @@ def remove_archive(registry: Tracking, run_id: str, dry_run: bool) -> int:
     return size
 
 
-def remove_artifacts(registry: Tracking, run_id: str, dry_run: bool) -> int:
+def remove_artifacts(registry: Registry, run_id: str, dry_run: bool) -> int:
     """Remove pictures, tables and whatever else a run has beside its archive and the files KEPT; bytes."""
     found = {name: size for name, size in registry.artifacts(run_id).items()
-             if name not in KEPT and not name.startswith(f"{_ARCHIVE_FOLDER}/")}  # fmt: skip
+             if name not in KEPT and not name.startswith(f"{_ARCHIVE_FOLDER}/")}
     if not dry_run:
         for name in found:
             registry.delete_artifact(run_id, name)
@@ -44,9 +44,9 @@ def remove_artifacts(registry: Tracking, run_id: str, dry_run: bool) -> int:
     return sum(found.values())
 
 
-def _note(registry: Tracking, run_id: str, what: str) -> None:
+def _note(registry: Registry, run_id: str, what: str) -> None:
     before = registry.tags(run_id).get(PRUNED, "")
-    registry.noted(run_id).set_tags({PRUNED: ", ".join(filter(None, (before, what)))})
+    registry.reopen_run(run_id).set_tags({PRUNED: ", ".join(filter(None, (before, what)))})
 
 
 class Capture:
@@ -106,7 +106,7 @@ def kept_files(state: Path) -> Iterator[tuple[str, Path, float]]:
     """
     waiting = (state / "underway.json").exists()
     patterns = {"cache": ("prepared/*/cache/*.npy", "prepared/*/extra/cache/*.npy"),
-                "checkpoint": () if waiting else ("checkpoints/*/*",)}  # fmt: skip
+                "checkpoint": () if waiting else ("checkpoints/*/*",)}
     for kind, globs in patterns.items():
         for path in sorted(each for pattern in globs for each in state.glob(pattern)):
             with suppress(FileNotFoundError):

@@ -20,8 +20,9 @@ from trainer.evaluation.evaluate import Evaluated, evaluate, from_json, millisec
 from trainer.pipeline import step_cache
 from trainer.promotion import decisions
 from trainer.promotion.promoter import verdict
-from trainer.registry import runs
-from trainer.registry.runs import TrackedRun, Tracking, Version
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.runs import TrackedRun
+from trainer.registry.versions import CHAMPION, Status, Version
 from trainer.training.run import Trained, columns_of, run_evaluation
 
 CHAMPION_PREFIX = "champion_"
@@ -30,14 +31,14 @@ ArchiveOf = Callable[[str], Path]
 
 
 def evaluate_both(
-    registry: Tracking, train: Mapping[str, Any], data: Dataset, archive_of: ArchiveOf, run: TrackedRun, cache: bool
-) -> dict[str, Any]:  # fmt: skip
+    registry: Registry, train: Mapping[str, Any], data: Dataset, archive_of: ArchiveOf, run: TrackedRun, cache: bool
+) -> dict[str, Any]:
     """Evaluate the archive of the train step and the champion's; says which runs hold the answers.
 
     ``cached``: nothing had to be evaluated; ``latency_ms``: of each side, timed just now where there are two.
     """
     made = _Judged(registry, train, data, archive_of, run, cache)
-    champion = registry.alias(runs.CHAMPION)
+    champion = registry.alias(CHAMPION)
     latency_ms = {"challenger": made.challenger()}
     found: dict[str, Any] = {"challenger": train["run_id"], "champion": champion.number if champion else ""}
     if champion:
@@ -46,12 +47,12 @@ def evaluate_both(
         metrics = _read(registry, found["champion_from"], champion.run_id).evaluation.metrics()
         run.log_metrics({f"{CHAMPION_PREFIX}{key}": value for key, value in metrics.items()})
     run.log_params({"train_run": train["run_id"], "champion": found["champion"] or "none",
-                    "test_fingerprint": train["test_fingerprint"]})  # fmt: skip
+                    "test_fingerprint": train["test_fingerprint"]})
     cached = not any(latency_ms.values())
     if champion and not cached:  # what was known takes no part: an old time says nothing about a new one
         run_ids = {"challenger": train["run_id"], "champion": champion.run_id}
         latency_ms = {side: took_ms or milliseconds(archive_of(run_ids[side]), data.test)
-                      for side, took_ms in latency_ms.items()}  # fmt: skip
+                      for side, took_ms in latency_ms.items()}
     return {**found, "latency_ms": latency_ms if champion and not cached else {}, "cached": cached}
 
 
@@ -59,15 +60,15 @@ class _Judged:
     """One evaluation step. What it gives of a side is the latency, ms a photo, None where its answers were known."""
 
     def __init__(
-        self, registry: Tracking, train: Mapping[str, Any], data: Dataset, archive_of: ArchiveOf, run: TrackedRun,
+        self, registry: Registry, train: Mapping[str, Any], data: Dataset, archive_of: ArchiveOf, run: TrackedRun,
         cache: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._registry, self._train, self._data, self._run = registry, train, data, run
         self._archive_of, self._cache = archive_of, cache
 
     def challenger(self) -> float | None:
         """Evaluate the trained archive; the answers go to its own run, from which the promoter reads them."""
-        run = self._registry.noted(self._train["run_id"])
+        run = self._registry.reopen_run(self._train["run_id"])
         key = step_cache.evaluation_key(self._train["archive_sha256"], self._train["test_fingerprint"])
         if self._cache and key == self._registry.tags(run.id).get(step_cache.EVALUATED):
             return None
@@ -93,7 +94,7 @@ class _Judged:
         return made.latency_ms, self._run.id
 
 
-def read_both(registry: Tracking, judged: Mapping[str, Any]) -> tuple[Evaluated, Evaluated | None]:
+def read_both(registry: Registry, judged: Mapping[str, Any]) -> tuple[Evaluated, Evaluated | None]:
     """The challenger and the champion, if there is one, as the gate compares them. Raises DataError, TrackingError."""
     latency_ms = judged["latency_ms"]
     challenger = _read(registry, judged["challenger"], judged["challenger"], latency_ms.get("challenger"))
@@ -102,7 +103,7 @@ def read_both(registry: Tracking, judged: Mapping[str, Any]) -> tuple[Evaluated,
     return challenger, _read(registry, judged["champion_from"], judged["champion_run"], latency_ms.get("champion"))
 
 
-def _read(registry: Tracking, run_id: str, archive_run_id: str, latency_ms: float | None = None) -> Evaluated:
+def _read(registry: Registry, run_id: str, archive_run_id: str, latency_ms: float | None = None) -> Evaluated:
     """The answers that run ``run_id`` keeps of the archive of ``archive_run_id``."""
     prefix = "" if run_id == archive_run_id else CHAMPION_PREFIX
     evaluation = registry.read_text(run_id, prefix + EVALUATION)
@@ -113,9 +114,9 @@ def _read(registry: Tracking, run_id: str, archive_run_id: str, latency_ms: floa
     return Evaluated(from_json(evaluation), predictions_from_json(predictions), latency_ms, size)
 
 
-def settle(
-    registry: Tracking, judged: Mapping[str, Any], decision: gate.Decision, run: TrackedRun
-) -> tuple[str, tuple[str, ...]]:  # fmt: skip
+def register_challenger(
+    registry: Registry, judged: Mapping[str, Any], decision: gate.Decision, run: TrackedRun
+) -> tuple[str, tuple[str, ...]]:
     """Register the challenger with the decision and record it in ``run``; its version's number, and the reasons."""
     if judged.get("champion_run") == judged["challenger"]:
         run.log_json(decision.to_json(), decisions.DECISION)
@@ -126,7 +127,7 @@ def settle(
     return version.number, decision.reasons
 
 
-def _register(registry: Tracking, judged: Mapping[str, Any], decision: gate.Decision) -> Version:
+def _register(registry: Registry, judged: Mapping[str, Any], decision: gate.Decision) -> Version:
     """The version of the challenger's archive with this decision; made where there is none yet.
 
     Nothing is registered twice: not after a kill between registering and recording it, and not where the same
@@ -135,6 +136,6 @@ def _register(registry: Tracking, judged: Mapping[str, Any], decision: gate.Deci
     status, reason = verdict(decision)
     for version in registry.versions():
         same = (version.run_id, version.compared_with) == (judged["challenger"], judged["champion"])
-        if same and (version.status == runs.REFUSED) == (status == runs.REFUSED):
+        if same and (version.status == Status.REFUSED) == (status == Status.REFUSED):
             return version
     return registry.register(judged["challenger"], status, reason, judged["champion"])

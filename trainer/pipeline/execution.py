@@ -68,7 +68,7 @@ class Execution:
 
 
 @dataclass(frozen=True)
-class Request:
+class ExecutionRequest:
     """What an execution is asked to do.
 
     ``uri``: a bucket that is fetched into ``spec.source`` first; ``why``: what asks for it; ``token``: names the
@@ -88,14 +88,14 @@ class Request:
         return json.dumps({**asdict(self), "spec": spec})
 
 
-def request_from(text: str) -> Request:
+def request_from(text: str) -> ExecutionRequest:
     """Read a request back. Raises DataError."""
     try:
         content = json.loads(text)
         spec = content["spec"]
         spec |= {"source": Path(spec["source"]), "counts": counts.parse(spec["counts"])}
         spec["relabel_file"] = Path(spec["relabel_file"]) if spec["relabel_file"] else None
-        made = Request(DataSpec(**spec), Recipe(**content["recipe"]), content["uri"], tuple(content["why"]))
+        made = ExecutionRequest(DataSpec(**spec), Recipe(**content["recipe"]), content["uri"], tuple(content["why"]))
         return replace(made, token=content["token"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"this is no request for an execution: {error!r}; start a new execution") from error
@@ -114,7 +114,7 @@ class Retry:
         return min(self.first_s * 2.0 ** (attempt - 1), self.longest_s)
 
 
-def can_pass(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether trying again can help: a server or a store is away, and what was asked for is not wrong.
 
     A promoter that does not come was waited for already.
@@ -123,14 +123,14 @@ def can_pass(error: BaseException) -> bool:
     return isinstance(error, TrackingError | ServerError | AwayError) and not wrong
 
 
-def tried(attempt: Callable[[], Result], retry: Retry, step: Step) -> Result:
+def with_retry(attempt: Callable[[], Result], retry: Retry, step: Step) -> Result:
     """The result of ``attempt``, tried again after errors that can pass; counts in ``step``."""
     for number in range(1, retry.attempts + 1):
         step.attempts += 1
         try:
             return attempt()
         except (TrackingError, ServerError, AwayError) as error:
-            if not can_pass(error) or number == retry.attempts:
+            if not is_transient(error) or number == retry.attempts:
                 raise
             log.warning("step %s: %s; trying again in %.0f s", step.name, error, retry.wait_s(number))
             time.sleep(retry.wait_s(number))

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from serve.errors import DataError, HeldError
 from serve.files import write_text
-from trainer.pipeline.execution import Request, request_from
+from trainer.pipeline.execution import ExecutionRequest, request_from
 
 LOCK, FILE = "pipeline.lock", "underway.json"
 
 
 @contextmanager
-def alone(state: Path, what: str) -> Iterator[None]:
+def exclusive_lock(state: Path, what: str) -> Iterator[None]:
     """Hold the state folder while ``what`` is done. Raises HeldError, which says who holds it."""
     state.mkdir(parents=True, exist_ok=True)
     with (state / LOCK).open("a+") as lock:
@@ -43,7 +43,7 @@ def alone(state: Path, what: str) -> Iterator[None]:
 class Underway:
     """An execution that was started and not ended. ``starts``: how often, with the first."""
 
-    request: Request
+    request: ExecutionRequest
     starts: int
 
 
@@ -58,7 +58,7 @@ def read(state: Path) -> Underway | None:
         raise DataError(f"{state / FILE} is damaged: {error!r}; remove it") from error
 
 
-def note(state: Path, request: Request) -> Underway:
+def mark_started(state: Path, request: ExecutionRequest) -> Underway:
     """Write down that ``request`` is under way, before anything of it is done."""
     before = read(state)
     again = before is not None and before.request.token == request.token
@@ -68,7 +68,7 @@ def note(state: Path, request: Request) -> Underway:
     return made
 
 
-def pause(state: Path) -> None:
+def mark_interrupted(state: Path) -> None:
     """It was told to stop, and goes on at the next start: that is no death to count."""
     found = read(state)
     if found:
@@ -79,6 +79,6 @@ def _write(state: Path, found: Underway) -> None:
     write_text(state / FILE, json.dumps({"request": found.request.to_json(), "starts": found.starts}))
 
 
-def forget(state: Path) -> None:
+def clear(state: Path) -> None:
     """The execution has come to an end."""
     (state / FILE).unlink(missing_ok=True)

@@ -36,7 +36,7 @@ class Arrived:
     settling: int = 0
 
 
-class Arrivals:
+class NewPhotos:
     """Looks at the source of ``spec``, or at the bucket ``uri``; remembers what it has read."""
 
     def __init__(
@@ -86,7 +86,7 @@ class Arrivals:
         if is_abid(source):
             present = _stems(source / "bin-images", ".jpg") & _stems(source / "metadata", ".json")
             paths = {each: (source / "bin-images" / f"{each}.jpg", source / "metadata" / f"{each}.json")
-                     for each in present - seen}  # fmt: skip
+                     for each in present - seen}
             settled = {each for each, pair in paths.items() if all(is_settled(path, self._settled_s) for path in pair)}
             self._read(settled, lambda each: paths[each][1].read_bytes())
         else:

@@ -26,14 +26,15 @@ from trainer.data import prepared, transfer
 from trainer.data.dataset import Dataset, DataSpec, digest
 from trainer.evaluation import gate
 from trainer.evaluation.evaluate import Evaluated
-from trainer.evaluation.policy import DEFAULT, Policy
+from trainer.evaluation.policy import DEFAULT, GatePolicy
 from trainer.pipeline import evaluate_step, step_cache
-from trainer.pipeline.execution import Execution, Model, Request, Retry, Step, request_from, tried
+from trainer.pipeline.execution import Execution, ExecutionRequest, Model, Retry, Step, request_from, with_retry
 from trainer.pipeline.new_photos import is_settled
-from trainer.promotion.promoter import Outcome
-from trainer.registry import runs
-from trainer.registry.runs import Found, TrackedRun, Tracking
+from trainer.promotion.promoter import PromotionOutcome
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.runs import RunInfo, TrackedRun
 from trainer.registry.signed_archive import fetch
+from trainer.registry.versions import CHAMPION, Status
 from trainer.training.recipes import Recipe
 from trainer.training.run import run_training
 
@@ -41,14 +42,14 @@ POLL_S = 1.0
 KIND, TOKEN, REQUEST, DONE = "binwatch.kind", "binwatch.token", "binwatch.request", "binwatch.done"
 EXECUTION = "execution"
 
-Promote = Callable[[str], Outcome]
+Promote = Callable[[str], PromotionOutcome]
 """Brings an approved version to the server, or says why not."""
 Outputs = Mapping[str, Any]
 """What a step gave, small enough for a tag."""
 
 
 @dataclass(frozen=True)
-class How:
+class ExecutionOptions:
     """How executions go.
 
     ``state``: where prepared datasets, buckets' mirrors and checkpoints are kept; without it photos are taken as they
@@ -60,24 +61,24 @@ class How:
     state: Path | None = None
     cache: bool = True
     retry: Retry = field(default_factory=Retry)
-    policy: Policy = DEFAULT
+    policy: GatePolicy = DEFAULT
     settled_s: float = 0.0
     trusted: Path | None = None
 
 
 def execute(
-    registry: Tracking, spec: DataSpec, recipe: Recipe, promote: Promote, how: How = How()
-) -> Execution:  # fmt: skip
+    registry: Registry, spec: DataSpec, recipe: Recipe, promote: Promote, how: ExecutionOptions = ExecutionOptions()
+) -> Execution:
     """Run the pipeline once. Raises BinwatchError where a step fails; the champion then serves on."""
-    return carry_out(registry, Request(spec, recipe), promote, how)
+    return run_or_resume(registry, ExecutionRequest(spec, recipe), promote, how)
 
 
-def carry_out(registry: Tracking, request: Request, promote: Promote, how: How = How()) -> Execution:
+def run_or_resume(registry: Registry, request: ExecutionRequest, promote: Promote, how: ExecutionOptions = ExecutionOptions()) -> Execution:
     """Do what was asked for, or what is left to do of it. Raises BinwatchError where a step fails."""
     before = next(iter(runs_of(registry, request)), None)
     tags = {KIND: EXECUTION, TOKEN: request.token, REQUEST: request.to_json(), "why": "; ".join(request.why)}
     again = before.id if before else None
-    with registry.run(f"execution {request.recipe.name}", again=again, tags=tags) as run, ExitStack() as stack:
+    with registry.run(f"execution {request.recipe.name}", resume_run_id=again, tags=tags) as run, ExitStack() as stack:
         resumed = int(before.tags.get("resumed", 0)) + 1 if before else 0
         execution = Execution(run.id, why=request.why, resumed=resumed)
         if before:
@@ -87,7 +88,7 @@ def carry_out(registry: Tracking, request: Request, promote: Promote, how: How =
         try:
             _Steps(registry, run, execution, request, how, folder).all(promote)
         finally:
-            tried(partial(_record, run, execution), how.retry, Step("record"))
+            with_retry(partial(_record, run, execution), how.retry, Step("record"))
         return execution
 
 
@@ -96,17 +97,17 @@ def _record(run: TrackedRun, execution: Execution) -> None:
     run.set_tags({"decision": execution.decision, "reasons": "; ".join(execution.reasons)})
 
 
-def runs_of(registry: Tracking, request: Request) -> list[Found]:
+def runs_of(registry: Registry, request: ExecutionRequest) -> list[RunInfo]:
     """The execution's run of a request, where it has come so far."""
     return registry.runs(f"tags.`{TOKEN}` = '{request.token}'")
 
 
-def request_of(registry: Tracking, execution_id: str) -> Request:
+def request_of(registry: Registry, execution_id: str) -> ExecutionRequest:
     """What an execution was asked for. Raises TrackingError where there is no such run, DataError for another run."""
     return request_from(registry.tags(execution_id).get(REQUEST, ""))
 
 
-def end_orphans(registry: Tracking, execution_id: str) -> None:
+def end_orphans(registry: Registry, execution_id: str) -> None:
     """End the steps of a process that died: as FINISHED where all that they give is there, else as KILLED."""
     for found in registry.nested(execution_id):
         if found.status == "RUNNING":
@@ -117,8 +118,8 @@ class _Steps:
     """The steps of one execution. Each gives its outputs, now or, where it is done, from its run's tag."""
 
     def __init__(
-        self, registry: Tracking, run: TrackedRun, execution: Execution, request: Request, how: How, folder: Path
-    ) -> None:  # fmt: skip
+        self, registry: Registry, run: TrackedRun, execution: Execution, request: ExecutionRequest, how: ExecutionOptions, folder: Path
+    ) -> None:
         self.registry, self.run, self.execution, self.request, self.how = registry, run, execution, request, how
         self.folder = folder
         self.spec, self.recipe = request.spec, request.recipe
@@ -143,20 +144,20 @@ class _Steps:
             self.execution.steps.append(Step("promote", "Skipped"))
             return
         outcome = self._step("promote", partial(self._promote, promote, gated["version"]))
-        self.execution.decision = "promoted" if outcome["status"] == runs.PROMOTED else "refused"
+        self.execution.decision = "promoted" if outcome["status"] == Status.PROMOTED else "refused"
         if self.execution.decision == "refused":
             self.execution.reasons = (*self.execution.reasons, outcome["reason"])
 
     def _tell(self, gated: Outputs) -> None:
         self.execution.challenger = Model(**gated["challenger"])
         self.execution.champion = Model(**gated["champion"]) if gated["champion"] else None
-        self.execution.decision = runs.APPROVED if gated["promote"] else runs.REFUSED
+        self.execution.decision = Status.APPROVED if gated["promote"] else Status.REFUSED
         self.execution.reasons = tuple(gated["reasons"])
 
     def _step(
         self, name: str, body: Callable[[TrackedRun], dict[str, Any]],
         still_holds: Callable[[Outputs], bool] = lambda _: True,
-    ) -> Outputs:  # fmt: skip
+    ) -> Outputs:
         """One step: what it gave before, or ``body``'s outputs, tried again after errors that can pass."""
         if name in self.done and still_holds(self.done[name]["outputs"]):
             self.execution.steps.append(Step(**self.done[name]["step"]))
@@ -165,7 +166,7 @@ class _Steps:
         self.execution.steps.append(step)
 
         def attempt() -> Outputs:
-            with self.registry.run(name, self.run.id, again=step.run_id or None) as run:
+            with self.registry.run(name, self.run.id, resume_run_id=step.run_id or None) as run:
                 step.run_id = run.id
                 outputs = body(run)
                 step.cached = outputs.pop("cached", False)
@@ -174,14 +175,14 @@ class _Steps:
                 return outputs
 
         try:
-            outputs = tried(attempt, self.how.retry, step)
+            outputs = with_retry(attempt, self.how.retry, step)
             step.status = "Succeeded"
         except BaseException:
             step.status = "Failed"
             raise
         finally:
             step.seconds = round(time.monotonic() - start, 2)
-        tried(partial(_record, self.run, self.execution), self.how.retry, Step("record"))
+        with_retry(partial(_record, self.run, self.execution), self.how.retry, Step("record"))
         return outputs
 
     def _prepare(self, run: TrackedRun) -> dict[str, Any]:
@@ -198,7 +199,7 @@ class _Steps:
             source, prepared_folder(self.how.state, self.spec), self.spec.counts, self.spec.seed, self.recipe.extra
         )
         run.log_params({"source": self.request.uri or source, "photos": len(made.rows), "left_out": len(made.skipped),
-                        "fingerprint": made.fingerprint})  # fmt: skip
+                        "fingerprint": made.fingerprint})
         return {"source": str(made.folder)}
 
     @cached_property
@@ -231,7 +232,7 @@ class _Steps:
 
     def _still_holds(self, judged: Outputs) -> bool:
         """Whether the champion is the one that was compared with, or by now what this execution itself made of it."""
-        champion = self.registry.alias(runs.CHAMPION)
+        champion = self.registry.alias(CHAMPION)
         if "gate" in self.done or (champion.number if champion else "") == judged["champion"]:
             return True
         return champion is not None and champion.run_id == judged["challenger"]
@@ -239,9 +240,9 @@ class _Steps:
     def _gate(self, judged: Outputs, run: TrackedRun) -> dict[str, Any]:
         challenger, champion = evaluate_step.read_both(self.registry, judged)
         decision = gate.decide(challenger, champion, self.how.policy)
-        version, reasons = evaluate_step.settle(self.registry, judged, decision, run)
+        version, reasons = evaluate_step.register_challenger(self.registry, judged, decision, run)
         made = {"version": version, "promote": decision.promote, "reasons": reasons,
-                "challenger": asdict(_model(version, challenger))}  # fmt: skip
+                "challenger": asdict(_model(version, challenger))}
         return {**made, "champion": asdict(_model(judged["champion"], champion)) if champion else None}
 
     def _promote(self, promote: Promote, version: str, run: TrackedRun) -> dict[str, Any]:
@@ -263,13 +264,13 @@ def _model(version: str, evaluated: Evaluated) -> Model:
     return Model(version, found.accuracy, found.accuracy_interval, found.rmse)
 
 
-def wait_for_promoter(registry: Tracking, version: str, timeout_s: float = 600.0) -> Outcome:
+def wait_for_promoter(registry: Registry, version: str, timeout_s: float = 600.0) -> PromotionOutcome:
     """Wait until another process, which alone reaches the server, has dealt with ``version``."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         found = registry.version(version)
-        if found.status != runs.APPROVED:
-            return Outcome(found.status, version, found.reason)
+        if found.status != Status.APPROVED:
+            return PromotionOutcome(found.status, version, found.reason)
         time.sleep(POLL_S)
     raise AbsentError(
         f"the promoter has not dealt with version {version} within {timeout_s:.0f} s; is it running? "

@@ -11,34 +11,18 @@ weights it begins with, and the code. A training's key is a tag of its run; so i
 import hashlib
 import json
 from dataclasses import asdict
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
-import serve
 from serve.manifest import sha256
 from trainer.artifacts import ARCHIVE, ARCHIVE_SHA
 from trainer.data.dataset import Dataset
-from trainer.registry.runs import Found, Tracking
+from trainer.pipeline.code_version import evaluation_code, training_code
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.runs import RunInfo
 from trainer.training.recipes import Recipe
 
 TRAINING, EVALUATED, CHAMPION_EVALUATED = "binwatch.training", "binwatch.evaluation", "binwatch.champion"
 CACHED_FROM = "cached_from"
-_LIBRARIES = ("torch", "torchvision", "numpy", "onnx", "onnxruntime", "pillow")
-
-
-@cache
-def code() -> str:
-    """SHA-256 of everything that may change a model: the modules of trainer and serve, and the libraries.
-
-    What a file holds counts, not its revision: a commit that changes only words elsewhere keeps the cache.
-    """
-    found = hashlib.sha256()
-    for folder in (Path(__file__).parent, Path(serve.__file__).parent):
-        for path in sorted(folder.glob("*.py")):
-            found.update(f"{folder.name}/{path.name} {sha256(path)}\n".encode())
-    found.update(" ".join(version(name) for name in _LIBRARIES).encode())
-    return found.hexdigest()
 
 
 def _key(**parts: object) -> str:
@@ -50,15 +34,15 @@ def training_key(data: Dataset, recipe: Recipe, seed: int) -> str:
     weights = Path(recipe.weights)
     begun = sha256(weights) if weights.is_file() else recipe.weights
     return _key(what="training", data=data.fingerprint, counts=str(data.counts), recipe=asdict(recipe), weights=begun,
-                seed=seed, code=code())  # fmt: skip
+                seed=seed, code=training_code())
 
 
 def evaluation_key(archive_sha256: str, test_fingerprint: str) -> str:
     """Of the evaluation of one archive on one set of test photos."""
-    return _key(what="evaluation", archive=archive_sha256, photos=test_fingerprint, code=code())
+    return _key(what="evaluation", archive=archive_sha256, photos=test_fingerprint, code=evaluation_code())
 
 
-def find_training(registry: Tracking, key: str) -> Found | None:
+def find_training(registry: Registry, key: str) -> RunInfo | None:
     """The newest run of a training with that key whose archive is still there."""
     for run in registry.runs(f"tags.`{TRAINING}` = '{key}'"):
         if ARCHIVE_SHA in run.tags and ARCHIVE in registry.artifacts(run.id, "archive"):
@@ -66,6 +50,6 @@ def find_training(registry: Tracking, key: str) -> Found | None:
     return None
 
 
-def find_champion_evaluation(registry: Tracking, key: str) -> str:
+def find_champion_evaluation(registry: Registry, key: str) -> str:
     """The run that has a champion's evaluation with that key, or nothing."""
     return next((run.id for run in registry.runs(f"tags.`{CHAMPION_EVALUATED}` = '{key}'")), "")

@@ -38,7 +38,7 @@ DEFAULT = Limits()
 
 
 @dataclass(frozen=True)
-class View:
+class TriggerInputs:
     """What is seen now. ``new``: photos that the last execution did not have, ``known``: those it had.
 
     ``drift``: the alerts of the monitoring, None without a fresh report.
@@ -51,7 +51,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Past:
+class WatcherState:
     """What is remembered. ``failures``: executions in a row that failed, or that left no champion where there was none;
     ``drift_answered``: the drift that is reported had its execution. Times in seconds since 1970."""
 
@@ -62,26 +62,26 @@ class Past:
 
 
 @dataclass(frozen=True)
-class Due:
+class TriggerDecision:
     """Whether to start an execution, and why, or why not."""
 
     start: bool
     reasons: tuple[str, ...]
 
 
-def due(view: View, past: Past, limits: Limits, now_s: float) -> Due:
+def due(view: TriggerInputs, past: WatcherState, limits: Limits, now_s: float) -> TriggerDecision:
     """Whether an execution is due at ``now_s``, seconds since 1970."""
     reasons = _reasons(view, past, limits)
     if not reasons:
-        return Due(False, ("nothing asks for an execution",))
+        return TriggerDecision(False, ("nothing asks for an execution",))
     wait_s = _wait_s(view, past, limits)
     if 0 <= now_s - past.ended_s < wait_s:
         after = f"after {past.failures} that failed" if past.failures else "after the last one"
-        return Due(False, (*reasons, f"but an execution {after} waits {wait_s:.0f} s"))
-    return Due(True, reasons)
+        return TriggerDecision(False, (*reasons, f"but an execution {after} waits {wait_s:.0f} s"))
+    return TriggerDecision(True, reasons)
 
 
-def _reasons(view: View, past: Past, limits: Limits) -> tuple[str, ...]:
+def _reasons(view: TriggerInputs, past: WatcherState, limits: Limits) -> tuple[str, ...]:
     if not view.champion:
         return ("there is no champion",)
     found = []
@@ -93,19 +93,19 @@ def _reasons(view: View, past: Past, limits: Limits) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _wait_s(view: View, past: Past, limits: Limits) -> float:
+def _wait_s(view: TriggerInputs, past: WatcherState, limits: Limits) -> float:
     if past.failures:
         longest_s = LONGEST_WAIT_S if view.champion else LONGEST_WITHOUT_CHAMPION_S
         return float(min(FIRST_WAIT_S * 2.0 ** min(past.failures - 1, 30), longest_s))
     return limits.cooldown_s if view.champion else 0.0
 
 
-def looked(past: Past, view: View) -> Past:
+def looked(past: WatcherState, view: TriggerInputs) -> WatcherState:
     """The past after a look: an episode of drift is over when a fresh report knows none."""
     return replace(past, drift_answered=False) if view.drift == () else past
 
 
-def ended(past: Past, view: View, *, decided: bool, promoted: bool, now_s: float) -> Past:
+def ended(past: WatcherState, view: TriggerInputs, *, decided: bool, promoted: bool, now_s: float) -> WatcherState:
     """The past after an execution. ``decided``: it came to a decision; ``view``: what was seen when it began."""
     good = decided and (view.champion or promoted)
     answered = past.drift_answered or (decided and bool(view.drift))
@@ -123,15 +123,15 @@ def drift_of(path: Path, now_s: float) -> tuple[str, ...] | None:
     return names if age_s <= STALE_S else None
 
 
-def read_past(state: Path) -> Past:
+def read_past(state: Path) -> WatcherState:
     """What was remembered; nothing where there is no file, or a damaged one."""
     try:
-        return Past(**json.loads((state / FILE).read_text()))
+        return WatcherState(**json.loads((state / FILE).read_text()))
     except (OSError, ValueError, TypeError):
-        return Past()
+        return WatcherState()
 
 
-def write_past(state: Path, past: Past) -> None:
+def write_past(state: Path, past: WatcherState) -> None:
     """Remember."""
     write_text(state / FILE, json.dumps(asdict(past)))
 

@@ -19,12 +19,20 @@ from typing import NoReturn
 
 from serve.errors import BinwatchError, DataError, HeldError, TrainingError
 from trainer.pipeline import execution_lock, triggers
-from trainer.pipeline.execution import Execution, Request
-from trainer.pipeline.new_photos import Arrivals, Arrived, Seen
-from trainer.pipeline.pipeline import How, Promote, carry_out, end_orphans, prepared_folder, request_of, runs_of
-from trainer.pipeline.triggers import DEFAULT, Limits, Past, View
-from trainer.registry import runs
-from trainer.registry.runs import Tracking
+from trainer.pipeline.execution import Execution, ExecutionRequest
+from trainer.pipeline.new_photos import Arrived, NewPhotos, Seen
+from trainer.pipeline.pipeline import (
+    ExecutionOptions,
+    Promote,
+    end_orphans,
+    prepared_folder,
+    request_of,
+    run_or_resume,
+    runs_of,
+)
+from trainer.pipeline.triggers import DEFAULT, Limits, TriggerInputs, WatcherState
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.versions import CHAMPION
 
 MOST_STARTS = 5
 """An execution whose process died so often is given up."""
@@ -48,25 +56,25 @@ def add_options(to: argparse.ArgumentParser, environ: Mapping[str, str] = os.env
     to.add_argument("--capture", default=get("BINWATCH_CAPTURE") or "var/capture", help="what --watch prunes")
 
 
-class Keeper:
+class PipelineWatcher:
     """Executions of one request below one state folder, never two at once."""
 
     def __init__(
-        self, registry: Tracking, request: Request, promote: Promote, how: How, *, limits: Limits = DEFAULT,
+        self, registry: Registry, request: ExecutionRequest, promote: Promote, how: ExecutionOptions, *, limits: Limits = DEFAULT,
         monitoring: Path | None = None, tell: Tell = lambda *_: None, prune: Callable[[], object] = lambda: None,
-        arrivals: Arrivals | None = None,
-    ) -> None:  # fmt: skip
+        arrivals: NewPhotos | None = None,
+    ) -> None:
         """``how.state`` must be given; ``monitoring``: where monitoring.json is; ``prune`` is called once a day."""
         assert how.state
         self._registry, self._request, self._promote, self._how = registry, request, promote, how
         self._state, self._limits, self._monitoring = how.state, limits, monitoring
         self._tell, self._prune = tell, prune
-        self._arrivals = arrivals or Arrivals(request.spec, request.uri)
+        self._arrivals = arrivals or NewPhotos(request.spec, request.uri)
         self._seen = Seen(prepared_folder(self._state, request.spec).with_suffix(".seen.json"))
 
     def once(self) -> Execution:
         """One execution, now. Raises HeldError where one is under way."""
-        with execution_lock.alone(self._state, "an execution"):
+        with execution_lock.exclusive_lock(self._state, "an execution"):
             left = execution_lock.read(self._state)
             if left:
                 self._abandon(left.request, "KILLED")
@@ -76,13 +84,13 @@ class Keeper:
     def resume(self, execution_id: str) -> Execution:
         """Go on with an execution from its first unfinished step. Raises HeldError, DataError."""
         request = request_of(self._registry, execution_id)
-        with execution_lock.alone(self._state, f"execution {execution_id}"):
+        with execution_lock.exclusive_lock(self._state, f"execution {execution_id}"):
             return self._carry_out(request, None, self._view()[1])
 
     def look(self) -> Execution | None:
         """Resume what was cut off, or start what is due, or prune once a day."""
         if execution_lock.read(self._state):
-            with execution_lock.alone(self._state, "the execution that was cut off"):
+            with execution_lock.exclusive_lock(self._state, "the execution that was cut off"):
                 left = execution_lock.read(self._state)
                 return self._go_on(left) if left else None
         arrived, view = self._view()
@@ -92,7 +100,7 @@ class Keeper:
             triggers.write_past(self._state, past)
         found = triggers.due(view, past, self._limits, time.time())
         if found.start:
-            with execution_lock.alone(self._state, "an execution"):
+            with execution_lock.exclusive_lock(self._state, "an execution"):
                 if triggers.read_past(self._state).ended_s != past.ended_s:
                     return None  # another process has just done it
                 log.info("an execution starts: %s", "; ".join(found.reasons))
@@ -102,9 +110,9 @@ class Keeper:
             self._prune_now(past)
         return None
 
-    def _prune_now(self, past: Past) -> None:
+    def _prune_now(self, past: WatcherState) -> None:
         """Prune; where that fails, again in an hour."""
-        with execution_lock.alone(self._state, "the pruning"):
+        with execution_lock.exclusive_lock(self._state, "the pruning"):
             triggers.write_past(self._state, replace(past, pruned_s=time.time() - DAY_S + HOUR_S))
             self._prune()
             triggers.write_past(self._state, replace(past, pruned_s=time.time()))
@@ -126,16 +134,16 @@ class Keeper:
                 log.warning("%s; looking again in %.0f s", error, interval_s)
             time.sleep(interval_s)
 
-    def _view(self) -> tuple[Arrived, View]:
+    def _view(self) -> tuple[Arrived, TriggerInputs]:
         """What is there now. A source that cannot be read has nothing new; the execution that needs it will say so."""
-        champion, seen = self._registry.alias(runs.CHAMPION) is not None, self._seen.ids()
+        champion, seen = self._registry.alias(CHAMPION) is not None, self._seen.ids()
         try:
             arrived = self._arrivals.look(seen)
         except DataError as error:
             log.warning("new photos are not looked for: %s", error)
             arrived = Arrived()
         drift = triggers.drift_of(self._monitoring / triggers.MONITORING, time.time()) if self._monitoring else None
-        return arrived, View(champion, len(arrived.ids - seen), len(seen), drift)
+        return arrived, TriggerInputs(champion, len(arrived.ids - seen), len(seen), drift)
 
     def _go_on(self, left: execution_lock.Underway) -> Execution:
         if left.starts < MOST_STARTS:
@@ -148,29 +156,29 @@ class Keeper:
         self._end(self._view()[1], None, str(error))
         raise error
 
-    def _abandon(self, request: Request, status: str) -> None:
+    def _abandon(self, request: ExecutionRequest, status: str) -> None:
         for run in runs_of(self._registry, request):
             end_orphans(self._registry, run.id)
             if run.status == "RUNNING":
                 self._registry.end(run.id, status)
 
-    def _carry_out(self, request: Request, arrived: Arrived | None, view: View) -> Execution:
+    def _carry_out(self, request: ExecutionRequest, arrived: Arrived | None, view: TriggerInputs) -> Execution:
         """``arrived``: what the execution will have seen; None for one that goes on, which has noted it."""
-        execution_lock.note(self._state, request)
+        execution_lock.mark_started(self._state, request)
         if arrived:
             self._seen.propose(arrived.ids)
         try:
-            execution = carry_out(self._registry, request, self._promote, self._how)
+            execution = run_or_resume(self._registry, request, self._promote, self._how)
         except BinwatchError as error:
             self._end(view, None, str(error))
             raise
         except (SystemExit, KeyboardInterrupt):
-            execution_lock.pause(self._state)
+            execution_lock.mark_interrupted(self._state)
             raise
         self._end(view, execution, "; ".join(execution.reasons))
         return execution
 
-    def _end(self, view: View, execution: Execution | None, reason: str) -> None:
+    def _end(self, view: TriggerInputs, execution: Execution | None, reason: str) -> None:
         """Remember how it ended, and only then forget that it was under way: a kill in between ends it once more."""
         promoted = execution is not None and execution.decision == "promoted"
         before = triggers.read_past(self._state)
@@ -178,6 +186,6 @@ class Keeper:
         if execution:
             self._seen.accept()
         triggers.write_past(self._state, past)
-        execution_lock.forget(self._state)
+        execution_lock.clear(self._state)
         if bool(past.failures) != bool(before.failures):
             self._tell(bool(past.failures), reason)

@@ -9,7 +9,9 @@ from trainer.evaluation.evaluate import Evaluated, from_json, predictions_from_j
 from trainer.evaluation.explain import explain
 from trainer.evaluation.gate import Decision
 from trainer.evaluation.gate import from_json as decision_from_json
-from trainer.registry.runs import TrackedRun, Tracking, Version
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.runs import TrackedRun
+from trainer.registry.versions import Version
 
 NEWEST = "newest"
 DECISION, PICTURE = "decision.json", "decision.png"
@@ -20,7 +22,7 @@ DECIDES, TRAIN_RUN = "binwatch.decides", "binwatch.decides.run"
 def record(run: TrackedRun, decision: Decision, version: Version) -> None:
     """Log the decision, its numbers and its picture, and whose it is."""
     run.log_params({"challenger": version.number, "champion": version.compared_with or "none",
-                    "policy": decision.policy.rule})  # fmt: skip
+                    "policy": decision.policy.rule})
     run.log_metrics(decision.metrics())
     run.log_json(decision.to_json(), DECISION)
     from trainer.evaluation import decision_plot  # so that who only promotes needs no plots
@@ -29,7 +31,7 @@ def record(run: TrackedRun, decision: Decision, version: Version) -> None:
     run.set_tags({DECIDES: version.number, TRAIN_RUN: version.run_id})
 
 
-def find(registry: Tracking, version: Version) -> Decision:
+def find(registry: Registry, version: Version) -> Decision:
     """What was decided of a version. Raises DataError where that is not recorded."""
     for run in registry.runs(f"tags.`{DECIDES}` = '{version.number}' AND tags.`{TRAIN_RUN}` = '{version.run_id}'"):
         text = registry.read_text(run.id, DECISION)
@@ -41,7 +43,7 @@ def find(registry: Tracking, version: Version) -> Decision:
     )
 
 
-def tell(registry: Tracking, number: str) -> tuple[Decision, str]:
+def tell(registry: Registry, number: str) -> tuple[Decision, str]:
     """The decision on a version, NEWEST or its number, and the same in plain words. Raises DataError, TrackingError."""
     versions = registry.versions() if number == NEWEST else [registry.version(number)]
     if not versions:
@@ -51,7 +53,7 @@ def tell(registry: Tracking, number: str) -> tuple[Decision, str]:
     return decision, explain(decision, version.number, version.compared_with, version.status, version.reason)
 
 
-def evaluated(registry: Tracking, run_id: str) -> Evaluated:
+def evaluated(registry: Registry, run_id: str) -> Evaluated:
     """What a training's run recorded of its archive. Raises DataError where that is missing or unusable.
 
     The time of an answer is left out: two runs' are not of the same moment.

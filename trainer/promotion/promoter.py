@@ -29,12 +29,12 @@ from serve.rollout.probation import Observation
 from trainer.artifacts import EVALUATION
 from trainer.evaluation import gate
 from trainer.evaluation.evaluate import Evaluation, from_json
-from trainer.evaluation.policy import DEFAULT, UNDEPLOYED_ACCURACY, Policy
+from trainer.evaluation.policy import DEFAULT, UNDEPLOYED_ACCURACY, GatePolicy
 from trainer.promotion import decisions
-from trainer.promotion.settle import settle
-from trainer.registry import runs
-from trainer.registry.runs import Tracking, Version
+from trainer.promotion.settle import record_champion
+from trainer.registry.mlflow_registry import Registry
 from trainer.registry.signed_archive import fetch
+from trainer.registry.versions import CHAMPION, Status, Version
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Server(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PromotionOutcome:
     """What a round did: ``promoted``, ``rejected``, ``rolled-back``, ``restored``, ``nothing``; ``watched`` where a
     version answers and is still watched."""
 
@@ -88,9 +88,9 @@ class Promoter:
     """Joins a registry, a server and the file that says the deployed accuracy."""
 
     def __init__(
-        self, registry: Tracking, server: Server, accuracy_file: Path, policy: Policy = DEFAULT,
+        self, registry: Registry, server: Server, accuracy_file: Path, policy: GatePolicy = DEFAULT,
         trusted: Path | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """``trusted``: whose archives are taken (trainer/fetching.py)."""
         self._registry = registry
         self._trusted = trusted
@@ -98,19 +98,19 @@ class Promoter:
         self._server = server
         self._accuracy_file = accuracy_file
 
-    def reconcile(self) -> Outcome:
+    def reconcile(self) -> PromotionOutcome:
         """Rounds until no version is watched any more. Raises as ``round`` does."""
-        while (outcome := self.round()).did == WATCHED:
+        while (outcome := self.reconcile_once()).did == WATCHED:
             time.sleep(LOOK_S)
         return outcome
 
-    def round(self, idle: Callable[[], object] | None = None) -> Outcome:
+    def reconcile_once(self, idle: Callable[[], object] | None = None) -> PromotionOutcome:
         """One round, and then ``idle``, while no other promoter works.
 
         Raises TrackingError or ServerError; the next round goes on where this one stopped.
         """
         with self._server.hold():
-            champion = self._registry.alias(runs.CHAMPION)
+            champion = self._registry.alias(CHAMPION)
             outcome = self._follow(champion) if champion else None
             if outcome is None or outcome.did == "restored":
                 waiting = self._next(champion)
@@ -118,26 +118,26 @@ class Promoter:
             self._write_accuracy()
             if idle:
                 idle()
-        return outcome or Outcome("nothing", champion.number if champion else "", "nothing waits to be promoted")
+        return outcome or PromotionOutcome("nothing", champion.number if champion else "", "nothing waits to be promoted")
 
-    def roll_back(self, reason: str) -> Outcome:
+    def roll_back(self, reason: str) -> PromotionOutcome:
         """Return to the version before, now. Raises DataError where there is none."""
         with self._server.hold():
-            champion = self._registry.alias(runs.CHAMPION)
+            champion = self._registry.alias(CHAMPION)
             if champion is None:
                 raise DataError("nothing is deployed, so there is nothing to roll back")
-            previous = settle(self._registry, champion)
+            previous = record_champion(self._registry, champion)
             if previous is None:
                 raise DataError(f"no version served before version {champion.number}, which serves on")
             outcome = self._return(champion, previous, reason)
             self._write_accuracy()
         return outcome
 
-    def promote(self, version: str) -> Outcome:
+    def promote(self, version: str) -> PromotionOutcome:
         """Reconcile, for a pipeline in this process that waits for ``version``."""
         outcome = self.reconcile()
         found = self._registry.version(version)
-        return outcome if outcome.version == version else Outcome(found.status, version, found.reason)
+        return outcome if outcome.version == version else PromotionOutcome(found.status, version, found.reason)
 
     def _next(self, champion: Version | None) -> Version | None:
         """The newest approved version. Approvals against another champion than today's are withdrawn."""
@@ -145,13 +145,13 @@ class Promoter:
         for version in self._registry.versions():
             if not version.status and int(version.number) > int(now or 0):
                 version = self._decide(version, champion)
-            if version.status != runs.APPROVED or version.number == now:
+            if version.status != Status.APPROVED or version.number == now:
                 continue
             if version.compared_with == now:
                 return version
             was = version.compared_with or "none"
             reason = f"it was compared with version {was}, but the champion is version {now}; run the pipeline again"
-            self._registry.mark(version.number, runs.REFUSED, reason)
+            self._registry.mark(version.number, Status.REFUSED, reason)
         return None
 
     def _decide(self, version: Version, champion: Version | None) -> Version:
@@ -164,37 +164,37 @@ class Promoter:
                 decisions.record(run, decision, replace(version, compared_with=now))
             status, reason = verdict(decision)
         except DataError as error:  # registered by hand: one that cannot be judged must not hold up the others
-            status, reason = runs.REFUSED, f"its run or the champion's has no usable answers: {error}"
+            status, reason = Status.REFUSED, f"its run or the champion's has no usable answers: {error}"
         self._registry.mark(version.number, status, reason, now)
         return self._registry.version(version.number)
 
-    def _promote(self, version: Version) -> Outcome:
+    def _promote(self, version: Version) -> PromotionOutcome:
         try:
             with self._archive_of(version) as fetch:
                 self._server.load(version.number, fetch)
             self._server.canary(version.number)
         except (CanaryError, ArchiveError) as error:
             self._server.discard(version.number)
-            self._registry.mark(version.number, runs.REJECTED, str(error))
-            return Outcome("rejected", version.number, str(error))
-        self._registry.crown(version.number)
-        return self._follow(version) or Outcome("promoted", version.number, version.reason)
+            self._registry.mark(version.number, Status.REJECTED, str(error))
+            return PromotionOutcome("rejected", version.number, str(error))
+        self._registry.set_champion(version.number)
+        return self._follow(version) or PromotionOutcome("promoted", version.number, version.reason)
 
-    def _follow(self, champion: Version) -> Outcome | None:
+    def _follow(self, champion: Version) -> PromotionOutcome | None:
         """Make the server serve the champion, and nothing else once it is no longer watched; says what it did."""
-        previous = settle(self._registry, champion)
-        if champion.status == runs.ROLLED_BACK and previous:  # the rollback was cut off
+        previous = record_champion(self._registry, champion)
+        if champion.status == Status.ROLLED_BACK and previous:  # the rollback was cut off
             return self._return(champion, previous, champion.reason)
         try:
             followed = self._serve(champion)
         except CanaryError as error:
-            if champion.status == runs.PROMOTED or not previous:
+            if champion.status == Status.PROMOTED or not previous:
                 raise
             return self._return(champion, previous, str(error))
-        if champion.status != runs.PROMOTED:
+        if champion.status != Status.PROMOTED:
             return self._watch(champion, previous)
         self._server.retire(champion.number, previous.number if previous else None)
-        return None if followed else Outcome("restored", champion.number, "TorchServe did not serve the champion")
+        return None if followed else PromotionOutcome("restored", champion.number, "TorchServe did not serve the champion")
 
     def _serve(self, champion: Version) -> bool:
         """Make the server answer with the champion; says whether it did already."""
@@ -207,32 +207,32 @@ class Promoter:
         self._server.switch(champion.number)
         return False
 
-    def _watch(self, champion: Version, previous: Version | None) -> Outcome:
+    def _watch(self, champion: Version, previous: Version | None) -> PromotionOutcome:
         """Look at a champion that is new; without a version to return to it is not watched."""
         seen = self._server.observe(champion.number)
         if seen.fault and previous:
             return self._return(champion, previous, seen.fault)
         if previous and not seen.over:
-            return Outcome(WATCHED, champion.number, seen.said)
+            return PromotionOutcome(WATCHED, champion.number, seen.said)
         log.info("version %s was watched for %s", champion.number, seen.said)
         self._server.retire(champion.number, previous.number if previous else None)
-        self._registry.mark(champion.number, runs.PROMOTED, champion.reason)
-        return Outcome("promoted", champion.number, champion.reason)
+        self._registry.mark(champion.number, Status.PROMOTED, champion.reason)
+        return PromotionOutcome("promoted", champion.number, champion.reason)
 
-    def _return(self, version: Version, previous: Version, reason: str) -> Outcome:
+    def _return(self, version: Version, previous: Version, reason: str) -> PromotionOutcome:
         """From the champion ``version`` to the one before it, which must load and pass its canary first."""
         with self._archive_of(previous) as fetch:
             self._server.load(previous.number, fetch)
         self._server.canary(previous.number)
-        self._registry.mark(version.number, runs.ROLLED_BACK, reason)
-        self._registry.crown(previous.number)
+        self._registry.mark(version.number, Status.ROLLED_BACK, reason)
+        self._registry.set_champion(previous.number)
         self._server.switch(previous.number)
-        before = settle(self._registry, previous)
+        before = record_champion(self._registry, previous)
         self._server.retire(previous.number, before.number if before else None)
-        return Outcome("rolled-back", version.number, reason)
+        return PromotionOutcome("rolled-back", version.number, reason)
 
     def _write_accuracy(self) -> None:
-        champion = self._registry.alias(runs.CHAMPION)
+        champion = self._registry.alias(CHAMPION)
         version = champion.number if champion else None
         if _recorded_version(self._accuracy_file) == {"version": version}:
             return
@@ -267,7 +267,7 @@ def watch(
     while not stop.is_set():
         wait_s = interval_s
         try:
-            outcome = promoter.round(idle)
+            outcome = promoter.reconcile_once(idle)
             if outcome.did == WATCHED:
                 wait_s = min(LOOK_S, interval_s)
             elif outcome.did != "nothing":
@@ -279,7 +279,7 @@ def watch(
 
 def verdict(decision: gate.Decision) -> tuple[str, str]:
     """Status and reason to mark a version with."""
-    return runs.APPROVED if decision.promote else runs.REFUSED, "; ".join(decision.reasons)
+    return Status.APPROVED if decision.promote else Status.REFUSED, "; ".join(decision.reasons)
 
 
 def _recorded_version(path: Path) -> dict[str, str | None] | None:

@@ -28,7 +28,7 @@ class Deployment:
     ended: bool = True
 
 
-def changes(records: Sequence[Deployment]) -> list[Deployment]:
+def deduplicate(records: Sequence[Deployment]) -> list[Deployment]:
     """The records, newest first, without those that say again what the one before them said.
 
     A request to MLflow that got no answer is sent again, and then is there twice.
@@ -40,7 +40,7 @@ def changes(records: Sequence[Deployment]) -> list[Deployment]:
     return kept[::-1]
 
 
-def below(deployments: Sequence[Deployment], usable: Mapping[str, str]) -> str | None:
+def previous_version(deployments: Sequence[Deployment], usable: Mapping[str, str]) -> str | None:
     """The version to return to from the one that serves, if there is one.
 
     ``deployments``: newest first; ``usable``: of each version that may serve again, the run that made it.

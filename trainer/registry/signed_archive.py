@@ -16,13 +16,15 @@ from serve.errors import ArchiveError
 from serve.manifest import sha256
 from trainer.artifacts import ARCHIVE
 from trainer.registry import signing
+from trainer.registry.mlflow_registry import Registry
 from trainer.registry.renewal import without_pickle
-from trainer.registry.runs import REJECTED, TrackedRun, Tracking, Version
+from trainer.registry.runs import TrackedRun
+from trainer.registry.versions import Status, Version
 
 SIGNATURE = ARCHIVE + signing.SUFFIX
 
 
-def fetch(registry: Tracking, run_id: str, folder: Path, trusted: Path | None) -> Path:
+def fetch(registry: Registry, run_id: str, folder: Path, trusted: Path | None) -> Path:
     """The archive of a run, in ``folder``, signed by one of the keys that ``trusted`` names.
 
     ``trusted``: as BINWATCH_VERIFY_KEY; None where nobody else can write to MLflow: nothing is checked.
@@ -39,7 +41,7 @@ def fetch(registry: Tracking, run_id: str, folder: Path, trusted: Path | None) -
     return archive
 
 
-def sign_version(registry: Tracking, version: Version, key: Ed25519PrivateKey, again: bool) -> str:
+def sign_version(registry: Registry, version: Version, key: Ed25519PrivateKey, again: bool) -> str:
     """Sign the archive of a version that somebody vouches for, if it is one that would be served.
 
     ``again``: let the gate decide anew where the version was rejected. Returns the name of the key.
@@ -54,8 +56,8 @@ def sign_version(registry: Tracking, version: Version, key: Ed25519PrivateKey, a
         if without_pickle(archive, renewed):
             archive = renewed
         stamp(archive, folder / "checked.mar", version.number)
-        _log_signed(registry.noted(version.run_id), archive, key)
-    if again and version.status == REJECTED:
+        _log_signed(registry.reopen_run(version.run_id), archive, key)
+    if again and version.status == Status.REJECTED:
         registry.mark(version.number, "", "signed by hand since; the gate decides again")
     return signing.name_of(key.public_key())
 

@@ -76,7 +76,7 @@ def _write(path: Path, content: bytes, mode: int) -> None:
         os.link(file.name, path)
 
 
-def at_home(state: Path, environ: MutableMapping[str, str] = os.environ) -> Path:
+def ensure_local_keys(state: Path, environ: MutableMapping[str, str] = os.environ) -> Path:
     """Make this process and the jobs that it starts sign, where no key is named with a pair below ``state``.
 
     Gives the keys that are trusted, as ``trusted`` does.
@@ -174,5 +174,5 @@ def _bytes_of(archive: Path) -> Iterator[memoryview]:
     with (
         archive.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
         memoryview(mapped) as content,
-    ):  # fmt: skip
+    ):
         yield content

@@ -22,7 +22,8 @@ from typing import Any
 
 from serve.errors import DataError
 from trainer.registry.deployments import PROMOTED, Deployment
-from trainer.registry.runs import Found, Tracking
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.runs import RunInfo
 
 FILE = "history.json"
 EVALUATION, DATASET = "evaluation.json", "dataset.json"
@@ -45,7 +46,7 @@ class Facts:
 
 def served(
     deployments: Sequence[Deployment], facts: Callable[[str], Facts], made_by: Mapping[str, str]
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """The stretches of time in which a version served, newest first.
 
     ``deployments``: newest first; ``facts``: of a run; ``made_by``: the execution that a version is from.
@@ -56,10 +57,10 @@ def served(
          **asdict(facts(each.train_run)), "run_id": each.train_run or None,
          "execution": made_by.get(each.version) if each.did == PROMOTED else None}
         for each, end in zip(deployments, ends, strict=False)
-    ]  # fmt: skip
+    ]
 
 
-def execution(found: Found, text: str | None, now_s: float) -> dict[str, Any]:
+def execution(found: RunInfo, text: str | None, now_s: float) -> dict[str, Any]:
     """One execution from its run and its ``execution.json``, of which any part may be missing."""
     said = _object(text)
     steps = [each for each in said.get("steps") or () if isinstance(each, dict)]
@@ -72,7 +73,7 @@ def execution(found: Found, text: str | None, now_s: float) -> dict[str, Any]:
         "version": (said.get("challenger") or {}).get("version"),
         "steps": [{"name": str(each.get("name")), "status": str(each.get("status")), "seconds": each.get("seconds"),
                    "cached": bool(each.get("cached"))} for each in steps],
-    }  # fmt: skip
+    }
 
 
 def iso(at_s: float) -> str:
@@ -88,7 +89,7 @@ def table(found: Mapping[str, Any]) -> str:
         rows.append(
             (each["from"], each["to"] or "now", each["version"], accuracy, (each["dataset_fingerprint"] or "-")[:12],
              (each["revision"] or "-")[:12], f"{each['did']}: {each['reason']}")
-        )  # fmt: skip
+        )
     if len(rows) == 1:
         return "nothing has served yet; scripts/pipeline.py makes a first version"
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]) - 1)]
@@ -113,8 +114,8 @@ class Chronicle:
         self._ended: dict[str, dict[str, Any]] = {}
 
     @cached_property
-    def _registry(self) -> Tracking:
-        return Tracking(self._uri)
+    def _registry(self) -> Registry:
+        return Registry(self._uri)
 
     def read(self) -> dict[str, Any]:
         """The history as of now. Raises TrackingError."""
@@ -137,7 +138,7 @@ class Chronicle:
         except OSError as error:
             raise DataError(f"{self._out / FILE} cannot be written: {error}; name another folder with --out") from error
 
-    def _execution(self, run: Found, now_s: float) -> dict[str, Any]:
+    def _execution(self, run: RunInfo, now_s: float) -> dict[str, Any]:
         if run.id in self._ended and run.ended_s:  # one that goes on after an interruption runs again
             return self._ended[run.id]
         found = execution(run, self._registry.read_text(run.id, "execution.json"), now_s)
@@ -154,7 +155,7 @@ class Chronicle:
         return self._facts[run_id]
 
 
-def facts_of(registry: Tracking, run: Found) -> Facts:
+def facts_of(registry: Registry, run: RunInfo) -> Facts:
     """What a training's run says of its model. Raises TrackingError."""
     said = _object(registry.read_text(run.id, EVALUATION)).get("binwatch") or {}
     interval = said.get("accuracy_interval")

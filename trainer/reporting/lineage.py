@@ -13,8 +13,9 @@ from serve.errors import ArchiveError, DataError
 from serve.manifest import sha256
 from trainer.artifacts import ARCHIVE, ARCHIVE_SHA
 from trainer.promotion import decisions
-from trainer.registry.runs import Tracking, Version
+from trainer.registry.mlflow_registry import Registry
 from trainer.registry.signed_archive import fetch
+from trainer.registry.versions import Version
 from trainer.reporting import history
 
 _DATA = "data_"
@@ -49,7 +50,7 @@ class Lineage:
         return asdict(self)
 
 
-def lineage(registry: Tracking, number: str, trusted: Path | None) -> Lineage:
+def lineage(registry: Registry, number: str, trusted: Path | None) -> Lineage:
     """The lineage of a version; ``trusted``: the keys that its signature is checked with.
 
     Raises TrackingError, SettingsError.
@@ -60,7 +61,7 @@ def lineage(registry: Tracking, number: str, trusted: Path | None) -> Lineage:
     facts = history.facts_of(registry, runs[0]) if runs else history.Facts()
     sha, signature = _archive(registry, version, trusted)
     mine = [each for each in history.served(registry.deployments(), lambda _: facts, {})
-            if (each["version"], each["run_id"]) == (number, version.run_id)]  # fmt: skip
+            if (each["version"], each["run_id"]) == (number, version.run_id)]
     return Lineage(
         number, version.status, _reasons(registry, version), version.compared_with, version.run_id,
         registry.address(version.run_id), facts.accuracy, facts.accuracy_interval, facts.dataset_fingerprint,
@@ -68,17 +69,17 @@ def lineage(registry: Tracking, number: str, trusted: Path | None) -> Lineage:
         {name: value for name, value in params.items() if not name.startswith(_DATA)},
         facts.revision, sha or tags.get(ARCHIVE_SHA), signature,
         tuple({key: each[key] for key in ("from", "to", "did", "reason")} for each in mine),
-    )  # fmt: skip
+    )
 
 
-def _reasons(registry: Tracking, version: Version) -> tuple[str, ...]:
+def _reasons(registry: Registry, version: Version) -> tuple[str, ...]:
     try:
         return decisions.find(registry, version).reasons
     except DataError:  # decided by an older version, or by hand: what the registry says
         return (version.reason,) if version.reason else ()
 
 
-def _archive(registry: Tracking, version: Version, trusted: Path | None) -> tuple[str | None, str]:
+def _archive(registry: Registry, version: Version, trusted: Path | None) -> tuple[str | None, str]:
     """The archive's SHA-256 in hexadecimal, None where it is not to be had, and what its signature says."""
     if ARCHIVE not in registry.artifacts(version.run_id, str(Path(ARCHIVE).parent)):
         return None, "the archive is gone: pruned, or never logged"
@@ -105,7 +106,7 @@ def text(found: Lineage) -> str:
         *((f"  {name}", value) for name, value in found.data.items()), ("code", found.revision or "unknown"),
         ("recipe", ", ".join(f"{name}={value}" for name, value in found.recipe.items()) or "unknown"),
         ("archive", f"SHA-256 {found.archive_sha256 or 'unknown'}"), ("signature", found.signature),
-    ]  # fmt: skip
+    ]
     return "\n".join(f"{name:14}{value}" for name, value in rows)
 
 

@@ -23,7 +23,7 @@ def counts(report: Mapping[str, Any]) -> Figure:
     """Shares of the predicted counts by time."""
     names = list(report["totals"]["counts"])
     return _stacked(report, "predicted counts", {name: [b["counts"].get(name, 0) for b in report["buckets"]]
-                                                 for name in names})  # fmt: skip
+                                                 for name in names})
 
 
 def verdicts(report: Mapping[str, Any]) -> Figure:

@@ -14,7 +14,9 @@ from itertools import groupby
 from typing import Any
 
 from serve.errors import DataError
-from trainer.registry.runs import CHAMPION, TrackedRun, Tracking
+from trainer.registry.mlflow_registry import Registry
+from trainer.registry.runs import TrackedRun
+from trainer.registry.versions import CHAMPION
 from trainer.reporting import monitoring_plots
 from trainer.reporting.history import Chronicle
 
@@ -22,7 +24,7 @@ EXPERIMENT = "binwatch-monitoring"
 REFERENCE = "reference.json"
 LOGGED_TO = "binwatch.logged_to"
 NUMBERS = ("requests", "errors", "confidence_mean", "confidence_p10", "latency_p50_ms", "latency_p99_ms", "feedback",
-           "accuracy")  # fmt: skip
+           "accuracy")
 
 
 class Journal:
@@ -38,12 +40,12 @@ class Journal:
         self._seen: tuple[Any, ...] = ()
 
     @cached_property
-    def _models(self) -> Tracking:
-        return Tracking(self._uri)
+    def _models(self) -> Registry:
+        return Registry(self._uri)
 
     @cached_property
-    def _runs(self) -> Tracking:
-        return Tracking(self._uri, EXPERIMENT)
+    def _runs(self) -> Registry:
+        return Registry(self._uri, EXPERIMENT)
 
     def reference(self) -> tuple[str, Mapping[str, Any]] | None:
         """The version that serves, and the reference that its run recorded; None where either is missing."""
@@ -75,7 +77,7 @@ class Journal:
         new = [each for each in buckets if each["start"] > done]
         if not new:
             return
-        with self._runs.run(_name(day), again=found[0] if found else None) as run:
+        with self._runs.run(_name(day), resume_run_id=found[0] if found else None) as run:
             for each in new:
                 start_s = _seconds(each)
                 run.log_metrics(bucket_metrics(each), int(start_s % 86_400 / 60), start_s)
@@ -84,7 +86,7 @@ class Journal:
     def _log_look(self, report: Mapping[str, Any]) -> None:
         at_s = _time(report["to"])
         found = self._runs.find_run(_name(report["to"][:10]))
-        with self._runs.run(_name(report["to"][:10]), again=found[0] if found else None) as run:
+        with self._runs.run(_name(report["to"][:10]), resume_run_id=found[0] if found else None) as run:
             run.log_metrics(look_metrics(report), int(at_s % 86_400 / 60), at_s)
             run.set_tags({"alerts": ", ".join(alert["name"] for alert in report["alerts"]) or "none"})
             run.log_json(report, "monitoring.json")

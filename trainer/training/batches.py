@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.data.counts import Counts, wider
+from trainer.data.counts import Counts, all_counts
 from trainer.data.dataset import Dataset, Part, Rows, Stacked
 from trainer.training import distributed
 from trainer.training.recipes import Recipe
@@ -20,7 +20,7 @@ from trainer.training.recipes import Recipe
 
 def learned_counts(counts: Counts, recipe: Recipe) -> Counts:
     """The counts that a network has an output for; the answers are some of them."""
-    return wider(counts) if recipe.extra else counts
+    return all_counts(counts) if recipe.extra else counts
 
 
 def soft_labels(counts: Counts, sigma: float) -> Tensor:

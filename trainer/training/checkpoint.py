@@ -33,7 +33,7 @@ def save(folder: Path, state: State) -> bool:
         partial.replace(folder / NAME)
     except OSError as error:
         log.warning("no checkpoint of %.0f MB in %s (%s); training goes on, and would resume from the one before",
-                    data.getbuffer().nbytes / 1e6, folder, error)  # fmt: skip
+                    data.getbuffer().nbytes / 1e6, folder, error)
         try:
             partial.unlink(missing_ok=True)
         except OSError:

@@ -52,7 +52,7 @@ def launcher(base: Path, environ: Mapping[str, str], module: str) -> list[str] |
         where = ["--standalone"]
     else:
         where = [f"--nnodes={len(hosts)}", f"--node-rank={hosts.index(current)}",
-                 f"--master-addr={hosts[0]}", f"--master-port={PORT}"]  # fmt: skip
+                 f"--master-addr={hosts[0]}", f"--master-port={PORT}"]
     if len(hosts) * int(text) == 1:
         return None
     return [sys.executable, "-m", "torch.distributed.run", *where, f"--nproc-per-node={text}", "-m", module]
@@ -75,7 +75,7 @@ def _hosts(base: Path) -> tuple[list[str], str]:
 
 
 @contextmanager
-def joined(environ: Mapping[str, str]) -> Iterator[None]:
+def process_group(environ: Mapping[str, str]) -> Iterator[None]:
     """While the context lasts this process trains with those that ``torchrun`` has started."""
     if int(environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -96,7 +96,7 @@ def pick_device() -> torch.device:
     return torch.device("cpu")
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """``values``, of any shape, summed over all processes."""
     if size() > 1:
         values = values.to(pick_device())
@@ -104,12 +104,12 @@ def total(values: Tensor) -> Tensor:
     return values.cpu()
 
 
-def anyone(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
     """Whether ``flag`` is set in one of the processes: they must stop at the same batch."""
-    return flag if size() == 1 else bool(total(torch.tensor(float(flag))).item())
+    return flag if size() == 1 else bool(all_reduce_sum(torch.tensor(float(flag))).item())
 
 
-def from_first(value: Any) -> Any:
+def broadcast_from_rank0(value: Any) -> Any:
     """What the first process holds: a checkpoint lies on its host alone."""
     if size() == 1:
         return value
@@ -118,7 +118,7 @@ def from_first(value: Any) -> Any:
     return values[0]
 
 
-def spread(model: nn.Module) -> nn.Module:
+def wrap_ddp(model: nn.Module) -> nn.Module:
     """``model`` with its gradients averaged over the processes, and its batch normalisation made over all photos."""
     if size() == 1:
         return model

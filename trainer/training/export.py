@@ -73,7 +73,7 @@ class _Calibrated:
 def write_archive(
     model: Counter, data: Dataset, recipe: Recipe, out: Path, *, run_id: str, metrics: Mapping[str, float],
     selection: Part, calibration: Part,
-) -> Exported:  # fmt: skip
+) -> Exported:
     """Export ``model`` and pack it as ``out/bin-counter.mar``.
 
     ``selection``, ``calibration``: the halves of the validation photos. Raises ArchiveError where a form and
@@ -98,7 +98,7 @@ def write_archive(
             dataset_fingerprint=data.fingerprint, metrics={**metrics, **choice.metrics(), **served.metrics},
             golden=(), files=_checksums(stage), licence=LICENCE, recipe=asdict(recipe),
             reference=reference(served.probabilities, data.counts, data.train, recipe.seed),
-        )  # fmt: skip
+        )
         manifest = _promising(found, golden, served.calibration, of_fp32.calibration if choice.accepted else None)
         (stage / MANIFEST_FILE).write_text(manifest.to_json())
         return Exported(_pack(stage, out), manifest.cpu_model, choice, manifest.metrics, manifest.reference)
@@ -106,12 +106,12 @@ def write_archive(
 
 def _promising(
     manifest: Manifest, golden: _Golden, served: Calibration, exact: Calibration | None
-) -> Manifest:  # fmt: skip
+) -> Manifest:
     """``manifest`` with what rests on the form that CPUs run: int8 where ``exact``, that of the program, is another."""
     return replace(
         manifest, golden=tuple(map(Golden, golden.names, served.golden)), temperature=served.temperature,
         scores=served.scores, cpu_model=INT8_MODEL if exact else FP32_MODEL, exact=exact,
-    )  # fmt: skip
+    )
 
 
 def _copy_code(stage: Path) -> None:
@@ -134,7 +134,7 @@ def _export(model: Counter, size_px: int, stage: Path) -> None:
         torch.onnx.export(
             program, (), str(stage / FP32_MODEL), input_names=["pixels"], output_names=["logits"],
             dynamic_shapes=batch, dynamo=True, external_data=False, verbose=False,
-        )  # fmt: skip
+        )
 
 
 def _runner(model: Path) -> Runner:
@@ -185,7 +185,7 @@ def _middle(rows: NDArray[np.int64], margins: NDArray[np.float64]) -> int:
 
 def _try_int8(
     stage: Path, train: Part, selection: Part, exact: NDArray[np.float64], golden: _Golden, seed: int
-) -> Choice:  # fmt: skip
+) -> Choice:
     """Make the int8 form, and keep it where it is as good; ``exact``: fp32's probabilities of ``selection``."""
     model, path = stage / FP32_MODEL, stage / INT8_MODEL
     expected = np.asarray(softmax(_runner(model)(golden.pixels), axis=1))
@@ -208,7 +208,7 @@ def _calibrate(run: Runner, part: Part, counts: Counts, golden: _Golden) -> _Cal
     calibration = Calibration(
         temperature, conformal_scores(logits, part.labels, counts.names),
         tuple(tuple(round(float(p), 6) for p in row) for row in promised),
-    )  # fmt: skip
+    )
     return _Calibrated(calibration, metrics, np.asarray(softmax(logits / temperature, axis=1)))
 
 
@@ -225,7 +225,7 @@ def _pack(stage: Path, out: Path) -> Path:
         sys.executable, "-m", "model_archiver.model_packaging", "--model-name", MODEL_NAME, "--version", "0",
         "--serialized-file", stage / FP32_MODEL, "--handler", stage / "handler.py",
         "--extra-files", stage, "--export-path", out, "--force", "--archive-format", "zip-store",
-    ]  # fmt: skip
+    ]
     done = subprocess.run(
         [str(word) for word in command], env={**os.environ, "TMPDIR": str(work)}, capture_output=True, text=True
     )

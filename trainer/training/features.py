@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from trainer.data.dataset import Dataset, Part, Pixels, Rows
-from trainer.data.prepared import EXTRA, Prepared, decoded, kept, read
+from trainer.data.prepared import EXTRA, Prepared, cached_array, decoded, read
 from trainer.training.distributed import pick_device
-from trainer.training.networks import PRETRAINED, Counter, EfficientNetLite, both, create
+from trainer.training.networks import PRETRAINED, Counter, EfficientNetLite, average_with_mirror, create
 
 BATCH = 64
 WORTH_COMPILING = 500
@@ -71,7 +71,7 @@ class Tail(nn.Module):
         if self.training:
             return self._logits(seen)
         logits = self._logits(seen[:, 0])
-        return both(logits, self._logits(seen[:, 1])) if self.counter.mirrored else logits
+        return average_with_mirror(logits, self._logits(seen[:, 1])) if self.counter.mirrored else logits
 
     def _logits(self, seen: Tensor) -> Tensor:
         # a permuted NHWC tensor is channels_last in memory already: no copy
@@ -98,7 +98,7 @@ def with_features(data: Dataset, network: nn.Module, name: str) -> Dataset:
 
 
 def _computed(part: Part, network: nn.Module, name: str) -> Rows:
-    ask = asking(network, part.pixels, len(part))
+    ask = make_predictor(network, part.pixels, len(part))
     blocks = tqdm(range(0, len(part), BATCH), desc=f"features of {name}", unit="batch")
     found = np.concatenate([ask(slice(start, start + BATCH)) for start in blocks])
     return Rows(found, np.arange(len(found)))
@@ -136,7 +136,7 @@ class Layout(nn.Module):
 
 
 def _kept_rows(prepared: Prepared, network: nn.Module, name: str, size_px: int) -> NDArray[Any]:
-    ask = asking(network, decoded(prepared, size_px), len(prepared.rows))
+    ask = make_predictor(network, decoded(prepared, size_px), len(prepared.rows))
 
     def fill(out: NDArray[Any]) -> None:
         with tqdm(total=len(out), desc=f"features of {name}", unit="photo") as bar:
@@ -146,10 +146,10 @@ def _kept_rows(prepared: Prepared, network: nn.Module, name: str, size_px: int) 
                 bar.update(len(found))
 
     one = ask(slice(0, 1))
-    return kept(prepared, f"{name}-{size_px}px-{_digest(network)}", one.shape[1:], one.dtype.type, fill)
+    return cached_array(prepared, f"{name}-{size_px}px-{_digest(network)}", one.shape[1:], one.dtype.type, fill)
 
 
-def asking(network: nn.Module, pixels: Pixels, photos: int) -> Callable[[slice], NDArray[Any]]:
+def make_predictor(network: nn.Module, pixels: Pixels, photos: int) -> Callable[[slice], NDArray[Any]]:
     """A function from rows of ``pixels`` to what ``network`` makes of them, in evaluation mode.
 
     ``photos``: how many will be asked about.
@@ -179,7 +179,7 @@ def _compiled(network: nn.Module, example: NDArray[Any]) -> Callable[[NDArray[An
         program = torch.onnx.export(
             network, (batch,), input_names=["pixels"], dynamic_shapes=({0: torch.export.Dim("batch")},),
             dynamo=True, verbose=False,
-        )  # fmt: skip
+        )
     assert program is not None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

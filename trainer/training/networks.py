@@ -91,7 +91,7 @@ def _efficientnet_lite(name: str, path: Callable[[], str], dropout: float) -> Ar
     return Architecture(
         partial(EfficientNetLite, name), 1280, lambda: _efficientnet_weights(path()), dropout=dropout,
         mean=(0.498,) * 3, std=(0.502,) * 3,
-    )  # fmt: skip
+    )
 
 
 def _torchvision_body(name: str) -> nn.Module:
@@ -159,7 +159,7 @@ class Counter(nn.Module):
     def __init__(
         self, about: Architecture, classes: int, frozen: bool = False, answers: tuple[int, ...] = (),
         mirrored: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.normalise = Normalise(about.mean, about.std)
         self.body = about.build().requires_grad_(not frozen)
@@ -205,10 +205,10 @@ class Counter(nn.Module):
         logits = self.answer(self.classify(self.features(pixels)))
         if self.training or not self.mirrored:
             return logits
-        return both(logits, self.answer(self.classify(self.features(pixels.flip(2)))))
+        return average_with_mirror(logits, self.answer(self.classify(self.features(pixels.flip(2)))))
 
 
-def both(logits: Tensor, mirrored: Tensor) -> Tensor:
+def average_with_mirror(logits: Tensor, mirrored: Tensor) -> Tensor:
     """The answer to a photo and the answer to its mirror image as one, ``(B, C)``."""
     return (logits.log_softmax(1) + mirrored.log_softmax(1)) / 2
 
@@ -216,7 +216,7 @@ def both(logits: Tensor, mirrored: Tensor) -> Tensor:
 def create(
     name: str, classes: int, size_px: int = 224, weights: str = NO_WEIGHTS, frozen: bool = False,
     answers: tuple[int, ...] = (), mirrored: bool = False,
-) -> Counter:  # fmt: skip
+) -> Counter:
     """Build a counter for ``classes`` counts and photos of ``size_px``; for the other arguments see Counter.
 
     ``weights`` of the body: ``none`` (random), ``pretrained`` (ImageNet's) or a file with a state dict,

@@ -11,7 +11,7 @@ from trainer.training.rules import Layer
 
 PRECISION = {
     ("cuda", "auto"): torch.float16, ("cuda", "bfloat16"): torch.bfloat16, ("cpu", "bfloat16"): torch.bfloat16
-}  # fmt: skip
+}
 """What is computed with in place of float32, by device and a recipe's word."""
 
 
@@ -48,7 +48,7 @@ def layers(model: nn.Module, scale: float, only: str = "") -> list[Layer]:
             each.detach().abs().max().float(),
             each.detach().float().std() * math.sqrt(each.numel() / each.shape[0]),
         ]) for _, each in weights
-    ]).tolist()  # fmt: skip
+    ]).tolist()
     return [Layer(name, *row) for (name, _), row in zip(weights, numbers, strict=True)]
 
 
@@ -64,7 +64,7 @@ def utilisation(device: torch.device) -> list[float]:
 
 def average(
     decay: float, averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Tensor
-) -> None:  # fmt: skip
+) -> None:
     """A running mean that forgets what it began with the sooner, the fewer the steps."""
     decay = min(decay, (1 + int(steps)) / (10 + int(steps)))
     for mean, value in zip(averaged, current, strict=True):

@@ -34,7 +34,7 @@ class Epoch:
 
 
 @dataclass
-class Fitted:
+class TrainingResult:
     """A trained counter with the weights of its best epoch (lowest validation loss).
 
     ``fired``: the rules that did, each once; ``stopped_by``: the rule that ended the training early;
@@ -52,7 +52,7 @@ class Fitted:
 
 
 @dataclass
-class Done:
+class LoopState:
     """How far a training has come: ``batch`` batches of ``epoch``, and what they summed up to."""
 
     epoch: int = 1

@@ -50,7 +50,7 @@ class Choice:
 def decide(
     fp32: NDArray[Any], int8: NDArray[Any], labels: NDArray[Any],
     golden_fp32: NDArray[Any], golden_int8: NDArray[Any],
-) -> Choice:  # fmt: skip
+) -> Choice:
     """Whether int8 may stand for fp32.
 
     Probabilities ``(N, C)`` of both forms and labels ``(N,)`` of the same validation photos, and probabilities
@@ -105,7 +105,7 @@ def quantise(model: Path, target: Path, pixels: Pixels, spared: float = 0.0) -> 
             fused, target, _Photos(pixels), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=_INT8,
             nodes_to_exclude=[*_early(nodes, spared), *_heads(nodes)], reduce_range=not _multiplies_int8(),
-        )  # fmt: skip
+        )
 
 
 class _Photos(CalibrationDataReader):  # type: ignore[misc]

@@ -69,4 +69,4 @@ RECIPES = {
         Recipe("resnet18-small", "resnet18", size_px=64, batch_size=32, learning_rate=0.003, epochs=12,
                schedule="one-cycle", weight_decay=0.02),
     )
-}  # fmt: skip
+}

@@ -22,7 +22,7 @@ from trainer.registry import signing
 from trainer.registry.runs import TrackedRun
 from trainer.training import checkpoint, distributed, training_plots
 from trainer.training.export import write_archive
-from trainer.training.progress import Epoch, Fitted
+from trainer.training.progress import Epoch, TrainingResult
 from trainer.training.recipes import Recipe
 from trainer.training.rules import Fired
 from trainer.training.train import fit
@@ -43,7 +43,7 @@ class Trained:
 class Learned:
     """What ``learn`` gives: the best weights, the data they saw, and the halves of the validation photos."""
 
-    fitted: Fitted
+    fitted: TrainingResult
     data: Dataset
     selection: Part
     calibration: Part
@@ -52,7 +52,7 @@ class Learned:
 def learn(
     spec: DataSpec, recipe: Recipe, out: Path, run: TrackedRun | None, *, stop_on: frozenset[str] = frozenset(),
     checkpoints: Path | None = None, on_epoch: Callable[[Epoch], object] = lambda _: None, data: Dataset | None = None,
-) -> Learned:  # fmt: skip
+) -> Learned:
     """Load and train. One half of the validation photos, by bin, selects the epoch, the other is kept.
 
     ``stop_on``: rules that end the training; ``checkpoints``: where an interrupted one is resumed from; ``data``:
@@ -68,12 +68,12 @@ def learn(
     def tell(epoch: Epoch) -> None:
         on_epoch(epoch)
         if run:
-            run.keep_metrics(epoch.metrics(), epoch.number)
+            run.buffer_metrics(epoch.metrics(), epoch.number)
 
     fitted = fit(
         replace(data, validation=selection), recipe, tell, on_rule=lambda fired: _log_rule(run, fired),
         stop_on=stop_on, checkpoints=checkpoints,
-    )  # fmt: skip
+    )
     if run:
         _log_training(run, fitted)
     return Learned(fitted, data, selection, calibration)
@@ -83,7 +83,7 @@ def run_training(
     spec: DataSpec, recipe: Recipe, out: Path, run: TrackedRun | None, *,
     stop_on: frozenset[str] = frozenset(), checkpoints: Path | None = None,
     on_epoch: Callable[[Epoch], object] = lambda _: None, data: Dataset | None = None,
-) -> Trained:  # fmt: skip
+) -> Trained:
     """Load, train, calibrate, export, sign. Everything goes to ``run`` where there is one; the archive to ``out``."""
     start, key = time.monotonic(), signing.signer_from(os.environ)
     learned = learn(spec, recipe, out, run, stop_on=stop_on, checkpoints=checkpoints, on_epoch=on_epoch, data=data)
@@ -93,7 +93,7 @@ def run_training(
     exported = write_archive(
         fitted.model, data, recipe, out, run_id=run.id if run else "", metrics=chosen,
         selection=learned.selection, calibration=learned.calibration,
-    )  # fmt: skip
+    )
     signature = signing.sign(exported.archive, key) if key else None
     if not exported.choice.accepted:
         log.warning("CPUs get the fp32 form, which is slower than int8: %s", exported.choice.reason)
@@ -109,7 +109,7 @@ def run_training(
     return Trained(exported.archive, data, run)
 
 
-def _write_training(out: Path, recipe: Recipe, fitted: Fitted, photos: int, seconds: float) -> None:
+def _write_training(out: Path, recipe: Recipe, fitted: TrainingResult, photos: int, seconds: float) -> None:
     """Leave ``training.json`` in ``out``. ``seconds``: of this process, from reading the data to the archive;
     to them come the steps of those that were interrupted."""
     about = {
@@ -117,7 +117,7 @@ def _write_training(out: Path, recipe: Recipe, fitted: Fitted, photos: int, seco
         "seconds": round(seconds + fitted.earlier_s, 1), "resumed_at_epoch": fitted.resumed_at or None,
         "photos_per_second": round(statistics.median(each.photos_per_second for each in fitted.epochs), 1),
         "stopped_by": fitted.stopped_by, "rules": [asdict(each) for each in fitted.fired],
-    }  # fmt: skip
+    }
     (out / TRAINING).write_text(json.dumps(about, indent=1))
 
 
@@ -149,7 +149,7 @@ def _report_data(data: Dataset, out: Path) -> None:
     if data.skipped:
         first = data.skipped[0]
         log.warning("left out %d photos, all named in %s; the first is %s: %s",
-                    len(data.skipped), DATASET, first.id, first.reason)  # fmt: skip
+                    len(data.skipped), DATASET, first.id, first.reason)
 
 
 def _log_inputs(run: TrackedRun, spec: DataSpec, recipe: Recipe, data: Dataset) -> None:
@@ -166,12 +166,12 @@ def _log_rule(run: TrackedRun | None, fired: Fired) -> None:
     place = f"epoch {fired.epoch}, step {fired.step}"
     log.warning("rule %s fired in %s: %s", fired.rule, place, fired.reason)
     if run:
-        run.keep_metrics({f"rule_{fired.rule}": 1.0}, fired.step)
-        run.keep_tags({f"rule.{fired.rule}": f"{place}: {fired.reason}"})
+        run.buffer_metrics({f"rule_{fired.rule}": 1.0}, fired.step)
+        run.buffer_tags({f"rule.{fired.rule}": f"{place}: {fired.reason}"})
 
 
-def _log_training(run: TrackedRun, fitted: Fitted) -> None:
-    run.send_kept()
+def _log_training(run: TrackedRun, fitted: TrainingResult) -> None:
+    run.flush()
     run.log_metrics({"best_epoch": fitted.best_epoch})
     run.log_json([asdict(each) for each in fitted.fired], "rules.json")
     run.set_tags({"stopped_by": fitted.stopped_by, "resumed_at_epoch": str(fitted.resumed_at or "")})

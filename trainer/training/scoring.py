@@ -27,7 +27,7 @@ def predict_logits(model: nn.Module, part: Part, batch_size: int = 64) -> Tensor
     return torch.cat([
         model(torch.from_numpy(part.pixels[i : i + batch_size]).to(device)).float().cpu()
         for i in range(0, len(part), batch_size)
-    ])  # fmt: skip
+    ])
 
 
 def score(model: nn.Module, part: Part) -> Score:
@@ -37,5 +37,5 @@ def score(model: nn.Module, part: Part) -> Score:
     answers = logits.argmax(1)
     loss = F.cross_entropy(logits.double(), labels, reduction="sum")
     sums = torch.cat([loss[None], (answers == labels).sum()[None], answers.bincount(minlength=logits.shape[1])])
-    loss_sum, correct, *frequencies = (distributed.total(sums) / len(part)).tolist()
+    loss_sum, correct, *frequencies = (distributed.all_reduce_sum(sums) / len(part)).tolist()
     return Score(loss_sum, correct, max(frequencies))

@@ -29,7 +29,7 @@ from trainer.training import checkpoint, distributed, optimiser, rules
 from trainer.training.batches import batches, join_extra, learned_counts, soft_labels
 from trainer.training.features import Head, Stem, Tail, with_features
 from trainer.training.networks import NO_WEIGHTS, create
-from trainer.training.progress import Done, Epoch, Fitted
+from trainer.training.progress import Epoch, LoopState, TrainingResult
 from trainer.training.recipes import Recipe
 from trainer.training.rules import Fired
 from trainer.training.scoring import score
@@ -43,7 +43,7 @@ def fit(
     data: Dataset, recipe: Recipe, on_epoch: Callable[[Epoch], object] = lambda _: None, *,
     on_rule: Callable[[Fired], object] = lambda _: None, stop_on: frozenset[str] = frozenset(),
     checkpoints: Path | None = None, device: torch.device | None = None,
-) -> Fitted:  # fmt: skip
+) -> TrainingResult:
     """Train ``recipe`` on ``data.train`` and keep the weights with the lowest loss on ``data.validation``.
 
     ``on_epoch`` and ``on_rule`` are called when an epoch ends and a rule fires, for those of before an
@@ -57,7 +57,7 @@ def fit(
     counts = learned_counts(data.counts, recipe)
     answers = tuple(counts.values.index(value) for value in data.counts.values)
     model = create(recipe.architecture, len(counts.values), recipe.size_px, recipe.weights, recipe.frozen, answers,
-                   recipe.mirrored)  # fmt: skip
+                   recipe.mirrored)
     model.freeze_early(recipe.frozen_blocks)
     model = model.to(device).to(memory_format=torch.channels_last)
     learning: nn.Module = model
@@ -78,8 +78,8 @@ def fit(
         on_rule(fired)
     training.run(on_epoch, on_rule, checkpoints)
     done = training.done
-    return Fitted(model, done.epochs, done.best_epoch, done.fired, training.stopped_by, training.resumed_at,
-                  training.earlier_s)  # fmt: skip
+    return TrainingResult(model, done.epochs, done.best_epoch, done.fired, training.stopped_by, training.resumed_at,
+                  training.earlier_s)
 
 
 class _Training:
@@ -89,7 +89,7 @@ class _Training:
         self, model: nn.Module, data: Dataset, recipe: Recipe, stop_on: frozenset[str], device: torch.device
     ) -> None:
         self.model, self.data, self.recipe, self.stop_on, self.device = model, data, recipe, stop_on, device
-        self.network = distributed.spread(model)
+        self.network = distributed.wrap_ddp(model)
         if distributed.rank():  # each its own dropout
             torch.manual_seed(recipe.seed + distributed.rank())
         self.steps = -(-len(data.train) // recipe.batch_size)
@@ -99,19 +99,19 @@ class _Training:
         self.precision = partial(torch.autocast, device.type, half, enabled=half is not None)
         # only what is computed in float16 can become too small for it
         self.scaler = torch.amp.GradScaler(device.type, enabled=half == torch.float16)
-        self.done = Done()
+        self.done = LoopState()
         # where there is a running mean of the weights, it is what is scored and kept
         self.averaged = (
             AveragedModel(model, multi_avg_fn=partial(optimiser.average, recipe.average), use_buffers=True)
             if recipe.average else None
-        )  # fmt: skip
+        )
         self.targets = soft_labels(learned_counts(data.counts, recipe), recipe.label_sigma).to(device)
         self.best_weights = copy.deepcopy(model.state_dict())
         self.stopped_by, self.resumed_at, self.earlier_s = "", 0, 0.0
 
     def run(
         self, on_epoch: Callable[[Epoch], object], on_rule: Callable[[Fired], object], checkpoints: Path | None
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Train to the end, to a rule that stops it, or to SIGTERM."""
         recipe = self.recipe
         at = (self.done.epoch - 1) * self.steps + self.done.batch
@@ -156,7 +156,7 @@ class _Training:
             waiting = time.perf_counter()
             done.steps_s.append(waiting - start)
             bar.update()
-            if distributed.anyone(stop.is_set()):
+            if distributed.any_process(stop.is_set()):
                 return True
             if self.stopped_by:
                 break
@@ -202,19 +202,19 @@ class _Training:
 
     def _end_epoch(
         self, bar: "tqdm[None]", on_epoch: Callable[[Epoch], object], on_rule: Callable[[Fired], object]
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Score the epoch, keep its weights if they are the best, and begin the next."""
         self._join_sums()
         done = self.done
         scored = self.averaged.module if self.averaged else self.model
         found = score(scored, self.data.validation)
         seconds = sum(done.steps_s) + done.waited_s
-        epoch = distributed.from_first(Epoch(
+        epoch = distributed.broadcast_from_rank0(Epoch(
             done.epoch, done.loss_sum / done.seen, done.correct / done.seen, found.loss, found.accuracy,
             self.optimiser.param_groups[0]["lr"], done.seen / seconds, found.majority_share,
             1000 * statistics.median(done.steps_s), done.waited_s / seconds,
             statistics.mean(done.utilisation) if done.utilisation else None, seconds,
-        ))  # fmt: skip
+        ))
         done.epochs.append(epoch)
         if found.loss < done.best_loss:
             done.best_loss, done.best_epoch = found.loss, done.epoch
@@ -222,8 +222,8 @@ class _Training:
         on_epoch(epoch)
         self._fire(rules.AT_EPOCH, done.epochs, done.epoch * self.steps, on_rule)
         bar.set_postfix(loss=f"{epoch.train_loss:.3f}", val=f"{found.loss:.3f}", acc=f"{found.accuracy:.1%}")
-        self.done = Done(done.epoch + 1, epochs=done.epochs, fired=done.fired, best_epoch=done.best_epoch,
-                          best_loss=done.best_loss)  # fmt: skip
+        self.done = LoopState(done.epoch + 1, epochs=done.epochs, fired=done.fired, best_epoch=done.best_epoch,
+                          best_loss=done.best_loss)
 
     def _fire(self, which: Any, numbers: Any, step: int, on_rule: Callable[[Fired], object]) -> None:
         """Evaluate rules that have not fired yet."""
@@ -242,7 +242,7 @@ class _Training:
     def _join_sums(self) -> None:
         """Make the sums of this process those of all."""
         done = self.done
-        sums = distributed.total(torch.tensor([done.loss_sum, done.correct, done.seen], dtype=torch.float64)).tolist()
+        sums = distributed.all_reduce_sum(torch.tensor([done.loss_sum, done.correct, done.seen], dtype=torch.float64)).tolist()
         done.loss_sum, done.correct, done.seen = sums[0], int(sums[1]), int(sums[2])
 
     def _save(self, folder: Path) -> None:
@@ -256,12 +256,12 @@ class _Training:
             "averaged": self.averaged.state_dict() if self.averaged else {},
             "random": torch.get_rng_state(),
             "gpu_random": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
-        })  # fmt: skip
+        })
 
     def resume(self, folder: Path) -> None:
         """Take up the training that the checkpoint in ``folder`` interrupted, if there is one."""
         first = distributed.rank() == 0
-        state = distributed.from_first(checkpoint.load(folder, self._belongs_to()) if first else None)
+        state = distributed.broadcast_from_rank0(checkpoint.load(folder, self._belongs_to()) if first else None)
         if state is None:
             return
         for part in ("model", "optimiser", "schedule", "scaler"):
@@ -274,8 +274,8 @@ class _Training:
             if self.device.type == "cuda":
                 torch.cuda.set_rng_state_all(state["gpu_random"])
         done = state["done"] if first else {**state["done"], "loss_sum": 0.0, "correct": 0, "seen": 0}
-        self.done = Done(**{**done, "epochs": [Epoch(**each) for each in done["epochs"]],
-                             "fired": [Fired(**each) for each in done["fired"]]})  # fmt: skip
+        self.done = LoopState(**{**done, "epochs": [Epoch(**each) for each in done["epochs"]],
+                             "fired": [Fired(**each) for each in done["fired"]]})
         self.resumed_at = self.done.epoch
         self.earlier_s = sum([each.seconds for each in self.done.epochs] + self.done.steps_s) + self.done.waited_s
 

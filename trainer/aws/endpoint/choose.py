@@ -59,9 +59,10 @@ def chosen(options: Mapping[str, Any], work: Path) -> Iterator[Chosen]:
 
 
 def _registered(options: Mapping[str, Any], work: Path) -> Chosen:
-    from trainer.registry.runs import CHAMPION, Tracking  # mlflow takes seconds, and an archive at hand does without
+    from trainer.registry.mlflow_registry import Registry  # mlflow takes seconds, and an archive at hand does without
+    from trainer.registry.versions import CHAMPION
 
-    registry = Tracking(options["tracking_uri"])
+    registry = Registry(options["tracking_uri"])
     found = registry.version(options["version"]) if options["version"] else registry.alias(CHAMPION)
     if found is None:
         raise TrackingError(f"MLflow at {registry.uri} has no champion; run scripts/pipeline.py, or name a --version")

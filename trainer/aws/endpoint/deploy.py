@@ -14,9 +14,9 @@ from typing import Any
 
 from serve.errors import AwsError, CanaryError, ServerError, SettingsError
 from trainer.aws.endpoint import hosting, scaling
-from trainer.aws.endpoint.endpoint_spec import Wanted
+from trainer.aws.endpoint.endpoint_spec import EndpointSpec
 from trainer.aws.endpoint.hosting import SAGEMAKER, GoldenPhoto, Package
-from trainer.aws.requests import Api, Request, found
+from trainer.aws.requests import Api, AwsRequest, found
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DeployOutcome:
     """What was done: ``created``, ``updated``, or ``unchanged`` where it was deployed already."""
 
     did: str
@@ -52,7 +52,7 @@ class Return:
     reason: str
 
 
-def deploy(api: Api, wanted: Wanted, package: Package, pace: Pace, must_exist: bool = False) -> Outcome:
+def deploy(api: Api, wanted: EndpointSpec, package: Package, pace: Pace, must_exist: bool = False) -> DeployOutcome:
     """Make the endpoint answer with ``package``. Raises CanaryError where it was rolled back, AwsError, ServerError."""
     named = hosting.names(wanted, package)
     before = _clear(api, wanted, pace)
@@ -72,10 +72,10 @@ def deploy(api: Api, wanted: Wanted, package: Package, pace: Pace, must_exist: b
     _scale(api, wanted)
     api.call(hosting.accuracy(wanted, package))
     did = "created" if before is None else "unchanged" if now == named.config else "updated"
-    return Outcome(did, wanted.endpoint, package.version, named.config, package.accuracy)
+    return DeployOutcome(did, wanted.endpoint, package.version, named.config, package.accuracy)
 
 
-def _scale(api: Api, wanted: Wanted) -> None:
+def _scale(api: Api, wanted: EndpointSpec) -> None:
     for request in scaling.scale(wanted):
         api.call(request)
 
@@ -91,7 +91,7 @@ def way_back(now: str | None, new: str, proven: str | None) -> Return:
     return Return(None, True, "there was nothing to return to, so the endpoint was deleted")
 
 
-def check(api: Api, wanted: Wanted, package: Package, photo: GoldenPhoto) -> None:
+def check(api: Api, wanted: EndpointSpec, package: Package, photo: GoldenPhoto) -> None:
     """Ask about a golden photo. Raises CanaryError where the endpoint does not answer as the archive promises."""
     about = f"endpoint {wanted.endpoint} with version {package.version} answers golden photo {photo.path.name}"
     try:
@@ -109,7 +109,7 @@ def check(api: Api, wanted: Wanted, package: Package, photo: GoldenPhoto) -> Non
         raise CanaryError(f"{about} with probabilities {off:.3f} off ({allowed}), as version {version}")
 
 
-def settled(api: Api, wanted: Wanted, pace: Pace) -> dict[str, Any] | None:
+def settled(api: Api, wanted: EndpointSpec, pace: Pace) -> dict[str, Any] | None:
     """The endpoint once nothing is under way, None where there is none. Raises ServerError after ``timeout_s``."""
     begun, said = time.monotonic(), ""
     while True:
@@ -121,12 +121,12 @@ def settled(api: Api, wanted: Wanted, pace: Pace) -> dict[str, Any] | None:
             return endpoint
         if time.monotonic() - begun > pace.timeout_s:
             raise ServerError(f"endpoint {wanted.endpoint} has been {status} for {pace.timeout_s:.0f} s; "
-                              "run this again later: it goes on from there")  # fmt: skip
+                              "run this again later: it goes on from there")
         said = status
         time.sleep(pace.poll_s)
 
 
-def _clear(api: Api, wanted: Wanted, pace: Pace) -> dict[str, Any] | None:
+def _clear(api: Api, wanted: EndpointSpec, pace: Pace) -> dict[str, Any] | None:
     """The endpoint, in service; one that failed is deleted, which is all that SageMaker allows with it."""
     endpoint = settled(api, wanted, pace)
     if endpoint is None or endpoint["EndpointStatus"] == IN_SERVICE:
@@ -134,19 +134,19 @@ def _clear(api: Api, wanted: Wanted, pace: Pace) -> dict[str, Any] | None:
     status, reason = endpoint["EndpointStatus"], endpoint.get("FailureReason", "no reason given")
     if status != FAILED:
         raise ServerError(f"endpoint {wanted.endpoint} is {status} ({reason}) and cannot be updated; "
-                          "see its log in CloudWatch, or remove it with --destroy")  # fmt: skip
+                          "see its log in CloudWatch, or remove it with --destroy")
     log.warning("endpoint %s failed earlier (%s) and is made anew", wanted.endpoint, reason)
     delete(api, wanted, pace)
     return None
 
 
-def delete(api: Api, wanted: Wanted, pace: Pace) -> None:
+def delete(api: Api, wanted: EndpointSpec, pace: Pace) -> None:
     """Stop the endpoint, and wait until it has gone."""
-    found(api, Request(SAGEMAKER, "DeleteEndpoint", {"EndpointName": wanted.endpoint}))
+    found(api, AwsRequest(SAGEMAKER, "DeleteEndpoint", {"EndpointName": wanted.endpoint}))
     settled(api, wanted, pace)
 
 
-def _store(api: Api, wanted: Wanted, package: Package) -> None:
+def _store(api: Api, wanted: EndpointSpec, package: Package) -> None:
     """Upload the package, name it a model, and make its configuration, as far as that is not done."""
     named = hosting.names(wanted, package)
     for put in hosting.uploads(wanted, package):
@@ -162,7 +162,7 @@ def _store(api: Api, wanted: Wanted, package: Package) -> None:
         api.call(request)
 
 
-def _put(api: Api, wanted: Wanted, put: Request) -> None:
+def _put(api: Api, wanted: EndpointSpec, put: AwsRequest) -> None:
     try:
         api.call(put)
     except AwsError as error:
@@ -172,13 +172,13 @@ def _put(api: Api, wanted: Wanted, put: Request) -> None:
         raise SettingsError(f"there is no bucket {wanted.bucket}; make it with `{made}`, or name another") from error
 
 
-def _proven(api: Api, wanted: Wanted) -> str | None:
+def _proven(api: Api, wanted: EndpointSpec) -> str | None:
     """The configuration that accuracy.json names, where it is still there."""
     config = recorded(api, wanted).get("endpoint_config")
     return str(config) if config and found(api, hosting.describe_config(str(config))) else None
 
 
-def recorded(api: Api, wanted: Wanted) -> dict[str, Any]:
+def recorded(api: Api, wanted: EndpointSpec) -> dict[str, Any]:
     """What accuracy.json says of this endpoint; nothing where it is missing, or another's, or written by hand."""
     answer = found(api, hosting.read_accuracy(wanted))
     try:
@@ -188,7 +188,7 @@ def recorded(api: Api, wanted: Wanted) -> dict[str, Any]:
     return content if isinstance(content, dict) and content.get("endpoint") == wanted.endpoint else {}
 
 
-def _move(api: Api, wanted: Wanted, config: str, before: Mapping[str, Any] | None) -> None:
+def _move(api: Api, wanted: EndpointSpec, config: str, before: Mapping[str, Any] | None) -> None:
     if before is None:
         api.call(hosting.create_endpoint(wanted, config))
         return
@@ -199,13 +199,13 @@ def _move(api: Api, wanted: Wanted, config: str, before: Mapping[str, Any] | Non
     api.call(hosting.update_endpoint(wanted, config, int(variant.get("CurrentInstanceCount") or wanted.least)))
 
 
-def _pause_scaling(api: Api, wanted: Wanted, old: str, new: str) -> None:
+def _pause_scaling(api: Api, wanted: EndpointSpec, old: str, new: str) -> None:
     if scaling.must_pause(*(found(api, hosting.describe_config(each)) for each in (old, new))):
         for request in scaling.stop(wanted):
             found(api, request)
 
 
-def _settle(api: Api, wanted: Wanted, config: str, pace: Pace) -> None:
+def _settle(api: Api, wanted: EndpointSpec, config: str, pace: Pace) -> None:
     """Wait for the change. Raises CanaryError where it failed, or an alarm rolled it back."""
     endpoint = settled(api, wanted, pace)
     if endpoint is None:
@@ -217,7 +217,7 @@ def _settle(api: Api, wanted: Wanted, config: str, pace: Pace) -> None:
         raise CanaryError(f"SageMaker rolled {config} back: {reason}")
 
 
-def _go_back(api: Api, wanted: Wanted, back: Return, pace: Pace) -> None:
+def _go_back(api: Api, wanted: EndpointSpec, back: Return, pace: Pace) -> None:
     """Return to what answered before: an update where the endpoint lives, a new one where it failed."""
     endpoint = settled(api, wanted, pace)
     if back.delete or (endpoint and endpoint["EndpointStatus"] == FAILED):

@@ -9,9 +9,9 @@ from typing import Any
 
 from trainer.aws.endpoint import deploy, hosting, scaling
 from trainer.aws.endpoint.deploy import Pace
-from trainer.aws.endpoint.endpoint_spec import Wanted
+from trainer.aws.endpoint.endpoint_spec import EndpointSpec
 from trainer.aws.endpoint.hosting import S3, SAGEMAKER
-from trainer.aws.requests import Api, Request, found
+from trainer.aws.requests import Api, AwsRequest, found
 
 PAGE = 100
 
@@ -33,29 +33,29 @@ class Destroyed:
     left: list[str] = field(default_factory=list)
 
 
-def listing(wanted: Wanted) -> list[Request]:
+def listing(wanted: EndpointSpec) -> list[AwsRequest]:
     """The requests that find what there is; each is asked again with the token of its answer."""
     contains = {"NameContains": wanted.endpoint, "MaxResults": PAGE}
     return [
-        Request(SAGEMAKER, "ListEndpointConfigs", contains),
-        Request(SAGEMAKER, "ListModels", contains),
-        Request(S3, "ListObjectsV2", {"Bucket": wanted.bucket, "Prefix": f"{wanted.place}/models/"}),
+        AwsRequest(SAGEMAKER, "ListEndpointConfigs", contains),
+        AwsRequest(SAGEMAKER, "ListModels", contains),
+        AwsRequest(S3, "ListObjectsV2", {"Bucket": wanted.bucket, "Prefix": f"{wanted.place}/models/"}),
     ]
 
 
-def removal(wanted: Wanted, made: Made) -> list[Request]:
+def removal(wanted: EndpointSpec, made: Made) -> list[AwsRequest]:
     """The requests that remove it, in an order in which nothing is used any more when it goes."""
     return [
         *(scaling.stop(wanted) if not wanted.serverless_mb else []),
-        Request(SAGEMAKER, "DeleteEndpoint", {"EndpointName": wanted.endpoint}),
-        *(Request(SAGEMAKER, "DeleteEndpointConfig", {"EndpointConfigName": each}) for each in made.configs),
-        *(Request(SAGEMAKER, "DeleteModel", {"ModelName": each}) for each in made.models),
-        *(Request("cloudwatch", "DeleteAlarms", {"AlarmNames": [each]}) for each in hosting.alarm_names(wanted)),
-        *(Request(S3, "DeleteObject", {"Bucket": wanted.bucket, "Key": each}) for each in made.keys),
+        AwsRequest(SAGEMAKER, "DeleteEndpoint", {"EndpointName": wanted.endpoint}),
+        *(AwsRequest(SAGEMAKER, "DeleteEndpointConfig", {"EndpointConfigName": each}) for each in made.configs),
+        *(AwsRequest(SAGEMAKER, "DeleteModel", {"ModelName": each}) for each in made.models),
+        *(AwsRequest("cloudwatch", "DeleteAlarms", {"AlarmNames": [each]}) for each in hosting.alarm_names(wanted)),
+        *(AwsRequest(S3, "DeleteObject", {"Bucket": wanted.bucket, "Key": each}) for each in made.keys),
     ]
 
 
-def destroy(api: Api, wanted: Wanted, pace: Pace) -> Destroyed:
+def destroy(api: Api, wanted: EndpointSpec, pace: Pace) -> Destroyed:
     """Remove what there is; what is gone already is no error, so that it can be run again. Raises AwsError."""
     made = _made(api, wanted)
     deploy.settled(api, wanted, pace)  # one that is being changed cannot be deleted
@@ -68,10 +68,10 @@ def destroy(api: Api, wanted: Wanted, pace: Pace) -> Destroyed:
     return Destroyed(removed, [
         f"s3://{wanted.bucket}/{wanted.place}/capture: the records of data capture",
         f"the log group /aws/sagemaker/Endpoints/{wanted.endpoint}",
-    ])  # fmt: skip
+    ])
 
 
-def _made(api: Api, wanted: Wanted) -> Made:
+def _made(api: Api, wanted: EndpointSpec) -> Made:
     configs, models, objects = listing(wanted)
     accuracy = [hosting.accuracy_key(wanted)] if deploy.recorded(api, wanted) else []
     return Made(
@@ -81,28 +81,28 @@ def _made(api: Api, wanted: Wanted) -> Made:
     )
 
 
-def _ours(api: Api, wanted: Wanted, request: Request, listed: str, kind: str) -> Iterator[str]:
+def _ours(api: Api, wanted: EndpointSpec, request: AwsRequest, listed: str, kind: str) -> Iterator[str]:
     """Names that this script gives, of things that carry its tag: another's that is called alike is left alone."""
     for each in _pages(api, request, listed):
         if hosting.is_ours(wanted, each[f"{kind}Name"]):
-            tags = api.call(Request(SAGEMAKER, "ListTags", {"ResourceArn": each[f"{kind}Arn"]})).get("Tags", ())
+            tags = api.call(AwsRequest(SAGEMAKER, "ListTags", {"ResourceArn": each[f"{kind}Arn"]})).get("Tags", ())
             if {"Key": hosting.OWNER_TAG, "Value": wanted.endpoint} in tags:
                 yield each[f"{kind}Name"]
 
 
-def _pages(api: Api, request: Request, listed: str) -> Iterator[dict[str, Any]]:
+def _pages(api: Api, request: AwsRequest, listed: str) -> Iterator[dict[str, Any]]:
     tokens = {SAGEMAKER: ("NextToken", "NextToken"), S3: ("NextContinuationToken", "ContinuationToken")}
     given, taken = tokens[request.service]
     parameters = dict(request.parameters)
     while True:
-        answer = api.call(Request(request.service, request.operation, parameters))
+        answer = api.call(AwsRequest(request.service, request.operation, parameters))
         yield from answer.get(listed, ())
         if not answer.get(given):
             return
         parameters[taken] = answer[given]
 
 
-def _name(request: Request) -> str:
+def _name(request: AwsRequest) -> str:
     about = dict(request.parameters)
     for key in ("EndpointName", "EndpointConfigName", "ModelName", "Key", "ResourceId"):
         if key in about:

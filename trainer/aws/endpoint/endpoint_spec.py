@@ -21,7 +21,7 @@ NOWHERE_BUCKET = "placeholder-bucket"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EndpointSpec:
     """One endpoint.
 
     ``serverless_mb``: memory of a serverless one, 0 for one on instances; ``least`` to ``most`` instances, so that the
@@ -66,30 +66,30 @@ def add_options(to: ArgumentParser, environ: Mapping[str, str]) -> None:
     to.add_argument("--region", default=get("AWS_REGION") or get("AWS_DEFAULT_REGION"), help="without, that of ~/.aws")
     to.add_argument("--role", default=get("BINWATCH_AWS_ROLE"), help="ARN of what the endpoint may do: docs/aws.md")
     to.add_argument("--bucket", default=get("BINWATCH_AWS_BUCKET"), help="for the model and the records; it must exist")
-    to.add_argument("--prefix", default=Wanted.prefix, help="of everything in the bucket")
-    to.add_argument("--endpoint", default=Wanted.endpoint, help="its name")
+    to.add_argument("--prefix", default=EndpointSpec.prefix, help="of everything in the bucket")
+    to.add_argument("--endpoint", default=EndpointSpec.endpoint, help="its name")
     kind = to.add_mutually_exclusive_group()
-    kind.add_argument("--instance-type", default=Wanted.instance_type, help="of each instance")
+    kind.add_argument("--instance-type", default=EndpointSpec.instance_type, help="of each instance")
     kind.add_argument("--serverless-memory-mb", type=whole(1024, 6144), default=0, help="no instances: 1024 to 6144")
     to.add_argument(
         "--accelerator-type", default="", help="Elastic Inference, closed to new customers since 2023-04-15"
     )
     to.add_argument("--image", default="", help="another container than AWS's PyTorch one")
-    to.add_argument("--min-instances", type=whole(1, 100), default=Wanted.least, help="autoscaling: at least")
-    to.add_argument("--max-instances", type=whole(1, 100), default=Wanted.most, help="autoscaling: at most")
-    to.add_argument("--cpu-percent", type=whole(1, 1000), default=Wanted.cpu_percent, help="what autoscaling aims at")
-    to.add_argument("--cooldown", type=whole(0, 3600), default=Wanted.cooldown_s, help="seconds between two scalings")
-    to.add_argument("--capture-percent", type=whole(0, 100), default=Wanted.capture_percent, help="of the answers")
-    to.add_argument("--update", choices=(CANARY, ALL_AT_ONCE), default=Wanted.update, help="how traffic is shifted")
+    to.add_argument("--min-instances", type=whole(1, 100), default=EndpointSpec.least, help="autoscaling: at least")
+    to.add_argument("--max-instances", type=whole(1, 100), default=EndpointSpec.most, help="autoscaling: at most")
+    to.add_argument("--cpu-percent", type=whole(1, 1000), default=EndpointSpec.cpu_percent, help="what autoscaling aims at")
+    to.add_argument("--cooldown", type=whole(0, 3600), default=EndpointSpec.cooldown_s, help="seconds between two scalings")
+    to.add_argument("--capture-percent", type=whole(0, 100), default=EndpointSpec.capture_percent, help="of the answers")
+    to.add_argument("--update", choices=(CANARY, ALL_AT_ONCE), default=EndpointSpec.update, help="how traffic is shifted")
     to.add_argument(
-        "--bake", type=whole(0, 3600), default=Wanted.bake_s, help="seconds of alarm watch after each shift"
+        "--bake", type=whole(0, 3600), default=EndpointSpec.bake_s, help="seconds of alarm watch after each shift"
     )
     to.add_argument("--link-buckets", default=get("BINWATCH_S3_BUCKETS", ""), help="that requests may link to")
 
 
-def wanted(
+def read_endpoint_spec(
     options: Mapping[str, Any], dry_run: bool = False, destroy: bool = False
-) -> tuple[Wanted, list[str]]:  # fmt: skip
+) -> tuple[EndpointSpec, list[str]]:
     """What the options want, and what must be said of it, such as what a dry run put in for what they lack.
 
     To ``destroy`` no role is needed. Raises SettingsError with all problems.
@@ -102,7 +102,7 @@ def wanted(
         f"no {key} was given: {value} stands for it" for key, value in assumed.items() if dry_run and key not in given
     ]
     given = {**assumed, **given}
-    found = Wanted(
+    found = EndpointSpec(
         region=given.get("region", ""), role=given.get("role", ""), bucket=given.get("bucket", ""),
         prefix=str(given.get("prefix", "")).strip("/"), endpoint=given.get("endpoint", ""),
         instance_type=given["instance_type"], accelerator=given.get("accelerator_type", ""),
@@ -110,14 +110,14 @@ def wanted(
         most=given["max_instances"], cpu_percent=given["cpu_percent"], cooldown_s=given["cooldown"],
         capture_percent=given["capture_percent"], update=given["update"], bake_s=given["bake"],
         link_buckets=given.get("link_buckets", ""),
-    )  # fmt: skip
+    )
     problems = _problems(found)
     if problems:
         raise SettingsError("; ".join(problems))
     return found, [*notes, *([] if destroy else found.image.warnings)]
 
 
-def _problems(found: Wanted) -> list[str]:
+def _problems(found: EndpointSpec) -> list[str]:
     """Everything that cannot be, in one list."""
     checks = {
         f"the region is {found.region!r}; give --region, such as eu-central-1": REGION.fullmatch(found.region),
@@ -133,7 +133,7 @@ def _problems(found: Wanted) -> list[str]:
             not (found.accelerator and found.serverless_mb),
         f"--serverless-memory-mb is {found.serverless_mb}; SageMaker has multiples of 1024":
             found.serverless_mb % 1024 == 0,
-    }  # fmt: skip
+    }
     return [problem for problem, good in checks.items() if not good]
 
 

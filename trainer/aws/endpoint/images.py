@@ -26,7 +26,7 @@ OWNERS = {
     "eu-south-2": "503227376785", "il-central-1": "780543022126", "me-central-1": "914824155844",
     "me-south-1": "217643126080", "mx-central-1": "637423239942", "us-gov-east-1": "446045086412",
     "us-gov-west-1": "442386744353",
-}  # fmt: skip
+}
 """The account that owns AWS's images, where it is not OWNER."""
 
 CPU_TAG, GPU_TAG, GRAVITON_TAG = "2.6.0-cpu-py312", "2.6.0-gpu-py312", "2.4.0-cpu-py311-ubuntu22.04-sagemaker"
@@ -62,7 +62,7 @@ def image_for(region: str, instance_type: str, accelerator: str = "") -> Image:
         raise SettingsError(f"{instance_type} has Inferentia of the first generation; take {INFERENTIA} or {GRAVITON}")
     if family in ("inf2", "trn1", "trn2"):
         return Image(_uri(region, f"pytorch-inference-neuronx:{NEURONX_TAG}"), TORCHSCRIPT, start_timeout_s=1800,
-                     warnings=(_neuron(instance_type),))  # fmt: skip
+                     warnings=(_neuron(instance_type),))
     if family.startswith(_GRAVITON_FAMILIES):
         return Image(_uri(region, f"pytorch-inference-graviton:{GRAVITON_TAG}"))
     return Image(_uri(region, f"pytorch-inference:{GPU_TAG if family.startswith(_GPU_FAMILIES) else CPU_TAG}"))

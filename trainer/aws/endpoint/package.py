@@ -71,7 +71,7 @@ def build(chosen: Chosen, form: str, folder: Path) -> Package:
         path = _write(target / "model.tar.gz", dict(_members(content, form, target)))
     kept = Path(shutil.copy(chosen.archive, target / ARCHIVE))
     return Package(path, sha256(path), kept, chosen.version, chosen.accuracy, chosen.fingerprint, golden,
-                   manifest.tolerance)  # fmt: skip
+                   manifest.tolerance)
 
 
 def _golden(content: Path, target: Path, manifest: Manifest, number: int) -> GoldenPhoto:
@@ -141,7 +141,7 @@ def _placeholder(chosen: Chosen, form: str, target: Path) -> Package:
         members |= dict(_code(_SERVE, target))
     path = _write(target / f"{PLACEHOLDER}-model.tar.gz", members)
     return Package(path, sha256(path), mar, chosen.version, chosen.accuracy, chosen.fingerprint,
-                   (GoldenPhoto(photo, ()),), 0.0)  # fmt: skip
+                   (GoldenPhoto(photo, ()),), 0.0)
 
 
 @contextmanager

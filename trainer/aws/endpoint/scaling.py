@@ -6,15 +6,15 @@ https://docs.aws.amazon.com/sagemaker/latest/dg/endpoint-auto-scaling-add-code-d
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.aws.endpoint.endpoint_spec import Wanted
+from trainer.aws.endpoint.endpoint_spec import EndpointSpec
 from trainer.aws.endpoint.hosting import VARIANT, dimensions
-from trainer.aws.requests import Request
+from trainer.aws.requests import AwsRequest
 
 SERVICE = "application-autoscaling"
 POLICY = "cpu"
 
 
-def scale(wanted: Wanted) -> list[Request]:
+def scale(wanted: EndpointSpec) -> list[AwsRequest]:
     """Keep the CPUs busy for ``cpu_percent`` with ``least`` to ``most`` instances; a serverless endpoint has none.
 
     CloudWatch counts 100 % a virtual CPU: 70 % is all of 0.7 CPUs, 35 % of an instance with two.
@@ -22,23 +22,23 @@ def scale(wanted: Wanted) -> list[Request]:
     if wanted.serverless_mb:
         return []
     metric = {"MetricName": "CPUUtilization", "Namespace": "/aws/sagemaker/Endpoints",
-              "Dimensions": dimensions(wanted), "Statistic": "Average", "Unit": "Percent"}  # fmt: skip
+              "Dimensions": dimensions(wanted), "Statistic": "Average", "Unit": "Percent"}
     tracking = {
         "TargetValue": float(wanted.cpu_percent), "CustomizedMetricSpecification": metric,
         "ScaleOutCooldown": wanted.cooldown_s, "ScaleInCooldown": wanted.cooldown_s,
-    }  # fmt: skip
+    }
     register = {**_target(wanted), "MinCapacity": wanted.least, "MaxCapacity": wanted.most}
     policy = {"PolicyName": POLICY, **_target(wanted), "PolicyType": "TargetTrackingScaling",
-              "TargetTrackingScalingPolicyConfiguration": tracking}  # fmt: skip
-    return [Request(SERVICE, "RegisterScalableTarget", register), Request(SERVICE, "PutScalingPolicy", policy)]
+              "TargetTrackingScalingPolicyConfiguration": tracking}
+    return [AwsRequest(SERVICE, "RegisterScalableTarget", register), AwsRequest(SERVICE, "PutScalingPolicy", policy)]
 
 
-def stop(wanted: Wanted) -> list[Request]:
+def stop(wanted: EndpointSpec) -> list[AwsRequest]:
     """Scale no more."""
     policy = {"PolicyName": POLICY, **_target(wanted)}
     return [
-        Request(SERVICE, "DeleteScalingPolicy", policy),
-        Request(SERVICE, "DeregisterScalableTarget", _target(wanted)),
+        AwsRequest(SERVICE, "DeleteScalingPolicy", policy),
+        AwsRequest(SERVICE, "DeregisterScalableTarget", _target(wanted)),
     ]
 
 
@@ -51,8 +51,8 @@ def must_pause(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> 
     return before is None or before != after
 
 
-def _target(wanted: Wanted) -> dict[str, Any]:
+def _target(wanted: EndpointSpec) -> dict[str, Any]:
     return {
         "ServiceNamespace": "sagemaker", "ResourceId": f"endpoint/{wanted.endpoint}/variant/{VARIANT}",
         "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
-    }  # fmt: skip
+    }

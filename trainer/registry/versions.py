@@ -1,0 +1,110 @@
+"""Versions of the registered model, and the aliases that say which one serves.
+
+A version carries the tag ``status``, which goes one way,
+
+    (none) -> approved -> promoted -> rolled-back    the gate let it through, the promoter deployed it, and took it back
+          |          |`-> rolled-back                it was taken back while it was still watched
+          |          `-> rejected                    its canary failed: never tried again
+          `-> refused                                the gate did not let it through
+
+and ``reason``. The alias ``champion`` names the version that TorchServe must serve, ``previous`` the one that a rollback
+returns to.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+
+from serve.errors import TrackingError
+from trainer.artifacts import MODEL_NAME
+from trainer.registry.mlflow_client import ABSENT, create_if_absent
+
+CHAMPION, PREVIOUS = "champion", "previous"
+
+
+class Status(StrEnum):
+    """What was decided of a version."""
+
+    UNDECIDED = ""
+    APPROVED = "approved"
+    REFUSED = "refused"
+    REJECTED = "rejected"
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled-back"
+
+
+UNWANTED = frozenset({Status.REFUSED, Status.REJECTED, Status.ROLLED_BACK})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """One version of the registered model. ``compared_with``: the champion that the gate compared it with, or ""."""
+
+    number: str
+    run_id: str
+    status: str
+    reason: str
+    compared_with: str
+
+
+class VersionStore:
+    """The versions of the registered model on one MLflow server. Raises TrackingError when it does not answer."""
+
+    _client: MlflowClient
+
+    def register(self, run_id: str, status: str, reason: str, compared_with: str) -> Version:
+        """Register the archive of a run as a new version, with what the gate decided of it."""
+        tags = {"status": str(status), "reason": reason, "compared_with": compared_with}
+        if not self._client.search_registered_models(f"name = '{MODEL_NAME}'"):
+            create_if_absent(self._client.create_registered_model, MODEL_NAME)
+        source = f"runs:/{run_id}/archive"
+        created = self._client.create_model_version(MODEL_NAME, source, run_id, tags, await_creation_for=0)
+        return self.version(str(created.version))
+
+    def version(self, number: str) -> Version:
+        """One version by its number."""
+        return _version(self._client.get_model_version(MODEL_NAME, number))
+
+    def versions(self) -> list[Version]:
+        """All versions, the newest first."""
+        page = self._client.search_model_versions(f"name = '{MODEL_NAME}'", order_by=["version_number DESC"])
+        return sorted((_version(version) for version in page), key=lambda version: -int(version.number))
+
+    def mark(self, number: str, status: str, reason: str, compared_with: str | None = None) -> None:
+        """Write what was decided of a version, the status last: it is what others act on."""
+        for key, value in {"reason": reason, "compared_with": compared_with, "status": str(status)}.items():
+            if value is not None:
+                self._client.set_model_version_tag(MODEL_NAME, number, key, value)
+
+    def alias(self, name: str) -> Version | None:
+        """The version that an alias names, if any."""
+        try:
+            return _version(self._client.get_model_version_by_alias(MODEL_NAME, name))
+        except TrackingError as error:
+            if error.code in ABSENT:
+                return None
+            raise
+
+    def set_champion(self, number: str) -> None:
+        """Move the alias ``champion`` to a version."""
+        self._client.set_registered_model_alias(MODEL_NAME, CHAMPION, number)
+
+    def set_previous(self, number: str | None) -> None:
+        """Name the version that a rollback returns to; None where there is none."""
+        if number:
+            self._client.set_registered_model_alias(MODEL_NAME, PREVIOUS, number)
+        else:
+            self._client.delete_registered_model_alias(MODEL_NAME, PREVIOUS)
+
+
+def _version(version: ModelVersion) -> Version:
+    tags = version.tags
+    return Version(
+        number=str(version.version),
+        run_id=version.run_id or "",
+        status=tags.get("status", ""),
+        reason=tags.get("reason", ""),
+        compared_with=tags.get("compared_with", ""),
+    )
