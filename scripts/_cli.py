@@ -39,8 +39,13 @@ def add_data_options(to: argparse.ArgumentParser, environ: Mapping[str, str] = o
     to.add_argument("--limit", default=get("BINWATCH_LIMIT") or None, help="a stratified subset of so many photos")
     to.add_argument("--data-seed", default=0, type=int, help="seed of the subset and the split")
     to.add_argument("--train-share", default=1.0, type=float, help="share of the training photos that is used")
-    to.add_argument("--drop-suspects", default=0.0, type=float, metavar="SHARE",
-                    help="leave out the training photos that scripts/audit_labels.py doubts most")
+    to.add_argument(
+        "--drop-suspects",
+        default=0.0,
+        type=float,
+        metavar="SHARE",
+        help="leave out the training photos that scripts/audit_labels.py doubts most",
+    )
     to.add_argument("--relabel-file", metavar="CSV", help="columns id, count: other counts for training photos")
 
 

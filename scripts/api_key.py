@@ -34,7 +34,9 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument(
-        "--file", type=Path, default=Path(os.environ.get("BINWATCH_API_KEYS") or "var/api-keys.json"),
+        "--file",
+        type=Path,
+        default=Path(os.environ.get("BINWATCH_API_KEYS") or "var/api-keys.json"),
         help="where they are kept; BINWATCH_API_KEYS, or var/api-keys.json, without",
     )
     commands = parser.add_subparsers(dest="do", required=True)

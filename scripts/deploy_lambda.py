@@ -29,7 +29,9 @@ def main(args: Namespace) -> int:
     if args.dry_run:
         plan = lambda_deploy.plan(wanted, code, args.must_exist) if wanted else lambda_deploy.removal(args.name)
         requests = Recorder().all(plan)
-        _cli.emit(args, {"requests": requests}, "\n".join(f"{each['service']} {each['operation']}" for each in requests))
+        _cli.emit(
+            args, {"requests": requests}, "\n".join(f"{each['service']} {each['operation']}" for each in requests)
+        )
         return entrypoint.OK
     assert wanted is not None
     done = lambda_deploy.deploy(Aws(args.region or default_region(), args.endpoint_url), wanted, code, Pace(2.0, 300.0))

@@ -38,7 +38,9 @@ def main(args: Namespace) -> int:
     if args.dry_run:
         found = plan.removal(want, package) if args.destroy else plan.deployment(want, package, args.must_exist)
         requests = Recorder().all(found)
-        _cli.emit(args, {"requests": requests}, "\n".join(f"{each['service']} {each['operation']}" for each in requests))
+        _cli.emit(
+            args, {"requests": requests}, "\n".join(f"{each['service']} {each['operation']}" for each in requests)
+        )
         return entrypoint.OK
     done = deploy(Aws(want.region, args.endpoint_url), want, package, pace, args.must_exist)
     _cli.emit(args, vars(done), f"{done.did} endpoint {done.endpoint}: version {done.version}, {done.accuracy:.1%}")

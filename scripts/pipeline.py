@@ -29,13 +29,21 @@ def main(args: Namespace) -> int:
     spec = data_spec({**options, **mirror}, args.state / "drawn")
     request = ExecutionRequest(spec, recipe(args.recipe, options), uri)
     settled_s, trusted = 60.0 if args.watch else 0.0, signing.ensure_local_keys(args.state)
-    how = ExecutionOptions(args.state, args.cache, policy=policy.from_options(options), settled_s=settled_s, trusted=trusted)
+    how = ExecutionOptions(
+        args.state, args.cache, policy=policy.from_options(options), settled_s=settled_s, trusted=trusted
+    )
     limits, kept = triggers.limits_from(os.environ), retention.policy_from(os.environ)
     registry, webhook = Registry(args.tracking_uri), drift.webhook_from(os.environ)
     places = retention.places_of(registry, options, os.environ)
     keeper = watcher.PipelineWatcher(
-        registry, request, partial(wait_for_promoter, registry), how, limits=limits, monitoring=args.monitoring,
-        tell=partial(tell, webhook), prune=partial(retention.prune, places, kept),
+        registry,
+        request,
+        partial(wait_for_promoter, registry),
+        how,
+        limits=limits,
+        monitoring=args.monitoring,
+        tell=partial(tell, webhook),
+        prune=partial(retention.prune, places, kept),
     )
     if args.watch:
         keeper.watch(args.heartbeat, args.interval)

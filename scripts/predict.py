@@ -22,8 +22,11 @@ def photos(paths: list[Path]) -> Iterator[Path]:
     for path in paths:
         if not path.exists():
             raise DataError(f"there is no file or folder {path}")
-        found = sorted(each for each in path.iterdir() if each.suffix.lower() in (".jpg", ".jpeg", ".png"))\
-            if path.is_dir() else [path]
+        found = (
+            sorted(each for each in path.iterdir() if each.suffix.lower() in (".jpg", ".jpeg", ".png"))
+            if path.is_dir()
+            else [path]
+        )
         if not found:
             raise DataError(f"the folder {path} holds no .jpg, .jpeg or .png file")
         yield from found

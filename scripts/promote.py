@@ -30,8 +30,14 @@ from trainer.reporting import history
 
 def main(args: Namespace) -> int:
     management, counted = Management(args.management_url), Metrics(args.metrics_url)
-    server = Rollout(Inference(args.inference_url), management, args.model_store, args.workers, counted,
-                     probation.policy_from(os.environ))
+    server = Rollout(
+        Inference(args.inference_url),
+        management,
+        args.model_store,
+        args.workers,
+        counted,
+        probation.policy_from(os.environ),
+    )
     if args.watch or args.dry_run:
         stop = Event()
         signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -50,7 +50,8 @@ class Answers:
         deadline = time.monotonic() + self._patience_s
         data = self._fetched([each.photo if isinstance(each, Asked) else each for each in photos])
         pixels = [
-            each if isinstance(each, RequestError) else catch_errors(partial(self._read, each, deadline)) for each in data
+            each if isinstance(each, RequestError) else catch_errors(partial(self._read, each, deadline))
+            for each in data
         ]
         counted = iter(self._counted([each for each in pixels if not isinstance(each, RequestError)]))
         return [
@@ -96,8 +97,15 @@ class Answers:
         if fields.weight is None or fields.expected_weight is None:
             return answer
         scale = verdict.weigh(fields.weight, fields.expected_weight)
-        weighed = {**answer, "weight": {"weight": fields.weight, "expected_weight": fields.expected_weight,
-                                        "verdict": scale.verdict, "reason": scale.reason}}
+        weighed = {
+            **answer,
+            "weight": {
+                "weight": fields.weight,
+                "expected_weight": fields.expected_weight,
+                "verdict": scale.verdict,
+                "reason": scale.reason,
+            },
+        }
         if fields.expected_quantity is None:
             return weighed
         seen = verdict.Verdict(**{each.name: answer[each.name] for each in dataclasses.fields(verdict.Verdict)})
@@ -158,7 +166,9 @@ def _first(found: Sequence[Answer] | RequestError) -> Answer:
 
 
 def _outcome(
-    asked: Asked | RequestError, data: bytes | RequestError, pixels: photo.Pixels | RequestError,
+    asked: Asked | RequestError,
+    data: bytes | RequestError,
+    pixels: photo.Pixels | RequestError,
     answer: Answer,
 ) -> PhotoOutcome:
     link = str(asked.photo) if isinstance(asked, Asked) and isinstance(asked.photo, Link) else ""

@@ -56,8 +56,10 @@ def settings(environ: Mapping[str, str]) -> Settings:
     """The settings BINWATCH_CAPTURE... An unusable number is its default, with a warning: no model fails to load."""
     read, spool = Numbers(environ), environ.get("BINWATCH_CAPTURE_SPOOL")
     found = Settings(
-        target=environ.get("BINWATCH_CAPTURE", ""), share=read("BINWATCH_CAPTURE_SHARE", 1.0, 0, 1),
-        photos=environ.get("BINWATCH_CAPTURE_PHOTOS") != "0", spool=Path(spool) if spool else Settings().spool,
+        target=environ.get("BINWATCH_CAPTURE", ""),
+        share=read("BINWATCH_CAPTURE_SHARE", 1.0, 0, 1),
+        photos=environ.get("BINWATCH_CAPTURE_PHOTOS") != "0",
+        spool=Path(spool) if spool else Settings().spool,
         endpoint_url=environ.get("BINWATCH_S3_ENDPOINT") or None,
         max_disk_use=read("BINWATCH_CAPTURE_DISK", MAX_DISK_USE, 0, 1),
     )
@@ -95,8 +97,13 @@ class Capture:
     """Takes events, and writes them in a thread of its own. ``disk_use``: how full a folder's file system is (0-1)."""
 
     def __init__(
-        self, sink: Sink, share: float = 1.0, photos: bool = True, max_events: int = MAX_EVENTS,
-        max_bytes: int = MAX_BYTES, disk_use: Callable[[Path], float] = hour_files.disk_use,
+        self,
+        sink: Sink,
+        share: float = 1.0,
+        photos: bool = True,
+        max_events: int = MAX_EVENTS,
+        max_bytes: int = MAX_BYTES,
+        disk_use: Callable[[Path], float] = hour_files.disk_use,
         max_disk_use: float = MAX_DISK_USE,
     ) -> None:
         self._sink, self._share, self._photos = sink, share, photos

@@ -43,8 +43,11 @@ class Event:
 def record(event: Event, photos: bool = True) -> dict[str, Any]:
     """The record of an event; input last, since it is long."""
     measured = {
-        "latency_ms": round(event.latency_ms, 3), "model_version": event.model_version, "status": event.status,
-        "brightness": event.brightness, "sharpness": event.sharpness,
+        "latency_ms": round(event.latency_ms, 3),
+        "model_version": event.model_version,
+        "status": event.status,
+        "brightness": event.brightness,
+        "sharpness": event.sharpness,
     }
     data = base64.b64encode(event.data).decode() if photos else ""
     sent = _part("INPUT", event.content_type, data, "BASE64")

@@ -57,18 +57,31 @@ class BinCounterHandler:
         return replies
 
     def _keep(
-        self, kept: capture.Capture, request: payload.PredictionRequest, outcomes: Sequence[answers.PhotoOutcome],
-        entries: Sequence[dict[str, Any]], latency_ms: float,
+        self,
+        kept: capture.Capture,
+        request: payload.PredictionRequest,
+        outcomes: Sequence[answers.PhotoOutcome],
+        entries: Sequence[dict[str, Any]],
+        latency_ms: float,
     ) -> None:
         for outcome, entry in zip(outcomes, entries, strict=True):
             data = outcome.data or (b"" if request.listed else request.body)
             brightness, sharpness = (None, None) if outcome.pixels is None else photo.statistics(outcome.pixels)
-            kept.put(capture_record.Event(
-                answer=entry, status=entry.get("code", 200), model_version=self.version, latency_ms=latency_ms,
-                content_type=payload.media_type(data) or request.content_type or "application/octet-stream",
-                data=data, link=outcome.link, attributes=request.attributes, brightness=brightness,
-                sharpness=sharpness, event_id=entry.get("event_id") or str(uuid.uuid4()),
-            ))
+            kept.put(
+                capture_record.Event(
+                    answer=entry,
+                    status=entry.get("code", 200),
+                    model_version=self.version,
+                    latency_ms=latency_ms,
+                    content_type=payload.media_type(data) or request.content_type or "application/octet-stream",
+                    data=data,
+                    link=outcome.link,
+                    attributes=request.attributes,
+                    brightness=brightness,
+                    sharpness=sharpness,
+                    event_id=entry.get("event_id") or str(uuid.uuid4()),
+                )
+            )
 
 
 def _end(kept: capture.Capture, *_: Any) -> None:

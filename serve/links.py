@@ -101,9 +101,13 @@ def client(endpoint_url: str | None, timeout_s: float, connections: int) -> Any:
 
     session = boto3.Session()
     config = Config(
-        signature_version=UNSIGNED if session.get_credentials() is None else None, max_pool_connections=connections,
-        connect_timeout=timeout_s / 2, read_timeout=timeout_s, retries={"total_max_attempts": 1},
-        s3={"addressing_style": "path"} if endpoint_url else {}, request_checksum_calculation="when_required",
+        signature_version=UNSIGNED if session.get_credentials() is None else None,
+        max_pool_connections=connections,
+        connect_timeout=timeout_s / 2,
+        read_timeout=timeout_s,
+        retries={"total_max_attempts": 1},
+        s3={"addressing_style": "path"} if endpoint_url else {},
+        request_checksum_calculation="when_required",
     )
     return session.client(
         "s3", endpoint_url=endpoint_url, region_name=session.region_name or "us-east-1", config=config
@@ -114,7 +118,10 @@ class PhotoStore:
     """Reads the photos of links. ``buckets``: those that may be read; ``timeout_s``: of one call of ``read``."""
 
     def __init__(
-        self, buckets: frozenset[str], endpoint_url: str | None = None, timeout_s: float = TIMEOUT_S,
+        self,
+        buckets: frozenset[str],
+        endpoint_url: str | None = None,
+        timeout_s: float = TIMEOUT_S,
         max_bytes: int = MAX_BYTES,
     ) -> None:
         self.buckets = buckets

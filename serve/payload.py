@@ -135,8 +135,10 @@ def _photo(parts: Mapping[str, bytes], kind: str) -> bytes | links.Link:
     if len(sent) > 1:
         raise FieldError(f"the request has {' and '.join(sent)}; send one photo, or several in a JSON list")
     if not sent:
-        raise FieldError(f"the request has no photo but {sorted(parts)!r:.100}; send its bytes as the body, "
-                         "or JSON with Content-Type: application/json")
+        raise FieldError(
+            f"the request has no photo but {sorted(parts)!r:.100}; send its bytes as the body, "
+            "or JSON with Content-Type: application/json"
+        )
     data = bytes(parts[sent[0]])
     return links.parse(_text("the link", data)) if "uri" in sent or kind == "string/url" else _sized(data)
 

@@ -75,7 +75,10 @@ def fit(probabilities: Mapping[str, float], scores: Mapping[str, Sequence[float]
 
 
 def reach_verdict(
-    name: str, probabilities: Mapping[str, float], fits: Mapping[str, float], photos: Mapping[str, int],
+    name: str,
+    probabilities: Mapping[str, float],
+    fits: Mapping[str, float],
+    photos: Mapping[str, int],
     alpha: float = ALPHA,
 ) -> Verdict:
     """Judge the record ``name``, the name of a count, by the calibrated probabilities of all counts (0-1).
@@ -88,8 +91,10 @@ def reach_verdict(
         return Verdict(UNSURE, f"the model does not know {name} objects; it knows {known}", None, fitting)
     probability, least = probabilities[name], needed(alpha)
     if photos.get(name, 0) < least:
-        reason = (f"{photos.get(name, 0)} calibration photos with {name} objects are too few for alpha {alpha:g}; "
-                  f"it takes {least}")
+        reason = (
+            f"{photos.get(name, 0)} calibration photos with {name} objects are too few for alpha {alpha:g}; "
+            f"it takes {least}"
+        )
         return Verdict(UNSURE, reason, probability, fitting)
     if name not in fitting:
         reason = f"of right records of {name}, only {fits[name]:.1%} fit as badly or worse"

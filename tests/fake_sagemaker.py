@@ -104,8 +104,13 @@ class Fake:
             variant |= {"CurrentInstanceCount": found.instances, "DesiredInstanceCount": found.instances}
         reason = {"FailureReason": found.reason} if found.reason and found.looks == 0 else {}
         return {
-            "EndpointName": name, "EndpointArn": ARN + name, "EndpointConfigName": found.config,
-            "EndpointStatus": found.status, "ProductionVariants": [variant], "CreationTime": 0, "LastModifiedTime": 0,
+            "EndpointName": name,
+            "EndpointArn": ARN + name,
+            "EndpointConfigName": found.config,
+            "EndpointStatus": found.status,
+            "ProductionVariants": [variant],
+            "CreationTime": 0,
+            "LastModifiedTime": 0,
             **reason,
         }
 
@@ -193,8 +198,10 @@ def promised(model: dict[str, Any], photo: bytes) -> tuple[int, bytes]:
         manifest = json.loads(read("binwatch.json"))
         golden = next(each for each in manifest["golden"] if read(each["file"]) == photo)
     names = map(str, manifest["classes"])
-    answer = {"probabilities": dict(zip(names, golden["probabilities"], strict=True)),
-              "model_version": model["BINWATCH_MODEL_VERSION"]}
+    answer = {
+        "probabilities": dict(zip(names, golden["probabilities"], strict=True)),
+        "model_version": model["BINWATCH_MODEL_VERSION"],
+    }
     return 200, json.dumps(answer).encode()
 
 
@@ -282,8 +289,11 @@ def _answer(
         return status, said, {"Content-Type": "application/json"}
     sent = {key: value for key, value in headers.items() if key.lower() not in ("host", "connection", "expect")}
     done = requests.request(method, fake.moto + path, headers=sent, data=body, timeout=60)
-    kept = {key: value for key, value in done.headers.items()
-            if key.lower() in ("content-type", "etag", "last-modified", "x-amzn-errortype")}
+    kept = {
+        key: value
+        for key, value in done.headers.items()
+        if key.lower() in ("content-type", "etag", "last-modified", "x-amzn-errortype")
+    }
     if method == "HEAD":
         kept["x-length"] = done.headers.get("Content-Length", "0")
     return done.status_code, done.content, kept

@@ -12,11 +12,15 @@ from serve.archives.archive import TORCHSERVE_MANIFEST
 from serve.manifest import FORMAT, MANIFEST_FILE
 
 FILES = {
-    "handler.py": b"raise SystemExit\n", "serve/__init__.py": b'"""Nothing."""\n', "model.onnx": b"onnx" * 200,
+    "handler.py": b"raise SystemExit\n",
+    "serve/__init__.py": b'"""Nothing."""\n',
+    "model.onnx": b"onnx" * 200,
     "golden/0.jpg": b"\xff\xd8photo\xff\xd9",
 }
 PROGRAM = {
-    "archive_format": b"pt2", "data/weights/weight_0": b"w" * 300, "models/model.json": b"{}",
+    "archive_format": b"pt2",
+    "data/weights/weight_0": b"w" * 300,
+    "models/model.json": b"{}",
     "data/weights/model_weights_config.json": b'{"config": {"a": {"use_pickle": false}}}',
     "data/sample_inputs/model.pt": b"",
 }
@@ -25,9 +29,17 @@ PROGRAM = {
 def manifest(held: Mapping[str, bytes], **other: Any) -> bytes:
     """The text of binwatch.json for these files."""
     said = {
-        "format": FORMAT, "classes": [1, 2], "size_px": 32, "run_id": "a run", "dataset_fingerprint": "f",
-        "metrics": {}, "golden": [{"file": "golden/0.jpg", "probabilities": [0.5, 0.5]}], "licence": "none",
-        "recipe": {}, "files": {name: hashlib.sha256(data).hexdigest() for name, data in held.items()}, **other,
+        "format": FORMAT,
+        "classes": [1, 2],
+        "size_px": 32,
+        "run_id": "a run",
+        "dataset_fingerprint": "f",
+        "metrics": {},
+        "golden": [{"file": "golden/0.jpg", "probabilities": [0.5, 0.5]}],
+        "licence": "none",
+        "recipe": {},
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in held.items()},
+        **other,
     }
     return json.dumps(said).encode()
 

@@ -65,8 +65,13 @@ def ask(archive: Path, photos: Sequence[Path], threads: int = 2) -> Iterator[dic
     """
     with unpacked(archive) as folder, tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "serve.counter", str(threads)], cwd=folder, env={**os.environ, "PYTHONPATH": ""},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+            [sys.executable, "-m", "serve.counter", str(threads)],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": ""},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
         )
         with process:
             assert process.stdin is not None

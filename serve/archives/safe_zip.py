@@ -57,8 +57,10 @@ def _refuse_end(path: Path) -> None:
     if mark != b"PK\x05\x06" or comment or start + length != size - _END.size or tail.startswith(b"PK\x06\x07"):
         raise ArchiveError(f"{path} is not a whole archive: it does not end as a zip of this size does")
     if entries > MAX_ENTRIES or length > MAX_ENTRIES * (MAX_NAME + 200):
-        raise ArchiveError(f"the archive has {entries} entries, listed in {length} bytes; at most {MAX_ENTRIES} "
-                           f"with names of {MAX_NAME} characters are allowed")
+        raise ArchiveError(
+            f"the archive has {entries} entries, listed in {length} bytes; at most {MAX_ENTRIES} "
+            f"with names of {MAX_NAME} characters are allowed"
+        )
 
 
 def _refuse_entries(entries: Sequence[zipfile.ZipInfo], size: int) -> None:

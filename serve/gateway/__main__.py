@@ -27,9 +27,17 @@ def main() -> int:
         return 1
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each broken form, which is a client's
     uvicorn.run(
-        app, host=settings.listen, port=settings.port, http=Connection, ws="none", access_log=False,
-        server_header=False, proxy_headers=False, timeout_keep_alive=IDLE_S,
-        timeout_graceful_shutdown=int(settings.timeout_s) + 1, h11_max_incomplete_event_size=32 * 1024,
+        app,
+        host=settings.listen,
+        port=settings.port,
+        http=Connection,
+        ws="none",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=IDLE_S,
+        timeout_graceful_shutdown=int(settings.timeout_s) + 1,
+        h11_max_incomplete_event_size=32 * 1024,
     )
     return 0
 

@@ -29,10 +29,7 @@ def create(settings: Settings) -> FastAPI:
     keys = Keys(settings.keys)
     page = static.router()
     paths = [
-        each.path
-        for router in (routes.api, routes.alive, page)
-        for each in router.routes
-        if isinstance(each, APIRoute)
+        each.path for router in (routes.api, routes.alive, page) for each in router.routes if isinstance(each, APIRoute)
     ]
     metrics = Metrics(frozenset(paths))
 
@@ -45,8 +42,13 @@ def create(settings: Settings) -> FastAPI:
             yield
 
     app = FastAPI(
-        title="binwatch", version="1", summary="Counts the objects in bin photos and compares them with the record.",
-        lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False,
+        title="binwatch",
+        version="1",
+        summary="Counts the objects in bin photos and compares them with the record.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
     )
     for router in (routes.api, routes.alive, page):
         app.include_router(router)

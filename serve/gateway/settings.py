@@ -99,11 +99,15 @@ def _keyless(settings: Settings) -> str | None:
     """Why a gateway that other machines reach must not start, if it must not."""
     todo = "make one with `python scripts/api_key.py add NAME`, or bind 127.0.0.1"
     if settings.keys is None:
-        return (f"the gateway is reached at {settings.bind}, which is not loopback, and BINWATCH_API_KEYS names no "
-                f"file of API keys; name one, and {todo}")
+        return (
+            f"the gateway is reached at {settings.bind}, which is not loopback, and BINWATCH_API_KEYS names no "
+            f"file of API keys; name one, and {todo}"
+        )
     if not Keys(settings.keys).names():
-        return (f"the gateway is reached at {settings.bind}, which is not loopback, and {settings.keys} holds no "
-                f"API key; {todo}")
+        return (
+            f"the gateway is reached at {settings.bind}, which is not loopback, and {settings.keys} holds no "
+            f"API key; {todo}"
+        )
     return None
 
 

@@ -39,9 +39,21 @@ def mlflow_server(state: Path, port: int | None = None) -> Iterator[str]:
     port = port or free_port()
     state.mkdir(parents=True, exist_ok=True)
     command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", 1,
-        "--backend-store-uri", f"sqlite:///{state.resolve() / 'mlflow.db'}",
-        "--artifacts-destination", state.resolve() / "artifacts", "--serve-artifacts",
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        port,
+        "--workers",
+        1,
+        "--backend-store-uri",
+        f"sqlite:///{state.resolve() / 'mlflow.db'}",
+        "--artifacts-destination",
+        state.resolve() / "artifacts",
+        "--serve-artifacts",
     ]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     url = f"http://127.0.0.1:{port}"
@@ -63,8 +75,17 @@ def torchserve_server(
     config = state.resolve() / "config.properties"
     config.write_text(_local_config(inference, management, store))
     command = [
-        sys.executable, LAUNCH, "--start", "--foreground", "--ncs", "--ts-config", config,
-        "--model-store", store, "--disable-token-auth", "--enable-model-api",
+        sys.executable,
+        LAUNCH,
+        "--start",
+        "--foreground",
+        "--ncs",
+        "--ts-config",
+        config,
+        "--model-store",
+        store,
+        "--disable-token-auth",
+        "--enable-model-api",
     ]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # its workers run the first python3 of these
     settings = {"JAVA_HOME": java_home(), "PATH": path, **(environ or {})}
@@ -85,9 +106,17 @@ def s3_server(state: Path) -> Iterator[str]:
     grpc = {f"{name}.grpc": free_port() for name in ports}
     (state / "weed").mkdir(parents=True, exist_ok=True)
     command = [
-        Path(sys.executable).with_name("weed"), "server", "-s3", f"-dir={state.resolve() / 'weed'}", "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1", "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=0",
-        "-s3.port.iceberg=0", "-s3.port.lance=0",  # catalogs, else at ports that are the same for every server
+        Path(sys.executable).with_name("weed"),
+        "server",
+        "-s3",
+        f"-dir={state.resolve() / 'weed'}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=64",
+        "-volume.max=0",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",  # catalogs, else at ports that are the same for every server
         *(f"-{name}={port}" for name, port in {**ports, **grpc}.items()),
     ]
     url = f"http://127.0.0.1:{ports['s3.port']}"
@@ -102,8 +131,12 @@ def gateway_server(
 ) -> Iterator[str]:
     """The gateway in front of TorchServe; yields its address. ``environ``: more of its settings."""
     port = port or free_port()
-    settings = {"BINWATCH_GATEWAY_BIND": "127.0.0.1", "BINWATCH_GATEWAY_PORT": str(port),
-                "BINWATCH_INFERENCE_URL": inference_url, **(environ or {})}
+    settings = {
+        "BINWATCH_GATEWAY_BIND": "127.0.0.1",
+        "BINWATCH_GATEWAY_PORT": str(port),
+        "BINWATCH_INFERENCE_URL": inference_url,
+        **(environ or {}),
+    }
     state.mkdir(parents=True, exist_ok=True)
     url = f"http://127.0.0.1:{port}"
     with _running("gateway", [sys.executable, "-m", "serve.gateway"], state, settings, f"{url}/livez"):

@@ -125,7 +125,9 @@ def shares_by_decile(values: NDArray[np.float64], deciles: Sequence[float]) -> t
 
 
 def compare(
-    counts: Mapping[str, int], values: Mapping[str, NDArray[np.float64]], reference: Mapping[str, Any],
+    counts: Mapping[str, int],
+    values: Mapping[str, NDArray[np.float64]],
+    reference: Mapping[str, Any],
     limits: Thresholds,
 ) -> tuple[Drift, ...]:
     """The index of the counts and of each of ``values`` against ``reference`` (``reference.json`` of a run).
@@ -161,22 +163,47 @@ def reference_confidence(reference: Mapping[str, Any]) -> float | None:
 def alerts(found: Sequence[Drift], recent: Recent, expected: float | None, limits: Thresholds) -> tuple[Alert, ...]:
     """What to raise. ``expected``: the reference's mean confidence, where there is one."""
     made = [
-        Alert(f"drift of {each.name}", each.psi, each.threshold,
-              f"{each.name} in the window differ from the model's reference: population stability index "
-              f"{each.psi:.2f}, threshold {each.threshold:.2f}; look at the photos and at what changed")
-        for each in found if each.alert and each.psi is not None
+        Alert(
+            f"drift of {each.name}",
+            each.psi,
+            each.threshold,
+            f"{each.name} in the window differ from the model's reference: population stability index "
+            f"{each.psi:.2f}, threshold {each.threshold:.2f}; look at the photos and at what changed",
+        )
+        for each in found
+        if each.alert and each.psi is not None
     ]
     drop = None if expected is None or recent.confidence_mean is None else expected - recent.confidence_mean
     span = f"of the last {limits.recent_s / 60:.0f} minutes"
     rules = [
-        ("confidence", drop, limits.confidence_drop, recent.answers,
-         f"the mean confidence {span} is {{:.3f}} below the reference's; look at the photos"),
-        ("mismatches", recent.mismatch_share, limits.mismatch_share, recent.verdicts,
-         f"{{:.1%}} of the verdicts {span} are mismatches; check some of these bins by hand"),
-        ("errors", recent.error_share, limits.error_share, recent.requests,
-         f"{{:.1%}} of the requests {span} got no answer; look at the capture's statuses and TorchServe's log"),
-        ("latency", recent.latency_p99_ms, limits.latency_p99_ms, recent.requests,
-         f"the slowest hundredth of the answers {span} took {{:.0f}} ms or more; look at load and workers"),
+        (
+            "confidence",
+            drop,
+            limits.confidence_drop,
+            recent.answers,
+            f"the mean confidence {span} is {{:.3f}} below the reference's; look at the photos",
+        ),
+        (
+            "mismatches",
+            recent.mismatch_share,
+            limits.mismatch_share,
+            recent.verdicts,
+            f"{{:.1%}} of the verdicts {span} are mismatches; check some of these bins by hand",
+        ),
+        (
+            "errors",
+            recent.error_share,
+            limits.error_share,
+            recent.requests,
+            f"{{:.1%}} of the requests {span} got no answer; look at the capture's statuses and TorchServe's log",
+        ),
+        (
+            "latency",
+            recent.latency_p99_ms,
+            limits.latency_p99_ms,
+            recent.requests,
+            f"the slowest hundredth of the answers {span} took {{:.0f}} ms or more; look at load and workers",
+        ),
     ]
     made += [
         Alert(name, round(value, 4), limit, text.format(value))

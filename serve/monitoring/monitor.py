@@ -38,7 +38,12 @@ class Monitor:
     """Looks at a place again and again; what it has read it keeps."""
 
     def __init__(
-        self, place: Place, out: Path, since: timedelta, limits: Thresholds, webhook: str = "",
+        self,
+        place: Place,
+        out: Path,
+        since: timedelta,
+        limits: Thresholds,
+        webhook: str = "",
         journal: Journal | None = None,
     ) -> None:
         self._out, self._since, self._limits = out, since, limits

@@ -92,9 +92,7 @@ class Bucket:
     def open(self, name: str, offset: int) -> Iterator[BinaryIO]:
         """Raises DataError where the store does not answer, or stops before the end."""
         with self._readable_errors():
-            found = self._client.get_object(
-                Bucket=self._bucket, Key=self._prefix + name, Range=f"bytes={offset}-"
-            )
+            found = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name, Range=f"bytes={offset}-")
             with closing(found["Body"]) as body:
                 yield cast(BinaryIO, io.BufferedReader(body, 1 << 20))
 

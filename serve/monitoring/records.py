@@ -25,8 +25,18 @@ MAX_LINE_BYTES = 16 * 1024**2
 """Longest line that is read: TorchServe takes 6.5 MB, which is 8.8 MB in base64."""
 
 ANSWER = np.dtype(
-    [("time_s", "f8"), ("event", "i8"), ("status", "i2"), ("count", "S8"), ("version", "S16"), ("verdict", "S8"),
-     ("confidence", "f8"), ("latency_ms", "f8"), ("brightness", "f8"), ("sharpness", "f8")]
+    [
+        ("time_s", "f8"),
+        ("event", "i8"),
+        ("status", "i2"),
+        ("count", "S8"),
+        ("version", "S16"),
+        ("verdict", "S8"),
+        ("confidence", "f8"),
+        ("latency_ms", "f8"),
+        ("brightness", "f8"),
+        ("sharpness", "f8"),
+    ]
 )
 """One answer. ``time_s``: since 1970; ``event``: hash of its id; ``count``: its name, ``8+`` for 8 and above, empty
 where there was an error; ``confidence``: probability of that count, 0-1; numbers that a record lacks are NaN."""
@@ -45,8 +55,9 @@ class Tally:
     offset: int = 0
 
 
-def read(file: BinaryIO, parse: Callable[[bytes], tuple[Any, ...]], kind: np.dtype[Any], settled: bool,
-         offset: int = 0) -> tuple[Rows, Tally]:
+def read(
+    file: BinaryIO, parse: Callable[[bytes], tuple[Any, ...]], kind: np.dtype[Any], settled: bool, offset: int = 0
+) -> tuple[Rows, Tally]:
     """The rows of a file that stands at ``offset``; what cannot be parsed is counted.
 
     A last line without its end is left for the next time, unless the file is ``settled``: nobody writes it any more.
@@ -91,9 +102,13 @@ def parse_answer(line: bytes) -> tuple[Any, ...]:
     verdict = str(answer.get("verdict") or "")
     version = str(measured.get("model_version") or answer.get("model_version") or "")
     return (
-        _seconds(metadata["inferenceTime"]), hash(str(metadata["eventId"])), status, count.encode("ascii"),
+        _seconds(metadata["inferenceTime"]),
+        hash(str(metadata["eventId"])),
+        status,
+        count.encode("ascii"),
         version.encode("ascii"),
-        verdict.encode() if verdict in VERDICTS and status < 400 else b"", confidence,
+        verdict.encode() if verdict in VERDICTS and status < 400 else b"",
+        confidence,
         *(_number(measured.get(name)) for name in ("latency_ms", "brightness", "sharpness")),
     )
 

@@ -79,7 +79,12 @@ class Report:
 
 
 def summarise(
-    answers: Rows, truths: Rows, unreadable: int, now: datetime, since: timedelta, reference: Reference | None,
+    answers: Rows,
+    truths: Rows,
+    unreadable: int,
+    now: datetime,
+    since: timedelta,
+    reference: Reference | None,
     limits: Thresholds,
 ) -> Report:
     """The report on the answers (records.ANSWER) of the time from ``now - since`` to ``now``; pure."""
@@ -97,10 +102,18 @@ def summarise(
     found, notes = _compared(rows, reference, limits)
     expected = drift.reference_confidence(reference.shares) if reference else None
     return Report(
-        made_at=_iso(end), start=_iso(start), end=_iso(end), records=len(rows), unreadable=unreadable,
-        bucket_s=int(width.total_seconds()), buckets=tuple(buckets), totals=_bucket(start, rows, right), drift=found,
+        made_at=_iso(end),
+        start=_iso(start),
+        end=_iso(end),
+        records=len(rows),
+        unreadable=unreadable,
+        bucket_s=int(width.total_seconds()),
+        buckets=tuple(buckets),
+        totals=_bucket(start, rows, right),
+        drift=found,
         alerts=drift.alerts(found, _recent(rows[rows["time_s"] >= end - limits.recent_s]), expected, limits),
-        model_versions=_tally(rows["version"]), notes=notes,
+        model_versions=_tally(rows["version"]),
+        notes=notes,
     )
 
 
@@ -116,13 +129,19 @@ def _bucket(start_s: float, rows: Rows, right: NDArray[np.int8]) -> Bucket:
     low, high = drift.wilson(int(judged.sum()), len(judged)) if len(judged) else (None, None)
     found = _tally(rows["verdict"])
     return Bucket(
-        start=_iso(start_s), requests=len(rows), errors=int((rows["status"] >= 400).sum()),
+        start=_iso(start_s),
+        requests=len(rows),
+        errors=int((rows["status"] >= 400).sum()),
         confidence_mean=_rounded(answered["confidence"], np.mean),
         confidence_p10=_percentile(answered["confidence"], 10),
-        latency_p50_ms=_percentile(latency, 50), latency_p99_ms=_percentile(latency, 99),
-        verdicts={name: found.get(name, 0) for name in records.VERDICTS}, counts=_tally(rows["count"]),
-        feedback=len(judged), accuracy=_rounded(judged, np.mean),
-        accuracy_low=low and round(low, 4), accuracy_high=high and round(high, 4),
+        latency_p50_ms=_percentile(latency, 50),
+        latency_p99_ms=_percentile(latency, 99),
+        verdicts={name: found.get(name, 0) for name in records.VERDICTS},
+        counts=_tally(rows["count"]),
+        feedback=len(judged),
+        accuracy=_rounded(judged, np.mean),
+        accuracy_low=low and round(low, 4),
+        accuracy_high=high and round(high, 4),
     )
 
 
@@ -158,10 +177,13 @@ def _recent(rows: Rows) -> Recent:
     totals = _bucket(0.0, rows, np.full(len(rows), -1, np.int8))
     verdicts = sum(totals.verdicts.values())
     return Recent(
-        requests=len(rows), answers=int((rows["count"] != b"").sum()), verdicts=verdicts,
+        requests=len(rows),
+        answers=int((rows["count"] != b"").sum()),
+        verdicts=verdicts,
         confidence_mean=totals.confidence_mean,
         mismatch_share=totals.verdicts["mismatch"] / verdicts if verdicts else None,
-        error_share=totals.errors / len(rows) if len(rows) else None, latency_p99_ms=totals.latency_p99_ms,
+        error_share=totals.errors / len(rows) if len(rows) else None,
+        latency_p99_ms=totals.latency_p99_ms,
     )
 
 

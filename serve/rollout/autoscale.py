@@ -157,7 +157,12 @@ class Autoscaler:
     """Keeps the measurements of one server and carries out what is decided. ``dry_run``: only says it."""
 
     def __init__(
-        self, management: Loads, metrics: Counts, server: Server, policy: ScalingPolicy, dry_run: bool = False,
+        self,
+        management: Loads,
+        metrics: Counts,
+        server: Server,
+        policy: ScalingPolicy,
+        dry_run: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._management, self._metrics, self._server = management, metrics, server

@@ -46,8 +46,12 @@ class Traffic:
         """What was added; None where TorchServe has begun to count again."""
         if self.requests < before.requests or self.answered < before.answered:
             return None
-        return Traffic(self.requests - before.requests, self.failed - before.failed,
-                       self.answered - before.answered, self.seconds - before.seconds)
+        return Traffic(
+            self.requests - before.requests,
+            self.failed - before.failed,
+            self.answered - before.answered,
+            self.seconds - before.seconds,
+        )
 
     @property
     def failed_share(self) -> float:
@@ -74,7 +78,11 @@ class Observation:
 
 
 def assess(
-    policy: ProbationPolicy, elapsed_s: float, before: Traffic | None, now: Traffic | None, failed_probes: tuple[str, ...]
+    policy: ProbationPolicy,
+    elapsed_s: float,
+    before: Traffic | None,
+    now: Traffic | None,
+    failed_probes: tuple[str, ...],
 ) -> Observation:
     """``before``, ``now``: the traffic before and since the switch, None where it is not known; ``failed_probes``: what
     was wrong with the answer to a golden photo, each time that something was."""
@@ -103,9 +111,12 @@ def policy_from(environ: Mapping[str, str] = os.environ) -> ProbationPolicy:
     """The policy that the environment sets. Raises SettingsError with all problems."""
     read, name = Numbers(environ), "BINWATCH_WATCH_"
     policy = ProbationPolicy(
-        read(name + "S", 30.0, 0, 3600), read(name + "ERROR_SHARE", 0.05, 0, 1),
-        read(name + "LATENCY_MS", 250.0, 1, 60_000), read(name + "LATENCY_TIMES", 3.0, 1, 100),
-        read(name + "MIN_REQUESTS", 20, 1, 1_000_000), read(name + "FAILED_PROBES", 3, 1, 1000),
+        read(name + "S", 30.0, 0, 3600),
+        read(name + "ERROR_SHARE", 0.05, 0, 1),
+        read(name + "LATENCY_MS", 250.0, 1, 60_000),
+        read(name + "LATENCY_TIMES", 3.0, 1, 100),
+        read(name + "MIN_REQUESTS", 20, 1, 1_000_000),
+        read(name + "FAILED_PROBES", 3, 1, 1000),
     )
     read.check()
     return policy

@@ -47,8 +47,13 @@ class Rollout:
     """The server side of a promotion: a TorchServe and its model store."""
 
     def __init__(
-        self, inference: Inference, management: Management, store: Path, workers: int = 1,
-        metrics: Metrics | None = None, policy: probation.ProbationPolicy | None = None,
+        self,
+        inference: Inference,
+        management: Management,
+        store: Path,
+        workers: int = 1,
+        metrics: Metrics | None = None,
+        policy: probation.ProbationPolicy | None = None,
     ) -> None:
         """``workers``: how many a version starts with; ``policy``: how long it is watched once it answers, by
         ``metrics`` and golden photos, or without metrics by these alone."""

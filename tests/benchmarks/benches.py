@@ -121,8 +121,20 @@ def _report_loop(url: str, ids: list[str], out: Path) -> None:
 
 
 def _aws_copy(url: str, out: Path) -> None:
-    command = ["aws", "s3", "cp", "--recursive", "--no-sign-request", "--quiet", "--endpoint-url", url,
-               "--region", "us-east-1", "s3://bins", str(out)]
+    command = [
+        "aws",
+        "s3",
+        "cp",
+        "--recursive",
+        "--no-sign-request",
+        "--quiet",
+        "--endpoint-url",
+        url,
+        "--region",
+        "us-east-1",
+        "s3://bins",
+        str(out),
+    ]
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     subprocess.run(command, check=True, env=clean)
 

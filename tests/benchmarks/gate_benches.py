@@ -83,14 +83,18 @@ def bench_gate(_data: Path, _server: Server) -> Result:
     """
     start = time.perf_counter()
     runs = table()
-    false = {rule: [share for name, shares in runs.items() if name.startswith(f"{rule}, no") for share in shares]
-             for rule in (GREATER, SIGNIFICANT)}
-    found = [shares[PHOTOS.index(FOUND_ON)] for name, shares in runs.items()
-             if name.startswith(f"{SIGNIFICANT}, 5")]
+    false = {
+        rule: [share for name, shares in runs.items() if name.startswith(f"{rule}, no") for share in shares]
+        for rule in (GREATER, SIGNIFICANT)
+    }
+    found = [shares[PHOTOS.index(FOUND_ON)] for name, shares in runs.items() if name.startswith(f"{SIGNIFICANT}, 5")]
     ratio = sum(false[GREATER]) / sum(false[SIGNIFICANT])
     holds = (
-        ratio >= 10 and max(false[SIGNIFICANT]) <= MOST_FALSE and min(found) >= LEAST_FOUND
-        and min(false[GREATER]) >= 0.45 and max(false[GREATER]) <= 0.52
+        ratio >= 10
+        and max(false[SIGNIFICANT]) <= MOST_FALSE
+        and min(found) >= LEAST_FOUND
+        and min(false[GREATER]) >= 0.45
+        and max(false[GREATER]) <= 0.52
     )
     runs["seconds"] = [round(time.perf_counter() - start, 1)]
     shown = rounded(ratio)

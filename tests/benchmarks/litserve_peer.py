@@ -32,10 +32,14 @@ class EagerApi(litserve.LitAPI):  # type: ignore[misc]
         self.model = ImageClassifier()
         self.model.load_state_dict(torch.load(self.weights, weights_only=True))
         self.model.eval().to(device)
-        self.process = transforms.Compose([
-            transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(),
-            transforms.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
-        ])
+        self.process = transforms.Compose(
+            [
+                transforms.Resize(256),
+                transforms.CenterCrop(224),
+                transforms.ToTensor(),
+                transforms.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
+            ]
+        )
 
     def decode_request(self, request: dict[str, str]) -> Tensor:
         """A request's photo as ``(1, 3, 224, 224)``."""

@@ -29,9 +29,7 @@ class Load:
         return 1000 * float(np.quantile(self.seconds, 0.99))
 
 
-def load(
-    url: str, bodies: Sequence[bytes], headers: Mapping[str, str], requests: int, clients: int = 8
-) -> Load:
+def load(url: str, bodies: Sequence[bytes], headers: Mapping[str, str], requests: int, clients: int = 8) -> Load:
     """POST ``requests`` requests to ``url``, the bodies in turn. Raises ServerError for any answer but 200."""
     shares = [[bodies[i % len(bodies)] for i in range(first, requests, clients)] for first in range(clients)]
     start = time.perf_counter()

@@ -28,7 +28,12 @@ Record = dict[str, Any]
 
 
 def draw(
-    number: int, seed: int, start: datetime, over: timedelta, version: str = "1", brightness: float = 1.0,
+    number: int,
+    seed: int,
+    start: datetime,
+    over: timedelta,
+    version: str = "1",
+    brightness: float = 1.0,
     errors: float = 0.01,
 ) -> Iterator[tuple[datetime, Record]]:
     """Captured answers without their input, spread evenly ``over`` a time. ``brightness``: factor, 1 as reference."""
@@ -42,21 +47,33 @@ def draw(
         answer = _answer(rows[index], version, judged[index], words[index])
         if failed[index]:
             answer = {"code": 400, "type": "BadPhoto", "message": "the photo is empty"}
-        measured = {"latency_ms": latency[index], "model_version": version, "status": 400 if failed[index] else 200,
-                    "brightness": None if failed[index] else bright[index],
-                    "sharpness": None if failed[index] else sharp[index]}
+        measured = {
+            "latency_ms": latency[index],
+            "model_version": version,
+            "status": 400 if failed[index] else 200,
+            "brightness": None if failed[index] else bright[index],
+            "sharpness": None if failed[index] else sharp[index],
+        }
         yield moment, _record(uuid.UUID(bytes=lot.bytes(16), version=4), moment, answer, measured)
 
 
 def _answer(row: Any, version: str, judged: bool, word: float) -> Record:
     made: Record = {
-        "count": int(NAMES[int(row.argmax())]), "expected_count": round(float(row @ np.arange(1, 6)), 4),
-        "probabilities": dict(zip(NAMES, row.tolist(), strict=True)), "fit": dict.fromkeys(NAMES, 0.5),
+        "count": int(NAMES[int(row.argmax())]),
+        "expected_count": round(float(row @ np.arange(1, 6)), 4),
+        "probabilities": dict(zip(NAMES, row.tolist(), strict=True)),
+        "fit": dict.fromkeys(NAMES, 0.5),
     }
     if judged:
         verdict = "match" if word < 0.6 else "unsure" if word < 0.9 else "mismatch"
-        made |= {"expected_quantity": 3, "alpha": 0.05, "verdict": verdict, "reason": "a reason of usual length",
-                 "probability": 0.3, "counts_that_fit": ["2", "3"]}
+        made |= {
+            "expected_quantity": 3,
+            "alpha": 0.05,
+            "verdict": verdict,
+            "reason": "a reason of usual length",
+            "probability": 0.3,
+            "counts_that_fit": ["2", "3"],
+        }
     return {**made, "model_version": version}
 
 
@@ -65,8 +82,12 @@ def _record(event: uuid.UUID, moment: datetime, answer: Record, measured: Record
     output = {"observedContentType": "application/json", "mode": "OUTPUT", "data": json.dumps(answer)}
     return {
         "eventVersion": "0",
-        "eventMetadata": {"eventId": str(event), "inferenceTime": time_text, "customAttributes": [],
-                          "binwatch": measured},
+        "eventMetadata": {
+            "eventId": str(event),
+            "inferenceTime": time_text,
+            "customAttributes": [],
+            "binwatch": measured,
+        },
         "captureData": {"endpointOutput": {**output, "encoding": "JSON"}},
     }
 
@@ -172,14 +193,21 @@ def peer(capture: Path) -> Mapping[str, Any]:
         for line in path.read_text().splitlines():
             record = json.loads(line)
             answer = json.loads(record["captureData"]["endpointOutput"]["data"])
-            rows.append({**record["eventMetadata"], **record["eventMetadata"]["binwatch"], **answer,
-                         "input": record["captureData"]["endpointInput"]["data"]})
+            rows.append(
+                {
+                    **record["eventMetadata"],
+                    **record["eventMetadata"]["binwatch"],
+                    **answer,
+                    "input": record["captureData"]["endpointInput"]["data"],
+                }
+            )
     table = pandas.DataFrame(rows)
     table["time"] = pandas.to_datetime(table["inferenceTime"])
     table["confidence"] = [max(each.values()) if isinstance(each, dict) else None for each in table["probabilities"]]
     hours = table.groupby(table["time"].dt.floor("h"))
     return {
-        "requests": hours.size().to_dict(), "errors": int((table["status"] >= 400).sum()),
+        "requests": hours.size().to_dict(),
+        "errors": int((table["status"] >= 400).sum()),
         "confidence_mean": hours["confidence"].mean().to_dict(),
         "confidence_p10": hours["confidence"].quantile(0.1).to_dict(),
         "latency_p50_ms": hours["latency_ms"].quantile(0.5).to_dict(),

@@ -86,8 +86,10 @@ def judged(found: Mapping[tuple[str, int], Sequence[Load]], in_process: float) -
     """The ratios of each peer's best setting. Ours holds where it is TARGET times as fast as the first, and its 99th
     percentile of latency is below both peers'; ``found``: loads by peer and number of workers.
     """
-    best = {name: max((_joined(loads) for (other, _), loads in found.items() if other == name),
-                      key=lambda each: each.rate) for name, _ in found}
+    best = {
+        name: max((_joined(loads) for (other, _), loads in found.items() if other == name), key=lambda each: each.rate)
+        for name, _ in found
+    }
     ours = best[OURS]
     ratios = {name: ours.rate / each.rate for name, each in best.items() if name != OURS}
     ratios["our int8 in process"] = ours.rate / in_process
@@ -98,8 +100,9 @@ def judged(found: Mapping[tuple[str, int], Sequence[Load]], in_process: float) -
         runs[f"{name}, {workers} workers: requests/s"] = [round(each.rate, 2) for each in loads]
         runs[f"{name}, {workers} workers: p99 ms"] = [round(each.p99_ms, 1) for each in loads]
     runs |= {f"{name}, best: p99 ms": [round(each.p99_ms, 1)] for name, each in best.items()}
-    return Result("serve", rounded(first), TARGET, holds, {name: rounded(each) for name, each in ratios.items()}, runs,
-                  machine())
+    return Result(
+        "serve", rounded(first), TARGET, holds, {name: rounded(each) for name, each in ratios.items()}, runs, machine()
+    )
 
 
 def _joined(loads: Sequence[Load]) -> Load:
@@ -137,7 +140,10 @@ def _measured(url: str, bodies: Sequence[bytes], headers: Mapping[str, str]) -> 
 def _registered(management: str, deployed: Deployed, workers: int) -> Iterator[None]:
     path = deployed.path
     query: dict[str, str | int] = {
-        "url": path.name, "model_name": path.stem, "initial_workers": workers, "synchronous": "true",
+        "url": path.name,
+        "model_name": path.stem,
+        "initial_workers": workers,
+        "synchronous": "true",
         **deployed.settings,
     }
     answer = requests.post(f"{management}/models", params=query, timeout=180)
@@ -194,8 +200,9 @@ def _peers(data: Path, work: Path, settings: Mapping[str, int]) -> Peers:
     recipe = RECIPES["resnet34-scratch"]
     model = create("resnet34", len(COUNTS.values), 224)
     selection, calibration = photos.validation.halves(0)
-    exported = write_archive(model, photos, recipe, work / "int8", run_id="", metrics={},
-                             selection=selection, calibration=calibration)
+    exported = write_archive(
+        model, photos, recipe, work / "int8", run_id="", metrics={}, selection=selection, calibration=calibration
+    )
     if not exported.choice.accepted:
         raise TrainingError(f"the int8 form was refused, so there is nothing to compare: {exported.choice.reason}")
     weights = work / "resnet34.pth"
@@ -211,9 +218,23 @@ def _peers(data: Path, work: Path, settings: Mapping[str, int]) -> Peers:
 
 def _stock(weights: Path, work: Path) -> Path:
     command = [
-        sys.executable, "-m", "model_archiver.model_packaging", "--model-name", "stock", "--version", "1",
-        "--model-file", str(eager.__file__), "--serialized-file", str(weights), "--handler", "image_classifier",
-        "--export-path", str(work), "--archive-format", "zip-store",
+        sys.executable,
+        "-m",
+        "model_archiver.model_packaging",
+        "--model-name",
+        "stock",
+        "--version",
+        "1",
+        "--model-file",
+        str(eager.__file__),
+        "--serialized-file",
+        str(weights),
+        "--handler",
+        "image_classifier",
+        "--export-path",
+        str(work),
+        "--archive-format",
+        "zip-store",
     ]
     subprocess.run(command, check=True, capture_output=True)
     return work / "stock.mar"

@@ -33,9 +33,16 @@ def bench_tune(data: Path, _server: Server, photos: int = 600, size_px: int = 11
     they are does not change the time.
     """
     base = replace(RECIPES["hpo-frozen"], weights="none", size_px=size_px, epochs=5)
-    trials = [replace(base, architecture=name, learning_rate=rate, batch_size=size)
-              for name, rate, size in (("vgg16", 0.001, 32), ("vgg16", 0.003, 16), ("resnet34", 0.001, 64),
-                                       ("resnet34", 0.01, 32), ("alexnet", 0.001, 16))]
+    trials = [
+        replace(base, architecture=name, learning_rate=rate, batch_size=size)
+        for name, rate, size in (
+            ("vgg16", 0.001, 32),
+            ("vgg16", 0.003, 16),
+            ("resnet34", 0.001, 64),
+            ("resnet34", 0.01, 32),
+            ("alexnet", 0.001, 16),
+        )
+    ]
     with tempfile.TemporaryDirectory(prefix="binwatch-bench-") as folder:
         made = prepared.prepare(_some(data, photos, Path(folder)), Path(folder) / "prepared", COUNTS)
         prepared.decoded(made, size_px)
@@ -149,9 +156,12 @@ def _reference(data: Dataset, recipe: Recipe) -> Losses:
     from torchvision.datasets.folder import default_loader
     from torchvision.transforms import Compose, InterpolationMode, PILToTensor, Resize
 
-    squash = Compose([
-        Resize((recipe.size_px, recipe.size_px), InterpolationMode.BILINEAR, antialias=True), PILToTensor(),
-    ])
+    squash = Compose(
+        [
+            Resize((recipe.size_px, recipe.size_px), InterpolationMode.BILINEAR, antialias=True),
+            PILToTensor(),
+        ]
+    )
 
     class Photos(torch.utils.data.Dataset[Any]):
         def __init__(self, part: dataset.Part) -> None:

@@ -23,10 +23,15 @@ class Stack:
     def __init__(self, project: str, **settings: str) -> None:
         self.port, self.mlflow_port, self.gateway_port = free_port(), free_port(), free_port()
         kept = {key: value for key, value in os.environ.items() if not key.startswith("BINWATCH_")}
-        self.env = {**kept, "BINWATCH_PORT": str(self.port), "BINWATCH_MLFLOW_PORT": str(self.mlflow_port),
-                    "BINWATCH_GATEWAY_PORT": str(self.gateway_port), "COMPOSE_PROJECT_NAME": project,
-                    "BINWATCH_CAPTURE_DISK": "1",  # a full machine is not what the tests are about
-                    **settings}
+        self.env = {
+            **kept,
+            "BINWATCH_PORT": str(self.port),
+            "BINWATCH_MLFLOW_PORT": str(self.mlflow_port),
+            "BINWATCH_GATEWAY_PORT": str(self.gateway_port),
+            "COMPOSE_PROJECT_NAME": project,
+            "BINWATCH_CAPTURE_DISK": "1",  # a full machine is not what the tests are about
+            **settings,
+        }
 
     def compose(self, *words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
         done = subprocess.run(

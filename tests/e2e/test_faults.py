@@ -63,9 +63,14 @@ print(json.dumps({"files": sorted(found), "accuracy": json.loads(pathlib.Path("/
 def settings(photos: Path) -> dict[str, str]:
     """Of a stack in which every challenger that is better at all is promoted, and soon."""
     return {
-        "BINWATCH_DATA": str(photos), "BINWATCH_EPOCHS": "1", "BINWATCH_RETRAIN_ON_DRIFT": "0",
-        "BINWATCH_GATE_POLICY": policy.GREATER, **{policy.variable(name): policy.OFF for name in policy.GUARDS},
-        "BINWATCH_WATCH_S": "4", "BINWATCH_WORKERS": "1", "BINWATCH_AUTOSCALE": "0",
+        "BINWATCH_DATA": str(photos),
+        "BINWATCH_EPOCHS": "1",
+        "BINWATCH_RETRAIN_ON_DRIFT": "0",
+        "BINWATCH_GATE_POLICY": policy.GREATER,
+        **{policy.variable(name): policy.OFF for name in policy.GUARDS},
+        "BINWATCH_WATCH_S": "4",
+        "BINWATCH_WORKERS": "1",
+        "BINWATCH_AUTOSCALE": "0",
     }
 
 

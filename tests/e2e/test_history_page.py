@@ -33,16 +33,29 @@ def url(home: Path) -> Iterator[str]:
 
 
 def stretch(version: str, start: str, end: str | None, did: str = "promoted", **other: Any) -> dict[str, Any]:
-    return {"version": version, "from": start, "to": end, "did": did, "reason": f"because of {version}",
-            "accuracy": 0.5 + int(version) / 20, "accuracy_interval": [0.45, 0.8], "dataset_fingerprint": "d" * 64,
-            "revision": "c" * 40, "run_id": "r", "execution": None, **other}
+    return {
+        "version": version,
+        "from": start,
+        "to": end,
+        "did": did,
+        "reason": f"because of {version}",
+        "accuracy": 0.5 + int(version) / 20,
+        "accuracy_interval": [0.45, 0.8],
+        "dataset_fingerprint": "d" * 64,
+        "revision": "c" * 40,
+        "run_id": "r",
+        "execution": None,
+        **other,
+    }
 
 
 def history() -> dict[str, Any]:
     """What scripts/monitor.py writes after two promotions and a rollback."""
-    steps = [{"name": "train", "status": "Succeeded", "seconds": 95.0, "cached": False},
-             {"name": "evaluate", "status": "Succeeded", "seconds": 0.2, "cached": True},
-             {"name": "promote", "status": "Failed", "seconds": 3, "cached": False}]
+    steps = [
+        {"name": "train", "status": "Succeeded", "seconds": 95.0, "cached": False},
+        {"name": "evaluate", "status": "Succeeded", "seconds": 0.2, "cached": True},
+        {"name": "promote", "status": "Failed", "seconds": 3, "cached": False},
+    ]
     about = {"started": "2026-11-23T10:00:00Z", "seconds": 98.4, "why": ["drift of brightness"], "steps": steps}
     return {
         "made_at": "2026-11-24T12:00:00Z",
@@ -95,8 +108,11 @@ def test_the_history_is_drawn_told_and_listed(browser: WebDriver, url: str, home
     browser.find_element(By.CSS_SELECTOR, ".executions summary").click()
     text_with(browser, "Started because drift of brightness", "Succeeded, taken from before", "95 s", "0.2 s", "98 s")
     assert complaints(browser) == []
-    assert not [each for each in log_of(browser, "browser") if "history" in str(each) and "404" not in str(each)
-                and "503" not in str(each)]
+    assert not [
+        each
+        for each in log_of(browser, "browser")
+        if "history" in str(each) and "404" not in str(each) and "503" not in str(each)
+    ]
 
 
 def test_the_history_is_reached_by_keyboard_and_is_only_text(browser: WebDriver, url: str, home: Path) -> None:

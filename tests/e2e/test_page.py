@@ -71,8 +71,14 @@ def page(torchserve: Served, trained: Trained, shelf: Path, tmp_path_factory: py
 def opened(browser: WebDriver, url: str, size: tuple[int, int] = DESKTOP, dark: bool = False) -> None:
     """Open an address anew, in a window of that size."""
     width, height = size
-    devtools(browser, "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
-             mobile=size == PHONE)
+    devtools(
+        browser,
+        "Emulation.setDeviceMetricsOverride",
+        width=width,
+        height=height,
+        deviceScaleFactor=1,
+        mobile=size == PHONE,
+    )
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     devtools(browser, "Emulation.setEmulatedMedia", features=[scheme])
     browser.get("about:blank")
@@ -235,12 +241,17 @@ def bucket(start: datetime, requests: int) -> dict[str, Any]:
     """One of monitoring.json's."""
     some = requests > 0
     return {
-        "start": start.isoformat().replace("+00:00", "Z"), "requests": requests, "errors": requests // 50,
-        "confidence_mean": 0.61 if some else None, "confidence_p10": 0.35 if some else None,
-        "latency_p50_ms": 14.0 if some else None, "latency_p99_ms": 61.0 if some else None,
+        "start": start.isoformat().replace("+00:00", "Z"),
+        "requests": requests,
+        "errors": requests // 50,
+        "confidence_mean": 0.61 if some else None,
+        "confidence_p10": 0.35 if some else None,
+        "latency_p50_ms": 14.0 if some else None,
+        "latency_p99_ms": 61.0 if some else None,
         "verdicts": {"match": requests // 2, "mismatch": requests // 10, "unsure": requests // 4},
         "counts": {str(count): requests // 5 for count in range(1, 6)},
-        "feedback": requests // 20, "accuracy": 0.55 if requests >= 20 else None,
+        "feedback": requests // 20,
+        "accuracy": 0.55 if requests >= 20 else None,
     }
 
 
@@ -251,10 +262,15 @@ def monitored() -> dict[str, Any]:
     drift = [{"name": name, "psi": psi, "threshold": 0.2, "alert": psi > 0.2} for name, psi in found.items()]
     message = "the photos' brightness has moved"
     return {
-        "made_at": "2026-11-24T06:00:00Z", "from": "2026-11-23T06:00:00Z", "to": "2026-11-24T06:00:00Z",
-        "records": 4600, "unreadable": 1,
+        "made_at": "2026-11-24T06:00:00Z",
+        "from": "2026-11-23T06:00:00Z",
+        "to": "2026-11-24T06:00:00Z",
+        "records": 4600,
+        "unreadable": 1,
         "buckets": [bucket(start + timedelta(hours=hour), 0 if hour == 3 else 200) for hour in range(24)],
-        "totals": bucket(start, 4600), "drift": drift, "model_versions": {"3": 4600},
+        "totals": bucket(start, 4600),
+        "drift": drift,
+        "model_versions": {"3": 4600},
         "alerts": [{"name": "brightness", "value": 0.31, "threshold": 0.2, "message": message}],
     }
 
@@ -272,9 +288,20 @@ def test_monitoring_shows_what_was_found_and_says_when_there_is_nothing(browser:
 
     file.write_text(json.dumps(monitored()))
     by_id(browser, "refresh").click()
-    text_with(browser, "Confidence over time", "Verdicts over time", "Counts predicted", "Time to answer",
-              "Accuracy from feedback", "Drift since training", "brightness: the photos' brightness has moved", "4,600",
-              "55 %", "61.0 ms", "drifted")
+    text_with(
+        browser,
+        "Confidence over time",
+        "Verdicts over time",
+        "Counts predicted",
+        "Time to answer",
+        "Accuracy from feedback",
+        "Drift since training",
+        "brightness: the photos' brightness has moved",
+        "4,600",
+        "55 %",
+        "61.0 ms",
+        "drifted",
+    )
     wait(browser, lambda driver: len(driver.find_elements(By.CSS_SELECTOR, ".plot svg[role=img]")) == 6)
     (confidence, *_) = browser.find_elements(By.CSS_SELECTOR, ".plot svg")
     mean = confidence.find_element(By.CSS_SELECTOR, "path.line.accent").get_attribute("d")

@@ -146,9 +146,17 @@ def test_the_networks_are_the_fence(stack: Stack) -> None:
     assert reaches(stack, "trainer", "mlflow", 5000)
     assert reaches(stack, "mlflow", "postgres", 5432)
     for service, host, port in [
-        ("serve", "mlflow", 5000), ("serve", "postgres", 5432), ("trainer", "serve", 8081), ("trainer", "serve", 8080),
-        ("trainer", "postgres", 5432), ("promoter", "postgres", 5432), ("mlflow", "serve", 8081),
-        ("gateway", "serve", 8081), ("gateway", "serve", 8082), ("gateway", "mlflow", 5000), ("monitor", "serve", 8080),
+        ("serve", "mlflow", 5000),
+        ("serve", "postgres", 5432),
+        ("trainer", "serve", 8081),
+        ("trainer", "serve", 8080),
+        ("trainer", "postgres", 5432),
+        ("promoter", "postgres", 5432),
+        ("mlflow", "serve", 8081),
+        ("gateway", "serve", 8081),
+        ("gateway", "serve", 8082),
+        ("gateway", "mlflow", 5000),
+        ("monitor", "serve", 8080),
         ("monitor", "postgres", 5432),
     ]:
         assert not reaches(stack, service, host, port), f"{service} reaches {host}:{port}"
@@ -204,17 +212,23 @@ def test_the_password_is_made_up_and_needed(stack: Stack) -> None:
     for guess in ("binwatch", "postgres", "password"):
         done = stack.python("mlflow", code.format(guess))
         assert "password authentication failed" in done.stderr
-    done = stack.python("mlflow", (
-        "import psycopg2; p = open('/secrets/postgres-password').read(); assert len(p) > 30; "
-        "psycopg2.connect(f'postgresql://binwatch:{p}@postgres/mlflow')"))
+    done = stack.python(
+        "mlflow",
+        (
+            "import psycopg2; p = open('/secrets/postgres-password').read(); assert len(p) > 30; "
+            "psycopg2.connect(f'postgresql://binwatch:{p}@postgres/mlflow')"
+        ),
+    )
     assert done.returncode == 0, done.stderr
     assert not any("POSTGRES_PASSWORD=" in entry for c in inspect(stack) for entry in c["Config"]["Env"])
 
 
 def test_only_the_trainer_can_sign_and_the_promoter_can_check(stack: Stack) -> None:
     services = ("trainer", "promoter", "serve", "gateway", "monitor", "postgres")
-    held = {each: stack.compose("exec", "-T", each, "ls", "-A", "/signing", "/verifying", check=False).stdout
-            for each in services}
+    held = {
+        each: stack.compose("exec", "-T", each, "ls", "-A", "/signing", "/verifying", check=False).stdout
+        for each in services
+    }
     assert {each for each in services if "signing.key" in held[each]} == {"trainer"}
     assert {each for each in services if ".pem" in held[each]} == {"trainer", "promoter"}
     mode = stack.python("trainer", "import os; s = os.stat('/signing/signing.key'); print(oct(s.st_mode), s.st_uid)")

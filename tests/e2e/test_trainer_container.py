@@ -48,7 +48,11 @@ def test_the_trainer_takes_photos_from_an_s3_store(stack: Stack, drawn: Path, tm
     variables = {"BINWATCH_DATA_URL": "s3://bins/abid", "BINWATCH_S3_ENDPOINT": "http://store:1"}
     done = subprocess.run(
         ["docker", "compose", "config", "--format", "json"],
-        cwd=ROOT, env={**stack.env, **variables}, text=True, capture_output=True, check=True,
+        cwd=ROOT,
+        env={**stack.env, **variables},
+        text=True,
+        capture_output=True,
+        check=True,
     )
     given = json.loads(done.stdout)["services"]["trainer"]["environment"]
     assert (given["BINWATCH_DATA"], given["BINWATCH_S3_ENDPOINT"]) == ("s3://bins/abid", "http://store:1")
@@ -60,8 +64,19 @@ def test_the_trainer_takes_photos_from_an_s3_store(stack: Stack, drawn: Path, tm
     with s3_server(tmp_path) as url:
         s3.S3Store("s3://bins", url).client.create_bucket(Bucket="bins")
         transfer.upload(drawn, "s3://bins/abid", url)
-        command = ["docker", "run", "--rm", "--network", "host", "--env", f"BINWATCH_S3_ENDPOINT={url}",
-                   "binwatch-trainer", "python", "-c", code]
+        command = [
+            "docker",
+            "run",
+            "--rm",
+            "--network",
+            "host",
+            "--env",
+            f"BINWATCH_S3_ENDPOINT={url}",
+            "binwatch-trainer",
+            "python",
+            "-c",
+            code,
+        ]
         found = subprocess.run(command, text=True, capture_output=True, timeout=120)
     assert found.stdout.strip() == "300", found.stderr
 
@@ -80,7 +95,9 @@ def test_the_trainer_image_is_a_sagemaker_training_container(tmp_path: Path, goo
         path.chmod(0o755)
     done = subprocess.run(
         ["docker", "run", "--rm", "--network", "none", "-v", f"{base}:/opt/ml", "binwatch-trainer", "train"],
-        capture_output=True, text=True, timeout=600,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     if good:
         assert done.returncode == 0, done.stderr[-2000:]

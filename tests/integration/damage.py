@@ -132,7 +132,16 @@ def _polyglot(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
 
 
 _WAYS: tuple[Callable[[random.Random, bytes, list[bytes]], bytes], ...] = (
-    _flip, _flip, _overwrite, _truncate, _splice, _repeat, _cut_out, _header, _header, _polyglot,
+    _flip,
+    _flip,
+    _overwrite,
+    _truncate,
+    _splice,
+    _repeat,
+    _cut_out,
+    _header,
+    _header,
+    _polyglot,
 )
 
 
@@ -160,7 +169,22 @@ def body_of(rng: random.Random, files: list[bytes]) -> tuple[str, bytes]:
 
 def _object(rng: random.Random, files: list[bytes]) -> object:
     odd: tuple[object, ...] = (
-        None, True, -1, 0, 3, 99999, 10**30, 1.5, float("nan"), float("inf"), "", "3", "x" * 50, "\ud800", [], {},
+        None,
+        True,
+        -1,
+        0,
+        3,
+        99999,
+        10**30,
+        1.5,
+        float("nan"),
+        float("inf"),
+        "",
+        "3",
+        "x" * 50,
+        "\ud800",
+        [],
+        {},
     )
     image = base64.b64encode(photo_of(rng, files)[:20_000]).decode()
     made: dict[str, object] = {rng.choice(("image", "image", "uri", "Image")): rng.choice((image, image, image, *odd))}

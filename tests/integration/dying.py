@@ -21,8 +21,15 @@ from trainer.promotion.promoter import Promoter
 from trainer.registry.mlflow_registry import Registry
 
 CHANGES = {
-    "set_model_version_tag", "set_registered_model_alias", "delete_registered_model_alias", "create_run",
-    "set_terminated", "register", "set_default", "unregister", "scale",
+    "set_model_version_tag",
+    "set_registered_model_alias",
+    "delete_registered_model_alias",
+    "create_run",
+    "set_terminated",
+    "register",
+    "set_default",
+    "unregister",
+    "scale",
 }
 
 

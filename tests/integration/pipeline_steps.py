@@ -37,10 +37,12 @@ def _answer(moto: str, asked: dict[str, Any]) -> dict[str, Any]:
     names = _steps(json.loads(client.describe_pipeline(PipelineName=name)["PipelineDefinition"]))
     first = int(asked.get("NextToken", 0))
     begun = datetime(2026, 3, 1, tzinfo=UTC)
-    found: dict[str, Any] = {"PipelineExecutionSteps": [
-        {"StepName": each, "StepStatus": "Succeeded", "StartTime": begun, "EndTime": begun + timedelta(minutes=1)}
-        for each in names[first : first + PAGE]
-    ]}
+    found: dict[str, Any] = {
+        "PipelineExecutionSteps": [
+            {"StepName": each, "StepStatus": "Succeeded", "StartTime": begun, "EndTime": begun + timedelta(minutes=1)}
+            for each in names[first : first + PAGE]
+        ]
+    }
     if first + PAGE < len(names):
         found["NextToken"] = str(first + PAGE)
     assert not shape_problems(found, model.output_shape)
@@ -59,8 +61,11 @@ def steps_told(moto: str) -> Iterator[str]:
                 self._say(200, {"Content-Type": "application/x-amz-json-1.1"}, found)
                 return
             with requests.request(self.command, moto + self.path, data=body, headers=dict(self.headers)) as there:
-                kept = {key: value for key, value in there.headers.items()
-                        if key.lower() in ("content-type", "etag", "x-amzn-errortype")}
+                kept = {
+                    key: value
+                    for key, value in there.headers.items()
+                    if key.lower() in ("content-type", "etag", "x-amzn-errortype")
+                }
                 self._say(there.status_code, kept, there.content)
 
         def _say(self, status: int, headers: dict[str, str], body: bytes) -> None:

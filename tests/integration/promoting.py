@@ -27,8 +27,14 @@ def evaluation(trained: Trained) -> Evaluation:
 
 
 def challenger(
-    registry: Registry, trained: Trained, accuracy: float, status: str = Status.APPROVED,
-    compared_with: str = "", archive: Path | None = None, keys: signing.Pair | None = None, **about: Any,
+    registry: Registry,
+    trained: Trained,
+    accuracy: float,
+    status: str = Status.APPROVED,
+    compared_with: str = "",
+    archive: Path | None = None,
+    keys: signing.Pair | None = None,
+    **about: Any,
 ) -> str:
     """Register an archive whose evaluation and answers say ``accuracy``; returns its version.
 
@@ -56,8 +62,10 @@ def answers(trained: Trained, accuracy: float) -> list[Prediction]:
     """The archive's answers, made right for the first photos and wrong for the others."""
     found = predictions_from_json(trained.archive.with_name(PREDICTIONS).read_text())
     right = round(accuracy * len(found))
-    return [replace(each, count=each.recorded if number < right else each.recorded % 5 + 1)
-            for number, each in enumerate(found)]
+    return [
+        replace(each, count=each.recorded if number < right else each.recorded % 5 + 1)
+        for number, each in enumerate(found)
+    ]
 
 
 def promoter(registry: Registry, served: Served, server: Any = None) -> Promoter:

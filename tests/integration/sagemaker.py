@@ -13,8 +13,15 @@ from pathlib import Path
 
 from serve.local.servers import free_port, java_home
 
-NAMESPACES = ["unshare", *(["--map-root-user"] if os.getuid() else []),
-              "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
+NAMESPACES = [
+    "unshare",
+    *(["--map-root-user"] if os.getuid() else []),
+    "--mount",
+    "--pid",
+    "--fork",
+    "--mount-proc",
+    "--kill-child",
+]
 _START = """
 mount -t overlay overlay -o lowerdir=/etc,upperdir=$STATE/etc,workdir=$STATE/overlay /etc
 exec serve
@@ -39,17 +46,28 @@ def inference_server(toolkits: Path, base: Path, environ: Mapping[str, str]) -> 
     torchserve.chmod(0o755)
     port = free_port()
     ours = {
-        "STATE": str(base), "SAGEMAKER_BASE_DIR": str(base), "SAGEMAKER_BIND_TO_PORT": str(port),
-        "SAGEMAKER_MODEL_SERVER_WORKERS": "1", "TS_METRICS_ADDRESS": f"http://127.0.0.1:{free_port()}",
-        "TS_GRPC_INFERENCE_PORT": str(free_port()), "TS_GRPC_MANAGEMENT_PORT": str(free_port()),
-        "JAVA_HOME": java_home(), "TMPDIR": str(base), "TEMP": str(base), "PYTHONPATH": "",
+        "STATE": str(base),
+        "SAGEMAKER_BASE_DIR": str(base),
+        "SAGEMAKER_BIND_TO_PORT": str(port),
+        "SAGEMAKER_MODEL_SERVER_WORKERS": "1",
+        "TS_METRICS_ADDRESS": f"http://127.0.0.1:{free_port()}",
+        "TS_GRPC_INFERENCE_PORT": str(free_port()),
+        "TS_GRPC_MANAGEMENT_PORT": str(free_port()),
+        "JAVA_HOME": java_home(),
+        "TMPDIR": str(base),
+        "TEMP": str(base),
+        "PYTHONPATH": "",
         "PIP_NO_INDEX": "1",  # code/requirements.txt is there already, or the server does not start
         "PATH": f"{base / 'bin'}:{toolkits}:{os.environ['PATH']}",
     }
     with (base / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [*NAMESPACES, "sh", "-ec", _START], cwd=base, env={**os.environ, **ours, **environ}, stdout=log,
-            stderr=log, start_new_session=True,
+            [*NAMESPACES, "sh", "-ec", _START],
+            cwd=base,
+            env={**os.environ, **ours, **environ},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         yield f"http://127.0.0.1:{port}"

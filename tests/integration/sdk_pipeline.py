@@ -56,8 +56,9 @@ def retries(machines: bool = True, job: bool = True) -> list[Any]:
     ]
     kinds = SageMakerJobExceptionTypeEnum
     if job:
-        found.append(SageMakerJobStepRetryPolicy(
-            [kinds.INTERNAL_ERROR], interval_seconds=30, backoff_rate=2.0, max_attempts=3))
+        found.append(
+            SageMakerJobStepRetryPolicy([kinds.INTERNAL_ERROR], interval_seconds=30, backoff_rate=2.0, max_attempts=3)
+        )
     if machines:
         no_machine = [kinds.CAPACITY_ERROR, kinds.RESOURCE_LIMIT]
         found.append(SageMakerJobStepRetryPolicy(no_machine, interval_seconds=300, backoff_rate=2.0, max_attempts=6))
@@ -69,25 +70,43 @@ def pipeline(given: dict[str, Any]) -> dict[str, Any]:
     place = f"s3://{given['bucket']}/{given['prefix']}"
     named = {name: ParameterString(name, default_value=value) for name, value in given["parameters"].items()}
     estimator = Estimator(
-        image_uri=given["image"], role=given["role"], instance_count=1, instance_type=named["TrainingInstanceType"],
-        output_path=f"{place}/models", sagemaker_session=of, use_spot_instances=True, max_run=24 * 3600,
-        max_wait=48 * 3600, disable_profiler=True, debugger_hook_config=False,
+        image_uri=given["image"],
+        role=given["role"],
+        instance_count=1,
+        instance_type=named["TrainingInstanceType"],
+        output_path=f"{place}/models",
+        sagemaker_session=of,
+        use_spot_instances=True,
+        max_run=24 * 3600,
+        max_wait=48 * 3600,
+        disable_profiler=True,
+        debugger_hook_config=False,
         checkpoint_s3_uri=Join("/", [f"{place}/checkpoints/{given['tag']}", named["Recipe"], named["DataVersion"]]),
-        environment={"BINWATCH_DATA_VERSION": named["DataVersion"]}, metric_definitions=given["metrics"],
+        environment={"BINWATCH_DATA_VERSION": named["DataVersion"]},
+        metric_definitions=given["metrics"],
         hyperparameters={
-            "recipe": named["Recipe"], "epochs": named["Epochs"], "batch-size": named["BatchSize"],
-            "learning-rate": named["LearningRate"], "counts": named["Counts"],
+            "recipe": named["Recipe"],
+            "epochs": named["Epochs"],
+            "batch-size": named["BatchSize"],
+            "learning-rate": named["LearningRate"],
+            "counts": named["Counts"],
         },
     )
     train = TrainingStep(
-        "Training", step_args=estimator.fit(inputs=TrainingInput(named["InputData"])), retry_policies=retries(),
+        "Training",
+        step_args=estimator.fit(inputs=TrainingInput(named["InputData"])),
+        retry_policies=retries(),
         cache_config=CacheConfig(enable_caching=True, expire_after="P30D"),
     )
 
     def job(*words: str) -> Processor:
         return Processor(
-            image_uri=given["image"], role=given["role"], instance_count=1, entrypoint=list(words),
-            instance_type=named["ProcessingInstanceType"], sagemaker_session=of,
+            image_uri=given["image"],
+            role=given["role"],
+            instance_count=1,
+            entrypoint=list(words),
+            instance_type=named["ProcessingInstanceType"],
+            sagemaker_session=of,
             env={"AWS_DEFAULT_REGION": given["region"]},
         )
 
@@ -95,7 +114,9 @@ def pipeline(given: dict[str, Any]) -> dict[str, Any]:
     report = PropertyFile("EvaluationReport", "evaluation", "evaluation.json")
     deployed = PropertyFile("DeployedAccuracy", "evaluation", "accuracy.json")
     evaluate = ProcessingStep(
-        "Evaluation", property_files=[report, deployed], retry_policies=retries(),
+        "Evaluation",
+        property_files=[report, deployed],
+        retry_policies=retries(),
         step_args=job("python", "-m", "trainer.aws.processing_steps", "evaluate").run(
             arguments=["--counts", named["Counts"]],
             inputs=[
@@ -103,29 +124,45 @@ def pipeline(given: dict[str, Any]) -> dict[str, Any]:
                 ProcessingInput(named["InputData"], f"{BASE}/photos", "photos"),
                 ProcessingInput(f"{place}/accuracy.json", f"{BASE}/accuracy", "accuracy"),
             ],
-            outputs=[ProcessingOutput(
-                f"{BASE}/evaluation", Join("/", [f"{place}/evaluations", ExecutionVariables.PIPELINE_EXECUTION_ID]),
-                "evaluation",
-            )],
+            outputs=[
+                ProcessingOutput(
+                    f"{BASE}/evaluation",
+                    Join("/", [f"{place}/evaluations", ExecutionVariables.PIPELINE_EXECUTION_ID]),
+                    "evaluation",
+                )
+            ],
         ),
     )
     written = evaluate.properties.ProcessingOutputConfig.Outputs["evaluation"].S3Output.S3Uri
     evaluation = ProcessingInput(written, f"{BASE}/evaluation", "evaluation")
     update = ProcessingStep(
-        "Update-endpoint", retry_policies=retries(job=False),
+        "Update-endpoint",
+        retry_policies=retries(job=False),
         step_args=job("python", "scripts/deploy_sagemaker.py").run(
-            arguments=["--archive", f"{BASE}/model/model.tar.gz", "--evaluation", f"{BASE}/evaluation/evaluation.json",
-                       "--role", given["role"], "--bucket", given["bucket"], "--prefix", given["prefix"]],
+            arguments=[
+                "--archive",
+                f"{BASE}/model/model.tar.gz",
+                "--evaluation",
+                f"{BASE}/evaluation/evaluation.json",
+                "--role",
+                given["role"],
+                "--bucket",
+                given["bucket"],
+                "--prefix",
+                given["prefix"],
+            ],
             inputs=[ProcessingInput(archive, f"{BASE}/model", "model"), evaluation],
         ),
     )
     keep = ProcessingStep(
-        "Keep-the-deployed-model", retry_policies=retries(),
+        "Keep-the-deployed-model",
+        retry_policies=retries(),
         step_args=job("python", "-m", "trainer.aws.processing_steps", "keep").run(inputs=[evaluation]),
     )
     better = ConditionGreaterThan(
-        JsonGet(step_name="Evaluation", property_file=report,
-                json_path="multiclass_classification_metrics.accuracy.value"),
+        JsonGet(
+            step_name="Evaluation", property_file=report, json_path="multiclass_classification_metrics.accuracy.value"
+        ),
         JsonGet(step_name="Evaluation", property_file=deployed, json_path="accuracy"),
     )
     condition = ConditionStep("Is-the-new-model-better", conditions=[better], if_steps=[update], else_steps=[keep])
@@ -142,36 +179,57 @@ def report(given: dict[str, Any]) -> dict[str, Any]:
         script = Path(folder) / "step.py"
         script.write_text("")
         estimator = PyTorch(
-            entry_point=script.name, source_dir=folder, role=role, py_version="py36", framework_version="1.8",
-            instance_count=1, instance_type="ml.g4dn.xlarge", output_path=f"{place}/pipeline_model",
-            hyperparameters={"batch-size": 64, "lr": 0.01}, sagemaker_session=of,
+            entry_point=script.name,
+            source_dir=folder,
+            role=role,
+            py_version="py36",
+            framework_version="1.8",
+            instance_count=1,
+            instance_type="ml.g4dn.xlarge",
+            output_path=f"{place}/pipeline_model",
+            hyperparameters={"batch-size": 64, "lr": 0.01},
+            sagemaker_session=of,
         )
         train = TrainingStep("Training", step_args=estimator.fit(inputs=TrainingInput(photos)))
         image = image_uris.retrieve(
-            "pytorch", given["region"], version="1.8", py_version="py36", instance_type="ml.g4dn.xlarge",
+            "pytorch",
+            given["region"],
+            version="1.8",
+            py_version="py36",
+            instance_type="ml.g4dn.xlarge",
             image_scope="training",
         )
 
         def processor(instance_type: Any) -> ScriptProcessor:
-            return ScriptProcessor(image_uri=image, command=["python3"], instance_type=instance_type, role=role,
-                                   instance_count=1, sagemaker_session=of)
+            return ScriptProcessor(
+                image_uri=image,
+                command=["python3"],
+                instance_type=instance_type,
+                role=role,
+                instance_count=1,
+                sagemaker_session=of,
+            )
 
         archive = train.properties.ModelArtifacts.S3ModelArtifacts
         new = PropertyFile("EvaluationReport", "evaluation", "evaluation.json")
         last = PropertyFile("LastReport", "evaluation", "current_accuracy.json")
         evaluate = ProcessingStep(
-            "Evaluation", property_files=[new, last],
+            "Evaluation",
+            property_files=[new, last],
             step_args=processor(machine).run(
                 code=str(script),
-                inputs=[ProcessingInput(archive, f"{BASE}/model"),
-                        ProcessingInput(f"{place}/data/test", f"{BASE}/test"),
-                        ProcessingInput(f"{place}/current_accuracy.json", f"{BASE}/accuracy")],
+                inputs=[
+                    ProcessingInput(archive, f"{BASE}/model"),
+                    ProcessingInput(f"{place}/data/test", f"{BASE}/test"),
+                    ProcessingInput(f"{place}/current_accuracy.json", f"{BASE}/accuracy"),
+                ],
                 outputs=[ProcessingOutput(f"{BASE}/evaluation", output_name="evaluation")],
             ),
         )
         small = processor("ml.m5.large")
-        update = ProcessingStep("Update-endpoint", step_args=small.run(
-            code=str(script), inputs=[ProcessingInput(archive, f"{BASE}/model")]))
+        update = ProcessingStep(
+            "Update-endpoint", step_args=small.run(code=str(script), inputs=[ProcessingInput(archive, f"{BASE}/model")])
+        )
         otherwise = ProcessingStep("Too-bad", step_args=small.run(code=str(script)))
         better = ConditionGreaterThanOrEqualTo(
             JsonGet(step_name="Evaluation", property_file=new, json_path="test_accuracy"),
@@ -189,10 +247,20 @@ def defined(name: str, parameters: list[Any], steps: list[Any], of: PipelineSess
 def tuning(given: dict[str, Any]) -> dict[str, Any]:
     of, place = session(given), f"s3://{given['bucket']}/{given['prefix']}"
     estimator = Estimator(
-        image_uri=given["image"], role=given["role"], instance_count=1, instance_type="ml.g4dn.xlarge",
-        output_path=f"{place}/models/search", checkpoint_s3_uri=f"{place}/checkpoints/search", sagemaker_session=of,
-        use_spot_instances=True, max_run=24 * 3600, max_wait=48 * 3600, max_retry_attempts=3,
-        hyperparameters={"recipe": "hpo-frozen", "export": "false"}, disable_profiler=True, debugger_hook_config=False,
+        image_uri=given["image"],
+        role=given["role"],
+        instance_count=1,
+        instance_type="ml.g4dn.xlarge",
+        output_path=f"{place}/models/search",
+        checkpoint_s3_uri=f"{place}/checkpoints/search",
+        sagemaker_session=of,
+        use_spot_instances=True,
+        max_run=24 * 3600,
+        max_wait=48 * 3600,
+        max_retry_attempts=3,
+        hyperparameters={"recipe": "hpo-frozen", "export": "false"},
+        disable_profiler=True,
+        debugger_hook_config=False,
     )
     ranges = {
         "learning-rate": ContinuousParameter(0.001, 0.1, "Logarithmic"),
@@ -200,8 +268,14 @@ def tuning(given: dict[str, Any]) -> dict[str, Any]:
         "architecture": CategoricalParameter(["resnet34", "vgg16", "alexnet"]),
     }
     tuner = HyperparameterTuner(
-        estimator, "best_validation_loss", ranges, given["metrics"], objective_type="Minimize", max_jobs=5,
-        max_parallel_jobs=1, early_stopping_type="Auto",
+        estimator,
+        "best_validation_loss",
+        ranges,
+        given["metrics"],
+        objective_type="Minimize",
+        max_jobs=5,
+        max_parallel_jobs=1,
+        early_stopping_type="Auto",
     )
     step = TuningStep("tune", step_args=tuner.fit(inputs=TrainingInput(f"{place}/data")))
     arguments: dict[str, Any] = step.to_request()["Arguments"]

@@ -53,9 +53,7 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
 
 
 @pytest.fixture(scope="module")
-def running(
-    trained: Trained, tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch
-) -> Iterator[Scaled]:
+def running(trained: Trained, tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch) -> Iterator[Scaled]:
     state = tmp_path_factory.mktemp("scaled")
     patch.setenv("BINWATCH_CAPTURE", str(state / "capture"))
     with servers.torchserve_server(state) as (inference_url, management_url, store):
@@ -171,7 +169,9 @@ def test_a_load_gets_a_second_worker_and_loses_it_at_rest(scaled: Scaled) -> Non
 
 
 def test_a_dry_run_changes_no_worker(scaled: Scaled) -> None:
-    scaler = Autoscaler(scaled.management, scaled.metrics, scaled.rollout, ScalingPolicy(most=2, window_s=2), dry_run=True)
+    scaler = Autoscaler(
+        scaled.management, scaled.metrics, scaled.rollout, ScalingPolicy(most=2, window_s=2), dry_run=True
+    )
     with load(scaled, 4):
         until(lambda: scaler.step().workers == 2)
         assert scaled.workers() == 1

@@ -101,11 +101,15 @@ def test_what_has_not_changed_comes_from_the_cache(registry: Registry, drawn: Pa
     assert second.challenger == second.champion
     assert sum(step.seconds for step in second.steps) < sum(step.seconds for step in first.steps) + 5
 
-    other = ExecutionRequest(DataSpec(drawn), replace(TINY, seed=1))  # another recipe is trained; the champion is as it was
+    other = ExecutionRequest(
+        DataSpec(drawn), replace(TINY, seed=1)
+    )  # another recipe is trained; the champion is as it was
     third = PipelineWatcher(registry, other, promoting(registry), ExecutionOptions(state, policy=GREATER)).once()
     assert (cached(third)["train"], cached(third)["evaluate"]) == (False, False)
     assert len(registry.versions()) == 2
-    again = PipelineWatcher(registry, replace(other, token="again"), promoting(registry), ExecutionOptions(state, policy=GREATER)).once()
+    again = PipelineWatcher(
+        registry, replace(other, token="again"), promoting(registry), ExecutionOptions(state, policy=GREATER)
+    ).once()
     assert (cached(again)["train"], cached(again)["evaluate"], again.challenger) == (True, True, third.challenger)
     assert len(registry.versions()) == 2  # decided on against the same champion before
 

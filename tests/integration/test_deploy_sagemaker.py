@@ -72,7 +72,9 @@ class Account:
     wanted: EndpointSpec
     versions: tuple[Package, Package]
 
-    def deploy(self, number: int = 0, wanted: EndpointSpec | None = None, **options: Any) -> tuple[DeployOutcome, Noted]:
+    def deploy(
+        self, number: int = 0, wanted: EndpointSpec | None = None, **options: Any
+    ) -> tuple[DeployOutcome, Noted]:
         """Deploy one of the versions."""
         noted = Noted(reach(self.fake.url))
         return deploy(noted, wanted or self.wanted, self.versions[number], PACE, **options), noted
@@ -104,10 +106,13 @@ class Account:
         """All that is there."""
         sagemaker, scaling = self.fake.client("sagemaker"), self.fake.client("application-autoscaling")
         return [
-            *sagemaker.list_models()["Models"], *sagemaker.list_endpoint_configs()["EndpointConfigs"], *self.objects(),
+            *sagemaker.list_models()["Models"],
+            *sagemaker.list_endpoint_configs()["EndpointConfigs"],
+            *self.objects(),
             *scaling.describe_scalable_targets(**SCALED)["ScalableTargets"],
             *scaling.describe_scaling_policies(**SCALED)["ScalingPolicies"],
-            *self.fake.client("cloudwatch").describe_alarms()["MetricAlarms"], *self.fake.endpoints,
+            *self.fake.client("cloudwatch").describe_alarms()["MetricAlarms"],
+            *self.fake.endpoints,
         ]
 
 
@@ -332,7 +337,10 @@ def test_pauses_scaling_where_the_type_of_instance_changes(account: Account) -> 
     account.deploy()
     _, noted = account.deploy(1, replace(account.wanted, instance_type="ml.m5.xlarge"))
     assert [name for name in noted.operations if "Scal" in name] == [
-        "DeleteScalingPolicy", "DeregisterScalableTarget", "RegisterScalableTarget", "PutScalingPolicy",
+        "DeleteScalingPolicy",
+        "DeregisterScalableTarget",
+        "RegisterScalableTarget",
+        "PutScalingPolicy",
     ]
     account.fake.fate = "alarm"
     with pytest.raises(CanaryError):
@@ -378,8 +386,12 @@ def test_destroy_removes_what_a_deployment_left_half_done(account: Account) -> N
 def script(*words: object, **environ: str) -> "subprocess.CompletedProcess[str]":
     """Run the script where neither a region nor credentials are set but by ``environ``."""
     bare = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "BINWATCH_AWS"))}
-    nowhere = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.devnull, "HOME": os.devnull,
-               "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+    nowhere = {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "HOME": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
     command = [sys.executable, "scripts/deploy_sagemaker.py", *map(str, words)]
     return subprocess.run(command, cwd=ROOT, env={**bare, **nowhere, **environ}, capture_output=True, text=True)
 
@@ -410,8 +422,20 @@ def test_says_what_is_missing_without_a_traceback(tmp_path: Path, trained: Train
     assert all(word in done.stderr for word in ("--region", "--role", "--bucket"))
     made = packed(tmp_path / "small.mar", contents())
     evaluation = trained.archive.with_name("evaluation.json")
-    done = script("--archive", made, "--evaluation", evaluation, "--work", tmp_path, "--bucket", "a-bucket",
-                  "--region", "us-east-1", "--role", "arn:aws:iam::123456789012:role/binwatch")
+    done = script(
+        "--archive",
+        made,
+        "--evaluation",
+        evaluation,
+        "--work",
+        tmp_path,
+        "--bucket",
+        "a-bucket",
+        "--region",
+        "us-east-1",
+        "--role",
+        "arn:aws:iam::123456789012:role/binwatch",
+    )
     assert done.returncode == 1
     assert "no credentials" in done.stderr
     assert "Traceback" not in done.stderr
@@ -425,8 +449,21 @@ def test_the_script_deploys_the_registry_s_champion(
         run.log_file(trained.archive.with_name("evaluation.json"))
     number = registry.register(run.id, "approved", "a test", "").number
     registry.set_champion(number)
-    words = ("--tracking-uri", registry.uri, "--work", tmp_path, "--endpoint-url", account.fake.url, "--json", "--poll",
-             0.01, "--role", account.wanted.role, "--bucket", account.wanted.bucket)
+    words = (
+        "--tracking-uri",
+        registry.uri,
+        "--work",
+        tmp_path,
+        "--endpoint-url",
+        account.fake.url,
+        "--json",
+        "--poll",
+        0.01,
+        "--role",
+        account.wanted.role,
+        "--bucket",
+        account.wanted.bucket,
+    )
     keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
     done = script(*words, **keys)
     assert done.returncode == 0, done.stderr
@@ -461,6 +498,7 @@ def test_the_containers_are_those_that_the_sagemaker_sdk_names(toolkits: Path) -
     plain, others = json.loads(done.stdout.splitlines()[-1])
     assert {region: image_for(region, "ml.m5.large").uri for region in regions} == plain
     assert [
-        image_for("us-east-1", "ml.g4dn.xlarge").uri, image_for("us-east-1", "ml.c7g.large").uri,
+        image_for("us-east-1", "ml.g4dn.xlarge").uri,
+        image_for("us-east-1", "ml.c7g.large").uri,
         image_for("us-east-1", "ml.m5.large", "ml.eia2.medium").uri,
     ] == others

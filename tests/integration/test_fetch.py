@@ -44,8 +44,21 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def command(url: str, drawn: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "scripts/fetch_data.py", "--source", "s3://bins/abid", "--endpoint-url", url,
-            "--file-list", str(drawn / "file_list.json"), "--out", str(out), "--workers", "8", *more]
+    return [
+        sys.executable,
+        "scripts/fetch_data.py",
+        "--source",
+        "s3://bins/abid",
+        "--endpoint-url",
+        url,
+        "--file-list",
+        str(drawn / "file_list.json"),
+        "--out",
+        str(out),
+        "--workers",
+        "8",
+        *more,
+    ]
 
 
 def call(words: list[str]) -> "subprocess.CompletedProcess[str]":
@@ -99,7 +112,10 @@ def test_missing_and_damaged_objects_are_listed_and_not_fatal(url: str, drawn: P
         store.write(name, data)
     report = transfer.fetch(store, ["1", "2"], 2, tmp_path)
     assert (report.fetched, set(report.damaged), set(report.missing)) == (
-        1, {"bin-images/1.jpg", "metadata/1.json"}, {"bin-images/2.jpg"})
+        1,
+        {"bin-images/1.jpg", "metadata/1.json"},
+        {"bin-images/2.jpg"},
+    )
     listed = json.loads((tmp_path / transfer.REPORT).read_text())
     assert "no JSON" in listed["damaged"]["metadata/1.json"]
     assert not (tmp_path / "metadata" / "1.json").exists()

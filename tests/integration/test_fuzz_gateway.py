@@ -27,10 +27,24 @@ def schemathesis(url: str, key: str, work: Path) -> str:
     such strings are photos.
     """
     command = [
-        Path(sys.executable).with_name("schemathesis"), "run", f"{url}/openapi.json", "--header", f"X-API-Key: {key}",
-        "--exclude-checks", "positive_data_acceptance", "--max-examples", rounds(30, 2000), "--seed", SEED,
-        "--generation-database", "none", "--generation-with-security-parameters", "false",
-        "--request-timeout", 60, "--no-color",
+        Path(sys.executable).with_name("schemathesis"),
+        "run",
+        f"{url}/openapi.json",
+        "--header",
+        f"X-API-Key: {key}",
+        "--exclude-checks",
+        "positive_data_acceptance",
+        "--max-examples",
+        rounds(30, 2000),
+        "--seed",
+        SEED,
+        "--generation-database",
+        "none",
+        "--generation-with-security-parameters",
+        "false",
+        "--request-timeout",
+        60,
+        "--no-color",
     ]
     env = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.integration.photos_to_fuzz", "PYTHONPATH": str(ROOT)}
     words = [str(word) for word in command]
@@ -43,8 +57,12 @@ def test_every_route_does_what_its_document_says(served: Served, trained: Traine
     deploy(served, trained.archive, "3")
     (tmp_path / "monitoring.json").write_text(json.dumps({"records": 0}))
     (tmp_path / "history.json").write_text(json.dumps({"served": [], "executions": []}))
-    environ = {"BINWATCH_API_KEYS": str(tmp_path / "keys.json"), "BINWATCH_CAPTURE": str(tmp_path / "capture"),
-             "BINWATCH_MONITORING": str(tmp_path), "BINWATCH_RATE": "0"}
+    environ = {
+        "BINWATCH_API_KEYS": str(tmp_path / "keys.json"),
+        "BINWATCH_CAPTURE": str(tmp_path / "capture"),
+        "BINWATCH_MONITORING": str(tmp_path),
+        "BINWATCH_RATE": "0",
+    }
     key = keys.add(tmp_path / "keys.json", "fuzz")
     with gateway_server(tmp_path, served.inference.url, environ=environ) as url:
         document = requests.get(f"{url}/openapi.json", headers={"X-API-Key": key}, timeout=30).json()

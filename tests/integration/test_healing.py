@@ -215,8 +215,14 @@ def test_a_promoter_that_is_killed_lets_the_other_one_work(
 ) -> None:
     number = challenger(registry, trained, 0.5)
     holder = subprocess.Popen(
-        [sys.executable, "-c", "import fcntl, os, sys, time\nfcntl.flock(os.open(sys.argv[1], os.O_RDONLY), 2)\n"
-         "print(flush=True)\ntime.sleep(600)", str(served.store)], stdout=subprocess.PIPE,
+        [
+            sys.executable,
+            "-c",
+            "import fcntl, os, sys, time\nfcntl.flock(os.open(sys.argv[1], os.O_RDONLY), 2)\n"
+            "print(flush=True)\ntime.sleep(600)",
+            str(served.store),
+        ],
+        stdout=subprocess.PIPE,
     )
     assert holder.stdout
     holder.stdout.readline()

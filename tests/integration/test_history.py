@@ -83,8 +83,10 @@ def test_the_history_is_told_and_written_and_leads_back_to_run_data_and_code(
 
 def test_an_answers_event_id_leads_to_its_version(tmp_path: Path) -> None:
     answer = {"count": 2, "probabilities": {"2": 1.0}, "model_version": "7"}
-    events = [Event(answer, 200, number, 5.0, data=b"photo", moment=datetime(2026, 11, 24, 5, tzinfo=UTC))
-              for number in ("6", "7")]
+    events = [
+        Event(answer, 200, number, 5.0, data=b"photo", moment=datetime(2026, 11, 24, 5, tzinfo=UTC))
+        for number in ("6", "7")
+    ]
     file = tmp_path / "bin-counter" / "AllTraffic" / "2026" / "11" / "24" / "05" / "a.jsonl"
     file.parent.mkdir(parents=True)
     lines = [json.dumps(record(each)) for each in events]

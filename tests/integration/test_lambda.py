@@ -27,8 +27,11 @@ from trainer.training.run import Trained
 
 NEXT = "/2018-06-01/runtime/invocation/next"
 DEADLINE_MS = str(2**42)
-RUNTIME = {"Lambda-Runtime-Aws-Request-Id": "1", "Lambda-Runtime-Deadline-Ms": DEADLINE_MS,
-           "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:eu-west-1:1:function:binwatch"}
+RUNTIME = {
+    "Lambda-Runtime-Aws-Request-Id": "1",
+    "Lambda-Runtime-Deadline-Ms": DEADLINE_MS,
+    "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:eu-west-1:1:function:binwatch",
+}
 
 
 @contextmanager
@@ -90,9 +93,16 @@ def running(toolkits: Path, folder: Path, **environ: str) -> Iterator[Function]:
         made.extractall(folder / "task")
     function = Function()
     with listening(function.api()) as address:
-        env = {**environ, "AWS_LAMBDA_RUNTIME_API": address, "AWS_REGION": "eu-west-1",
-               "AWS_DEFAULT_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
-               "PATH": os.environ["PATH"], "HOME": str(folder)}
+        env = {
+            **environ,
+            "AWS_LAMBDA_RUNTIME_API": address,
+            "AWS_REGION": "eu-west-1",
+            "AWS_DEFAULT_REGION": "eu-west-1",
+            "AWS_ACCESS_KEY_ID": "a",
+            "AWS_SECRET_ACCESS_KEY": "b",
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+        }
         process = subprocess.Popen(
             [toolkits / "python", "-m", "awslambdaric", lambda_zip.HANDLER], cwd=folder / "task", env=env
         )
@@ -127,8 +137,11 @@ def sagemaker(torchserve: str) -> type[BaseHTTPRequestHandler]:
             if answer.ok:
                 replied(self, 200, answer.content, {"Content-Type": "application/json"})
                 return
-            told = {"Message": "Received client error", "OriginalStatusCode": answer.status_code,
-                    "OriginalMessage": answer.text}
+            told = {
+                "Message": "Received client error",
+                "OriginalStatusCode": answer.status_code,
+                "OriginalMessage": answer.text,
+            }
             replied(self, 424, json.dumps(told).encode(), {"x-amzn-errortype": "ModelError"})
 
     return Runtime
@@ -139,11 +152,20 @@ def test_the_runtime_client_runs_the_zip_as_it_is_deployed(
     toolkits: Path, ours: str, photo: bytes, tmp_path: Path, whom: str
 ) -> None:
     encoded = base64.b64encode(photo).decode()
-    event = {"version": "2.0", "requestContext": {"http": {"method": "POST"}}, "body": encoded,
-             "isBase64Encoded": True, "headers": {"content-type": "image/jpeg"},
-             "queryStringParameters": {"expected_quantity": "3"}}
-    rest = {"httpMethod": "POST", "headers": {"Content-Type": "application/json"}, "isBase64Encoded": False,
-            "body": json.dumps({"image": encoded, "expected_quantity": 3})}
+    event = {
+        "version": "2.0",
+        "requestContext": {"http": {"method": "POST"}},
+        "body": encoded,
+        "isBase64Encoded": True,
+        "headers": {"content-type": "image/jpeg"},
+        "queryStringParameters": {"expected_quantity": "3"},
+    }
+    rest = {
+        "httpMethod": "POST",
+        "headers": {"Content-Type": "application/json"},
+        "isBase64Encoded": False,
+        "body": json.dumps({"image": encoded, "expected_quantity": 3}),
+    }
     with listening(sagemaker(ours)) as runtime:
         endpoint = {"BINWATCH_ENDPOINT_NAME": "bins", "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": f"http://{runtime}"}
         asked = endpoint if whom == "endpoint" else {"BINWATCH_INFERENCE_URL": ours}
@@ -173,8 +195,12 @@ def moto(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_the_function_is_made_updated_and_removed_in_moto(moto: str, tmp_path: Path) -> None:
     region, pace = "eu-west-1", Pace(0.05, 30)
     iam = boto3.client("iam", endpoint_url=moto, region_name=region)
-    trust = {"Version": "2012-10-17", "Statement": [
-        {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}]}
+    trust = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
+        ],
+    }
     role = iam.create_role(RoleName="front", AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
     code, api = lambda_zip.write(tmp_path / "lambda.zip"), Aws(region, moto)
     wanted = lambda_deploy.front({"name": "binwatch", "role": role, "endpoint": "bins", "url": "NONE"})

@@ -56,10 +56,16 @@ def promoter_process(
     registry: Registry, state: Path, inference: str, management: str, store: Path, keys: signing.Pair
 ) -> Iterator[None]:
     """`scripts/promote.py --watch`."""
-    settings = {"MLFLOW_TRACKING_URI": registry.uri, "BINWATCH_INFERENCE_URL": inference, "BINWATCH_WATCH_S": "2",
-                "BINWATCH_VERIFY_KEY": str(keys.public),
-                "BINWATCH_MANAGEMENT_URL": management, "BINWATCH_METRICS_URL": metrics_url(state),
-                "BINWATCH_MODEL_STORE": str(store), "BINWATCH_WORKERS": str(CORES)}
+    settings = {
+        "MLFLOW_TRACKING_URI": registry.uri,
+        "BINWATCH_INFERENCE_URL": inference,
+        "BINWATCH_WATCH_S": "2",
+        "BINWATCH_VERIFY_KEY": str(keys.public),
+        "BINWATCH_MANAGEMENT_URL": management,
+        "BINWATCH_METRICS_URL": metrics_url(state),
+        "BINWATCH_MODEL_STORE": str(store),
+        "BINWATCH_WORKERS": str(CORES),
+    }
     command = [sys.executable, "scripts/promote.py", "--watch", "--interval", "0.5", "--heartbeat", str(state / "beat")]
     with (state / "promoter.log").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings}, stderr=log)

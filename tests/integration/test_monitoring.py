@@ -75,8 +75,11 @@ def test_mlflow_gets_a_run_a_day_with_curves_and_pictures(registry: Registry, ml
     runs, client = journal_runs(mlflow_url), MlflowClient(mlflow_url, mlflow_url)
     assert set(runs) == {today, yesterday}
     assert all(run.info.status == "FINISHED" for run in runs.values())
-    curve = [each for name in (yesterday, today)
-             for each in client.get_metric_history(runs[name].info.run_id, "confidence_mean")]
+    curve = [
+        each
+        for name in (yesterday, today)
+        for each in client.get_metric_history(runs[name].info.run_id, "confidence_mean")
+    ]
     over = [each for each in report.buckets if each.start < f"{NOW:%Y-%m-%dT%H}"]
     assert [each.value for each in curve] == [each.confidence_mean for each in over]
     assert [each.step for each in curve] == [int(each.start[11:13]) * 60 for each in over]
@@ -140,8 +143,12 @@ def test_without_a_champion_and_without_a_record_nothing_is_logged(
 
 def call(*words: object, **env: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "scripts/monitor.py", *map(str, words)], cwd=ROOT, env={**os.environ, **env},
-        capture_output=True, text=True, timeout=300,
+        [sys.executable, "scripts/monitor.py", *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
@@ -149,16 +156,21 @@ def test_the_script_summarises_what_a_real_capture_wrote(tmp_path: Path) -> None
     kept = capture.start(capture.Settings(target=str(tmp_path / "capture"), max_disk_use=1))
     assert kept is not None
     answer = {"count": 2, "probabilities": {"1": 0.25, "2": 0.75}, "verdict": "match", "model_version": "4"}
-    events = [Event(answer, 200, "4", 12.0, "image/jpeg", b"\xff\xd8" * 500, brightness=90.0, sharpness=3.0)
-              for _ in range(20)]
+    events = [
+        Event(answer, 200, "4", 12.0, "image/jpeg", b"\xff\xd8" * 500, brightness=90.0, sharpness=3.0)
+        for _ in range(20)
+    ]
     for event in events:
         kept.put(event)
     kept.close()
     truth = tmp_path / "capture" / records.TRUTHS / f"{datetime.now(UTC):%Y/%m/%d/%H}" / "a.jsonl"
     truth.parent.mkdir(parents=True)
     for number, event in enumerate(events):
-        line = {"groundTruthData": {"data": str(2 + (number < 5)), "encoding": "CSV"},
-                "eventMetadata": {"eventId": event.event_id}, "eventVersion": "0"}
+        line = {
+            "groundTruthData": {"data": str(2 + (number < 5)), "encoding": "CSV"},
+            "eventMetadata": {"eventId": event.event_id},
+            "eventVersion": "0",
+        }
         with truth.open("a") as file:
             file.write(json.dumps(line) + "\n")
     done = call("--capture", tmp_path / "capture", "--out", tmp_path / "out", "--no-tracking", "--json")
@@ -192,8 +204,19 @@ def test_the_script_refuses_what_it_cannot_use(
 def test_a_watching_script_writes_looks_again_and_ends_on_sigterm(tmp_path: Path) -> None:
     fill(tmp_path / "capture", "1", datetime.now(UTC) - 20 * HOURS)
     out, beat = tmp_path / "out" / "monitoring.json", tmp_path / "beat"
-    command = ["scripts/monitor.py", "--watch", "--no-tracking", "--interval", "0.2", "--capture",
-               str(tmp_path / "capture"), "--out", str(out.parent), "--heartbeat", str(beat)]
+    command = [
+        "scripts/monitor.py",
+        "--watch",
+        "--no-tracking",
+        "--interval",
+        "0.2",
+        "--capture",
+        str(tmp_path / "capture"),
+        "--out",
+        str(out.parent),
+        "--heartbeat",
+        str(beat),
+    ]
     with subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         try:
             wait(lambda: beat.exists() and json.loads(out.read_text())["records"] == 600)
@@ -220,8 +243,9 @@ def test_a_bucket_is_read_like_a_folder(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     fill(tmp_path / "capture", "1")
     with s3_server(tmp_path / "s3") as url:
-        client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="any",
-                              aws_secret_access_key="any")
+        client = boto3.client(
+            "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="any", aws_secret_access_key="any"
+        )
         client.create_bucket(Bucket="bins")
         for path in (tmp_path / "capture").rglob("*.jsonl"):
             client.upload_file(str(path), "bins", f"kept/{path.relative_to(tmp_path / 'capture')}")

@@ -74,8 +74,16 @@ def assert_recorded(url: str, first: Execution, second: Execution, epochs: int) 
     train = runs["train"]
     assert train.data.params["architecture"] == TINY.architecture
     assert train.data.params["data_limit"] == "None"
-    for metric in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate",
-                   "photos_per_second", "step_ms", "data_wait_share"):
+    for metric in (
+        "train_loss",
+        "train_accuracy",
+        "validation_loss",
+        "validation_accuracy",
+        "learning_rate",
+        "photos_per_second",
+        "step_ms",
+        "data_wait_share",
+    ):
         assert [each.step for each in client.get_metric_history(train.info.run_id, metric)] == list(
             range(1, epochs + 1)
         )
@@ -85,8 +93,16 @@ def assert_recorded(url: str, first: Execution, second: Execution, epochs: int) 
     (dataset,) = train.inputs.dataset_inputs
     assert len(dataset.dataset.digest) == 36
     artifacts = {each.path for each in client.list_artifacts(train.info.run_id)}
-    assert artifacts >= {"archive", "evaluation.json", "predictions.json", "dataset.json", "loss_curves.png",
-                         "confusion_matrix.png", "reliability.png", "rules.json"}
+    assert artifacts >= {
+        "archive",
+        "evaluation.json",
+        "predictions.json",
+        "dataset.json",
+        "loss_curves.png",
+        "confusion_matrix.png",
+        "reliability.png",
+        "rules.json",
+    }
     assert train.data.metrics["temperature"] > 0
     assert 0 <= train.data.metrics["test_calibration_error"] <= 1
     judged = nested(url, second.id)["evaluate"].data
@@ -162,7 +178,9 @@ def test_what_mlflow_does_not_take_while_it_is_away_is_sent_later(
         run.flush()
         client = MlflowClient(url, url)
         assert [(each.step, each.value) for each in client.get_metric_history(run.id, "loss")] == [
-            (1, 3.0), (2, 2.0), (3, 1.0)
+            (1, 3.0),
+            (2, 2.0),
+            (3, 1.0),
         ]
         assert client.get_run(run.id).data.tags["rule.overfit"] == "epoch 2"
 

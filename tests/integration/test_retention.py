@@ -56,19 +56,37 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
 def test_archives_really_leave_the_store_but_for_those_that_may_serve(kept: Kept, tmp_path: Path) -> None:
     registry = Registry(kept.url)
     runs = {name: trained_run(registry, tmp_path) for name in ("old", "previous", "champion", "waits", "refused")}
-    words = {"old": Status.REFUSED, "previous": Status.PROMOTED, "champion": Status.PROMOTED,
-             "waits": Status.APPROVED, "refused": Status.REFUSED}
+    words = {
+        "old": Status.REFUSED,
+        "previous": Status.PROMOTED,
+        "champion": Status.PROMOTED,
+        "waits": Status.APPROVED,
+        "refused": Status.REFUSED,
+    }
     of = {name: registry.register(runs[name], status, "", "").number for name, status in words.items()}
     registry.set_champion(of["champion"])
     registry.set_previous(of["previous"])
     capture = tmp_path / "capture" / HOUR / "a.jsonl"
     capture.parent.mkdir(parents=True)
     capture.write_text("12345\n")
-    places, policy = Places(registry, str(tmp_path / "capture"), tmp_path / "state"), RetentionPolicy(versions=1, capture_days=1)
+    places, policy = (
+        Places(registry, str(tmp_path / "capture"), tmp_path / "state"),
+        RetentionPolicy(versions=1, capture_days=1),
+    )
     planned = [each.to_json() for each in prune(places, policy, dry_run=True)]
     assert (stored(kept.state), capture.exists()) == (5, True)
-    done = call("scripts/prune.py", "--tracking-uri", kept.url, "--state", places.state, "--capture", places.capture,
-                "--json", BINWATCH_KEEP_VERSIONS="1", BINWATCH_KEEP_CAPTURE_DAYS="1")
+    done = call(
+        "scripts/prune.py",
+        "--tracking-uri",
+        kept.url,
+        "--state",
+        places.state,
+        "--capture",
+        places.capture,
+        "--json",
+        BINWATCH_KEEP_VERSIONS="1",
+        BINWATCH_KEEP_CAPTURE_DAYS="1",
+    )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert [(each["kind"], each["name"]) for each in told["pruned"]] == [("archive", runs["old"]), ("capture", HOUR)]

@@ -43,7 +43,9 @@ def test_deployments_are_runs_that_tell_what_served_since_when(registry: Registr
     registry.record_deployment(first, "rolled-back", "it was not")
     found = registry.deployments()
     assert [(each.version, each.did, each.reason) for each in found] == [
-        (first, "rolled-back", "it was not"), (second, "promoted", "better"), (first, "promoted", "the first"),
+        (first, "rolled-back", "it was not"),
+        (second, "promoted", "better"),
+        (first, "promoted", "the first"),
     ]
     assert found[0].at_s > found[1].at_s > found[2].at_s
     assert all(each.ended for each in found)
@@ -133,13 +135,22 @@ def test_the_old_version_stays_loaded_until_the_watch_is_over_also_across_a_rest
 
 
 def script(served: Served, registry: Registry, *words: str) -> "subprocess.Popen[str]":
-    reach = {"MLFLOW_TRACKING_URI": registry.uri, "BINWATCH_INFERENCE_URL": served.inference.url,
-             "BINWATCH_MANAGEMENT_URL": served.management.url, "BINWATCH_MODEL_STORE": str(served.store),
-             "BINWATCH_METRICS_URL": metrics_url(served.store.parent), "BINWATCH_WORKERS": "1",
-             "BINWATCH_WATCH_S": "0"}
+    reach = {
+        "MLFLOW_TRACKING_URI": registry.uri,
+        "BINWATCH_INFERENCE_URL": served.inference.url,
+        "BINWATCH_MANAGEMENT_URL": served.management.url,
+        "BINWATCH_MODEL_STORE": str(served.store),
+        "BINWATCH_METRICS_URL": metrics_url(served.store.parent),
+        "BINWATCH_WORKERS": "1",
+        "BINWATCH_WATCH_S": "0",
+    }
     return subprocess.Popen(
-        [sys.executable, "scripts/promote.py", *words], cwd=ROOT, env={**os.environ, **reach},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "scripts/promote.py", *words],
+        cwd=ROOT,
+        env={**os.environ, **reach},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

@@ -107,10 +107,17 @@ def test_fifty_real_photos_get_the_answers_of_our_torchserve(url: str, ours: str
 
 def test_errors_are_those_of_our_torchserve(url: str, ours: str, photo: bytes) -> None:
     wrong: list[tuple[Any, str]] = [
-        (photo[:900], "image/jpeg"), (b"no photo", "image/png"), (b"", "image/jpeg"),
-        (photo, "application/json"), (b"[1", "application/json"), (b'{"image": "%"}', "application/json"),
-        (b'{"uri": 1, "expected_quantity": "x"}', "application/json"), (b"{}", "application/json"),
-        (b"1,2,3", "text/csv"), (b"http://127.0.0.1/a.jpg", "string/url"), (b"s3://private/a.jpg", "string/url"),
+        (photo[:900], "image/jpeg"),
+        (b"no photo", "image/png"),
+        (b"", "image/jpeg"),
+        (photo, "application/json"),
+        (b"[1", "application/json"),
+        (b'{"image": "%"}', "application/json"),
+        (b'{"uri": 1, "expected_quantity": "x"}', "application/json"),
+        (b"{}", "application/json"),
+        (b"1,2,3", "text/csv"),
+        (b"http://127.0.0.1/a.jpg", "string/url"),
+        (b"s3://private/a.jpg", "string/url"),
     ]
     for body, kind in wrong:
         theirs, own = ask(url, body, kind), ask(ours, body, kind)
@@ -157,7 +164,10 @@ def test_the_transformer_alone_gives_the_same(
 ) -> None:
     (tmp_path / "a.jpg").write_bytes(photo)
     done = subprocess.run(
-        [toolkits / "python", DRIVER, base / "model", tmp_path / "a.jpg"], capture_output=True, text=True, timeout=120,
+        [toolkits / "python", DRIVER, base / "model", tmp_path / "a.jpg"],
+        capture_output=True,
+        text=True,
+        timeout=120,
         env={"SAGEMAKER_BASE_DIR": str(base), "PYTHONPATH": str(base / "model" / "code"), "PATH": str(toolkits)},
     )
     assert done.returncode == 0, done.stderr

@@ -23,12 +23,16 @@ from trainer.aws.tuning import Tuning, tuning_job
 ROOT = Path(__file__).parents[2]
 REGION, BUCKET = "eu-central-1", "our-bins"
 OPTIONS = {
-    "role": "arn:aws:iam::123456789012:role/binwatch", "bucket": BUCKET, "prefix": "binwatch",
+    "role": "arn:aws:iam::123456789012:role/binwatch",
+    "bucket": BUCKET,
+    "prefix": "binwatch",
     "image": f"123456789012.dkr.ecr.{REGION}.amazonaws.com/binwatch-trainer:0.1.0",
 }
 HERE = account.account(OPTIONS)
 NO_CREDENTIALS = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "BINWATCH_AWS_"))} | {
-    "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
 }
 CREDENTIALS = {**NO_CREDENTIALS, "AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
 
@@ -97,8 +101,9 @@ def test_the_script_does_all_of_it(moto: str) -> None:
     told = json.loads(done.stdout)
     assert (told["pipeline"], told["did"], told["status"]) == ("mine", "created", "Succeeded")
     assert told["execution"] == told["arn"]
-    aws = boto3.client("sagemaker", endpoint_url=moto, region_name=REGION, aws_access_key_id="none",
-                       aws_secret_access_key="none")
+    aws = boto3.client(
+        "sagemaker", endpoint_url=moto, region_name=REGION, aws_access_key_id="none", aws_secret_access_key="none"
+    )
     job = aws.describe_training_job(TrainingJobName=told["training_job"])
     assert job["AlgorithmSpecification"]["TrainingImage"] == HERE.image
     search = aws.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=told["tuning_job"])
@@ -110,8 +115,10 @@ def test_the_script_does_all_of_it(moto: str) -> None:
     [
         (["--start", "--name", "nowhere"], "no pipeline 'nowhere' in eu-central-1; put it there with --upsert"),
         (["--status", "--name", "nowhere"], "there is no pipeline 'nowhere'"),
-        (["--status", f"arn:aws:sagemaker:{REGION}:123456789012:pipeline/binwatch/execution/aaaaaaaaaaaa"],
-         "there is no execution arn:aws:sagemaker"),
+        (
+            ["--status", f"arn:aws:sagemaker:{REGION}:123456789012:pipeline/binwatch/execution/aaaaaaaaaaaa"],
+            "there is no execution arn:aws:sagemaker",
+        ),
         (["--status", "binwatch-train-0"], "there is no job binwatch-train-0"),
         (["--status", "binwatch-tune-0"], "there is no job binwatch-tune-0"),
         (["--start", "--data", "s3://our-bins/nothing"], "nothing lies below s3://our-bins/nothing"),
@@ -130,9 +137,7 @@ def test_what_is_not_there_is_named_with_what_to_do(aws: Aws, words: list[str], 
 def test_an_error_is_one_line_and_a_setting_s_ends_with_2() -> None:
     done = run("", "--upsert", "--role", "me", environ=NO_CREDENTIALS)
     assert done.returncode == 2
-    assert done.stderr == (
-        "error: the role 'me' is no ARN of a role; it looks like arn:aws:iam::ACCOUNT:role/NAME\n"
-    )
+    assert done.stderr == ("error: the role 'me' is no ARN of a role; it looks like arn:aws:iam::ACCOUNT:role/NAME\n")
 
 
 def test_a_dry_run_needs_neither_credentials_nor_a_network() -> None:
@@ -155,7 +160,10 @@ def test_a_dry_run_needs_neither_credentials_nor_a_network() -> None:
 def sdk(toolkits: Path, moto: str) -> dict[str, Any]:
     """What SageMaker's SDK 2 makes of the same things."""
     given: dict[str, Any] = {
-        **OPTIONS, "region": HERE.region, "tag": HERE.image_version, "metrics": metric_definitions(),
+        **OPTIONS,
+        "region": HERE.region,
+        "tag": HERE.image_version,
+        "metrics": metric_definitions(),
         "parameters": {"InputData": HERE.uri("data"), **PARAMETERS},
     }
     program = ROOT / "tests" / "integration" / "sdk_pipeline.py"
@@ -175,8 +183,9 @@ def test_the_definition_is_what_sagemaker_s_sdk_makes_step_for_step(sdk: dict[st
 
 
 def test_the_search_is_what_sagemaker_s_sdk_makes(sdk: dict[str, Any]) -> None:
-    shared = Training({"recipe": "hpo-frozen"}, HERE.uri("data"), HERE.uri("models", "search"),
-                      HERE.uri("checkpoints", "search"))
+    shared = Training(
+        {"recipe": "hpo-frozen"}, HERE.uri("data"), HERE.uri("models", "search"), HERE.uri("checkpoints", "search")
+    )
     ours = tuning_job(HERE, "search", Tuning(shared))
     assert ours.pop("HyperParameterTuningJobName") == "search"
     assert ours == sdk["tuning"]
@@ -222,12 +231,18 @@ def _outline(step: dict[str, Any]) -> dict[str, Any]:
     if step["Type"] == "Training":
         numbers = arguments["HyperParameters"]
         rate = numbers.get("learning-rate") or numbers["lr"]
-        return {**found, "Reads": arguments["InputDataConfig"], "Role": arguments["RoleArn"],
-                "Learns": (numbers["batch-size"], rate)}
+        return {
+            **found,
+            "Reads": arguments["InputDataConfig"],
+            "Role": arguments["RoleArn"],
+            "Learns": (numbers["batch-size"], rate),
+        }
     inputs = {each["InputName"]: each["S3Input"] for each in arguments["ProcessingInputs"]}
     reads = [each for name, each in inputs.items() if name not in ("code", "evaluation")]
-    writes = [(each["OutputName"], each["S3Output"]["LocalPath"])
-              for each in arguments.get("ProcessingOutputConfig", {}).get("Outputs", ())]
+    writes = [
+        (each["OutputName"], each["S3Output"]["LocalPath"])
+        for each in arguments.get("ProcessingOutputConfig", {}).get("Outputs", ())
+    ]
     return {**found, "Reads": reads, "Writes": writes, "Role": arguments["RoleArn"]}
 
 

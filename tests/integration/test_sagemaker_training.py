@@ -47,9 +47,17 @@ def training(toolkits: Path, base: Path, how: dict[str, str], **said: str) -> It
     """``train`` with these hyperparameters; what it says is in ``log``."""
     named = {key.replace("_", "-"): value for key, value in said.items()}
     (base / "input" / "config" / "hyperparameters.json").write_text(json.dumps({**SMALL, **named}))
-    environ = {**os.environ, **how, "SAGEMAKER_BASE_DIR": str(base), "CURRENT_HOST": "localhost",
-               "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "", "OMP_NUM_THREADS": "1", "AWS_REGION": "us-east-1",
-               "PATH": f"{toolkits}:{os.environ['PATH']}"}
+    environ = {
+        **os.environ,
+        **how,
+        "SAGEMAKER_BASE_DIR": str(base),
+        "CURRENT_HOST": "localhost",
+        "PYTHONPATH": str(ROOT),
+        "MLFLOW_TRACKING_URI": "",
+        "OMP_NUM_THREADS": "1",
+        "AWS_REGION": "us-east-1",
+        "PATH": f"{toolkits}:{os.environ['PATH']}",
+    }
     with (base / "log").open("ab") as log:
         process = subprocess.Popen(
             [toolkits / "train"], cwd=base, env=environ, stdout=log, stderr=log, start_new_session=True

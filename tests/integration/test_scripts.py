@@ -20,14 +20,31 @@ def call(*words: object, **env: str) -> "subprocess.CompletedProcess[str]":
     import os
 
     return subprocess.run(
-        [sys.executable, *map(str, words)], cwd=ROOT, env={**os.environ, "BINWATCH_DATA": "", **env},
-        capture_output=True, text=True, timeout=600,
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "BINWATCH_DATA": "", **env},
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
 
 
 def test_train_leaves_an_archive_and_an_evaluation(drawn: Path, tmp_path: Path, mlflow_url: str) -> None:
-    done = call("scripts/train.py", "resnet18-small", "--data", drawn, "--out", tmp_path, "--epochs", 1,
-                "--size-px", 32, "--tracking-uri", mlflow_url, "--json")
+    done = call(
+        "scripts/train.py",
+        "resnet18-small",
+        "--data",
+        drawn,
+        "--out",
+        tmp_path,
+        "--epochs",
+        1,
+        "--size-px",
+        32,
+        "--tracking-uri",
+        mlflow_url,
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert {path.name for path in tmp_path.iterdir()} == LEFT
@@ -71,8 +88,23 @@ def test_prepare_audit_and_train_with_an_open_top(drawn: Path, tmp_path: Path, m
     result = json.loads(audited.stdout)
     assert len(result["most_doubted"]) == 5
     assert Path(result["page"]).is_file()
-    done = call("scripts/train.py", "resnet18-small", "--data", made, "--out", tmp_path / "out", "--epochs", 1,
-                "--size-px", 32, "--drop-suspects", 0.1, "--tracking-uri", mlflow_url, "--json")
+    done = call(
+        "scripts/train.py",
+        "resnet18-small",
+        "--data",
+        made,
+        "--out",
+        tmp_path / "out",
+        "--epochs",
+        1,
+        "--size-px",
+        32,
+        "--drop-suspects",
+        0.1,
+        "--tracking-uri",
+        mlflow_url,
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["binwatch"]["classes"] == ["1", "2", "3+"]
     photo = next((drawn / "bin-images").iterdir())
@@ -85,8 +117,7 @@ def test_prepare_audit_and_train_with_an_open_top(drawn: Path, tmp_path: Path, m
     [
         (["nothing", "--out", "x", "--data", "."], 2, "there is no recipe 'nothing'"),
         (["resnet18-small", "--out", "x", "--data", ".", "--no-tracking"], 1, "has no folder bin-images/"),
-        (["resnet18-small", "--out", "x", "--epochs", "many", "--size-px", "1"], 2,
-         "size_px is 1; give at least 32"),
+        (["resnet18-small", "--out", "x", "--epochs", "many", "--size-px", "1"], 2, "size_px is 1; give at least 32"),
         (["resnet18-small", "--out", "x", "--limit", "few", "--counts", "x", "--data", "."], 2, "limit is 'few'"),
         (["resnet18-small"], 2, "--out"),
     ],
@@ -108,8 +139,18 @@ def test_a_share_of_nothing_is_refused(drawn: Path) -> None:
 
 
 def test_settings_problems_are_listed_all_at_once() -> None:
-    done = call("scripts/train.py", "resnet18-small", "--out", "x", "--epochs", "many", "--learning-rate", "-1",
-                "--precision", "half")
+    done = call(
+        "scripts/train.py",
+        "resnet18-small",
+        "--out",
+        "x",
+        "--epochs",
+        "many",
+        "--learning-rate",
+        "-1",
+        "--precision",
+        "half",
+    )
     assert "epochs is 'many'" in done.stderr
     assert "learning_rate is -1.0" in done.stderr
     assert "precision is 'half'; choose one of auto, float32, bfloat16" in done.stderr
@@ -152,17 +193,36 @@ def test_predict_says_that_there_is_no_photo(path: str) -> None:
 def test_pipeline_and_promoter_work_as_two_processes(
     served: Served, registry: Registry, drawn: Path, tmp_path: Path
 ) -> None:
-    reach = {"MLFLOW_TRACKING_URI": registry.uri, "BINWATCH_INFERENCE_URL": served.inference.url,
-             "BINWATCH_MANAGEMENT_URL": served.management.url, "BINWATCH_MODEL_STORE": str(served.store),
-             "BINWATCH_STATE": str(tmp_path / "state")}
+    reach = {
+        "MLFLOW_TRACKING_URI": registry.uri,
+        "BINWATCH_INFERENCE_URL": served.inference.url,
+        "BINWATCH_MANAGEMENT_URL": served.management.url,
+        "BINWATCH_MODEL_STORE": str(served.store),
+        "BINWATCH_STATE": str(tmp_path / "state"),
+    }
     import os
 
     watcher = subprocess.Popen(
         [sys.executable, "scripts/promote.py", "--watch", "--interval", "0.5", "--heartbeat", tmp_path / "beat"],
-        cwd=ROOT, env={**os.environ, **reach}, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT,
+        env={**os.environ, **reach},
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    words = ["scripts/pipeline.py", "--data", drawn, "--epochs", 1, "--size-px", 32, "--json", "--policy", "greater",
-             "--state", tmp_path / "state"]
+    words = [
+        "scripts/pipeline.py",
+        "--data",
+        drawn,
+        "--epochs",
+        1,
+        "--size-px",
+        32,
+        "--json",
+        "--policy",
+        "greater",
+        "--state",
+        tmp_path / "state",
+    ]
     try:
         first = call(*words, **reach)
         second = call(*words, "--no-cache", **reach)  # the same model again is not better

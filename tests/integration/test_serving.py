@@ -182,8 +182,9 @@ def test_the_server_runs_the_form_that_the_manifest_names(served: Served, traine
     network = create("small", 5, 32)
     network.head.bias.data[2] = 3.0  # always the same count, so that int8 is accepted
     selection, calibration = trained.data.validation.halves(0)
-    made = write_archive(network, trained.data, TINY, tmp_path, run_id="", metrics={},
-                         selection=selection, calibration=calibration)
+    made = write_archive(
+        network, trained.data, TINY, tmp_path, run_id="", metrics={}, selection=selection, calibration=calibration
+    )
     assert made.cpu_model == INT8_MODEL
     deploy(served, made.archive, "1")
     photo = trained.data.test.photos[0].path.read_bytes()

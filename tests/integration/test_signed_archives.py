@@ -187,8 +187,12 @@ def test_a_version_of_before_is_signed_by_hand_and_its_lineage_says_so(
 ) -> None:
     run = logged(registry, keys, tmp_path / "one", unsigned)
     version = registry.register(run, Status.REJECTED, "not signed", "").number
-    environ = {**os.environ, "BINWATCH_SIGNING_KEY": str(keys.private), "BINWATCH_VERIFY_KEY": str(keys.public),
-               "MLFLOW_TRACKING_URI": mlflow_url}
+    environ = {
+        **os.environ,
+        "BINWATCH_SIGNING_KEY": str(keys.private),
+        "BINWATCH_VERIFY_KEY": str(keys.public),
+        "MLFLOW_TRACKING_URI": mlflow_url,
+    }
 
     assert "is not signed" in lineage(registry, version, keys.public).signature
     words = [sys.executable, "scripts/sign.py", version, "--again"]

@@ -154,9 +154,29 @@ def test_a_job_is_stopped_when_it_is_not_wanted_any_more(tmp_path: Path, data: P
 
 
 def words(study: Path, data: Path, url: str, parallel: int) -> list[str]:
-    return [sys.executable, "scripts/tune.py", "--data", str(data), "--out", str(study), "--trials", "3",
-            "--architectures", "resnet18", "--weights", "none", "--size-px", "32", "--epochs", "30", "--json",
-            "--parallel", str(parallel), "--tracking-uri", url]
+    return [
+        sys.executable,
+        "scripts/tune.py",
+        "--data",
+        str(data),
+        "--out",
+        str(study),
+        "--trials",
+        "3",
+        "--architectures",
+        "resnet18",
+        "--weights",
+        "none",
+        "--size-px",
+        "32",
+        "--epochs",
+        "30",
+        "--json",
+        "--parallel",
+        str(parallel),
+        "--tracking-uri",
+        url,
+    ]
 
 
 @pytest.mark.parametrize("parallel", [2, 1][: rounds(1, 2)])

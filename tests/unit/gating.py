@@ -11,9 +11,16 @@ ALARM, NO_ALARM = 0.01, 0.9
 
 
 def side(
-    right: Sequence[object], bins: Sequence[object] | None = None, recorded: Sequence[int] | None = None, *,
-    confidence: float = 0.6, alarms: Sequence[object] | None = None, off: float = 1.0, fingerprint: str = "photos",
-    latency_ms: float | None = 10.0, archive_bytes: int | None = 10**7,
+    right: Sequence[object],
+    bins: Sequence[object] | None = None,
+    recorded: Sequence[int] | None = None,
+    *,
+    confidence: float = 0.6,
+    alarms: Sequence[object] | None = None,
+    off: float = 1.0,
+    fingerprint: str = "photos",
+    latency_ms: float | None = 10.0,
+    archive_bytes: int | None = 10**7,
 ) -> Evaluated:
     """A model that counts these photos right or wrong, the recorded counts going round from 1 to 5.
 
@@ -26,11 +33,17 @@ def side(
         said = real if good else real % 5 + 1
         rest = (1 - confidence) / 4
         fit = ALARM if alarms is not None and alarms[number] else NO_ALARM
-        rows.append(Prediction(
-            f"{number:05}", str(bins[number] if bins else number), real, said, real if good else real + off,
-            tuple(confidence if value == said else rest for value in COUNTS.values),
-            tuple(fit if value == real else 0.5 for value in COUNTS.values),
-        ))
+        rows.append(
+            Prediction(
+                f"{number:05}",
+                str(bins[number] if bins else number),
+                real,
+                said,
+                real if good else real + off,
+                tuple(confidence if value == said else rest for value in COUNTS.values),
+                tuple(fit if value == real else 0.5 for value in COUNTS.values),
+            )
+        )
     return Evaluated(summarise(rows, COUNTS, fingerprint), rows, latency_ms, archive_bytes)
 
 

@@ -33,8 +33,7 @@ def test_an_archive_holds_all_that_serving_needs(trained: Trained) -> None:
     with zipfile.ZipFile(trained.archive) as content:
         names = set(content.namelist())
     assert names >= {"handler.py", "serve/photo.py", "model.onnx", "binwatch.json"}
-    assert names == {*manifest.files, *(each.file for each in manifest.golden), MANIFEST_FILE,
-                     TORCHSERVE_MANIFEST}
+    assert names == {*manifest.files, *(each.file for each in manifest.golden), MANIFEST_FILE, TORCHSERVE_MANIFEST}
     assert not any(name.endswith((".pt", ".pth", ".pkl", ".pyc")) for name in names)
 
 
@@ -78,8 +77,13 @@ def test_a_path_that_leaves_the_archive_is_refused(trained: Trained, tmp_path: P
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [(None, "not made by binwatch"), (b"{", "damaged"), (b"[]", "damaged"), (b'{"format": 9}', "format 9"),
-     (b'{"format": 1}', "damaged")],
+    [
+        (None, "not made by binwatch"),
+        (b"{", "damaged"),
+        (b"[]", "damaged"),
+        (b'{"format": 9}', "format 9"),
+        (b'{"format": 1}', "damaged"),
+    ],
 )
 def test_a_foreign_archive_is_refused(trained: Trained, tmp_path: Path, change: bytes | None, reason: str) -> None:
     path = rewrite(trained.archive, tmp_path / "a.mar", {MANIFEST_FILE: change})

@@ -73,14 +73,29 @@ def test_a_real_archive_passes_and_holds_no_pickle(trained: Trained, tmp_path: P
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("../evil.py", "leave its folder"), ("/etc/passwd", "leave its folder"), ("serve/../../x", "leave its folder"),
-     ("..\\evil.py", "leave its folder"), ("C:/evil.py", "leave its folder"), ("golden/./0.jpg", "no name of a file"),
-     ("serve//x.py", "no name of a file"), ("serve/", "no name of a file"), ("a b", "no name of a file"),
-     ("x" * 300, "no name of a file"), ("s\u00e9rve.py", "no name of a file"),
-     ("weights.pkl", "may be a pickle"), ("model.pt", "may be a pickle"), ("serve/weights.pth", "may be a pickle"),
-     ("serve/extra.py", "does not list"), ("golden/9.jpg", "does not list"), ("setup.py", "no part of an archive"),
-     ("other/handler.py", "no part of an archive"), ("requirements.txt", "no part of an archive"),
-     ("serve/native.so", "no part of an archive"), ("model.onnx/x", "both as a file and as a folder")],
+    [
+        ("../evil.py", "leave its folder"),
+        ("/etc/passwd", "leave its folder"),
+        ("serve/../../x", "leave its folder"),
+        ("..\\evil.py", "leave its folder"),
+        ("C:/evil.py", "leave its folder"),
+        ("golden/./0.jpg", "no name of a file"),
+        ("serve//x.py", "no name of a file"),
+        ("serve/", "no name of a file"),
+        ("a b", "no name of a file"),
+        ("x" * 300, "no name of a file"),
+        ("s\u00e9rve.py", "no name of a file"),
+        ("weights.pkl", "may be a pickle"),
+        ("model.pt", "may be a pickle"),
+        ("serve/weights.pth", "may be a pickle"),
+        ("serve/extra.py", "does not list"),
+        ("golden/9.jpg", "does not list"),
+        ("setup.py", "no part of an archive"),
+        ("other/handler.py", "no part of an archive"),
+        ("requirements.txt", "no part of an archive"),
+        ("serve/native.so", "no part of an archive"),
+        ("model.onnx/x", "both as a file and as a folder"),
+    ],
 )
 def test_a_file_too_many_is_refused(tmp_path: Path, name: str, reason: str) -> None:
     refused(small.packed(tmp_path / "bad.mar", {**small.contents(), name: b"x"}), tmp_path, reason)
@@ -93,14 +108,19 @@ def test_a_pickle_that_the_manifest_lists_is_refused_all_the_same(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [({"data__sample_inputs__model.pt": b"\x80\x04."}, "pickles are never loaded"),
-     ({"data__constants__custom_obj_0": b"\x80\x04."}, "pickles are never loaded"),
-     ({"data__weights__model.pt": b"x"}, "pickles are never loaded"),
-     ({"data__aotinductor__model__x.so": b"\x7fELF"}, "compiled code"),
-     ({"data__weights__model_weights_config.json": b'{"config": {"a": {"use_pickle": true}}}'}, "weights are pickles"),
-     ({"data__weights__model_weights_config.json": b'{"config": {"a": {}}}'}, "weights are pickles"),
-     ({"data__weights__model_weights_config.json": b"[" * 100_000}, "not a whole torch program"),
-     ({"data__weights__model_weights_config.json": b"{"}, "not a whole torch program")],
+    [
+        ({"data__sample_inputs__model.pt": b"\x80\x04."}, "pickles are never loaded"),
+        ({"data__constants__custom_obj_0": b"\x80\x04."}, "pickles are never loaded"),
+        ({"data__weights__model.pt": b"x"}, "pickles are never loaded"),
+        ({"data__aotinductor__model__x.so": b"\x7fELF"}, "compiled code"),
+        (
+            {"data__weights__model_weights_config.json": b'{"config": {"a": {"use_pickle": true}}}'},
+            "weights are pickles",
+        ),
+        ({"data__weights__model_weights_config.json": b'{"config": {"a": {}}}'}, "weights are pickles"),
+        ({"data__weights__model_weights_config.json": b"[" * 100_000}, "not a whole torch program"),
+        ({"data__weights__model_weights_config.json": b"{"}, "not a whole torch program"),
+    ],
 )
 def test_a_program_in_which_torch_would_find_a_pickle_is_refused(
     tmp_path: Path, changes: dict[str, bytes], reason: str
@@ -133,11 +153,16 @@ def test_an_archive_without_a_manifest_is_refused(tmp_path: Path, name: str) -> 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [(small.for_torchserve(requirementsFile="requirements.txt"), "asks for more"),
-     (small.for_torchserve(handler="/models/evil.py"), "asks for more"),
-     (small.for_torchserve(handler="image_classifier"), "asks for more"),
-     (small.for_torchserve(serializedFile="x.pt"), "asks for more"),
-     (b"{", "damaged"), (b"[]", "damaged"), (b'{"model": 3}', "damaged"), (b"[" * 100_000, "damaged")],
+    [
+        (small.for_torchserve(requirementsFile="requirements.txt"), "asks for more"),
+        (small.for_torchserve(handler="/models/evil.py"), "asks for more"),
+        (small.for_torchserve(handler="image_classifier"), "asks for more"),
+        (small.for_torchserve(serializedFile="x.pt"), "asks for more"),
+        (b"{", "damaged"),
+        (b"[]", "damaged"),
+        (b'{"model": 3}', "damaged"),
+        (b"[" * 100_000, "damaged"),
+    ],
 )
 def test_torchserve_is_told_to_load_nothing_else(tmp_path: Path, text: bytes, reason: str) -> None:
     held = {**small.contents(), TORCHSERVE_MANIFEST: text}
@@ -146,8 +171,14 @@ def test_torchserve_is_told_to_load_nothing_else(tmp_path: Path, text: bytes, re
 
 @pytest.mark.parametrize(
     "said",
-    [{"files": []}, {"files": None}, {"golden": 3}, {"cpu_model": "other.onnx"}, {"classes": 5},
-     {"golden": [{"file": "../x", "probabilities": []}]}],
+    [
+        {"files": []},
+        {"files": None},
+        {"golden": 3},
+        {"cpu_model": "other.onnx"},
+        {"classes": 5},
+        {"golden": [{"file": "../x", "probabilities": []}]},
+    ],
 )
 def test_a_manifest_that_says_nonsense_is_refused(tmp_path: Path, said: dict[str, Any]) -> None:
     refused(small.packed(tmp_path / "bad.mar", small.contents(**said)), tmp_path, "damaged")
@@ -239,8 +270,13 @@ def test_an_encrypted_or_unusual_entry_is_refused(good: Path, tmp_path: Path, bi
 @pytest.mark.parametrize(
     "change",
     [
-        lambda data: data + b"more", lambda data: b"before" + data, lambda data: data[:-1],
-        lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"PK", lambda data: data[-22:],
+        lambda data: data + b"more",
+        lambda data: b"before" + data,
+        lambda data: data[:-1],
+        lambda data: data[: len(data) // 2],
+        lambda data: b"",
+        lambda data: b"PK",
+        lambda data: data[-22:],
         lambda data: data[:-22] + b"PK\x06\x07" + bytes(16) + data[-22:],
     ],
 )
@@ -312,8 +348,12 @@ def test_no_mutation_passes_the_signature_and_none_that_passes_the_checks_has_ot
 names = st.text(st.sampled_from("a./\\:\n\u2215~ \u00e9"), min_size=1, max_size=12)
 
 
-@settings(max_examples=rounds(60, 5000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture],
-          derandomize=True)
+@settings(
+    max_examples=rounds(60, 5000),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
 @given(st.dictionaries(names, st.binary(max_size=20), max_size=5))
 def test_whatever_a_zip_is_called_and_holds_nothing_leaves_the_target(tmp_path: Path, added: dict[str, bytes]) -> None:
     bad = small.packed(tmp_path / "bad.mar", {**small.contents(), **added})

@@ -100,11 +100,13 @@ def test_relabelling_touches_training_alone(audited: Audited, tmp_path: Path) ->
     path.write_text(f'id,count\n"{changed}",{new}\n{left_out},\n{outside},9\n{spared},5\nnobody,3\n')
     data = load(audited, relabel_file=path)
     assert counts(data.train) == {
-        **{each: count for each, count in counts(whole.train).items() if each not in (left_out, outside)}, changed: new
+        **{each: count for each, count in counts(whole.train).items() if each not in (left_out, outside)},
+        changed: new,
     }
     assert data.train.labels[0] == new - 1
     assert {each.id: each.reason for each in data.skipped} == {
-        left_out: "the relabel file leaves it out", outside: "the new count 9 is outside COUNTS"
+        left_out: "the relabel file leaves it out",
+        outside: "the new count 9 is outside COUNTS",
     }
     assert counts(data.test) == counts(whole.test)
     assert data.fingerprint != whole.fingerprint

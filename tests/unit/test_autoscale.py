@@ -16,7 +16,11 @@ STEP_S = 3.0
 
 
 def series(
-    load: Callable[[float], float], duration_s: float, workers: int = 1, version: str = "1", start_s: float = 0.0,
+    load: Callable[[float], float],
+    duration_s: float,
+    workers: int = 1,
+    version: str = "1",
+    start_s: float = 0.0,
     batch: int = 1,
 ) -> list[Sample]:
     """Samples every 3 s of a server whose clients ask for ``load(second)`` workers' time; 20 ms a batch."""

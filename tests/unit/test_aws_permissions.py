@@ -37,14 +37,22 @@ def actions(name: str) -> set[str]:
 def operations(paths: list[Path]) -> set[str]:
     """The actions behind every operation that a module names, as botocore's descriptions know them."""
     words = {
-        node.value for path in paths for node in ast.walk(ast.parse(path.read_text()))
+        node.value
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
-    services = {"sagemaker": "sagemaker", "sagemaker-runtime": "sagemaker", "s3": "s3", "cloudwatch": "cloudwatch",
-                "application-autoscaling": "application-autoscaling"}
+    services = {
+        "sagemaker": "sagemaker",
+        "sagemaker-runtime": "sagemaker",
+        "s3": "s3",
+        "cloudwatch": "cloudwatch",
+        "application-autoscaling": "application-autoscaling",
+    }
     found = {
         f"{prefix}:{word}"
-        for service, prefix in services.items() for word in words & set(service_model(service).operation_names)
+        for service, prefix in services.items()
+        for word in words & set(service_model(service).operation_names)
     }
     return {OTHERWISE.get(each, each) for each in found}
 
@@ -65,8 +73,13 @@ def test_a_policy_is_a_valid_one_and_wide_only_where_aws_knows_no_resource(path:
     names = [each["Sid"] for each in content["Statement"]]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[A-Za-z0-9]+", each) for each in names)
-    anywhere = {"cloudwatch:DescribeAlarms", "cloudwatch:PutMetricData", "ecr:GetAuthorizationToken",
-                "sagemaker:ListEndpointConfigs", "sagemaker:ListModels"}
+    anywhere = {
+        "cloudwatch:DescribeAlarms",
+        "cloudwatch:PutMetricData",
+        "ecr:GetAuthorizationToken",
+        "sagemaker:ListEndpointConfigs",
+        "sagemaker:ListModels",
+    }
     for each in content["Statement"]:
         assert set(each) <= {"Sid", "Effect", "Action", "Resource", "Principal", "Condition"}
         assert each["Effect"] == "Allow"

@@ -57,8 +57,15 @@ def all_steps() -> dict[str, Any]:
 def test_the_script_s_words_become_requests_that_aws_takes() -> None:
     made = asked("--upsert", "--start", "--train", "--tune", "--status")
     assert [each.operation for each in made] == [
-        "PutObject", "CreatePipeline", "UpdatePipeline", "ListObjectsV2", "StartPipelineExecution", "CreateTrainingJob",
-        "CreateHyperParameterTuningJob", "ListPipelineExecutions", "DescribePipelineExecution",
+        "PutObject",
+        "CreatePipeline",
+        "UpdatePipeline",
+        "ListObjectsV2",
+        "StartPipelineExecution",
+        "CreateTrainingJob",
+        "CreateHyperParameterTuningJob",
+        "ListPipelineExecutions",
+        "DescribePipelineExecution",
         "ListPipelineExecutionSteps",
     ]
     assert {each.service for each in made} == {"sagemaker", "s3"}
@@ -73,8 +80,10 @@ def test_asking_about_a_job_is_a_request_that_aws_takes(name: str) -> None:
 
 
 def test_every_step_s_job_is_one_that_aws_takes() -> None:
-    operations = {"Training": ("CreateTrainingJob", "TrainingJobName"),
-                  "Processing": ("CreateProcessingJob", "ProcessingJobName")}
+    operations = {
+        "Training": ("CreateTrainingJob", "TrainingJobName"),
+        "Processing": ("CreateProcessingJob", "ProcessingJobName"),
+    }
     made = {name: each for name, each in all_steps().items() if name != CONDITION}
     assert len(made) == 4
     for step in made.values():
@@ -94,7 +103,8 @@ def test_the_condition_is_greater_and_compares_the_two_files_of_the_evaluation()
     assert better["Type"] == "GreaterThan"
     files = {each["PropertyFileName"]: each for each in all_steps()["Evaluation"]["PropertyFiles"]}
     assert {name: each["FilePath"] for name, each in files.items()} == {
-        REPORT: "evaluation.json", DEPLOYED: "accuracy.json"
+        REPORT: "evaluation.json",
+        DEPLOYED: "accuracy.json",
     }
     for side, name in (("LeftValue", REPORT), ("RightValue", DEPLOYED)):
         assert better[side]["Std:JsonGet"]["PropertyFile"] == {"Get": f"Steps.Evaluation.PropertyFiles.{name}"}
@@ -143,13 +153,17 @@ def test_the_pipeline_s_hyperparameters_are_ones_that_the_trainer_reads(tmp_path
     (tmp_path / "input" / "config" / "hyperparameters.json").write_text(json.dumps(values))
     recipe = training_container.read_job(tmp_path, {"TRAINING_JOB_NAME": "x"}).recipe
     assert (recipe.name, recipe.epochs, recipe.batch_size, recipe.learning_rate) == ("resnet34-pipeline", 3, 64, 0.01)
-    assert training_container.read_job(tmp_path, {"TRAINING_JOB_NAME": "x"}).checkpoints == tmp_path / "checkpoints" / "x"
+    assert (
+        training_container.read_job(tmp_path, {"TRAINING_JOB_NAME": "x"}).checkpoints == tmp_path / "checkpoints" / "x"
+    )
 
 
 def test_sagemaker_s_patterns_find_the_numbers_that_the_trainer_prints() -> None:
     numbers = {"train_loss": 1.5, "train_accuracy": 0.25, "validation_loss": 1.75, "validation_accuracy": 0.125}
-    lines = [training_log.epoch_line(3, numbers, 1.25),
-             training_log.evaluation_line({"test_accuracy": 0.5, "test_rmse": 1.0})]
+    lines = [
+        training_log.epoch_line(3, numbers, 1.25),
+        training_log.evaluation_line({"test_accuracy": 0.5, "test_rmse": 1.0}),
+    ]
     found = {each["Name"]: re.findall(each["Regex"], "\n".join(lines)) for each in metric_definitions()}
     expected = {**numbers, "best_validation_loss": 1.25, "test_accuracy": 0.5, "test_rmse": 1.0}
     assert found == {name: [f"{value:.4f}"] for name, value in expected.items()}
@@ -249,15 +263,26 @@ def test_photos_that_change_change_the_version_of_the_data() -> None:
 
 def test_an_execution_is_told_with_its_steps_page_by_page() -> None:
     then = datetime(2026, 3, 1, tzinfo=UTC)
-    one = {"StepName": "Training", "StepStatus": "Succeeded", "StartTime": then, "EndTime": then.replace(minute=2),
-           "CacheHitResult": {}}
-    two = {"StepName": "Evaluation", "StepStatus": "Failed", "StartTime": then, "EndTime": then.replace(second=5),
-           "FailureReason": "no photos"}
+    one = {
+        "StepName": "Training",
+        "StepStatus": "Succeeded",
+        "StartTime": then,
+        "EndTime": then.replace(minute=2),
+        "CacheHitResult": {},
+    }
+    two = {
+        "StepName": "Evaluation",
+        "StepStatus": "Failed",
+        "StartTime": then,
+        "EndTime": then.replace(second=5),
+        "FailureReason": "no photos",
+    }
     three = {"StepName": "Other", "StepStatus": "Executing", "StartTime": then}
     api = Answers(
         DescribePipelineExecution=[{"PipelineExecutionStatus": "Failed", "FailureReason": "a step failed"}],
         ListPipelineExecutionSteps=[
-            {"PipelineExecutionSteps": [one], "NextToken": "more"}, {"PipelineExecutionSteps": [two, three]}
+            {"PipelineExecutionSteps": [one], "NextToken": "more"},
+            {"PipelineExecutionSteps": [two, three]},
         ],
     )
     arn = "arn:aws:sagemaker:eu-central-1:123456789012:pipeline/binwatch/execution/abcdefghijkl"
@@ -272,17 +297,24 @@ def test_an_execution_is_told_with_its_steps_page_by_page() -> None:
 
 
 def test_the_best_of_a_search_is_trained_with_its_hyperparameters() -> None:
-    best = {"TunedHyperParameters": {"learning-rate": "0.002", "batch-size": "16", "architecture": "vgg16"},
-            "FinalHyperParameterTuningJobObjectiveMetric": {"Value": 1.4321}}
+    best = {
+        "TunedHyperParameters": {"learning-rate": "0.002", "batch-size": "16", "architecture": "vgg16"},
+        "FinalHyperParameterTuningJobObjectiveMetric": {"Value": 1.4321},
+    }
     told = {"HyperParameterTuningJobStatus": "Completed", "BestTrainingJob": best}
     found = pipelines.job(Answers(DescribeHyperParameterTuningJob=[told]), "binwatch-tune-1")
     assert (found.status, found.loss, found.best["architecture"]) == ("Completed", 1.4321, "vgg16")
     parser = ArgumentParser()
     pipeline_commands.add_options(parser)
     api = Answers(DescribeHyperParameterTuningJob=[told], CreateTrainingJob=[{"TrainingJobArn": "x"}])
-    pipeline_commands.run(api, HERE, parser.parse_args(["--train", "--best-of", "binwatch-tune-1", "--set", "epochs=9"]), NOW)
+    pipeline_commands.run(
+        api, HERE, parser.parse_args(["--train", "--best-of", "binwatch-tune-1", "--set", "epochs=9"]), NOW
+    )
     assert api.requests[-1].parameters["HyperParameters"] == {
-        "recipe": "resnet34-scratch", "learning-rate": "0.002", "batch-size": "16", "architecture": "vgg16",
+        "recipe": "resnet34-scratch",
+        "learning-rate": "0.002",
+        "batch-size": "16",
+        "architecture": "vgg16",
         "epochs": "9",
     }
 

@@ -32,15 +32,21 @@ def package(tmp_path: Path) -> Package:
     for name in ("model.tar.gz", "bin-counter.mar", "golden-0.jpg"):
         (tmp_path / name).write_bytes(b"123")
     golden = (GoldenPhoto(tmp_path / "golden-0.jpg", ((0.5, 0.5),)),)
-    return Package(tmp_path / "model.tar.gz", "0" * 64, tmp_path / "bin-counter.mar", "123456789012", 0.5, "f", golden,
-                   0.01)
+    return Package(
+        tmp_path / "model.tar.gz", "0" * 64, tmp_path / "bin-counter.mar", "123456789012", 0.5, "f", golden, 0.01
+    )
 
 
 def everything(wanted: EndpointSpec, package: Package) -> list[AwsRequest]:
     three = hosting.update_endpoint(wanted, hosting.names(wanted, package).config, 3)
     back = hosting.update_endpoint(wanted, "before", 1, guarded=False)
-    return [*plan.deployment(wanted, package, False), *plan.deployment(wanted, package, True), three, back,
-            *plan.removal(wanted, package)]
+    return [
+        *plan.deployment(wanted, package, False),
+        *plan.deployment(wanted, package, True),
+        three,
+        back,
+        *plan.removal(wanted, package),
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -52,11 +58,30 @@ def test_every_request_is_one_that_aws_takes(package: Package, kind: str) -> Non
 def test_all_operations_of_a_deployment_and_its_removal_are_looked_at(package: Package) -> None:
     found = {each.operation for each in everything(WANTED, package)}
     assert found == {
-        "CreateModel", "CreateEndpointConfig", "CreateEndpoint", "UpdateEndpoint", "DescribeModel", "DescribeEndpoint",
-        "DescribeEndpointConfig", "ListModels", "ListEndpointConfigs", "DeleteModel", "DeleteEndpointConfig",
-        "DeleteEndpoint", "InvokeEndpoint", "RegisterScalableTarget", "PutScalingPolicy", "DeleteScalingPolicy",
-        "DeregisterScalableTarget", "PutMetricAlarm", "DeleteAlarms", "PutObject", "HeadObject", "GetObject",
-        "ListObjectsV2", "DeleteObject",
+        "CreateModel",
+        "CreateEndpointConfig",
+        "CreateEndpoint",
+        "UpdateEndpoint",
+        "DescribeModel",
+        "DescribeEndpoint",
+        "DescribeEndpointConfig",
+        "ListModels",
+        "ListEndpointConfigs",
+        "DeleteModel",
+        "DeleteEndpointConfig",
+        "DeleteEndpoint",
+        "InvokeEndpoint",
+        "RegisterScalableTarget",
+        "PutScalingPolicy",
+        "DeleteScalingPolicy",
+        "DeregisterScalableTarget",
+        "PutMetricAlarm",
+        "DeleteAlarms",
+        "PutObject",
+        "HeadObject",
+        "GetObject",
+        "ListObjectsV2",
+        "DeleteObject",
     }
 
 

@@ -67,8 +67,14 @@ def test_says_what_to_give_instead(words: list[str], said: str) -> None:
 def test_elastic_inference_comes_with_a_warning_and_the_flags_of_what_replaces_it() -> None:
     found, notes = endpoint_spec.read_endpoint_spec(parsed(*GIVEN, "--accelerator-type", "ml.eia2.medium"))
     assert "/pytorch-inference-eia:1.5.1" in found.image.uri
-    for word in ("2023-04-15", "not verified against AWS", "--instance-type ml.c7g.large", "ml.inf2.xlarge",
-                 "--serverless-memory-mb", "ml.g4dn.xlarge"):
+    for word in (
+        "2023-04-15",
+        "not verified against AWS",
+        "--instance-type ml.c7g.large",
+        "ml.inf2.xlarge",
+        "--serverless-memory-mb",
+        "ml.g4dn.xlarge",
+    ):
         assert word in notes[0]
 
 

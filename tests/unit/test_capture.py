@@ -22,8 +22,18 @@ from tests.conftest import rounds
 
 MOMENT = datetime(2026, 11, 24, 5, 40, 0, 999999, tzinfo=UTC)
 EVENT = Event(
-    {"count": 3, "event_id": "x"}, 200, "7", 12.3456, "image/jpeg", b"\xff\xd8", "", "expected_quantity=3",
-    99.5, 12.25, "c0ffee00-0000-4000-8000-000000000000", MOMENT,
+    {"count": 3, "event_id": "x"},
+    200,
+    "7",
+    12.3456,
+    "image/jpeg",
+    b"\xff\xd8",
+    "",
+    "expected_quantity=3",
+    99.5,
+    12.25,
+    "c0ffee00-0000-4000-8000-000000000000",
+    MOMENT,
 )
 
 

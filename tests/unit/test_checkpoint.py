@@ -154,8 +154,20 @@ def test_a_script_that_is_killed_and_started_again_gives_the_same_archive(drawn:
     root = Path(__file__).parents[2]
 
     def words(out: str) -> list[str]:
-        return [sys.executable, "scripts/train.py", "resnet18-small", "--data", str(drawn), "--no-tracking",
-                "--size-px", "32", "--epochs", "6", "--out", str(tmp_path / out)]
+        return [
+            sys.executable,
+            "scripts/train.py",
+            "resnet18-small",
+            "--data",
+            str(drawn),
+            "--no-tracking",
+            "--size-px",
+            "32",
+            "--epochs",
+            "6",
+            "--out",
+            str(tmp_path / out),
+        ]
 
     clean = subprocess.run(words("clean"), cwd=root, capture_output=True, text=True, timeout=300)
     assert clean.returncode == 0, clean.stderr

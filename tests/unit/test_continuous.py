@@ -109,9 +109,16 @@ def test_a_first_challenger_that_is_refused_counts_as_a_failure() -> None:
 
 
 @given(
-    view=st.builds(TriggerInputs, champion=st.booleans(), new=st.integers(0, 10**6), known=st.integers(0, 10**6),
-                   drift=st.sampled_from([None, (), ("drift of counts",)])),
-    past=st.builds(WatcherState, ended_s=st.floats(0, 2 * NOW), failures=st.integers(0, 2000), drift_answered=st.booleans()),
+    view=st.builds(
+        TriggerInputs,
+        champion=st.booleans(),
+        new=st.integers(0, 10**6),
+        known=st.integers(0, 10**6),
+        drift=st.sampled_from([None, (), ("drift of counts",)]),
+    ),
+    past=st.builds(
+        WatcherState, ended_s=st.floats(0, 2 * NOW), failures=st.integers(0, 2000), drift_answered=st.booleans()
+    ),
 )
 def test_it_is_never_stuck_and_always_says_why(view: TriggerInputs, past: WatcherState) -> None:
     found = due(view, past, LIMITS, NOW)

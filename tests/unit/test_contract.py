@@ -46,9 +46,12 @@ def test_reads_hyperparameters_that_are_strings(base: Path) -> None:
 
 def test_takes_what_the_training_toolkit_has_set(base: Path, tmp_path: Path, drawn: Path) -> None:
     put(base, epochs="3")
-    environ = {"SM_HPS": '{"epochs": 7, "recipe": "\\"resnet18-small\\"", "sagemaker_program": "x.py"}',
-               "SM_CHANNEL_TRAINING": str(drawn), "SM_MODEL_DIR": str(tmp_path / "elsewhere"),
-               "MLFLOW_TRACKING_URI": "http://mlflow:5000"}
+    environ = {
+        "SM_HPS": '{"epochs": 7, "recipe": "\\"resnet18-small\\"", "sagemaker_program": "x.py"}',
+        "SM_CHANNEL_TRAINING": str(drawn),
+        "SM_MODEL_DIR": str(tmp_path / "elsewhere"),
+        "MLFLOW_TRACKING_URI": "http://mlflow:5000",
+    }
     job = training_container.read_job(base, environ)
     assert (job.recipe.name, job.recipe.epochs, job.spec.source) == ("resnet18-small", 7, drawn)
     assert job.model_dir == tmp_path / "elsewhere"

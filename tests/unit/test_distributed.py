@@ -11,8 +11,13 @@ from trainer.training import distributed
 
 ROOT = Path(__file__).parents[2]
 
-HYPERPARAMETERS = {"recipe": "resnet18-small", "epochs": "2", "batch_size": "16", "limit": "90",
-                   "learning_rate": "0.0001"}
+HYPERPARAMETERS = {
+    "recipe": "resnet18-small",
+    "epochs": "2",
+    "batch_size": "16",
+    "limit": "90",
+    "learning_rate": "0.0001",
+}
 CLOSE = 4e-3
 """Rounding differs, and AdamW, which divides by the gradient's size, makes it grow; the losses are about 1.5."""
 
@@ -34,7 +39,12 @@ def start(base: Path, processes: int) -> subprocess.Popen[str]:
     environ.pop("MLFLOW_TRACKING_URI", None)
     with (base / "log").open("w") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "trainer.aws.training_container"], env=environ, cwd=ROOT, text=True, stdout=log, stderr=log
+            [sys.executable, "-m", "trainer.aws.training_container"],
+            env=environ,
+            cwd=ROOT,
+            text=True,
+            stdout=log,
+            stderr=log,
         )
 
 

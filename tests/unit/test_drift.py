@@ -44,8 +44,11 @@ def test_bins_lie_between_the_references_deciles_and_are_open_at_the_ends() -> N
 
 @pytest.mark.parametrize(
     ("given", "shares"),
-    [([0, 1, 2, 3, 4, 5, 6, 9, 9, 9, 9], [0.1] * 6 + [0.4]), ([0] * 5 + [1, 2, 3, 4, 5, 6], [0.4] + [0.1] * 6),
-     ([7] * 11, [1.0])],
+    [
+        ([0, 1, 2, 3, 4, 5, 6, 9, 9, 9, 9], [0.1] * 6 + [0.4]),
+        ([0] * 5 + [1, 2, 3, 4, 5, 6], [0.4] + [0.1] * 6),
+        ([7] * 11, [1.0]),
+    ],
 )
 def test_equal_deciles_make_one_bin(given: Sequence[float], shares: list[float]) -> None:
     assert drift.shares_by_decile(np.array([1.0]), given)[1] == pytest.approx(shares)
@@ -109,8 +112,12 @@ def test_a_count_that_the_reference_never_saw_has_a_bin() -> None:
 
 @pytest.mark.parametrize(
     ("changed", "name"),
-    [({"mismatch_share": 0.26}, "mismatches"), ({"error_share": 0.051}, "errors"),
-     ({"latency_p99_ms": 1001.0}, "latency"), ({"confidence_mean": 0.45}, "confidence")],
+    [
+        ({"mismatch_share": 0.26}, "mismatches"),
+        ({"error_share": 0.051}, "errors"),
+        ({"latency_p99_ms": 1001.0}, "latency"),
+        ({"confidence_mean": 0.45}, "confidence"),
+    ],
 )
 def test_alerts_name_what_passed_its_threshold(changed: dict[str, float], name: str) -> None:
     recent = replace(QUIET, **changed)  # type: ignore[arg-type]

@@ -53,7 +53,9 @@ def test_photos_of_other_counts_are_learned_from_and_judge_nothing(many: Path) -
     assert (data.train.fingerprint, data.test.fingerprint) == (without.train.fingerprint, without.test.fingerprint)
     assert data.fingerprint != without.fingerprint
     assert set(Counter(photo.count for photo in data.extra.photos)) == {6, 7, 8}
-    assert [all_counts(COUNTS).values[label] for label in data.extra.labels] == [each.count for each in data.extra.photos]
+    assert [all_counts(COUNTS).values[label] for label in data.extra.labels] == [
+        each.count for each in data.extra.photos
+    ]
     judged = {photo.bin for part in (data.validation, data.test) for photo in part.photos}
     assert not judged & {photo.bin for photo in data.extra.photos}
     # what is left out is named
@@ -74,8 +76,11 @@ def test_a_bin_that_judges_teaches_nothing(many: Path, tmp_path: Path) -> None:
     for folder in ("bin-images", "metadata"):
         (tmp_path / folder).symlink_to(many / folder)
     again = load(DataSpec(tmp_path), 32, extra=True)
-    side = next(name for name in ("train", "validation", "test")
-                if test.id in {photo.id for photo in getattr(again, name).photos})
+    side = next(
+        name
+        for name in ("train", "validation", "test")
+        if test.id in {photo.id for photo in getattr(again, name).photos}
+    )
     assert again.extra is not None
     assert (victim.id in {photo.id for photo in again.extra.photos}) == (side == "train")
 
@@ -132,7 +137,9 @@ def test_compiled_they_see_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         found = features.make_predictor(Stem(counter), photos, 7)(rows)
         assert found.dtype == plainly.dtype == np.float16
         assert np.abs(found.astype(np.float32) - plainly[rows].astype(np.float32)).max() < 0.01
-    one = features.make_predictor(Stem(counter), photos[:1], 1)(slice(0, 1))  # a single photo is compiled for any number too
+    one = features.make_predictor(Stem(counter), photos[:1], 1)(
+        slice(0, 1)
+    )  # a single photo is compiled for any number too
     assert one.shape == plainly[:1].shape
 
 

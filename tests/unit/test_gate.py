@@ -256,8 +256,9 @@ def test_the_interval_knows_that_photos_of_one_bin_are_not_independent() -> None
 
 
 def test_an_evaluation_has_the_shape_that_sagemaker_reads_and_comes_back() -> None:
-    found = summarise([replace(each, fit=(0.5, 0.01)) for each in (prediction(1, 1, 1.2), prediction(2, 1, 1.2))],
-                      Counts((1, 2)), "f")
+    found = summarise(
+        [replace(each, fit=(0.5, 0.01)) for each in (prediction(1, 1, 1.2), prediction(2, 1, 1.2))], Counts((1, 2)), "f"
+    )
     assert found.alarms
     text = json.dumps(found.to_sagemaker())
     assert json.loads(text)["multiclass_classification_metrics"]["accuracy"]["value"] == 0.5

@@ -31,12 +31,18 @@ def alarms(share: float, photos: int = 200) -> list[bool]:
 
 
 WORSE = {
-    "class loss": (side(LOSES_FIVES), side(HALF),
-                   "count 5 went from 50.0% to 0.0% right on 40 photos, and its F1 from 50.0% to 0.0%; both may f"),
+    "class loss": (
+        side(LOSES_FIVES),
+        side(HALF),
+        "count 5 went from 50.0% to 0.0% right on 40 photos, and its F1 from 50.0% to 0.0%; both may f",
+    ),
     "calibration": (side(BETTER, confidence=0.99), side(GOOD, confidence=0.5), "29.0 points apart, the champion's 0.0"),
     "RMSE": (side(BETTER, off=3), side(GOOD, off=1), "1.643 objects, the champion's 0.707; it may be 0.05 more"),
-    "false alarms": (side(BETTER, alarms=alarms(0.2)), side(GOOD, alarms=alarms(0.02)),
-                     "20.0% of right records raise the alarm, the champion's 2.0%; 5.0% are accepted, and 5.0 points"),
+    "false alarms": (
+        side(BETTER, alarms=alarms(0.2)),
+        side(GOOD, alarms=alarms(0.02)),
+        "20.0% of right records raise the alarm, the champion's 2.0%; 5.0% are accepted, and 5.0 points",
+    ),
     "latency": (side(BETTER, latency_ms=31), side(GOOD), "31.0 ms a photo, the champion's 10.0; it may take 3 times"),
     "archive size": (side(BETTER, archive_bytes=1501 * 10**6), side(GOOD), "1501.0 MB; it may have 1500"),
 }
@@ -170,8 +176,15 @@ def as_good_as(rng: np.random.Generator, photos: int) -> list[Prediction]:
     rows[right, recorded[right]], rows[right, said[right]] = rows[right, said[right]], rows[right, recorded[right]]
     fits = rng.random(photos)
     return [
-        Prediction(str(i), str(i // 2), int(recorded[i]) + 1, int(row.argmax()) + 1, float(row @ np.arange(1, 6)),
-                   tuple(row.tolist()), (float(fits[i]),) * 5)
+        Prediction(
+            str(i),
+            str(i // 2),
+            int(recorded[i]) + 1,
+            int(row.argmax()) + 1,
+            float(row @ np.arange(1, 6)),
+            tuple(row.tolist()),
+            (float(fits[i]),) * 5,
+        )
         for i, row in enumerate(rows)
     ]
 

@@ -100,9 +100,7 @@ def test_the_photos_that_are_said_to_be_needed_are_enough() -> None:
         (OURS, None, "Nothing was deployed, which counts as an accuracy of 10%. The challenger counted 90 of 200"),
     ],
 )
-def test_every_kind_of_decision_is_told_and_drawn(
-    ours: list[bool], theirs: list[bool] | None, words: str
-) -> None:
+def test_every_kind_of_decision_is_told_and_drawn(ours: list[bool], theirs: list[bool] | None, words: str) -> None:
     decision = decide(side(ours, confidence=0.99 if all(ours) else 0.6), side(theirs) if theirs else None)
     told = " ".join(explain(decision, "4", "3").split())
     assert words in told

@@ -32,22 +32,38 @@ def test_all_problems_are_named_at_once() -> None:
     assert "give a whole number from 1 to 65535" in str(caught.value)
 
 
-@pytest.mark.parametrize(("address", "loopback"), [
-    ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True), ("LOCALHOST", True),
-    ("0.0.0.0", False), ("::", False), ("192.168.1.5", False), ("localhost.example.com", False), ("gateway", False),
-    ("127.0.0.1.example.com", False), ("", False), ("2130706433", False),
-])
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("LOCALHOST", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.5", False),
+        ("localhost.example.com", False),
+        ("gateway", False),
+        ("127.0.0.1.example.com", False),
+        ("", False),
+        ("2130706433", False),
+    ],
+)
 def test_only_this_machine_reaches_loopback(address: str, loopback: bool) -> None:
     assert is_loopback(address) is loopback
 
 
-@pytest.mark.parametrize("environ", [
-    {"BINWATCH_GATEWAY_BIND": "0.0.0.0"},
-    {"BINWATCH_GATEWAY_BIND": "192.168.1.5"},
-    {"BINWATCH_GATEWAY_LISTEN": "0.0.0.0"},  # a container that nobody told where it is published
-    {"BINWATCH_GATEWAY_LISTEN": "0.0.0.0", "BINWATCH_GATEWAY_BIND": "10.0.0.1"},
-    {"BINWATCH_GATEWAY_LISTEN": "0.0.0.0", "BINWATCH_GATEWAY_BIND": " "},
-])
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"BINWATCH_GATEWAY_BIND": "0.0.0.0"},
+        {"BINWATCH_GATEWAY_BIND": "192.168.1.5"},
+        {"BINWATCH_GATEWAY_LISTEN": "0.0.0.0"},  # a container that nobody told where it is published
+        {"BINWATCH_GATEWAY_LISTEN": "0.0.0.0", "BINWATCH_GATEWAY_BIND": "10.0.0.1"},
+        {"BINWATCH_GATEWAY_LISTEN": "0.0.0.0", "BINWATCH_GATEWAY_BIND": " "},
+    ],
+)
 def test_any_other_bind_needs_a_file_with_keys(tmp_path: Path, environ: dict[str, str]) -> None:
     path = tmp_path / "keys.json"
     with pytest.raises(SettingsError, match=r"which is not loopback, and BINWATCH_API_KEYS names no file"):

@@ -19,18 +19,26 @@ EVENT = UUID("11111111-2222-4333-8444-555555555555")
 NOW = datetime(2026, 11, 24, 5, 40, tzinfo=UTC)
 
 
-@pytest.mark.parametrize(("status", "body", "expected", "kind"), [
-    (400, {"code": 400, "type": "BadPhoto", "message": "broken"}, 400, "BadPhoto"),
-    (422, {"code": 422, "type": "BadField", "message": "wrong"}, 422, "BadField"),
-    (404, {"code": 404, "type": "NoSuchObject", "message": "no such key"}, 404, "NoSuchObject"),
-    (404, {"code": 404, "type": "ModelNotFoundException", "message": "Model not found"}, 503, "NoModel"),
-    (503, {"code": 503, "type": "ServiceUnavailableException", "message": "Model has no worker"}, 503, "Overloaded"),
-    (507, {"code": 507, "type": "InsufficientStorage", "message": "memory"}, 503, "Overloaded"),
-    (500, {"code": 500, "type": "InternalServerException", "message": "Worker died."}, 502, "Failed"),
-    (400, None, 502, "Failed"),
-    (200, None, 502, "Failed"),
-    (302, None, 502, "Failed"),
-])
+@pytest.mark.parametrize(
+    ("status", "body", "expected", "kind"),
+    [
+        (400, {"code": 400, "type": "BadPhoto", "message": "broken"}, 400, "BadPhoto"),
+        (422, {"code": 422, "type": "BadField", "message": "wrong"}, 422, "BadField"),
+        (404, {"code": 404, "type": "NoSuchObject", "message": "no such key"}, 404, "NoSuchObject"),
+        (404, {"code": 404, "type": "ModelNotFoundException", "message": "Model not found"}, 503, "NoModel"),
+        (
+            503,
+            {"code": 503, "type": "ServiceUnavailableException", "message": "Model has no worker"},
+            503,
+            "Overloaded",
+        ),
+        (507, {"code": 507, "type": "InsufficientStorage", "message": "memory"}, 503, "Overloaded"),
+        (500, {"code": 500, "type": "InternalServerException", "message": "Worker died."}, 502, "Failed"),
+        (400, None, 502, "Failed"),
+        (200, None, 502, "Failed"),
+        (302, None, 502, "Failed"),
+    ],
+)
 def test_what_an_answer_of_torchserve_means(
     status: int, body: dict[str, object] | None, expected: int, kind: str
 ) -> None:

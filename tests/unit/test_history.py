@@ -19,8 +19,18 @@ def deployment(version: str, at_s: float, did: str = PROMOTED, train_run: str = 
 
 
 def run(**how: Any) -> RunInfo:
-    return RunInfo(**{"id": "e1", "name": "execution", "status": "FINISHED", "parent": "", "started_s": 0.0,
-                    "ended_s": 90.0, "tags": {}, **how})
+    return RunInfo(
+        **{
+            "id": "e1",
+            "name": "execution",
+            "status": "FINISHED",
+            "parent": "",
+            "started_s": 0.0,
+            "ended_s": 90.0,
+            "tags": {},
+            **how,
+        }
+    )
 
 
 def test_each_stretch_ends_where_the_next_begins_and_the_newest_goes_on() -> None:
@@ -42,10 +52,17 @@ def test_what_mlflow_has_forgotten_is_null() -> None:
 
 
 def test_an_execution_is_told_with_its_steps() -> None:
-    steps = [{"name": "train", "status": "Succeeded", "seconds": 80.5, "cached": True, "attempts": 1, "run_id": "x"},
-             {"name": "promote", "status": "Skipped", "seconds": 0.0}]
-    said = {"decision": "refused", "reasons": ["no better"], "why": ["drift"], "steps": steps,
-            "challenger": {"version": "4"}}
+    steps = [
+        {"name": "train", "status": "Succeeded", "seconds": 80.5, "cached": True, "attempts": 1, "run_id": "x"},
+        {"name": "promote", "status": "Skipped", "seconds": 0.0},
+    ]
+    said = {
+        "decision": "refused",
+        "reasons": ["no better"],
+        "why": ["drift"],
+        "steps": steps,
+        "challenger": {"version": "4"},
+    }
     made = execution(run(), json.dumps(said), 1000.0)
     assert (made["decision"], made["reasons"], made["why"], made["version"]) == (
         "refused",

@@ -34,8 +34,13 @@ def rest(body: str, encoded: bool = False, **more: Any) -> dict[str, Any]:
 
 def http(body: str, encoded: bool = False, **more: Any) -> dict[str, Any]:
     """An event of API Gateway's version 2.0, or of a function URL."""
-    return {"version": "2.0", "requestContext": {"http": {"method": "POST"}}, "body": body,
-            "isBase64Encoded": encoded, **more}
+    return {
+        "version": "2.0",
+        "requestContext": {"http": {"method": "POST"}},
+        "body": body,
+        "isBase64Encoded": encoded,
+        **more,
+    }
 
 
 def encoded(data: bytes) -> str:
@@ -56,11 +61,19 @@ LINK = b'{"uri": "s3://bins/a.jpg"}'
         (rest(encoded(PHOTO), True, **JPEG), Question(PHOTO, "image/jpeg")),
         (http(encoded(PHOTO), True), Question(PHOTO, "application/octet-stream")),
         (http("s3://bins/a.jpg", headers={"content-type": "string/url"}), Question(b"s3://bins/a.jpg", "string/url")),
-        (http("", queryStringParameters={"expected_quantity": "3", "x": "y"}),
-         Question(b"", "application/json", "expected_quantity=3")),
-        (rest("", headers={ATTRIBUTES: "expected_quantity=3, weight=2.5,probe=1"},
-              multiValueQueryStringParameters={"weight": ["4"]}, queryStringParameters={"weight": "4"}),
-         Question(b"", "application/json", "expected_quantity=3,weight=4")),
+        (
+            http("", queryStringParameters={"expected_quantity": "3", "x": "y"}),
+            Question(b"", "application/json", "expected_quantity=3"),
+        ),
+        (
+            rest(
+                "",
+                headers={ATTRIBUTES: "expected_quantity=3, weight=2.5,probe=1"},
+                multiValueQueryStringParameters={"weight": ["4"]},
+                queryStringParameters={"weight": "4"},
+            ),
+            Question(b"", "application/json", "expected_quantity=3,weight=4"),
+        ),
         (rest("[1"), Question(b"[1", "application/json")),
         (rest('{"url": "a", "url": "b"}'), Question(b'{"url": "a", "url": "b"}', "application/json")),
     ],
@@ -72,8 +85,10 @@ def test_an_event_is_a_question(event: Any, expected: Question) -> None:
 @pytest.mark.parametrize(
     ("event", "status"),
     [
-        ("a link", 422), (None, 422),
-        ({"httpMethod": "GET"}, 405), (rest("no base64", True), 400),
+        ("a link", 422),
+        (None, 422),
+        ({"httpMethod": "GET"}, 405),
+        (rest("no base64", True), 400),
         (rest("x", headers={"Content-Type": "multipart/form-data; boundary=a"}), 415),
         (http("", queryStringParameters={"expected_quantity": "3,probe=1"}), 422),
         (rest("", multiValueQueryStringParameters={"expected_quantity": ["3", "4"]}), 422),
@@ -129,8 +144,12 @@ def stub() -> Iterator[Stub]:
 @pytest.fixture
 def endpoint(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Stub:
     """The same as SageMaker's runtime, asked by the real boto3."""
-    for name, value in {"AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": stub.url, "AWS_DEFAULT_REGION": "eu-west-1",
-                        "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}.items():
+    for name, value in {
+        "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": stub.url,
+        "AWS_DEFAULT_REGION": "eu-west-1",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+    }.items():
         monkeypatch.setenv(name, value)
     return stub
 
@@ -142,8 +161,9 @@ def error(code: str, message: str, **more: Any) -> tuple[int, dict[str, str], An
 def test_the_endpoint_is_asked_and_its_answer_returned(endpoint: Stub) -> None:
     endpoint.answers = [(200, {}, COUNTED), (200, {}, [COUNTED])]
     upstream = connected({"BINWATCH_ENDPOINT_NAME": "bins"})
-    event = http(encoded(PHOTO), True, headers={"content-type": "image/jpeg"},
-                 queryStringParameters={"expected_quantity": "3"})
+    event = http(
+        encoded(PHOTO), True, headers={"content-type": "image/jpeg"}, queryStringParameters={"expected_quantity": "3"}
+    )
     given = answered(event, upstream)
     assert (given["statusCode"], json.loads(given["body"]), given["isBase64Encoded"]) == (200, COUNTED, False)
     path, headers, body = endpoint.asked[0]
@@ -195,8 +215,11 @@ def test_what_does_not_answer_in_time_is_504_and_what_is_down_503(
 
 
 def test_a_torchserve_of_ones_own_is_asked_the_same(stub: Stub) -> None:
-    stub.answers = [(200, {}, COUNTED), (404, {}, {"code": 404, "type": "ModelNotFoundException", "message": "x"}),
-                    (422, {}, {"code": 422, "type": "BadField", "message": "y"})]
+    stub.answers = [
+        (200, {}, COUNTED),
+        (404, {}, {"code": 404, "type": "ModelNotFoundException", "message": "x"}),
+        (422, {}, {"code": 422, "type": "BadField", "message": "y"}),
+    ]
     upstream = connected({"BINWATCH_INFERENCE_URL": f"{stub.url}/"})
     event = rest(encoded(PHOTO), True, **JPEG, queryStringParameters={"expected_quantity": "3"})
     given = [answered(event, upstream) for _ in range(3)]
@@ -207,8 +230,12 @@ def test_a_torchserve_of_ones_own_is_asked_the_same(stub: Stub) -> None:
 
 @pytest.mark.parametrize(
     "environ",
-    [{}, {"BINWATCH_ENDPOINT_NAME": "a", "BINWATCH_INFERENCE_URL": "http://b"}, {"BINWATCH_INFERENCE_URL": "b"},
-     {"BINWATCH_ENDPOINT_NAME": "a", "BINWATCH_TIMEOUT_S": "soon"}],
+    [
+        {},
+        {"BINWATCH_ENDPOINT_NAME": "a", "BINWATCH_INFERENCE_URL": "http://b"},
+        {"BINWATCH_INFERENCE_URL": "b"},
+        {"BINWATCH_ENDPOINT_NAME": "a", "BINWATCH_TIMEOUT_S": "soon"},
+    ],
 )
 def test_settings_that_name_nobody_are_refused(environ: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match="BINWATCH_"):
@@ -322,8 +349,15 @@ def test_a_function_is_made_opened_updated_closed_and_removed(code: Path) -> Non
     assert api.allowed == {"binwatch-url", "binwatch-url-invoke", "binwatch-api"}
     assert lambda_deploy.deploy(api, opened, code, PACE).did == "updated"
     assert api.allowed == {"binwatch-url", "binwatch-url-invoke", "binwatch-api"}
-    closed = lambda_deploy.front({"name": "binwatch", "role": ROLE, "inference_url": "http://10.0.0.5:8080",
-                                  "subnets": "subnet-1", "groups": "sg-1"})
+    closed = lambda_deploy.front(
+        {
+            "name": "binwatch",
+            "role": ROLE,
+            "inference_url": "http://10.0.0.5:8080",
+            "subnets": "subnet-1",
+            "groups": "sg-1",
+        }
+    )
     assert lambda_deploy.deploy(api, closed, code, PACE).url == ""
     assert (api.url, api.allowed) == ("", set())
     assert lambda_deploy.destroy(api, "binwatch") == ["DeleteFunction"]

@@ -66,12 +66,21 @@ def test_reads_records_as_sagemaker_writes_them() -> None:
     output = base64.b64encode(json.dumps(answer(4, 0.5)).encode()).decode()
     foreign = {
         "captureData": {
-            "endpointInput": {"observedContentType": "image/jpeg", "mode": "INPUT", "data": "/9j=",
-                              "encoding": "BASE64"},
-            "endpointOutput": {"observedContentType": "application/json", "mode": "OUTPUT", "data": output,
-                               "encoding": "BASE64"},
+            "endpointInput": {
+                "observedContentType": "image/jpeg",
+                "mode": "INPUT",
+                "data": "/9j=",
+                "encoding": "BASE64",
+            },
+            "endpointOutput": {
+                "observedContentType": "application/json",
+                "mode": "OUTPUT",
+                "data": output,
+                "encoding": "BASE64",
+            },
         },
-        "eventMetadata": {"eventId": "not-a-uuid", "inferenceTime": "2026-11-24T11:59:00Z"}, "eventVersion": "0",
+        "eventMetadata": {"eventId": "not-a-uuid", "inferenceTime": "2026-11-24T11:59:00Z"},
+        "eventVersion": "0",
     }
     found, unreadable = rows(
         [json.dumps(foreign).encode() + b"\n", json.dumps(foreign, separators=(",", ":")).encode()]
@@ -90,7 +99,13 @@ def test_an_input_that_is_text_with_braces_is_read_too() -> None:
 
 
 BROKEN = [
-    b"{\n", b"nonsense\n", b"[]\n", b"null\n", b"\xff\xfe\n", b"[" * 100_000 + b"\n", b'{"eventMetadata": {}}\n',
+    b"{\n",
+    b"nonsense\n",
+    b"[]\n",
+    b"null\n",
+    b"\xff\xfe\n",
+    b"[" * 100_000 + b"\n",
+    b'{"eventMetadata": {}}\n',
     json.dumps(record(event(answer={"count": 3}))).encode() + b"\n",
     json.dumps(record(event(answer=answer(3, 7.0)))).encode() + b"\n",
     json.dumps(record(event(status=99_999))).encode() + b"\n",
@@ -120,8 +135,13 @@ def test_a_line_longer_than_any_is_skipped_without_being_held(monkeypatch: pytes
     assert (len(found), unreadable) == (2, 1)
 
 
-def report(lines: list[bytes], truths: list[tuple[str, int]] | None = None, since: timedelta = DAY,
-           reference: Reference | None = None, limits: Thresholds = LIMITS) -> Any:
+def report(
+    lines: list[bytes],
+    truths: list[tuple[str, int]] | None = None,
+    since: timedelta = DAY,
+    reference: Reference | None = None,
+    limits: Thresholds = LIMITS,
+) -> Any:
     found, unreadable = rows(lines)
     known = np.array([(hash(name), count) for name, count in truths or []], records.TRUTH)
     return summarise(found, known, unreadable, NOW, since, reference, limits)
@@ -162,8 +182,14 @@ def test_late_ground_truth_gives_the_accuracy_of_the_time_of_the_answer() -> Non
     old, new = event(minutes_ago=600), event(minutes_ago=5)
     top = event(minutes_ago=5, answer={"count": 8, "probabilities": {"1": 0.1, "8+": 0.9}})
     failed = event(minutes_ago=5, status=400, answer={"code": 400})
-    truths = [(old.event_id, 3), (new.event_id, 3), (new.event_id, 2), (top.event_id, 11), (failed.event_id, 1),
-              ("of another day", 1)]
+    truths = [
+        (old.event_id, 3),
+        (new.event_id, 3),
+        (new.event_id, 2),
+        (top.event_id, 11),
+        (failed.event_id, 1),
+        ("of another day", 1),
+    ]
     found = report([line(each) for each in (old, new, top, failed)], truths)
     first, second = found.buckets
     assert (first.feedback, first.accuracy) == (1, 1.0)
@@ -213,8 +239,17 @@ def test_without_a_reference_drift_is_left_out_with_a_note() -> None:
 
 def test_errors_and_slow_answers_of_the_last_hour_raise_alerts() -> None:
     lines = drawn(1, number=5000)
-    lines += [line(event(minutes_ago=i / 10, latency_ms=3000.0, status=503 if i % 10 == 0 else 200,
-                         answer={} if i % 10 == 0 else answer())) for i in range(300)]
+    lines += [
+        line(
+            event(
+                minutes_ago=i / 10,
+                latency_ms=3000.0,
+                status=503 if i % 10 == 0 else 200,
+                answer={} if i % 10 == 0 else answer(),
+            )
+        )
+        for i in range(300)
+    ]
     assert {alert.name for alert in report(lines).alerts} == {"errors", "latency"}
 
 
@@ -281,8 +316,11 @@ def test_an_empty_or_missing_capture_gives_an_empty_report(tmp_path: Path) -> No
 
 def test_the_report_has_the_fields_that_the_page_reads_and_replaces_the_last_one_whole(tmp_path: Path) -> None:
     write(tmp_path, event())
-    truth = {"groundTruthData": {"data": "3", "encoding": "CSV"}, "eventMetadata": {"eventId": "x"},
-             "eventVersion": "0"}
+    truth = {
+        "groundTruthData": {"data": "3", "encoding": "CSV"},
+        "eventMetadata": {"eventId": "x"},
+        "eventVersion": "0",
+    }
     path = tmp_path / records.TRUTHS / f"{NOW:%Y/%m/%d/%H}" / "t.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(truth) + "\nforeign\n" + json.dumps({**truth, "groundTruthData": {"data": "-1"}}) + "\n")
@@ -291,11 +329,32 @@ def test_the_report_has_the_fields_that_the_page_reads_and_replaces_the_last_one
     (out / monitor.FILE).write_text("damaged")
     new_monitor(tmp_path, out).look(NOW)
     found = json.loads((out / monitor.FILE).read_text())
-    assert found.keys() >= {"made_at", "from", "to", "records", "unreadable", "buckets", "totals", "drift", "alerts",
-                            "model_versions"}
+    assert found.keys() >= {
+        "made_at",
+        "from",
+        "to",
+        "records",
+        "unreadable",
+        "buckets",
+        "totals",
+        "drift",
+        "alerts",
+        "model_versions",
+    }
     assert found["totals"].keys() == {
-        "start", "requests", "errors", "confidence_mean", "confidence_p10", "latency_p50_ms", "latency_p99_ms",
-        "verdicts", "counts", "feedback", "accuracy", "accuracy_low", "accuracy_high",
+        "start",
+        "requests",
+        "errors",
+        "confidence_mean",
+        "confidence_p10",
+        "latency_p50_ms",
+        "latency_p99_ms",
+        "verdicts",
+        "counts",
+        "feedback",
+        "accuracy",
+        "accuracy_low",
+        "accuracy_high",
     }
     assert (found["from"], found["to"]) == ("2026-11-23T12:00:00Z", "2026-11-24T12:00:00Z")
     assert found["unreadable"] == 2

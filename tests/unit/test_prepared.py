@@ -127,8 +127,14 @@ def test_added_photos_leave_every_old_one_where_it_was(bins: Path, tmp_path: Pat
 def test_a_photo_that_would_join_two_splits_is_set_aside_and_named(bins: Path, tmp_path: Path) -> None:
     made = prepared.prepare(bins, tmp_path / "out", COUNTS)
     numbers = {int(row.id): row for row in made.rows}
-    first = next(n for n in sorted(numbers) if n + 1 not in numbers and n + 2 not in numbers and n + 3 in numbers
-                 and numbers[n].split != numbers[n + 3].split)
+    first = next(
+        n
+        for n in sorted(numbers)
+        if n + 1 not in numbers
+        and n + 2 not in numbers
+        and n + 3 in numbers
+        and numbers[n].split != numbers[n + 3].split
+    )
     products = [
         next(iter(json.loads((bins / "metadata" / f"{n:05d}.json").read_text())["BIN_FCSKU_DATA"]))
         for n in (first, first + 3)

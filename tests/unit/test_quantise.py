@@ -77,8 +77,9 @@ def test_answers_that_are_not_finite_and_no_answers_refuse_it() -> None:
 
 def export(trained: Trained, network: networks.Counter, out: Path) -> Exported:
     selection, calibration = trained.data.validation.halves(0)
-    return write_archive(network, trained.data, TINY, out, run_id="", metrics={"mine": 1.0}, selection=selection,
-                         calibration=calibration)
+    return write_archive(
+        network, trained.data, TINY, out, run_id="", metrics={"mine": 1.0}, selection=selection, calibration=calibration
+    )
 
 
 @pytest.fixture(scope="module")
@@ -200,8 +201,12 @@ def test_so_much_of_a_network_as_is_spared_stays_in_fp32_and_so_does_its_head(
             rows = [(node.op_type, source.get(node.input[0])) for node in graph.node if node.op_type in kinds]
             quantised[spared] = [made == "DequantizeLinear" for _, made in rows]
             assert rows[-1][0] == "Gemm"
-            assert onnx.numpy_helper.to_array(next(
-                each for each in graph.initializer if each.name.endswith("weight_scale"))).size > 1
+            assert (
+                onnx.numpy_helper.to_array(
+                    next(each for each in graph.initializer if each.name.endswith("weight_scale"))
+                ).size
+                > 1
+            )
     assert quantised[0.0] == [True] * 20 + [False]
     assert not any(quantised[0.5][:8])
     assert all(quantised[0.5][12:20])

@@ -57,19 +57,33 @@ def test_old_artifacts_go_with_their_age_as_the_reason() -> None:
 def test_each_kind_has_its_own_age() -> None:
     old = [Candidate(kind, kind, NOW - 5 * DAY_S) for kind in (CAPTURE, CACHE, ARCHIVE)]
     assert [each.thing.kind for each in choose(old, KEPT, NOW)] == [CACHE]
-    assert choose([Candidate(kind, kind, 0) for kind in (CAPTURE, CACHE, ARCHIVE)], RetentionPolicy(0, 0, 0, 0), NOW) == []
+    assert (
+        choose([Candidate(kind, kind, 0) for kind in (CAPTURE, CACHE, ARCHIVE)], RetentionPolicy(0, 0, 0, 0), NOW) == []
+    )
 
 
 def test_champion_previous_challengers_and_what_is_under_way_are_needed() -> None:
     versions = [version(1, "promoted"), version(2, "promoted"), version(3, Status.APPROVED), version(4, ""), version(5)]
-    runs = [*(run(f"run{number}", 400) for number in range(1, 6)), run("execution", 400, "RUNNING"),
-            run("step", 400, parent="execution", cached_from="rests"), run("rests", 400), run("other", 400),
-            run("waits", 400, "KILLED", binwatch__token="t"), run("waiting-step", 400, parent="waits")]
+    runs = [
+        *(run(f"run{number}", 400) for number in range(1, 6)),
+        run("execution", 400, "RUNNING"),
+        run("step", 400, parent="execution", cached_from="rests"),
+        run("rests", 400),
+        run("other", 400),
+        run("waits", 400, "KILLED", binwatch__token="t"),
+        run("waiting-step", 400, parent="waits"),
+    ]
     why = needed(versions, {CHAMPION: "2", PREVIOUS: "1"}, runs, "t")
     assert why == {
-        "run1": "it is previous", "run2": "it is champion", "run3": "it is a challenger", "run4": "it is a challenger",
-        "execution": "it is under way", "step": "it is under way", "rests": "an execution rests on it",
-        "waits": "it is under way", "waiting-step": "it is under way",
+        "run1": "it is previous",
+        "run2": "it is champion",
+        "run3": "it is a challenger",
+        "run4": "it is a challenger",
+        "execution": "it is under way",
+        "step": "it is under way",
+        "rests": "an execution rests on it",
+        "waits": "it is under way",
+        "waiting-step": "it is under way",
     }
     gone = choose(of_runs(versions, {CHAMPION: "2", PREVIOUS: "1"}, runs, "t"), KEPT, NOW)
     assert {each.thing.name for each in gone} == {"run5", "other"}
@@ -87,7 +101,12 @@ STATUSES = st.sampled_from(["", "approved", "promoted", "refused", "rejected", "
     data=st.data(),
 )
 def test_no_policy_touches_what_serves_or_may_serve(
-    statuses: list[str], ages: list[float], going: list[bool], shared: bool, policy: RetentionPolicy, data: st.DataObject
+    statuses: list[str],
+    ages: list[float],
+    going: list[bool],
+    shared: bool,
+    policy: RetentionPolicy,
+    data: st.DataObject,
 ) -> None:
     numbers = range(1, len(statuses) + 1)
     versions = [
@@ -114,15 +133,22 @@ def test_a_run_whose_files_have_gone_is_not_asked_again() -> None:
 
 
 def test_hours_of_capture_go_with_their_folders(tmp_path: Path) -> None:
-    for name in ("bin-counter/AllTraffic/2023/11/14/21/a.jsonl", "bin-counter/AllTraffic/2023/11/14/22/b.jsonl",
-                 "ground-truth/2023/11/14/21/c.jsonl", "ground-truth/readme.jsonl"):
+    for name in (
+        "bin-counter/AllTraffic/2023/11/14/21/a.jsonl",
+        "bin-counter/AllTraffic/2023/11/14/22/b.jsonl",
+        "ground-truth/2023/11/14/21/c.jsonl",
+        "ground-truth/readme.jsonl",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("12345\n")
     capture = disposal.Capture(str(tmp_path))
     hours = dict(capture.hours())
     first = "bin-counter/AllTraffic/2023/11/14/21"
-    assert hours == {first: NOW - 800, "bin-counter/AllTraffic/2023/11/14/22": NOW + 2800,
-                     "ground-truth/2023/11/14/21": NOW - 800}
+    assert hours == {
+        first: NOW - 800,
+        "bin-counter/AllTraffic/2023/11/14/22": NOW + 2800,
+        "ground-truth/2023/11/14/21": NOW - 800,
+    }
     assert capture.remove(first, dry_run=True) == 6
     assert (tmp_path / first).is_dir()
     assert capture.remove(first, dry_run=False) == 6

@@ -45,9 +45,10 @@ def test_few_requests_say_nothing() -> None:
 
 def test_golden_photos_that_disagree_again_and_again_are_a_fault() -> None:
     assert assess(POLICY, 1, None, None, ("off", "off")).fault == ""
-    assert "3 golden photos did not get the promised answer: 0.2 off" in assess(
-        POLICY, 1, None, None, ("off", "off", "0.2 off")
-    ).fault
+    assert (
+        "3 golden photos did not get the promised answer: 0.2 off"
+        in assess(POLICY, 1, None, None, ("off", "off", "0.2 off")).fault
+    )
 
 
 def test_counters_that_start_again_are_no_difference() -> None:
@@ -74,6 +75,8 @@ def test_only_requests_without_a_version_are_live_traffic() -> None:
 
 def test_the_environment_sets_the_watch_and_all_problems_are_named_at_once() -> None:
     assert policy_from({}) == ProbationPolicy(duration_s=30)
-    assert policy_from({"BINWATCH_WATCH_S": "5", "BINWATCH_WATCH_MIN_REQUESTS": "7"}) == ProbationPolicy(5, least_requests=7)
+    assert policy_from({"BINWATCH_WATCH_S": "5", "BINWATCH_WATCH_MIN_REQUESTS": "7"}) == ProbationPolicy(
+        5, least_requests=7
+    )
     with pytest.raises(SettingsError, match=r"BINWATCH_WATCH_S is 'long'.*BINWATCH_WATCH_ERROR_SHARE is '2'"):
         policy_from({"BINWATCH_WATCH_S": "long", "BINWATCH_WATCH_ERROR_SHARE": "2"})

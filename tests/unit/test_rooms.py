@@ -10,8 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LEAVES = {"serve", "serve.archive", "serve.counter", "serve.environment", "serve.errors", "serve.photo",
-          "serve.probation", "serve.verdict", "serve.vetting", "serve.zips"}
+LEAVES = {
+    "serve",
+    "serve.archive",
+    "serve.counter",
+    "serve.environment",
+    "serve.errors",
+    "serve.photo",
+    "serve.probation",
+    "serve.verdict",
+    "serve.vetting",
+    "serve.zips",
+}
 
 
 def imported(path: Path) -> set[str]:

@@ -99,8 +99,14 @@ def test_a_healthy_training_trips_no_rule(drawn: Path, monkeypatch: pytest.Monke
 
 def test_every_rule_was_tripped() -> None:
     assert set(rules.RULES) == {
-        "poor-initialisation", "vanishing-gradient", "exploding-tensor", "loss-not-decreasing", "overfit",
-        "overtraining", "low-gpu-utilisation", "stuck-on-majority",
+        "poor-initialisation",
+        "vanishing-gradient",
+        "exploding-tensor",
+        "loss-not-decreasing",
+        "overfit",
+        "overtraining",
+        "low-gpu-utilisation",
+        "stuck-on-majority",
     }
 
 

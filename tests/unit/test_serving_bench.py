@@ -16,8 +16,12 @@ def loads(rate: float, latency_s: float) -> list[Load]:
 
 def found(ours: float = 80, ours_s: float = 0.1, litserve_s: float = 0.5) -> dict[tuple[str, int], list[Load]]:
     return {
-        (STOCK, 1): loads(9, 0.9), (STOCK, 2): loads(20, 0.4), (LITSERVE, 2): loads(16, litserve_s),
-        (FP32, 2): loads(28, 0.3), (OURS, 1): loads(45, 0.2), (OURS, 2): loads(ours, ours_s),
+        (STOCK, 1): loads(9, 0.9),
+        (STOCK, 2): loads(20, 0.4),
+        (LITSERVE, 2): loads(16, litserve_s),
+        (FP32, 2): loads(28, 0.3),
+        (OURS, 1): loads(45, 0.2),
+        (OURS, 2): loads(ours, ours_s),
     }
 
 

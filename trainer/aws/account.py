@@ -9,8 +9,10 @@ from typing import Any
 from serve.errors import SettingsError
 
 ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
-IMAGE = re.compile(r"\d{12}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/[a-z0-9][a-z0-9._/-]*"
-                   r"(?::(?P<tag>[\w][\w.-]{0,127})|@sha256:(?P<digest>[0-9a-f]{64}))")
+IMAGE = re.compile(
+    r"\d{12}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/[a-z0-9][a-z0-9._/-]*"
+    r"(?::(?P<tag>[\w][\w.-]{0,127})|@sha256:(?P<digest>[0-9a-f]{64}))"
+)
 BUCKET = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 PREFIX = re.compile(r"[\w.-]+(?:/[\w.-]+)*")
 

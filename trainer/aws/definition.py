@@ -31,13 +31,22 @@ NOT_LISTED = "not-listed"
 """DataVersion of an execution that was started without looking at the photos."""
 
 PARAMETERS = {
-    "TrainingInstanceType": "ml.g4dn.xlarge", "ProcessingInstanceType": "ml.m5.xlarge", "Recipe": "resnet34-pipeline",
-    "Epochs": "3", "BatchSize": "64", "LearningRate": "0.01", "Counts": "1-5", "DataVersion": NOT_LISTED,
+    "TrainingInstanceType": "ml.g4dn.xlarge",
+    "ProcessingInstanceType": "ml.m5.xlarge",
+    "Recipe": "resnet34-pipeline",
+    "Epochs": "3",
+    "BatchSize": "64",
+    "LearningRate": "0.01",
+    "Counts": "1-5",
+    "DataVersion": NOT_LISTED,
 }
 """Parameters and what they are without being given: the report's. InputData comes from the account."""
 
 HYPERPARAMETERS = {
-    "recipe": "Recipe", "epochs": "Epochs", "batch-size": "BatchSize", "learning-rate": "LearningRate",
+    "recipe": "Recipe",
+    "epochs": "Epochs",
+    "batch-size": "BatchSize",
+    "learning-rate": "LearningRate",
     "counts": "Counts",
 }
 """The trainer's hyperparameters, and the pipeline's parameters that they come from."""
@@ -53,8 +62,12 @@ class Retry:
 
     def policy(self) -> Arguments:
         """As the definition has it."""
-        return {"ExceptionType": list(self.exceptions), "IntervalSeconds": self.interval_s, "BackoffRate": 2.0,
-                "MaxAttempts": self.attempts}
+        return {
+            "ExceptionType": list(self.exceptions),
+            "IntervalSeconds": self.interval_s,
+            "BackoffRate": 2.0,
+            "MaxAttempts": self.attempts,
+        }
 
 
 OF_A_STEP = Retry(("Step.SERVICE_FAULT", "Step.THROTTLING"), 10, 5)
@@ -99,8 +112,9 @@ def _training(account: Account) -> Arguments:
         hyperparameters={name: parameter(source) for name, source in HYPERPARAMETERS.items()},
         data=parameter("InputData"),
         output=account.uri("models"),
-        checkpoints=join(account.uri("checkpoints", account.image_version), parameter("Recipe"),
-                         parameter("DataVersion")),
+        checkpoints=join(
+            account.uri("checkpoints", account.image_version), parameter("Recipe"), parameter("DataVersion")
+        ),
         instance_type=parameter("TrainingInstanceType"),
         environment={"BINWATCH_DATA_VERSION": parameter("DataVersion")},
     )
@@ -110,12 +124,18 @@ def _training(account: Account) -> Arguments:
 
 def _evaluation(account: Account) -> Arguments:
     output = {
-        "OutputName": "evaluation", "AppManaged": False,
-        "S3Output": {"S3Uri": join(account.uri("evaluations"), EXECUTION), "LocalPath": f"{PROCESSING}/evaluation",
-                     "S3UploadMode": "EndOfJob"},
+        "OutputName": "evaluation",
+        "AppManaged": False,
+        "S3Output": {
+            "S3Uri": join(account.uri("evaluations"), EXECUTION),
+            "LocalPath": f"{PROCESSING}/evaluation",
+            "S3UploadMode": "EndOfJob",
+        },
     }
     arguments = _processing(
-        account, ("python", "-m", "trainer.aws.processing_steps", "evaluate"), ("--counts", parameter("Counts")),
+        account,
+        ("python", "-m", "trainer.aws.processing_steps", "evaluate"),
+        ("--counts", parameter("Counts")),
         {"model": ARCHIVE, "photos": parameter("InputData"), "accuracy": account.uri(ACCURACY)},
     )
     arguments["ProcessingOutputConfig"] = {"Outputs": [output]}
@@ -142,9 +162,21 @@ def _condition(account: Account, deploy: Sequence[str]) -> Arguments:
 def _update(account: Account, deploy: Sequence[str]) -> Arguments:
     """Deploying is not tried again after an error of its own: it has rolled back, and somebody must look."""
     arguments = _processing(
-        account, ("python", "scripts/deploy_sagemaker.py"),
-        ("--archive", f"{PROCESSING}/model/model.tar.gz", "--evaluation", f"{PROCESSING}/evaluation/evaluation.json",
-         "--role", account.role, "--bucket", account.bucket, "--prefix", account.prefix, *deploy),
+        account,
+        ("python", "scripts/deploy_sagemaker.py"),
+        (
+            "--archive",
+            f"{PROCESSING}/model/model.tar.gz",
+            "--evaluation",
+            f"{PROCESSING}/evaluation/evaluation.json",
+            "--role",
+            account.role,
+            "--bucket",
+            account.bucket,
+            "--prefix",
+            account.prefix,
+            *deploy,
+        ),
         {"model": ARCHIVE, "evaluation": _evaluated()},
     )
     return _step(UPDATE, "Processing", arguments, (OF_A_STEP, NO_MACHINE))
@@ -186,7 +218,14 @@ def _processing(
 
 
 def _input(name: str, source: Value) -> Arguments:
-    how = {"S3DataType": "S3Prefix", "S3InputMode": "File", "S3DataDistributionType": "FullyReplicated",
-           "S3CompressionType": "None"}
-    return {"InputName": name, "AppManaged": False,
-            "S3Input": {"S3Uri": source, "LocalPath": f"{PROCESSING}/{name}", **how}}
+    how = {
+        "S3DataType": "S3Prefix",
+        "S3InputMode": "File",
+        "S3DataDistributionType": "FullyReplicated",
+        "S3CompressionType": "None",
+    }
+    return {
+        "InputName": name,
+        "AppManaged": False,
+        "S3Input": {"S3Uri": source, "LocalPath": f"{PROCESSING}/{name}", **how},
+    }

@@ -54,8 +54,12 @@ class Front:
         asked = {"BINWATCH_ENDPOINT_NAME": self.endpoint, "BINWATCH_INFERENCE_URL": self.inference_url}
         variables = {key: value for key, value in asked.items() if value}
         return {
-            "FunctionName": self.name, "Role": self.role, "Runtime": self.runtime, "Handler": HANDLER,
-            "Description": "binwatch: counts the objects in bin photos", "MemorySize": self.memory_mb,
+            "FunctionName": self.name,
+            "Role": self.role,
+            "Runtime": self.runtime,
+            "Handler": HANDLER,
+            "Description": "binwatch: counts the objects in bin photos",
+            "MemorySize": self.memory_mb,
             "Timeout": self.timeout_s + MARGIN_S,
             "Environment": {"Variables": {**variables, "BINWATCH_TIMEOUT_S": str(self.timeout_s)}},
             "VpcConfig": {"SubnetIds": list(self.subnets), "SecurityGroupIds": list(self.groups)},
@@ -103,10 +107,16 @@ def add_options(to: ArgumentParser, environ: Mapping[str, str]) -> None:
 
 def creation(wanted: Front, code: Path) -> AwsRequest:
     """A new function."""
-    return AwsRequest(LAMBDA, "CreateFunction", {
-        **wanted.configuration, "Architectures": [wanted.architecture], "Code": {"ZipFile": FileBody(code)},
-        "Tags": {"binwatch": wanted.name},
-    })
+    return AwsRequest(
+        LAMBDA,
+        "CreateFunction",
+        {
+            **wanted.configuration,
+            "Architectures": [wanted.architecture],
+            "Code": {"ZipFile": FileBody(code)},
+            "Tags": {"binwatch": wanted.name},
+        },
+    )
 
 
 def updates(wanted: Front, code: Path) -> list[AwsRequest]:
@@ -141,13 +151,25 @@ def permissions(wanted: Front) -> list[AwsRequest]:
 
 def _statements(wanted: Front) -> Iterator[dict[str, Any]]:
     if wanted.url == NO_AUTH:  # since October 2025 a URL needs both
-        yield {"StatementId": _URL, "Action": "lambda:InvokeFunctionUrl", "Principal": "*",
-               "FunctionUrlAuthType": NO_AUTH}
-        yield {"StatementId": _URL_INVOKE, "Action": "lambda:InvokeFunction", "Principal": "*",
-               "InvokedViaFunctionUrl": True}
+        yield {
+            "StatementId": _URL,
+            "Action": "lambda:InvokeFunctionUrl",
+            "Principal": "*",
+            "FunctionUrlAuthType": NO_AUTH,
+        }
+        yield {
+            "StatementId": _URL_INVOKE,
+            "Action": "lambda:InvokeFunction",
+            "Principal": "*",
+            "InvokedViaFunctionUrl": True,
+        }
     if wanted.api:
-        yield {"StatementId": _API, "Action": "lambda:InvokeFunction",
-               "Principal": "apigateway.amazonaws.com", "SourceArn": wanted.api}
+        yield {
+            "StatementId": _API,
+            "Action": "lambda:InvokeFunction",
+            "Principal": "apigateway.amazonaws.com",
+            "SourceArn": wanted.api,
+        }
 
 
 def withdrawn(wanted: Front) -> list[AwsRequest]:

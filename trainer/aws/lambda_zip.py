@@ -6,8 +6,16 @@ from pathlib import Path
 import serve
 
 MODULES = (
-    "__init__", "errors", "links", "payload", "verdict", "gateway/__init__", "gateway/refusal",
-    "aws/__init__", "aws/lambda_event", "aws/lambda_upstream",
+    "__init__",
+    "errors",
+    "links",
+    "payload",
+    "verdict",
+    "gateway/__init__",
+    "gateway/refusal",
+    "aws/__init__",
+    "aws/lambda_event",
+    "aws/lambda_upstream",
 )
 HANDLER = "lambda_function.lambda_handler"
 

@@ -38,8 +38,13 @@ def add_options(to: ArgumentParser) -> None:
     to.add_argument("--train", action="store_true", help="start a training job alone")
     to.add_argument("--tune", action="store_true", help="start a tuning job")
     to.add_argument("--name", default=NAME, help="of the pipeline")
-    to.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
-                    help="a parameter of --start, a hyperparameter of --train and --tune")
+    to.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of --start, a hyperparameter of --train and --tune",
+    )
     to.add_argument("--deploy", default="", metavar="WORDS", help="options for deploy_sagemaker.py in the update step")
     to.add_argument("--data", help="the photos' address; PREFIX/data in the bucket without")
     to.add_argument("--instance-type", default=INSTANCE, help="of --train and --tune")
@@ -54,13 +59,17 @@ def run(api: Api, where: Account, args: Namespace, now: datetime | None = None) 
     """Do what the options say; without one of them the definition is shown, and nothing is asked."""
     now = now or datetime.now(UTC)
     deploy = shlex.split(args.deploy)
-    done = [each for each in (
-        _upsert(api, where, args, deploy) if args.upsert else None,
-        _start(api, where, args, now) if args.start else None,
-        _train(api, where, args, now) if args.train else None,
-        _tune(api, where, args, now) if args.tune else None,
-        _status(api, where, args) if args.status is not None else None,
-    ) if each]
+    done = [
+        each
+        for each in (
+            _upsert(api, where, args, deploy) if args.upsert else None,
+            _start(api, where, args, now) if args.start else None,
+            _train(api, where, args, now) if args.train else None,
+            _tune(api, where, args, now) if args.tune else None,
+            _status(api, where, args) if args.status is not None else None,
+        )
+        if each
+    ]
     if isinstance(api, Recorder) and done:
         shown = {"requests": [each.to_json() for each in api.requests]}
         return Did(shown, json.dumps(shown, indent=1))
@@ -119,8 +128,12 @@ def _training(where: Account, args: Namespace, name: str, defaults: Mapping[str,
         known = ", ".join(sorted(HYPERPARAMETERS))
         raise SettingsError(f"the trainer has no hyperparameter {', '.join(unknown)}; it has {known}")
     return Training(
-        hyperparameters=values, data=args.data or where.uri("data"), output=where.uri("models", name),
-        checkpoints=where.uri("checkpoints", name), instance_type=args.instance_type, spot=not args.on_demand,
+        hyperparameters=values,
+        data=args.data or where.uri("data"),
+        output=where.uri("models", name),
+        checkpoints=where.uri("checkpoints", name),
+        instance_type=args.instance_type,
+        spot=not args.on_demand,
     )
 
 

@@ -90,9 +90,15 @@ def start(api: Api, account: Account, name: str, parameters: Mapping[str, str], 
     if "DataVersion" not in chosen:
         chosen["DataVersion"] = data_version(api, chosen.get("InputData") or account.uri("data"))
     values = [{"Name": key, "Value": value} for key, value in chosen.items()]
-    request = AwsRequest(SAGEMAKER, "StartPipelineExecution", {
-        "PipelineName": name, "PipelineParameters": values, "ClientRequestToken": token,
-    })
+    request = AwsRequest(
+        SAGEMAKER,
+        "StartPipelineExecution",
+        {
+            "PipelineName": name,
+            "PipelineParameters": values,
+            "ClientRequestToken": token,
+        },
+    )
     answer = found(api, request)
     if answer is None:
         raise AwsError(f"there is no pipeline {name!r} in {account.region}; put it there with --upsert")
@@ -106,8 +112,12 @@ def data_version(api: Api, uri: str) -> str:
     """
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     digest, number = hashlib.sha256(), 0
-    for page in _pages(api, AwsRequest(S3, "ListObjectsV2", {"Bucket": bucket, "Prefix": f"{prefix.strip('/')}/"}),
-                       "ContinuationToken", "NextContinuationToken"):
+    for page in _pages(
+        api,
+        AwsRequest(S3, "ListObjectsV2", {"Bucket": bucket, "Prefix": f"{prefix.strip('/')}/"}),
+        "ContinuationToken",
+        "NextContinuationToken",
+    ):
         if "KeyCount" not in page:  # a dry run, which gets no answers
             return NOT_LISTED
         for each in page.get("Contents", ()):
@@ -124,7 +134,9 @@ def execution(api: Api, account: Account, name: str, arn: str = "") -> Execution
     answer = found(api, AwsRequest(SAGEMAKER, "DescribePipelineExecution", {"PipelineExecutionArn": arn}))
     if answer is None:
         raise AwsError(f"there is no execution {arn}; --status without it shows the latest one")
-    request = AwsRequest(SAGEMAKER, "ListPipelineExecutionSteps", {"PipelineExecutionArn": arn, "SortOrder": "Ascending"})
+    request = AwsRequest(
+        SAGEMAKER, "ListPipelineExecutionSteps", {"PipelineExecutionArn": arn, "SortOrder": "Ascending"}
+    )
     steps = [_step(each) for page in _pages(api, request) for each in page.get("PipelineExecutionSteps", ())]
     status = str(answer.get("PipelineExecutionStatus", ""))
     return Execution(arn, status, str(answer.get("FailureReason") or ""), tuple(steps))
@@ -148,9 +160,7 @@ def _step(told: Mapping[str, Any]) -> Step:
     return Step(told["StepName"], told["StepStatus"], seconds, "CacheHitResult" in told, told.get("FailureReason", ""))
 
 
-def _pages(
-    api: Api, request: AwsRequest, ask: str = "NextToken", told: str = "NextToken"
-) -> Iterator[dict[str, Any]]:
+def _pages(api: Api, request: AwsRequest, ask: str = "NextToken", told: str = "NextToken") -> Iterator[dict[str, Any]]:
     token: dict[str, str] = {}
     while True:
         page = api.call(AwsRequest(request.service, request.operation, {**request.parameters, **token}))

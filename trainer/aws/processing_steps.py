@@ -89,8 +89,10 @@ def read_deployed(path: Path) -> Deployed:
         content = json.loads(path.read_text())
         version = content["version"]
         return Deployed(
-            float(content["accuracy"]), None if version is None else str(version),
-            str(content.get("fingerprint") or ""), str(content.get("archive") or ""),
+            float(content["accuracy"]),
+            None if version is None else str(version),
+            str(content.get("fingerprint") or ""),
+            str(content.get("archive") or ""),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} does not say what is deployed: {error!r}; deploy again to write it anew") from error

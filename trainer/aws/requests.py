@@ -151,8 +151,15 @@ def _refused(request: AwsRequest, error: ClientError) -> AwsError:
 
 def is_absent(error: AwsError) -> bool:
     """Whether AWS says that what was named is not there: each service has words of its own."""
-    gone = {"404", "NoSuchKey", "NoSuchEntity", "ObjectNotFoundException", "ResourceNotFoundException",
-            "ResourceNotFound", "NotFoundException"}
+    gone = {
+        "404",
+        "NoSuchKey",
+        "NoSuchEntity",
+        "ObjectNotFoundException",
+        "ResourceNotFoundException",
+        "ResourceNotFound",
+        "NotFoundException",
+    }
     words = re.compile(r"could not find|does not exist|cannot find|^no .* found", re.IGNORECASE)
     return error.code in gone or (error.code == "ValidationException" and bool(words.search(error.message)))
 
@@ -250,7 +257,12 @@ def _range(value: float, limits: Mapping[str, Any], path: str) -> Iterator[str]:
 
 
 _LEAVES: Mapping[str, Callable[[Any, Mapping[str, Any], str], Iterator[str]]] = {
-    "string": _text, "list": _length, "map": _length, "integer": _range, "long": _range, "float": _range,
+    "string": _text,
+    "list": _length,
+    "map": _length,
+    "integer": _range,
+    "long": _range,
+    "float": _range,
     "double": _range,
 }
 

@@ -67,8 +67,14 @@ def read_job(base: Path, environ: Mapping[str, str]) -> TrainingJob:
     model_dir = Path(environ.get("SM_MODEL_DIR") or base / "model")
     uri = environ.get("MLFLOW_TRACKING_URI") or None
     return TrainingJob(
-        spec, recipe, model_dir, uri, options.stop_on(hyperparameters), _checkpoints(base, environ),
-        base / "output" / EPOCHS, hyperparameters.get("export") != "false",
+        spec,
+        recipe,
+        model_dir,
+        uri,
+        options.stop_on(hyperparameters),
+        _checkpoints(base, environ),
+        base / "output" / EPOCHS,
+        hyperparameters.get("export") != "false",
     )
 
 

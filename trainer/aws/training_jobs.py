@@ -44,7 +44,9 @@ def training_arguments(account: Account, training: Training) -> Arguments:
     """CreateTrainingJob's members but the name. SageMaker's debugger is off: the rules are ours."""
     wanted: Arguments = {
         "AlgorithmSpecification": {
-            "TrainingImage": account.image, "TrainingInputMode": "File", "MetricDefinitions": metric_definitions(),
+            "TrainingImage": account.image,
+            "TrainingInputMode": "File",
+            "MetricDefinitions": metric_definitions(),
         },
         "HyperParameters": dict(training.hyperparameters),
         **where_and_how_long(account, training),
@@ -63,7 +65,9 @@ def where_and_how_long(account: Account, training: Training) -> Arguments:
         "InputDataConfig": [_channel(training.data)],
         "OutputDataConfig": {"S3OutputPath": training.output},
         "ResourceConfig": {
-            "InstanceType": training.instance_type, "InstanceCount": 1, "VolumeSizeInGB": VOLUME_GB,
+            "InstanceType": training.instance_type,
+            "InstanceCount": 1,
+            "VolumeSizeInGB": VOLUME_GB,
         },
         "StoppingCondition": limits,
     }

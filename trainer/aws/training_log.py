@@ -9,9 +9,25 @@ Standard library only: whoever starts a job needs none of what trains.
 
 from collections.abc import Mapping
 
-HYPERPARAMETERS = {"recipe", "epochs", "size_px", "batch_size", "learning_rate", "seed", "architecture", "weights",
-                   "precision", "stop_on", "export", "counts", "limit", "data_seed", "train_share", "drop_suspects",
-                   "relabel_file"}
+HYPERPARAMETERS = {
+    "recipe",
+    "epochs",
+    "size_px",
+    "batch_size",
+    "learning_rate",
+    "seed",
+    "architecture",
+    "weights",
+    "precision",
+    "stop_on",
+    "export",
+    "counts",
+    "limit",
+    "data_seed",
+    "train_share",
+    "drop_suspects",
+    "relabel_file",
+}
 EPOCH_METRICS = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "best_validation_loss")
 TEST_METRICS = ("test_accuracy", "test_rmse")
 

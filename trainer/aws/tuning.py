@@ -57,7 +57,9 @@ def _each_job(account: Account, training: Training) -> Arguments:
     shared["HyperParameterTuningResourceConfig"] = shared.pop("ResourceConfig")
     return {
         "AlgorithmSpecification": {
-            "TrainingImage": account.image, "TrainingInputMode": "File", "MetricDefinitions": metric_definitions(),
+            "TrainingImage": account.image,
+            "TrainingInputMode": "File",
+            "MetricDefinitions": metric_definitions(),
         },
         # a trial needs no archive
         "StaticHyperParameters": {**training.hyperparameters, "export": "false"},

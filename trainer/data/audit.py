@@ -90,13 +90,25 @@ def audit(prepared: Prepared, seed: int = 0) -> Audit:
     suspicion = _suspicion(probabilities, labels, values)
     issues = find_label_issues(labels, probabilities, n_jobs=1)
     doubts = [
-        Doubt(row.id, row.split, row.count, int(values[p.argmax()]), round(float(p @ values), 2), round(float(s), 3),
-              bool(issue)) for row, p, s, issue in zip(rows, probabilities, suspicion, issues, strict=True)
+        Doubt(
+            row.id,
+            row.split,
+            row.count,
+            int(values[p.argmax()]),
+            round(float(p @ values), 2),
+            round(float(s), 3),
+            bool(issue),
+        )
+        for row, p, s, issue in zip(rows, probabilities, suspicion, issues, strict=True)
     ]
     real, planted = again[~which], again[which]
     return Audit(
-        tuple(sorted(doubts, key=lambda each: (-each.suspicion, each.id))), _wrong_at_most(real, planted),
-        float(issues[train].mean()), float((planted > np.quantile(again, 1 - PLANTED)).mean()), real, planted,
+        tuple(sorted(doubts, key=lambda each: (-each.suspicion, each.id))),
+        _wrong_at_most(real, planted),
+        float(issues[train].mean()),
+        float((planted > np.quantile(again, 1 - PLANTED)).mean()),
+        real,
+        planted,
     )
 
 
@@ -188,7 +200,8 @@ def _card(number: int, each: Doubt, image: str) -> str:
     form = (
         f'<label>I see <input type="number" min="0" max="10000" data-id="{name}"></label> '
         f'<label><input type="checkbox" data-id="{name}"> leave out</label>'
-        if each.split == "train" else each.split
+        if each.split == "train"
+        else each.split
     )
     return (
         f'<figure class="card">{image}<figcaption>{number}. {name}<br>record <b>{each.recorded}</b>, '

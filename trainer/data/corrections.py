@@ -40,8 +40,12 @@ def relabel(
         log.warning("%s names %d photos that are not used here, the first is %s", path, len(unknown), unknown[0])
     spared = sorted(each for each in wanted if of.get(each, "train") != "train")
     if spared:
-        log.warning("%s names %d photos of validation or test, which keep their record; the first is %s",
-                    path, len(spared), spared[0])
+        log.warning(
+            "%s names %d photos of validation or test, which keep their record; the first is %s",
+            path,
+            len(spared),
+            spared[0],
+        )
     new = {each: quantity for each, quantity in wanted.items() if of.get(each) == "train"}
     classes = {each: None if quantity is None else counts.of(quantity) for each, quantity in new.items()}
     out = tuple(Skipped(each, _reason(new[each])) for each, count in sorted(classes.items()) if count is None)

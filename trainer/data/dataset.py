@@ -187,8 +187,14 @@ def _pixels(scanned: Iterable[Scanned]) -> NDArray[np.uint8]:
 
 
 def build(
-    spec: DataSpec, size_px: int, photos: Sequence[Photo], of: Mapping[str, str], digests: Mapping[str, str],
-    pixels: Pixels, skipped: tuple[Skipped, ...], suspects: Sequence[str] = (),
+    spec: DataSpec,
+    size_px: int,
+    photos: Sequence[Photo],
+    of: Mapping[str, str],
+    digests: Mapping[str, str],
+    pixels: Pixels,
+    skipped: tuple[Skipped, ...],
+    suspects: Sequence[str] = (),
 ) -> Dataset:
     """Put the parts together.
 

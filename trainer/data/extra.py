@@ -31,6 +31,7 @@ def find_extra(
     usable = [each for each in others if bins[each.photo.id] not in judged]
     set_aside = tuple(
         Skipped(each.photo.id, "has another count, and shows a bin of validation or test")
-        for each in others if bins[each.photo.id] in judged
+        for each in others
+        if bins[each.photo.id] in judged
     )
     return usable, (*unreadable, *set_aside)

@@ -181,8 +181,11 @@ def prepare(source: Path, out: Path, counts: Counts, seed: int = 0, extra: bool 
     _refuse_divided_pairs([(photos[a].id, photos[b].id) for a, b in pairs], splits.of)
     photos = _with_old_bins(photos, before)
     twins = {photos[b].id: photos[a].id for a, b in reversed(pairs)}
-    rows = tuple(_row(source, each, photo, splits.of[photo.id], twins.get(photo.id, ""))
-                 for each, photo in zip(scanned, photos, strict=True) if photo.id in splits.of)
+    rows = tuple(
+        _row(source, each, photo, splits.of[photo.id], twins.get(photo.id, ""))
+        for each, photo in zip(scanned, photos, strict=True)
+        if photo.id in splits.of
+    )
     check_leaks(rows)
     skipped = (*inventory.skipped, *unreadable, *splits.set_aside)
     made = Prepared(out, source.resolve(), counts, seed, _fingerprint(rows), rows, skipped)
@@ -199,7 +202,9 @@ def _prepare_extra(main: Prepared, scanned: Sequence[Scanned]) -> Prepared:
     check_leaks(
         (*rows, *(replace(row, bin=f"{row.bin} of {main.counts}") for row in main.rows if row.split != "train"))
     )
-    return Prepared(main.folder / EXTRA, main.source, all_counts(main.counts), main.seed, _fingerprint(rows), rows, skipped)
+    return Prepared(
+        main.folder / EXTRA, main.source, all_counts(main.counts), main.seed, _fingerprint(rows), rows, skipped
+    )
 
 
 def _refuse_divided_pairs(pairs: Sequence[tuple[str, str]], of: Mapping[str, str]) -> None:
@@ -233,8 +238,9 @@ def read(folder: Path) -> Prepared:
         with _table(folder, about["fingerprint"]).open(newline="", encoding="utf-8") as lines:
             rows = tuple(_parse(line) for line in csv.DictReader(lines))
         skipped = tuple(Skipped(*pair) for pair in about["skipped"].items())
-        found = Prepared(folder, Path(about["source"]), parse(about["counts"]), about["seed"], about["fingerprint"],
-                         rows, skipped)
+        found = Prepared(
+            folder, Path(about["source"]), parse(about["counts"]), about["seed"], about["fingerprint"], rows, skipped
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} is not a whole prepared dataset: {error!r}; prepare into a new folder") from error
     if _fingerprint(rows) != found.fingerprint:
@@ -278,9 +284,7 @@ def cached_array(
     return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
 
 
-def _fill(
-    path: Path, name: str, shape: tuple[int, ...], dtype: type, fill: Callable[[NDArray[Any]], None]
-) -> None:
+def _fill(path: Path, name: str, shape: tuple[int, ...], dtype: type, fill: Callable[[NDArray[Any]], None]) -> None:
     for stale in path.parent.glob(f"{name}-*"):
         stale.unlink()
     partial = path.with_suffix(".partial")
@@ -336,8 +340,16 @@ def _row(source: Path, scanned: Scanned, photo: Photo, name: str, twin: str) -> 
     found = photo.path.stat()
     path = str(photo.path.relative_to(_root(source)))
     return Row(
-        photo.id, photo.count, photo.bin, name, scanned.digest, path, found.st_size, found.st_mtime_ns,
-        twin, **asdict(scanned.look),
+        photo.id,
+        photo.count,
+        photo.bin,
+        name,
+        scanned.digest,
+        path,
+        found.st_size,
+        found.st_mtime_ns,
+        twin,
+        **asdict(scanned.look),
     )
 
 
@@ -365,8 +377,12 @@ def _write(made: Prepared) -> None:
     writer.writerows(asdict(row) for row in made.rows)
     write_text(table, text.getvalue())
     about = {
-        "format": FORMAT, "fingerprint": made.fingerprint, "source": str(made.source), "counts": str(made.counts),
-        "seed": made.seed, "skipped": {each.id: each.reason for each in made.skipped},
+        "format": FORMAT,
+        "fingerprint": made.fingerprint,
+        "source": str(made.source),
+        "counts": str(made.counts),
+        "seed": made.seed,
+        "skipped": {each.id: each.reason for each in made.skipped},
     }
     write_text(made.folder / DESCRIPTION, json.dumps(about, indent=1))
 

@@ -147,8 +147,12 @@ def _client(bucket: str, endpoint_url: str | None, workers: int) -> Any:
     session = boto3.Session()
     anonymous = session.get_credentials() is None or (bucket == PUBLIC_BUCKET and endpoint_url is None)
     config = Config(
-        signature_version=UNSIGNED if anonymous else None, max_pool_connections=workers, connect_timeout=10,
-        read_timeout=30, retries={"total_max_attempts": 1}, s3={"addressing_style": "path"} if endpoint_url else {},
+        signature_version=UNSIGNED if anonymous else None,
+        max_pool_connections=workers,
+        connect_timeout=10,
+        read_timeout=30,
+        retries={"total_max_attempts": 1},
+        s3={"addressing_style": "path"} if endpoint_url else {},
         request_checksum_calculation="when_required",
     )
     region = session.region_name or "us-east-1"

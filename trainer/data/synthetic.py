@@ -24,8 +24,18 @@ from tqdm import tqdm
 
 SIZE_PX = 224
 _KINDS = ("box", "book", "bag", "bottle")
-_PALETTE = [(168, 120, 84), (60, 90, 160), (190, 60, 60), (230, 228, 220), (40, 40, 44),
-            (70, 140, 80), (220, 180, 60), (130, 80, 150), (90, 160, 180), (200, 130, 150)]
+_PALETTE = [
+    (168, 120, 84),
+    (60, 90, 160),
+    (190, 60, 60),
+    (230, 228, 220),
+    (40, 40, 44),
+    (70, 140, 80),
+    (220, 180, 60),
+    (130, 80, 150),
+    (90, 160, 180),
+    (200, 130, 150),
+]
 
 
 @dataclass(frozen=True)
@@ -134,8 +144,11 @@ def _fabric(rng: random.Random) -> Image.Image:
     pen.rectangle([0, SIZE_PX * 0.78, SIZE_PX, SIZE_PX], fill=_rgb([c * 0.72 for c in (150, 145, 135)]))
     for _ in range(rng.randint(2, 6)):  # folds
         x = rng.randint(0, SIZE_PX)
-        pen.line([x, 0, x + rng.randint(-30, 30), SIZE_PX], fill=_rgb([c * rng.uniform(0.7, 1.15) for c in base]),
-                 width=rng.randint(1, 4))
+        pen.line(
+            [x, 0, x + rng.randint(-30, 30), SIZE_PX],
+            fill=_rgb([c * rng.uniform(0.7, 1.15) for c in base]),
+            width=rng.randint(1, 4),
+        )
     return image.filter(ImageFilter.GaussianBlur(1.5))
 
 
@@ -155,8 +168,10 @@ def _place(image: Image.Image, item: Item, floor: float, rng: random.Random) -> 
         radius = {"bottle": item.width * 0.4, "book": 1, "box": 3}[item.kind]
         pen.rounded_rectangle(frame, radius, fill=item.colour, outline=edge, width=2)
         stripe = top + item.height * rng.uniform(0.2, 0.6)
-        pen.rectangle([left + 3, stripe, left + item.width - 3, stripe + item.height * 0.14],
-                      fill=_rgb([min(255.0, c * 1.3 + 30) for c in item.colour]))
+        pen.rectangle(
+            [left + 3, stripe, left + item.width - 3, stripe + item.height * 0.14],
+            fill=_rgb([min(255.0, c * 1.3 + 30) for c in item.colour]),
+        )
         pen.rectangle(
             [left + item.width * 0.8, top + 2, left + item.width - 2, top + item.height - 2], fill=(0, 0, 0, 50)
         )

@@ -44,8 +44,12 @@ def from_dict(found: dict[str, Any]) -> Alarms:
 
 
 def count_alarms(
-    fits: NDArray[np.float64], recorded: NDArray[np.int64], values: Sequence[int], bins: Sequence[str],
-    alphas: Sequence[float] = ALPHAS, seed: int = 0,
+    fits: NDArray[np.float64],
+    recorded: NDArray[np.int64],
+    values: Sequence[int],
+    bins: Sequence[str],
+    alphas: Sequence[float] = ALPHAS,
+    seed: int = 0,
 ) -> tuple[Alarms, ...]:
     """The alarms at each of ``alphas``.
 

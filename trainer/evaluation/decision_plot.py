@@ -58,8 +58,10 @@ def _differences(axes: Axes, made: Decision, compared: Comparison) -> None:
 def _guards(axes: Axes, made: Decision) -> None:
     """Each guard's value as a share of its limit; beyond 1 it trips, unless luck explains it."""
     checked = made.guards[::-1]
-    shares = [min(max(each.value / each.limit, -0.5), 2.5) if each.value is not None and each.limit else 0.0
-              for each in checked]
+    shares = [
+        min(max(each.value / each.limit, -0.5), 2.5) if each.value is not None and each.limit else 0.0
+        for each in checked
+    ]
     axes.barh([each.name for each in checked], shares, color=[COLOURS[each.verdict] for each in checked])
     axes.axvline(1, color="tab:red", linestyle=":")
     for row, each in enumerate(checked):

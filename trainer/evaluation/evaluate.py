@@ -94,13 +94,21 @@ class Evaluation:
         """The numbers to log, by name."""
         low, high = self.accuracy_interval
         return {
-            "test_accuracy": self.accuracy, "test_accuracy_low": low, "test_accuracy_high": high,
-            "test_rmse": self.rmse, "test_rmse_most_probable": self.rmse_most_probable,
-            **{f"test_accuracy_of_{name.replace('+', '_and_above')}": value
-               for name, value in self.per_class_accuracy.items()},
+            "test_accuracy": self.accuracy,
+            "test_accuracy_low": low,
+            "test_accuracy_high": high,
+            "test_rmse": self.rmse,
+            "test_rmse_most_probable": self.rmse_most_probable,
+            **{
+                f"test_accuracy_of_{name.replace('+', '_and_above')}": value
+                for name, value in self.per_class_accuracy.items()
+            },
             **{f"test_{name}_of_report_mix": value for name, value in self.report_mix.items()},
-            **{f"{name}_at_{round(100 * each.alpha)}": value
-               for each in self.alarms for name, value in each.metrics().items()},
+            **{
+                f"{name}_at_{round(100 * each.alpha)}": value
+                for each in self.alarms
+                for name, value in each.metrics().items()
+            },
             **({} if self.calibration_error is None else {"test_calibration_error": self.calibration_error}),
         }
 
@@ -164,9 +172,7 @@ def predict(model: Path, photos: Sequence[Photo], threads: int = 2) -> list[Pred
     return _timed(model, photos, threads, len(photos))[0]
 
 
-def _timed(
-    model: Path, photos: Sequence[Photo], threads: int, asked: int
-) -> tuple[list[Prediction], float | None]:
+def _timed(model: Path, photos: Sequence[Photo], threads: int, asked: int) -> tuple[list[Prediction], float | None]:
     """The answers, and the median of milliseconds a photo, each over TIMED answers in a row.
 
     What comes before the first answer, such as loading, does not count. ``asked``: how many photos are asked about;

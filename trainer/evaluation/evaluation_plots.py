@@ -22,8 +22,11 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
                 column, row, str(value), ha="center", va="center", color="white" if value > highest / 2 else "black"
             )
     ticks = range(len(evaluation.classes))
-    axes.set(xlabel="predicted count", ylabel="recorded count",
-             title=f"{evaluation.accuracy:.1%} of {evaluation.photos} test photos")
+    axes.set(
+        xlabel="predicted count",
+        ylabel="recorded count",
+        title=f"{evaluation.accuracy:.1%} of {evaluation.photos} test photos",
+    )
     axes.set_xticks(ticks, evaluation.classes)
     axes.set_yticks(ticks, evaluation.classes)
     return figure
@@ -38,8 +41,13 @@ def reliability_diagram(predictions: Sequence[Prediction]) -> Figure:
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="can be believed")
     sizes = [20 + 400 * step.answers / len(predictions) for step in steps]
     axes.scatter([step.confidence for step in steps], [step.accuracy for step in steps], sizes, alpha=0.6)
-    axes.set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1),
-             title=f"{len(predictions)} test photos; area: how many")
+    axes.set(
+        xlabel="confidence",
+        ylabel="share that is right",
+        xlim=(0, 1),
+        ylim=(0, 1),
+        title=f"{len(predictions)} test photos; area: how many",
+    )
     axes.legend()
     return figure
 

@@ -24,8 +24,9 @@ def explain(made: Decision, challenger: str, champion: str, status: str = "", re
     parts = [f"The gate {word} version {challenger} (policy: {made.policy.rule}).", *_body(made, champion)]
     if status and (made.promote or status not in ("refused", "approved")):
         parts.append(f"Since then: {status}. {reason}" if status != "approved" else "It waits for the promoter.")
-    return "\n\n".join("\n".join(fill(line, WIDTH, subsequent_indent=_indent(line)) for line in part.splitlines())
-                       for part in parts)
+    return "\n\n".join(
+        "\n".join(fill(line, WIDTH, subsequent_indent=_indent(line)) for line in part.splitlines()) for part in parts
+    )
 
 
 def _indent(line: str) -> str:
@@ -122,8 +123,11 @@ def _advice(made: Decision) -> str:
     elif made.policy.rule == SIGNIFICANT and made.p_value > made.policy.level:
         found.append("more test photos make a small gain visible, better training makes it larger.")
         needed = photos_needed(made)
-        found += [f"Were the gain truly as large as it looks, {needed:,} test photos would show it {POWER:.0%} of the "
-                  "time."] if needed else []
+        found += (
+            [f"Were the gain truly as large as it looks, {needed:,} test photos would show it {POWER:.0%} of the time."]
+            if needed
+            else []
+        )
     return "What to do:\n  " + "\n  ".join(found) if found and not made.promote else ""
 
 

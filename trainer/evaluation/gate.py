@@ -99,8 +99,10 @@ class Decision:
     def metrics(self) -> dict[str, float]:
         """The numbers to log, by name."""
         found: dict[str, float | None] = {
-            "challenger_accuracy": self.challenger_accuracy, "champion_accuracy": self.champion_accuracy,
-            "p_value": self.p_value, "promote": float(self.promote),
+            "challenger_accuracy": self.challenger_accuracy,
+            "champion_accuracy": self.champion_accuracy,
+            "p_value": self.p_value,
+            "promote": float(self.promote),
             **{f"guard_{each.name.replace(' ', '_')}": each.value for each in self.guards},
         }
         if self.comparison:
@@ -123,7 +125,10 @@ def from_json(found: Mapping[str, Any]) -> Decision:
 
 def _comparison(found: Mapping[str, Any]) -> Comparison:
     return Comparison(
-        Estimate(**found["accuracy"]), Estimate(**found["rmse"]), Votes(**found["votes"]), found["photo_p_value"],
+        Estimate(**found["accuracy"]),
+        Estimate(**found["rmse"]),
+        Votes(**found["votes"]),
+        found["photo_p_value"],
         tuple(OfClass(**each) for each in found["classes"]),
     )
 
@@ -216,16 +221,20 @@ def _unusable(side: Evaluated, name: str) -> str | None:
         return f"the {name}'s answers hold photo {repeated[0]} more than once; evaluate it again"
     right = sum(each.count == each.recorded for each in answers)
     if not answers or len(answers) != about.photos or abs(right / len(answers) - about.accuracy) > 1e-6:
-        return (f"the {name}'s answers, {right} of {len(answers)} right, do not belong to its evaluation, "
-                f"{about.accuracy:.1%} of {about.photos} photos; evaluate it again")
+        return (
+            f"the {name}'s answers, {right} of {len(answers)} right, do not belong to its evaluation, "
+            f"{about.accuracy:.1%} of {about.photos} photos; evaluate it again"
+        )
     return None
 
 
 def _incomparable(challenger: Evaluated, champion: Evaluated) -> str | None:
     ours, theirs = challenger.evaluation, champion.evaluation
     if ours.fingerprint != theirs.fingerprint:
-        return (f"challenger and champion were evaluated on different photos ({ours.fingerprint[:12]} and "
-                f"{theirs.fingerprint[:12]}); run the pipeline, which evaluates both on the same ones")
+        return (
+            f"challenger and champion were evaluated on different photos ({ours.fingerprint[:12]} and "
+            f"{theirs.fingerprint[:12]}); run the pipeline, which evaluates both on the same ones"
+        )
     if ours.classes != theirs.classes:
         return f"the challenger tells {ours.classes} apart, the champion {theirs.classes}"
     return _unusable(champion, "champion") or _differing(challenger.predictions, champion.predictions)
@@ -235,10 +244,14 @@ def _differing(ours: Sequence[Prediction], theirs: Sequence[Prediction]) -> str 
     recorded, other = ({each.id: each.recorded for each in side} for side in (ours, theirs))
     lonely = sorted(recorded.keys() ^ other.keys())
     if lonely:
-        return (f"only one of challenger and champion was asked about {len(lonely)} of the test photos, such as "
-                f"{lonely[0]}; run the pipeline, which evaluates both on the same ones")
+        return (
+            f"only one of challenger and champion was asked about {len(lonely)} of the test photos, such as "
+            f"{lonely[0]}; run the pipeline, which evaluates both on the same ones"
+        )
     changed = [photo for photo, count in recorded.items() if other[photo] != count]
     if changed:
-        return (f"the recorded counts of {len(changed)} test photos have changed between the two evaluations, such as "
-                f"{changed[0]} from {other[changed[0]]} to {recorded[changed[0]]}; run the pipeline")
+        return (
+            f"the recorded counts of {len(changed)} test photos have changed between the two evaluations, such as "
+            f"{changed[0]} from {other[changed[0]]} to {recorded[changed[0]]}; run the pipeline"
+        )
     return None

@@ -90,8 +90,17 @@ def by_class(pairs: Pairs, names: Sequence[str], values: Sequence[int]) -> tuple
             hits, named = pairs.right[:, its].sum(axis=1), (pairs.said == value).sum(axis=1)
             lost = pairs.right[1, its].astype(int) - pairs.right[0, its]
             (ours, theirs), (our_f1, their_f1) = hits / its.sum(), 2 * hits / (named + its.sum())
-            found.append(OfClass(name, int(its.sum()), float(ours), float(theirs), float(our_f1), float(their_f1),
-                                 exact_p(lost, pairs.bins[its])))
+            found.append(
+                OfClass(
+                    name,
+                    int(its.sum()),
+                    float(ours),
+                    float(theirs),
+                    float(our_f1),
+                    float(their_f1),
+                    exact_p(lost, pairs.bins[its]),
+                )
+            )
     return tuple(found)
 
 
@@ -103,7 +112,11 @@ def check(sides: Sides, policy: GatePolicy) -> tuple[Guard, ...]:
 
 
 def _verdict(
-    name: str, limit: float | None, measure: Callable[[Sides, GatePolicy], "_Loss | str"], sides: Sides, policy: GatePolicy
+    name: str,
+    limit: float | None,
+    measure: Callable[[Sides, GatePolicy], "_Loss | str"],
+    sides: Sides,
+    policy: GatePolicy,
 ) -> Guard:
     if limit is None:
         return Guard(name, SWITCHED_OFF, "switched off")
@@ -126,9 +139,11 @@ def _class_loss(sides: Sides, policy: GatePolicy) -> _Loss | str:
         return _NOBODY
     limit = policy.max_class_loss or 0.0
     worst = min(sides.classes, key=lambda each: (each.lost <= limit, each.p_value if each.lost > limit else -each.lost))
-    text = (f"count {worst.name} went from {worst.champion:.1%} to {worst.challenger:.1%} right on {worst.photos} "
-            f"photos, and its F1 from {worst.champion_f1:.1%} to {worst.challenger_f1:.1%}; both may fall by "
-            f"{_points(limit)}")
+    text = (
+        f"count {worst.name} went from {worst.champion:.1%} to {worst.challenger:.1%} right on {worst.photos} "
+        f"photos, and its F1 from {worst.champion_f1:.1%} to {worst.challenger_f1:.1%}; both may fall by "
+        f"{_points(limit)}"
+    )
     return _Loss(worst.lost, min(1.0, worst.p_value * len(sides.classes)), text)
 
 
@@ -141,8 +156,10 @@ def _calibration(sides: Sides, policy: GatePolicy) -> _Loss | str:
         return np.asarray(np.abs(sums).sum(axis=-1) / photos)
 
     ours, theirs = error(parts.sum(axis=1))
-    text = (f"confidence and accuracy are {_points(ours)} apart, the champion's {_points(theirs)}; it may be "
-            f"{_points(policy.max_calibration_rise)} more")
+    text = (
+        f"confidence and accuracy are {_points(ours)} apart, the champion's {_points(theirs)}; it may be "
+        f"{_points(policy.max_calibration_rise)} more"
+    )
     return _Loss(float(ours - theirs), exchange_p(parts, error), text)
 
 
@@ -183,8 +200,10 @@ def _first_s_false_alarms(sides: Sides, policy: GatePolicy) -> _Loss | str:
 
 
 def _alarm_loss(share: float, accepted: float, p_value: float, champion: str, policy: GatePolicy) -> _Loss:
-    text = (f"{share:.1%} of right records raise the alarm{champion}; {accepted:.1%} are accepted, and "
-            f"{_points(policy.max_false_alarm_rise)} more")
+    text = (
+        f"{share:.1%} of right records raise the alarm{champion}; {accepted:.1%} are accepted, and "
+        f"{_points(policy.max_false_alarm_rise)} more"
+    )
     return _Loss(share - accepted, p_value, text)
 
 

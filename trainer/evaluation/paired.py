@@ -44,9 +44,7 @@ class Pairs:
     fit: Floats | None
 
     @classmethod
-    def of(
-        cls, challenger: Sequence[Prediction], champion: Sequence[Prediction], values: Sequence[int]
-    ) -> "Pairs":
+    def of(cls, challenger: Sequence[Prediction], champion: Sequence[Prediction], values: Sequence[int]) -> "Pairs":
         """Match by the photo's id; both must have answered the same ones. ``values``: the counts, ascending."""
         other = {each.id: each for each in champion}
         sides = [challenger, [other[each.id] for each in challenger]]
@@ -65,7 +63,8 @@ class Pairs:
             off=rows(lambda each: each.expected_count - each.recorded),
             confidence=rows(lambda each: max(each.probabilities)),
             fit=np.array([[each.fit[c] for each, c in zip(side, column, strict=True)] for side in sides])
-            if fits else None,
+            if fits
+            else None,
         )
 
 

@@ -74,8 +74,12 @@ def variable(name: str) -> str:
 
 def add_options(to: argparse.ArgumentParser, environ: Mapping[str, str] = os.environ) -> None:
     """--policy and one option for each number; the environment gives the defaults."""
-    to.add_argument("--policy", default=environ.get("BINWATCH_GATE_POLICY") or DEFAULT.rule,
-                    metavar=f"{GREATER}|{SIGNIFICANT}", help="what makes a challenger better")
+    to.add_argument(
+        "--policy",
+        default=environ.get("BINWATCH_GATE_POLICY") or DEFAULT.rule,
+        metavar=f"{GREATER}|{SIGNIFICANT}",
+        help="what makes a challenger better",
+    )
     for name, (_, _, about) in RANGES.items():
         default = environ.get(variable(name)) or str(getattr(DEFAULT, name))
         about += f"; {OFF}: no such guard" if name in GUARDS else ""

@@ -82,7 +82,13 @@ def _line(row: Row) -> str:
     told = f"{mix['accuracy_told']:.1%}, {mix['rmse_told']:.3f}" if mix else ""
     epochs = f"{about['best_epoch']} of {about['epochs']}" + (f", {about['stopped_by']}" if about["stopped_by"] else "")
     cells = [
-        row.name, f"{found.accuracy:.1%} ({100 * low:.1f}-{100 * high:.1f})", f"{found.rmse:.3f}", each, told, epochs,
-        f"{about['seconds'] / 60:.0f} min", f"{about['photos_per_second']:.0f}",
+        row.name,
+        f"{found.accuracy:.1%} ({100 * low:.1f}-{100 * high:.1f})",
+        f"{found.rmse:.3f}",
+        each,
+        told,
+        epochs,
+        f"{about['seconds'] / 60:.0f} min",
+        f"{about['photos_per_second']:.0f}",
     ]
     return f"| {' | '.join(cells)} |"

@@ -121,7 +121,10 @@ class ProcessRun:
         environment = {**os.environ, **job.environment, "SAGEMAKER_BASE_DIR": str(job.base.resolve())}
         with (job.base / "output" / "log.txt").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "trainer.aws.training_container"], env=environment, stdout=log, stderr=log,
+                [sys.executable, "-m", "trainer.aws.training_container"],
+                env=environment,
+                stdout=log,
+                stderr=log,
                 cwd=Path(__file__).parents[2],
             )
         pid.write_text(str(self._process.pid))
@@ -168,8 +171,15 @@ class DockerRun:
         for old in client.containers.list(all=True, filters={"name": f"^/{name}$"}):
             old.remove(force=True)  # a killed tuner has left it behind
         self._container = client.containers.run(
-            job.image, "train", name=name, detach=True, volumes=_mounts(job), environment=dict(job.environment),
-            user=f"{os.getuid()}:{os.getgid()}", cap_drop=["ALL"], security_opt=["no-new-privileges:true"],
+            job.image,
+            "train",
+            name=name,
+            detach=True,
+            volumes=_mounts(job),
+            environment=dict(job.environment),
+            user=f"{os.getuid()}:{os.getgid()}",
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges:true"],
             network_mode="host" if job.environment.get("MLFLOW_TRACKING_URI") else "none",
             device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if job.gpu else [],
         )

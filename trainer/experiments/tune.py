@@ -104,7 +104,10 @@ class Search:
     def _study(self) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
-            study_name=STUDY, storage=_storage(self.out), load_if_exists=True, direction="minimize",
+            study_name=STUDY,
+            storage=_storage(self.out),
+            load_if_exists=True,
+            direction="minimize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1),
         )
         # a search that goes on must not draw again what it drew at its first start
@@ -151,7 +154,8 @@ class Search:
 def counted(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that were wanted and have ended: neither killed ones, which left no reason, nor another study's."""
     return [
-        each for each in study.get_trials(states=ENDED)
+        each
+        for each in study.get_trials(states=ENDED)
         if "warm_start" not in each.user_attrs and (each.state != TrialState.FAIL or "reason" in each.user_attrs)
     ]
 
@@ -159,8 +163,13 @@ def counted(study: optuna.Study) -> list[FrozenTrial]:
 def summary(study: optuna.Study) -> list[Trial]:
     """The trials, as a report shows them."""
     return [
-        Trial(each.number, each.state.name.lower(), dict(each.params),
-              each.value if each.state == TrialState.COMPLETE else None, each.user_attrs.get("reason", ""))
+        Trial(
+            each.number,
+            each.state.name.lower(),
+            dict(each.params),
+            each.value if each.state == TrialState.COMPLETE else None,
+            each.user_attrs.get("reason", ""),
+        )
         for each in counted(study)
     ]
 
@@ -188,10 +197,14 @@ def _warm_start(study: optuna.Study, folder: Path, space: Space) -> None:
     old = optuna.load_study(study_name=STUDY, storage=_storage(folder))
     for each in old.get_trials(states=(TrialState.COMPLETE,)):
         try:
-            study.add_trial(create_trial(
-                params=each.params, distributions=space.distributions(), value=each.value,
-                user_attrs={"warm_start": str(folder)},
-            ))
+            study.add_trial(
+                create_trial(
+                    params=each.params,
+                    distributions=space.distributions(),
+                    value=each.value,
+                    user_attrs={"warm_start": str(folder)},
+                )
+            )
         except ValueError as error:
             log.warning("trial %d of %s is outside the space and left out: %s", each.number, folder, error)
 

@@ -35,8 +35,11 @@ def remove_archive(registry: Registry, run_id: str, dry_run: bool) -> int:
 
 def remove_artifacts(registry: Registry, run_id: str, dry_run: bool) -> int:
     """Remove pictures, tables and whatever else a run has beside its archive and the files KEPT; bytes."""
-    found = {name: size for name, size in registry.artifacts(run_id).items()
-             if name not in KEPT and not name.startswith(f"{_ARCHIVE_FOLDER}/")}
+    found = {
+        name: size
+        for name, size in registry.artifacts(run_id).items()
+        if name not in KEPT and not name.startswith(f"{_ARCHIVE_FOLDER}/")
+    }
     if not dry_run:
         for name in found:
             registry.delete_artifact(run_id, name)
@@ -105,8 +108,10 @@ def kept_files(state: Path) -> Iterator[tuple[str, Path, float]]:
     to go on.
     """
     waiting = (state / "underway.json").exists()
-    patterns = {"cache": ("prepared/*/cache/*.npy", "prepared/*/extra/cache/*.npy"),
-                "checkpoint": () if waiting else ("checkpoints/*/*",)}
+    patterns = {
+        "cache": ("prepared/*/cache/*.npy", "prepared/*/extra/cache/*.npy"),
+        "checkpoint": () if waiting else ("checkpoints/*/*",),
+    }
     for kind, globs in patterns.items():
         for path in sorted(each for pattern in globs for each in state.glob(pattern)):
             with suppress(FileNotFoundError):

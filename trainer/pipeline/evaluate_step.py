@@ -46,13 +46,19 @@ def evaluate_both(
         found["champion_run"] = champion.run_id
         metrics = _read(registry, found["champion_from"], champion.run_id).evaluation.metrics()
         run.log_metrics({f"{CHAMPION_PREFIX}{key}": value for key, value in metrics.items()})
-    run.log_params({"train_run": train["run_id"], "champion": found["champion"] or "none",
-                    "test_fingerprint": train["test_fingerprint"]})
+    run.log_params(
+        {
+            "train_run": train["run_id"],
+            "champion": found["champion"] or "none",
+            "test_fingerprint": train["test_fingerprint"],
+        }
+    )
     cached = not any(latency_ms.values())
     if champion and not cached:  # what was known takes no part: an old time says nothing about a new one
         run_ids = {"challenger": train["run_id"], "champion": champion.run_id}
-        latency_ms = {side: took_ms or milliseconds(archive_of(run_ids[side]), data.test)
-                      for side, took_ms in latency_ms.items()}
+        latency_ms = {
+            side: took_ms or milliseconds(archive_of(run_ids[side]), data.test) for side, took_ms in latency_ms.items()
+        }
     return {**found, "latency_ms": latency_ms if champion and not cached else {}, "cached": cached}
 
 
@@ -60,7 +66,12 @@ class _Judged:
     """One evaluation step. What it gives of a side is the latency, ms a photo, None where its answers were known."""
 
     def __init__(
-        self, registry: Registry, train: Mapping[str, Any], data: Dataset, archive_of: ArchiveOf, run: TrackedRun,
+        self,
+        registry: Registry,
+        train: Mapping[str, Any],
+        data: Dataset,
+        archive_of: ArchiveOf,
+        run: TrackedRun,
         cache: bool,
     ) -> None:
         self._registry, self._train, self._data, self._run = registry, train, data, run

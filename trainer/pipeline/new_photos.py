@@ -85,8 +85,10 @@ class NewPhotos:
             return Arrived(frozenset(row.id for row in prepared.read(source).rows))
         if is_abid(source):
             present = _stems(source / "bin-images", ".jpg") & _stems(source / "metadata", ".json")
-            paths = {each: (source / "bin-images" / f"{each}.jpg", source / "metadata" / f"{each}.json")
-                     for each in present - seen}
+            paths = {
+                each: (source / "bin-images" / f"{each}.jpg", source / "metadata" / f"{each}.json")
+                for each in present - seen
+            }
             settled = {each for each, pair in paths.items() if all(is_settled(path, self._settled_s) for path in pair)}
             self._read(settled, lambda each: paths[each][1].read_bytes())
         else:

@@ -73,7 +73,9 @@ def execute(
     return run_or_resume(registry, ExecutionRequest(spec, recipe), promote, how)
 
 
-def run_or_resume(registry: Registry, request: ExecutionRequest, promote: Promote, how: ExecutionOptions = ExecutionOptions()) -> Execution:
+def run_or_resume(
+    registry: Registry, request: ExecutionRequest, promote: Promote, how: ExecutionOptions = ExecutionOptions()
+) -> Execution:
     """Do what was asked for, or what is left to do of it. Raises BinwatchError where a step fails."""
     before = next(iter(runs_of(registry, request)), None)
     tags = {KIND: EXECUTION, TOKEN: request.token, REQUEST: request.to_json(), "why": "; ".join(request.why)}
@@ -118,7 +120,13 @@ class _Steps:
     """The steps of one execution. Each gives its outputs, now or, where it is done, from its run's tag."""
 
     def __init__(
-        self, registry: Registry, run: TrackedRun, execution: Execution, request: ExecutionRequest, how: ExecutionOptions, folder: Path
+        self,
+        registry: Registry,
+        run: TrackedRun,
+        execution: Execution,
+        request: ExecutionRequest,
+        how: ExecutionOptions,
+        folder: Path,
     ) -> None:
         self.registry, self.run, self.execution, self.request, self.how = registry, run, execution, request, how
         self.folder = folder
@@ -155,7 +163,9 @@ class _Steps:
         self.execution.reasons = tuple(gated["reasons"])
 
     def _step(
-        self, name: str, body: Callable[[TrackedRun], dict[str, Any]],
+        self,
+        name: str,
+        body: Callable[[TrackedRun], dict[str, Any]],
         still_holds: Callable[[Outputs], bool] = lambda _: True,
     ) -> Outputs:
         """One step: what it gave before, or ``body``'s outputs, tried again after errors that can pass."""
@@ -198,8 +208,14 @@ class _Steps:
         made = prepared.prepare(
             source, prepared_folder(self.how.state, self.spec), self.spec.counts, self.spec.seed, self.recipe.extra
         )
-        run.log_params({"source": self.request.uri or source, "photos": len(made.rows), "left_out": len(made.skipped),
-                        "fingerprint": made.fingerprint})
+        run.log_params(
+            {
+                "source": self.request.uri or source,
+                "photos": len(made.rows),
+                "left_out": len(made.skipped),
+                "fingerprint": made.fingerprint,
+            }
+        )
         return {"source": str(made.folder)}
 
     @cached_property
@@ -241,8 +257,12 @@ class _Steps:
         challenger, champion = evaluate_step.read_both(self.registry, judged)
         decision = gate.decide(challenger, champion, self.how.policy)
         version, reasons = evaluate_step.register_challenger(self.registry, judged, decision, run)
-        made = {"version": version, "promote": decision.promote, "reasons": reasons,
-                "challenger": asdict(_model(version, challenger))}
+        made = {
+            "version": version,
+            "promote": decision.promote,
+            "reasons": reasons,
+            "challenger": asdict(_model(version, challenger)),
+        }
         return {**made, "champion": asdict(_model(judged["champion"], champion)) if champion else None}
 
     def _promote(self, promote: Promote, version: str, run: TrackedRun) -> dict[str, Any]:

@@ -110,7 +110,9 @@ def of_runs(
         ranks.setdefault(version.run_id, rank)  # of two versions of one run the newer counts
     return [
         Candidate(kind, run.id, run.ended_s or run.started_s, ranks.get(run.id), why.get(run.id, ""))
-        for run in runs for kind in (ARCHIVE, ARTIFACTS) if kind not in run.tags.get(disposal.PRUNED, "")
+        for run in runs
+        for kind in (ARCHIVE, ARTIFACTS)
+        if kind not in run.tags.get(disposal.PRUNED, "")
     ]
 
 

@@ -33,8 +33,15 @@ def training_key(data: Dataset, recipe: Recipe, seed: int) -> str:
     """Of a training; ``seed`` divides the validation photos."""
     weights = Path(recipe.weights)
     begun = sha256(weights) if weights.is_file() else recipe.weights
-    return _key(what="training", data=data.fingerprint, counts=str(data.counts), recipe=asdict(recipe), weights=begun,
-                seed=seed, code=training_code())
+    return _key(
+        what="training",
+        data=data.fingerprint,
+        counts=str(data.counts),
+        recipe=asdict(recipe),
+        weights=begun,
+        seed=seed,
+        code=training_code(),
+    )
 
 
 def evaluation_key(archive_sha256: str, test_fingerprint: str) -> str:

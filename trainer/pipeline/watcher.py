@@ -60,8 +60,16 @@ class PipelineWatcher:
     """Executions of one request below one state folder, never two at once."""
 
     def __init__(
-        self, registry: Registry, request: ExecutionRequest, promote: Promote, how: ExecutionOptions, *, limits: Limits = DEFAULT,
-        monitoring: Path | None = None, tell: Tell = lambda *_: None, prune: Callable[[], object] = lambda: None,
+        self,
+        registry: Registry,
+        request: ExecutionRequest,
+        promote: Promote,
+        how: ExecutionOptions,
+        *,
+        limits: Limits = DEFAULT,
+        monitoring: Path | None = None,
+        tell: Tell = lambda *_: None,
+        prune: Callable[[], object] = lambda: None,
         arrivals: NewPhotos | None = None,
     ) -> None:
         """``how.state`` must be given; ``monitoring``: where monitoring.json is; ``prune`` is called once a day."""

@@ -21,8 +21,9 @@ DECIDES, TRAIN_RUN = "binwatch.decides", "binwatch.decides.run"
 
 def record(run: TrackedRun, decision: Decision, version: Version) -> None:
     """Log the decision, its numbers and its picture, and whose it is."""
-    run.log_params({"challenger": version.number, "champion": version.compared_with or "none",
-                    "policy": decision.policy.rule})
+    run.log_params(
+        {"challenger": version.number, "champion": version.compared_with or "none", "policy": decision.policy.rule}
+    )
     run.log_metrics(decision.metrics())
     run.log_json(decision.to_json(), DECISION)
     from trainer.evaluation import decision_plot  # so that who only promotes needs no plots

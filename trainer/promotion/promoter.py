@@ -88,7 +88,11 @@ class Promoter:
     """Joins a registry, a server and the file that says the deployed accuracy."""
 
     def __init__(
-        self, registry: Registry, server: Server, accuracy_file: Path, policy: GatePolicy = DEFAULT,
+        self,
+        registry: Registry,
+        server: Server,
+        accuracy_file: Path,
+        policy: GatePolicy = DEFAULT,
         trusted: Path | None = None,
     ) -> None:
         """``trusted``: whose archives are taken (trainer/fetching.py)."""
@@ -118,7 +122,9 @@ class Promoter:
             self._write_accuracy()
             if idle:
                 idle()
-        return outcome or PromotionOutcome("nothing", champion.number if champion else "", "nothing waits to be promoted")
+        return outcome or PromotionOutcome(
+            "nothing", champion.number if champion else "", "nothing waits to be promoted"
+        )
 
     def roll_back(self, reason: str) -> PromotionOutcome:
         """Return to the version before, now. Raises DataError where there is none."""
@@ -194,7 +200,9 @@ class Promoter:
         if champion.status != Status.PROMOTED:
             return self._watch(champion, previous)
         self._server.retire(champion.number, previous.number if previous else None)
-        return None if followed else PromotionOutcome("restored", champion.number, "TorchServe did not serve the champion")
+        return (
+            None if followed else PromotionOutcome("restored", champion.number, "TorchServe did not serve the champion")
+        )
 
     def _serve(self, champion: Version) -> bool:
         """Make the server answer with the champion; says whether it did already."""

@@ -172,7 +172,8 @@ def _bytes_of(archive: Path) -> Iterator[memoryview]:
     if not 0 < size <= MAX_BYTES:
         raise ArchiveError(f"the archive has {size} bytes; more than 0 and at most {MAX_BYTES} are allowed")
     with (
-        archive.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        archive.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
         memoryview(mapped) as content,
     ):
         yield content

@@ -53,9 +53,16 @@ def served(
     """
     ends = [None, *(iso(each.at_s) for each in deployments)]
     return [
-        {"version": each.version, "from": iso(each.at_s), "to": end, "did": each.did, "reason": each.reason,
-         **asdict(facts(each.train_run)), "run_id": each.train_run or None,
-         "execution": made_by.get(each.version) if each.did == PROMOTED else None}
+        {
+            "version": each.version,
+            "from": iso(each.at_s),
+            "to": end,
+            "did": each.did,
+            "reason": each.reason,
+            **asdict(facts(each.train_run)),
+            "run_id": each.train_run or None,
+            "execution": made_by.get(each.version) if each.did == PROMOTED else None,
+        }
         for each, end in zip(deployments, ends, strict=False)
     ]
 
@@ -65,14 +72,23 @@ def execution(found: RunInfo, text: str | None, now_s: float) -> dict[str, Any]:
     said = _object(text)
     steps = [each for each in said.get("steps") or () if isinstance(each, dict)]
     return {
-        "id": found.id, "started": iso(found.started_s), "status": _STATUS.get(found.status, "failed"),
+        "id": found.id,
+        "started": iso(found.started_s),
+        "status": _STATUS.get(found.status, "failed"),
         "seconds": round((found.ended_s or now_s) - found.started_s, 1),
         "decision": str(said.get("decision") or found.tags.get("decision") or ""),
         "reasons": [str(each) for each in said.get("reasons") or ()],
         "why": [str(each) for each in said.get("why") or ()],
         "version": (said.get("challenger") or {}).get("version"),
-        "steps": [{"name": str(each.get("name")), "status": str(each.get("status")), "seconds": each.get("seconds"),
-                   "cached": bool(each.get("cached"))} for each in steps],
+        "steps": [
+            {
+                "name": str(each.get("name")),
+                "status": str(each.get("status")),
+                "seconds": each.get("seconds"),
+                "cached": bool(each.get("cached")),
+            }
+            for each in steps
+        ],
     }
 
 
@@ -87,8 +103,15 @@ def table(found: Mapping[str, Any]) -> str:
     for each in found["served"]:
         accuracy = "-" if each["accuracy"] is None else f"{each['accuracy']:.1%}"
         rows.append(
-            (each["from"], each["to"] or "now", each["version"], accuracy, (each["dataset_fingerprint"] or "-")[:12],
-             (each["revision"] or "-")[:12], f"{each['did']}: {each['reason']}")
+            (
+                each["from"],
+                each["to"] or "now",
+                each["version"],
+                accuracy,
+                (each["dataset_fingerprint"] or "-")[:12],
+                (each["revision"] or "-")[:12],
+                f"{each['did']}: {each['reason']}",
+            )
         )
     if len(rows) == 1:
         return "nothing has served yet; scripts/pipeline.py makes a first version"

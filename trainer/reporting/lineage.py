@@ -60,14 +60,26 @@ def lineage(registry: Registry, number: str, trusted: Path | None) -> Lineage:
     runs = registry.runs(f"attributes.run_id = '{version.run_id}'")
     facts = history.facts_of(registry, runs[0]) if runs else history.Facts()
     sha, signature = _archive(registry, version, trusted)
-    mine = [each for each in history.served(registry.deployments(), lambda _: facts, {})
-            if (each["version"], each["run_id"]) == (number, version.run_id)]
+    mine = [
+        each
+        for each in history.served(registry.deployments(), lambda _: facts, {})
+        if (each["version"], each["run_id"]) == (number, version.run_id)
+    ]
     return Lineage(
-        number, version.status, _reasons(registry, version), version.compared_with, version.run_id,
-        registry.address(version.run_id), facts.accuracy, facts.accuracy_interval, facts.dataset_fingerprint,
+        number,
+        version.status,
+        _reasons(registry, version),
+        version.compared_with,
+        version.run_id,
+        registry.address(version.run_id),
+        facts.accuracy,
+        facts.accuracy_interval,
+        facts.dataset_fingerprint,
         {name.removeprefix(_DATA): value for name, value in params.items() if name.startswith(_DATA)},
         {name: value for name, value in params.items() if not name.startswith(_DATA)},
-        facts.revision, sha or tags.get(ARCHIVE_SHA), signature,
+        facts.revision,
+        sha or tags.get(ARCHIVE_SHA),
+        signature,
         tuple({key: each[key] for key in ("from", "to", "did", "reason")} for each in mine),
     )
 
@@ -98,14 +110,19 @@ def text(found: Lineage) -> str:
         low, high = found.accuracy_interval
         accuracy = f"{found.accuracy:.1%} (95 %: {low:.1%} to {high:.1%})"
     rows = [
-        ("version", f"{found.version}, {found.status or 'undecided'}"), ("accuracy", accuracy),
+        ("version", f"{found.version}, {found.status or 'undecided'}"),
+        ("accuracy", accuracy),
         ("compared with", f"version {found.compared_with}" if found.compared_with else "nothing"),
         *(("decision", each) for each in found.reasons),
         *(("served", _stretch(each)) for each in found.served or ({},)),
-        ("run", found.run_id), ("MLflow", found.address), ("data", found.dataset_fingerprint or "unknown"),
-        *((f"  {name}", value) for name, value in found.data.items()), ("code", found.revision or "unknown"),
+        ("run", found.run_id),
+        ("MLflow", found.address),
+        ("data", found.dataset_fingerprint or "unknown"),
+        *((f"  {name}", value) for name, value in found.data.items()),
+        ("code", found.revision or "unknown"),
         ("recipe", ", ".join(f"{name}={value}" for name, value in found.recipe.items()) or "unknown"),
-        ("archive", f"SHA-256 {found.archive_sha256 or 'unknown'}"), ("signature", found.signature),
+        ("archive", f"SHA-256 {found.archive_sha256 or 'unknown'}"),
+        ("signature", found.signature),
     ]
     return "\n".join(f"{name:14}{value}" for name, value in rows)
 

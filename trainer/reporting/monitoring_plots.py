@@ -22,8 +22,9 @@ def confidence(report: Mapping[str, Any]) -> Figure:
 def counts(report: Mapping[str, Any]) -> Figure:
     """Shares of the predicted counts by time."""
     names = list(report["totals"]["counts"])
-    return _stacked(report, "predicted counts", {name: [b["counts"].get(name, 0) for b in report["buckets"]]
-                                                 for name in names})
+    return _stacked(
+        report, "predicted counts", {name: [b["counts"].get(name, 0) for b in report["buckets"]] for name in names}
+    )
 
 
 def verdicts(report: Mapping[str, Any]) -> Figure:

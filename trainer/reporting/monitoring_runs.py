@@ -23,8 +23,16 @@ from trainer.reporting.history import Chronicle
 EXPERIMENT = "binwatch-monitoring"
 REFERENCE = "reference.json"
 LOGGED_TO = "binwatch.logged_to"
-NUMBERS = ("requests", "errors", "confidence_mean", "confidence_p10", "latency_p50_ms", "latency_p99_ms", "feedback",
-           "accuracy")
+NUMBERS = (
+    "requests",
+    "errors",
+    "confidence_mean",
+    "confidence_p10",
+    "latency_p50_ms",
+    "latency_p99_ms",
+    "feedback",
+    "accuracy",
+)
 
 
 class Journal:

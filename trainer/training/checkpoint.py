@@ -32,8 +32,12 @@ def save(folder: Path, state: State) -> bool:
             os.fsync(out.fileno())
         partial.replace(folder / NAME)
     except OSError as error:
-        log.warning("no checkpoint of %.0f MB in %s (%s); training goes on, and would resume from the one before",
-                    data.getbuffer().nbytes / 1e6, folder, error)
+        log.warning(
+            "no checkpoint of %.0f MB in %s (%s); training goes on, and would resume from the one before",
+            data.getbuffer().nbytes / 1e6,
+            folder,
+            error,
+        )
         try:
             partial.unlink(missing_ok=True)
         except OSError:

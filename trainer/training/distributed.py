@@ -51,8 +51,12 @@ def launcher(base: Path, environ: Mapping[str, str], module: str) -> list[str] |
     if len(hosts) == 1:
         where = ["--standalone"]
     else:
-        where = [f"--nnodes={len(hosts)}", f"--node-rank={hosts.index(current)}",
-                 f"--master-addr={hosts[0]}", f"--master-port={PORT}"]
+        where = [
+            f"--nnodes={len(hosts)}",
+            f"--node-rank={hosts.index(current)}",
+            f"--master-addr={hosts[0]}",
+            f"--master-port={PORT}",
+        ]
     if len(hosts) * int(text) == 1:
         return None
     return [sys.executable, "-m", "torch.distributed.run", *where, f"--nproc-per-node={text}", "-m", module]

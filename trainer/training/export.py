@@ -71,8 +71,15 @@ class _Calibrated:
 
 
 def write_archive(
-    model: Counter, data: Dataset, recipe: Recipe, out: Path, *, run_id: str, metrics: Mapping[str, float],
-    selection: Part, calibration: Part,
+    model: Counter,
+    data: Dataset,
+    recipe: Recipe,
+    out: Path,
+    *,
+    run_id: str,
+    metrics: Mapping[str, float],
+    selection: Part,
+    calibration: Part,
 ) -> Exported:
     """Export ``model`` and pack it as ``out/bin-counter.mar``.
 
@@ -94,9 +101,16 @@ def write_archive(
         if choice.accepted:
             served = _calibrate(_runner(stage / INT8_MODEL), calibration, data.counts, golden)
         found = Manifest(
-            classes=data.counts.values, open_top=data.counts.open_top, size_px=data.size_px, run_id=run_id,
-            dataset_fingerprint=data.fingerprint, metrics={**metrics, **choice.metrics(), **served.metrics},
-            golden=(), files=_checksums(stage), licence=LICENCE, recipe=asdict(recipe),
+            classes=data.counts.values,
+            open_top=data.counts.open_top,
+            size_px=data.size_px,
+            run_id=run_id,
+            dataset_fingerprint=data.fingerprint,
+            metrics={**metrics, **choice.metrics(), **served.metrics},
+            golden=(),
+            files=_checksums(stage),
+            licence=LICENCE,
+            recipe=asdict(recipe),
             reference=reference(served.probabilities, data.counts, data.train, recipe.seed),
         )
         manifest = _promising(found, golden, served.calibration, of_fp32.calibration if choice.accepted else None)
@@ -104,13 +118,15 @@ def write_archive(
         return Exported(_pack(stage, out), manifest.cpu_model, choice, manifest.metrics, manifest.reference)
 
 
-def _promising(
-    manifest: Manifest, golden: _Golden, served: Calibration, exact: Calibration | None
-) -> Manifest:
+def _promising(manifest: Manifest, golden: _Golden, served: Calibration, exact: Calibration | None) -> Manifest:
     """``manifest`` with what rests on the form that CPUs run: int8 where ``exact``, that of the program, is another."""
     return replace(
-        manifest, golden=tuple(map(Golden, golden.names, served.golden)), temperature=served.temperature,
-        scores=served.scores, cpu_model=INT8_MODEL if exact else FP32_MODEL, exact=exact,
+        manifest,
+        golden=tuple(map(Golden, golden.names, served.golden)),
+        temperature=served.temperature,
+        scores=served.scores,
+        cpu_model=INT8_MODEL if exact else FP32_MODEL,
+        exact=exact,
     )
 
 
@@ -132,8 +148,15 @@ def _export(model: Counter, size_px: int, stage: Path) -> None:
         program.example_inputs = None  # torch would keep it as a pickle
         torch.export.save(program, stage / GPU_PROGRAM)
         torch.onnx.export(
-            program, (), str(stage / FP32_MODEL), input_names=["pixels"], output_names=["logits"],
-            dynamic_shapes=batch, dynamo=True, external_data=False, verbose=False,
+            program,
+            (),
+            str(stage / FP32_MODEL),
+            input_names=["pixels"],
+            output_names=["logits"],
+            dynamic_shapes=batch,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
         )
 
 
@@ -206,7 +229,8 @@ def _calibrate(run: Runner, part: Part, counts: Counts, golden: _Golden) -> _Cal
     temperature = metrics["temperature"]
     promised = softmax(run(golden.pixels) / temperature, axis=1)
     calibration = Calibration(
-        temperature, conformal_scores(logits, part.labels, counts.names),
+        temperature,
+        conformal_scores(logits, part.labels, counts.names),
         tuple(tuple(round(float(p), 6) for p in row) for row in promised),
     )
     return _Calibrated(calibration, metrics, np.asarray(softmax(logits / temperature, axis=1)))
@@ -222,9 +246,24 @@ def _pack(stage: Path, out: Path) -> Path:
     work = stage.with_name("work")
     work.mkdir()
     command = [
-        sys.executable, "-m", "model_archiver.model_packaging", "--model-name", MODEL_NAME, "--version", "0",
-        "--serialized-file", stage / FP32_MODEL, "--handler", stage / "handler.py",
-        "--extra-files", stage, "--export-path", out, "--force", "--archive-format", "zip-store",
+        sys.executable,
+        "-m",
+        "model_archiver.model_packaging",
+        "--model-name",
+        MODEL_NAME,
+        "--version",
+        "0",
+        "--serialized-file",
+        stage / FP32_MODEL,
+        "--handler",
+        stage / "handler.py",
+        "--extra-files",
+        stage,
+        "--export-path",
+        out,
+        "--force",
+        "--archive-format",
+        "zip-store",
     ]
     done = subprocess.run(
         [str(word) for word in command], env={**os.environ, "TMPDIR": str(work)}, capture_output=True, text=True

@@ -177,8 +177,12 @@ def _compiled(network: nn.Module, example: NDArray[Any]) -> Callable[[NDArray[An
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
         program = torch.onnx.export(
-            network, (batch,), input_names=["pixels"], dynamic_shapes=({0: torch.export.Dim("batch")},),
-            dynamo=True, verbose=False,
+            network,
+            (batch,),
+            input_names=["pixels"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            verbose=False,
         )
     assert program is not None
     options = onnxruntime.SessionOptions()

@@ -89,8 +89,12 @@ def _efficientnet_weights(path: str) -> Weights:
 
 def _efficientnet_lite(name: str, path: Callable[[], str], dropout: float) -> Architecture:
     return Architecture(
-        partial(EfficientNetLite, name), 1280, lambda: _efficientnet_weights(path()), dropout=dropout,
-        mean=(0.498,) * 3, std=(0.502,) * 3,
+        partial(EfficientNetLite, name),
+        1280,
+        lambda: _efficientnet_weights(path()),
+        dropout=dropout,
+        mean=(0.498,) * 3,
+        std=(0.502,) * 3,
     )
 
 
@@ -157,7 +161,11 @@ class Counter(nn.Module):
     """
 
     def __init__(
-        self, about: Architecture, classes: int, frozen: bool = False, answers: tuple[int, ...] = (),
+        self,
+        about: Architecture,
+        classes: int,
+        frozen: bool = False,
+        answers: tuple[int, ...] = (),
         mirrored: bool = False,
     ) -> None:
         super().__init__()
@@ -214,8 +222,13 @@ def average_with_mirror(logits: Tensor, mirrored: Tensor) -> Tensor:
 
 
 def create(
-    name: str, classes: int, size_px: int = 224, weights: str = NO_WEIGHTS, frozen: bool = False,
-    answers: tuple[int, ...] = (), mirrored: bool = False,
+    name: str,
+    classes: int,
+    size_px: int = 224,
+    weights: str = NO_WEIGHTS,
+    frozen: bool = False,
+    answers: tuple[int, ...] = (),
+    mirrored: bool = False,
 ) -> Counter:
     """Build a counter for ``classes`` counts and photos of ``size_px``; for the other arguments see Counter.
 

@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from trainer.training.recipes import Recipe
 from trainer.training.rules import Layer
 
-PRECISION = {
-    ("cuda", "auto"): torch.float16, ("cuda", "bfloat16"): torch.bfloat16, ("cpu", "bfloat16"): torch.bfloat16
-}
+PRECISION = {("cuda", "auto"): torch.float16, ("cuda", "bfloat16"): torch.bfloat16, ("cpu", "bfloat16"): torch.bfloat16}
 """What is computed with in place of float32, by device and a recipe's word."""
 
 
@@ -42,13 +40,18 @@ def layers(model: nn.Module, scale: float, only: str = "") -> list[Layer]:
         if each.requires_grad and each.dim() > 1 and only in name
     ]
     nothing = torch.zeros((), device=weights[0][1].device)
-    numbers = torch.stack([
-        torch.stack([
-            each.grad.abs().mean().float() / scale if each.grad is not None else nothing,
-            each.detach().abs().max().float(),
-            each.detach().float().std() * math.sqrt(each.numel() / each.shape[0]),
-        ]) for _, each in weights
-    ]).tolist()
+    numbers = torch.stack(
+        [
+            torch.stack(
+                [
+                    each.grad.abs().mean().float() / scale if each.grad is not None else nothing,
+                    each.detach().abs().max().float(),
+                    each.detach().float().std() * math.sqrt(each.numel() / each.shape[0]),
+                ]
+            )
+            for _, each in weights
+        ]
+    ).tolist()
     return [Layer(name, *row) for (name, _), row in zip(weights, numbers, strict=True)]
 
 
@@ -62,9 +65,7 @@ def utilisation(device: torch.device) -> list[float]:
         return []
 
 
-def average(
-    decay: float, averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Tensor
-) -> None:
+def average(decay: float, averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Tensor) -> None:
     """A running mean that forgets what it began with the sooner, the fewer the steps."""
     decay = min(decay, (1 + int(steps)) / (10 + int(steps)))
     for mean, value in zip(averaged, current, strict=True):

@@ -48,8 +48,11 @@ class Choice:
 
 
 def decide(
-    fp32: NDArray[Any], int8: NDArray[Any], labels: NDArray[Any],
-    golden_fp32: NDArray[Any], golden_int8: NDArray[Any],
+    fp32: NDArray[Any],
+    int8: NDArray[Any],
+    labels: NDArray[Any],
+    golden_fp32: NDArray[Any],
+    golden_int8: NDArray[Any],
 ) -> Choice:
     """Whether int8 may stand for fp32.
 
@@ -102,9 +105,16 @@ def quantise(model: Path, target: Path, pixels: Pixels, spared: float = 0.0) -> 
         quant_pre_process(model, fused, skip_symbolic_shape=True)  # batch norm becomes part of the convolution
         nodes = onnx.load(fused).graph.node
         quantize_static(
-            fused, target, _Photos(pixels), quant_format=QuantFormat.QDQ, per_channel=True,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=_INT8,
-            nodes_to_exclude=[*_early(nodes, spared), *_heads(nodes)], reduce_range=not _multiplies_int8(),
+            fused,
+            target,
+            _Photos(pixels),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=_INT8,
+            nodes_to_exclude=[*_early(nodes, spared), *_heads(nodes)],
+            reduce_range=not _multiplies_int8(),
         )
 
 

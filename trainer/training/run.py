@@ -50,8 +50,15 @@ class Learned:
 
 
 def learn(
-    spec: DataSpec, recipe: Recipe, out: Path, run: TrackedRun | None, *, stop_on: frozenset[str] = frozenset(),
-    checkpoints: Path | None = None, on_epoch: Callable[[Epoch], object] = lambda _: None, data: Dataset | None = None,
+    spec: DataSpec,
+    recipe: Recipe,
+    out: Path,
+    run: TrackedRun | None,
+    *,
+    stop_on: frozenset[str] = frozenset(),
+    checkpoints: Path | None = None,
+    on_epoch: Callable[[Epoch], object] = lambda _: None,
+    data: Dataset | None = None,
 ) -> Learned:
     """Load and train. One half of the validation photos, by bin, selects the epoch, the other is kept.
 
@@ -71,8 +78,12 @@ def learn(
             run.buffer_metrics(epoch.metrics(), epoch.number)
 
     fitted = fit(
-        replace(data, validation=selection), recipe, tell, on_rule=lambda fired: _log_rule(run, fired),
-        stop_on=stop_on, checkpoints=checkpoints,
+        replace(data, validation=selection),
+        recipe,
+        tell,
+        on_rule=lambda fired: _log_rule(run, fired),
+        stop_on=stop_on,
+        checkpoints=checkpoints,
     )
     if run:
         _log_training(run, fitted)
@@ -80,9 +91,15 @@ def learn(
 
 
 def run_training(
-    spec: DataSpec, recipe: Recipe, out: Path, run: TrackedRun | None, *,
-    stop_on: frozenset[str] = frozenset(), checkpoints: Path | None = None,
-    on_epoch: Callable[[Epoch], object] = lambda _: None, data: Dataset | None = None,
+    spec: DataSpec,
+    recipe: Recipe,
+    out: Path,
+    run: TrackedRun | None,
+    *,
+    stop_on: frozenset[str] = frozenset(),
+    checkpoints: Path | None = None,
+    on_epoch: Callable[[Epoch], object] = lambda _: None,
+    data: Dataset | None = None,
 ) -> Trained:
     """Load, train, calibrate, export, sign. Everything goes to ``run`` where there is one; the archive to ``out``."""
     start, key = time.monotonic(), signing.signer_from(os.environ)
@@ -91,8 +108,14 @@ def run_training(
     best = fitted.epochs[fitted.best_epoch - 1]
     chosen = {"validation_loss": best.validation_loss, "validation_accuracy": best.validation_accuracy}
     exported = write_archive(
-        fitted.model, data, recipe, out, run_id=run.id if run else "", metrics=chosen,
-        selection=learned.selection, calibration=learned.calibration,
+        fitted.model,
+        data,
+        recipe,
+        out,
+        run_id=run.id if run else "",
+        metrics=chosen,
+        selection=learned.selection,
+        calibration=learned.calibration,
     )
     signature = signing.sign(exported.archive, key) if key else None
     if not exported.choice.accepted:
@@ -113,10 +136,15 @@ def _write_training(out: Path, recipe: Recipe, fitted: TrainingResult, photos: i
     """Leave ``training.json`` in ``out``. ``seconds``: of this process, from reading the data to the archive;
     to them come the steps of those that were interrupted."""
     about = {
-        "recipe": asdict(recipe), "train_photos": photos, "epochs": len(fitted.epochs), "best_epoch": fitted.best_epoch,
-        "seconds": round(seconds + fitted.earlier_s, 1), "resumed_at_epoch": fitted.resumed_at or None,
+        "recipe": asdict(recipe),
+        "train_photos": photos,
+        "epochs": len(fitted.epochs),
+        "best_epoch": fitted.best_epoch,
+        "seconds": round(seconds + fitted.earlier_s, 1),
+        "resumed_at_epoch": fitted.resumed_at or None,
         "photos_per_second": round(statistics.median(each.photos_per_second for each in fitted.epochs), 1),
-        "stopped_by": fitted.stopped_by, "rules": [asdict(each) for each in fitted.fired],
+        "stopped_by": fitted.stopped_by,
+        "rules": [asdict(each) for each in fitted.fired],
     }
     (out / TRAINING).write_text(json.dumps(about, indent=1))
 
@@ -148,8 +176,13 @@ def _report_data(data: Dataset, out: Path) -> None:
     (out / DATASET).write_text(json.dumps(data.summary(), indent=1))
     if data.skipped:
         first = data.skipped[0]
-        log.warning("left out %d photos, all named in %s; the first is %s: %s",
-                    len(data.skipped), DATASET, first.id, first.reason)
+        log.warning(
+            "left out %d photos, all named in %s; the first is %s: %s",
+            len(data.skipped),
+            DATASET,
+            first.id,
+            first.reason,
+        )
 
 
 def _log_inputs(run: TrackedRun, spec: DataSpec, recipe: Recipe, data: Dataset) -> None:

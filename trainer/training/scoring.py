@@ -24,10 +24,12 @@ def predict_logits(model: nn.Module, part: Part, batch_size: int = 64) -> Tensor
     """Logits float32 ``(N, C)`` for ``part``, on the CPU, without augmentation."""
     model.eval()
     device = next(model.parameters()).device
-    return torch.cat([
-        model(torch.from_numpy(part.pixels[i : i + batch_size]).to(device)).float().cpu()
-        for i in range(0, len(part), batch_size)
-    ])
+    return torch.cat(
+        [
+            model(torch.from_numpy(part.pixels[i : i + batch_size]).to(device)).float().cpu()
+            for i in range(0, len(part), batch_size)
+        ]
+    )
 
 
 def score(model: nn.Module, part: Part) -> Score:

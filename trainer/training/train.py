@@ -40,9 +40,14 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 def fit(
-    data: Dataset, recipe: Recipe, on_epoch: Callable[[Epoch], object] = lambda _: None, *,
-    on_rule: Callable[[Fired], object] = lambda _: None, stop_on: frozenset[str] = frozenset(),
-    checkpoints: Path | None = None, device: torch.device | None = None,
+    data: Dataset,
+    recipe: Recipe,
+    on_epoch: Callable[[Epoch], object] = lambda _: None,
+    *,
+    on_rule: Callable[[Fired], object] = lambda _: None,
+    stop_on: frozenset[str] = frozenset(),
+    checkpoints: Path | None = None,
+    device: torch.device | None = None,
 ) -> TrainingResult:
     """Train ``recipe`` on ``data.train`` and keep the weights with the lowest loss on ``data.validation``.
 
@@ -56,8 +61,9 @@ def fit(
     torch.manual_seed(recipe.seed)
     counts = learned_counts(data.counts, recipe)
     answers = tuple(counts.values.index(value) for value in data.counts.values)
-    model = create(recipe.architecture, len(counts.values), recipe.size_px, recipe.weights, recipe.frozen, answers,
-                   recipe.mirrored)
+    model = create(
+        recipe.architecture, len(counts.values), recipe.size_px, recipe.weights, recipe.frozen, answers, recipe.mirrored
+    )
     model.freeze_early(recipe.frozen_blocks)
     model = model.to(device).to(memory_format=torch.channels_last)
     learning: nn.Module = model
@@ -78,8 +84,9 @@ def fit(
         on_rule(fired)
     training.run(on_epoch, on_rule, checkpoints)
     done = training.done
-    return TrainingResult(model, done.epochs, done.best_epoch, done.fired, training.stopped_by, training.resumed_at,
-                  training.earlier_s)
+    return TrainingResult(
+        model, done.epochs, done.best_epoch, done.fired, training.stopped_by, training.resumed_at, training.earlier_s
+    )
 
 
 class _Training:
@@ -103,7 +110,8 @@ class _Training:
         # where there is a running mean of the weights, it is what is scored and kept
         self.averaged = (
             AveragedModel(model, multi_avg_fn=partial(optimiser.average, recipe.average), use_buffers=True)
-            if recipe.average else None
+            if recipe.average
+            else None
         )
         self.targets = soft_labels(learned_counts(data.counts, recipe), recipe.label_sigma).to(device)
         self.best_weights = copy.deepcopy(model.state_dict())
@@ -209,12 +217,22 @@ class _Training:
         scored = self.averaged.module if self.averaged else self.model
         found = score(scored, self.data.validation)
         seconds = sum(done.steps_s) + done.waited_s
-        epoch = distributed.broadcast_from_rank0(Epoch(
-            done.epoch, done.loss_sum / done.seen, done.correct / done.seen, found.loss, found.accuracy,
-            self.optimiser.param_groups[0]["lr"], done.seen / seconds, found.majority_share,
-            1000 * statistics.median(done.steps_s), done.waited_s / seconds,
-            statistics.mean(done.utilisation) if done.utilisation else None, seconds,
-        ))
+        epoch = distributed.broadcast_from_rank0(
+            Epoch(
+                done.epoch,
+                done.loss_sum / done.seen,
+                done.correct / done.seen,
+                found.loss,
+                found.accuracy,
+                self.optimiser.param_groups[0]["lr"],
+                done.seen / seconds,
+                found.majority_share,
+                1000 * statistics.median(done.steps_s),
+                done.waited_s / seconds,
+                statistics.mean(done.utilisation) if done.utilisation else None,
+                seconds,
+            )
+        )
         done.epochs.append(epoch)
         if found.loss < done.best_loss:
             done.best_loss, done.best_epoch = found.loss, done.epoch
@@ -222,8 +240,9 @@ class _Training:
         on_epoch(epoch)
         self._fire(rules.AT_EPOCH, done.epochs, done.epoch * self.steps, on_rule)
         bar.set_postfix(loss=f"{epoch.train_loss:.3f}", val=f"{found.loss:.3f}", acc=f"{found.accuracy:.1%}")
-        self.done = LoopState(done.epoch + 1, epochs=done.epochs, fired=done.fired, best_epoch=done.best_epoch,
-                          best_loss=done.best_loss)
+        self.done = LoopState(
+            done.epoch + 1, epochs=done.epochs, fired=done.fired, best_epoch=done.best_epoch, best_loss=done.best_loss
+        )
 
     def _fire(self, which: Any, numbers: Any, step: int, on_rule: Callable[[Fired], object]) -> None:
         """Evaluate rules that have not fired yet."""
@@ -242,21 +261,30 @@ class _Training:
     def _join_sums(self) -> None:
         """Make the sums of this process those of all."""
         done = self.done
-        sums = distributed.all_reduce_sum(torch.tensor([done.loss_sum, done.correct, done.seen], dtype=torch.float64)).tolist()
+        sums = distributed.all_reduce_sum(
+            torch.tensor([done.loss_sum, done.correct, done.seen], dtype=torch.float64)
+        ).tolist()
         done.loss_sum, done.correct, done.seen = sums[0], int(sums[1]), int(sums[2])
 
     def _save(self, folder: Path) -> None:
         self._join_sums()
         if distributed.rank():
             return
-        checkpoint.save(folder, {
-            "belongs_to": self._belongs_to(), "done": asdict(self.done), "best_weights": self.best_weights,
-            "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
-            "schedule": self.schedule.state_dict(), "scaler": self.scaler.state_dict(),
-            "averaged": self.averaged.state_dict() if self.averaged else {},
-            "random": torch.get_rng_state(),
-            "gpu_random": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
-        })
+        checkpoint.save(
+            folder,
+            {
+                "belongs_to": self._belongs_to(),
+                "done": asdict(self.done),
+                "best_weights": self.best_weights,
+                "model": self.model.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "averaged": self.averaged.state_dict() if self.averaged else {},
+                "random": torch.get_rng_state(),
+                "gpu_random": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            },
+        )
 
     def resume(self, folder: Path) -> None:
         """Take up the training that the checkpoint in ``folder`` interrupted, if there is one."""
@@ -274,8 +302,13 @@ class _Training:
             if self.device.type == "cuda":
                 torch.cuda.set_rng_state_all(state["gpu_random"])
         done = state["done"] if first else {**state["done"], "loss_sum": 0.0, "correct": 0, "seen": 0}
-        self.done = LoopState(**{**done, "epochs": [Epoch(**each) for each in done["epochs"]],
-                             "fired": [Fired(**each) for each in done["fired"]]})
+        self.done = LoopState(
+            **{
+                **done,
+                "epochs": [Epoch(**each) for each in done["epochs"]],
+                "fired": [Fired(**each) for each in done["fired"]],
+            }
+        )
         self.resumed_at = self.done.epoch
         self.earlier_s = sum([each.seconds for each in self.done.epochs] + self.done.steps_s) + self.done.waited_s
 

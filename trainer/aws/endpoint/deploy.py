@@ -120,8 +120,10 @@ def settled(api: Api, wanted: EndpointSpec, pace: Pace) -> dict[str, Any] | None
         if endpoint is None or status not in UNSETTLED:
             return endpoint
         if time.monotonic() - begun > pace.timeout_s:
-            raise ServerError(f"endpoint {wanted.endpoint} has been {status} for {pace.timeout_s:.0f} s; "
-                              "run this again later: it goes on from there")
+            raise ServerError(
+                f"endpoint {wanted.endpoint} has been {status} for {pace.timeout_s:.0f} s; "
+                "run this again later: it goes on from there"
+            )
         said = status
         time.sleep(pace.poll_s)
 
@@ -133,8 +135,10 @@ def _clear(api: Api, wanted: EndpointSpec, pace: Pace) -> dict[str, Any] | None:
         return endpoint
     status, reason = endpoint["EndpointStatus"], endpoint.get("FailureReason", "no reason given")
     if status != FAILED:
-        raise ServerError(f"endpoint {wanted.endpoint} is {status} ({reason}) and cannot be updated; "
-                          "see its log in CloudWatch, or remove it with --destroy")
+        raise ServerError(
+            f"endpoint {wanted.endpoint} is {status} ({reason}) and cannot be updated; "
+            "see its log in CloudWatch, or remove it with --destroy"
+        )
     log.warning("endpoint %s failed earlier (%s) and is made anew", wanted.endpoint, reason)
     delete(api, wanted, pace)
     return None

@@ -65,10 +65,13 @@ def destroy(api: Api, wanted: EndpointSpec, pace: Pace) -> Destroyed:
             removed.append(f"{request.operation} {_name(request)}")
         if request.operation == "DeleteEndpoint":
             deploy.settled(api, wanted, pace)
-    return Destroyed(removed, [
-        f"s3://{wanted.bucket}/{wanted.place}/capture: the records of data capture",
-        f"the log group /aws/sagemaker/Endpoints/{wanted.endpoint}",
-    ])
+    return Destroyed(
+        removed,
+        [
+            f"s3://{wanted.bucket}/{wanted.place}/capture: the records of data capture",
+            f"the log group /aws/sagemaker/Endpoints/{wanted.endpoint}",
+        ],
+    )
 
 
 def _made(api: Api, wanted: EndpointSpec) -> Made:

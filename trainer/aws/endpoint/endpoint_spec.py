@@ -77,10 +77,18 @@ def add_options(to: ArgumentParser, environ: Mapping[str, str]) -> None:
     to.add_argument("--image", default="", help="another container than AWS's PyTorch one")
     to.add_argument("--min-instances", type=whole(1, 100), default=EndpointSpec.least, help="autoscaling: at least")
     to.add_argument("--max-instances", type=whole(1, 100), default=EndpointSpec.most, help="autoscaling: at most")
-    to.add_argument("--cpu-percent", type=whole(1, 1000), default=EndpointSpec.cpu_percent, help="what autoscaling aims at")
-    to.add_argument("--cooldown", type=whole(0, 3600), default=EndpointSpec.cooldown_s, help="seconds between two scalings")
-    to.add_argument("--capture-percent", type=whole(0, 100), default=EndpointSpec.capture_percent, help="of the answers")
-    to.add_argument("--update", choices=(CANARY, ALL_AT_ONCE), default=EndpointSpec.update, help="how traffic is shifted")
+    to.add_argument(
+        "--cpu-percent", type=whole(1, 1000), default=EndpointSpec.cpu_percent, help="what autoscaling aims at"
+    )
+    to.add_argument(
+        "--cooldown", type=whole(0, 3600), default=EndpointSpec.cooldown_s, help="seconds between two scalings"
+    )
+    to.add_argument(
+        "--capture-percent", type=whole(0, 100), default=EndpointSpec.capture_percent, help="of the answers"
+    )
+    to.add_argument(
+        "--update", choices=(CANARY, ALL_AT_ONCE), default=EndpointSpec.update, help="how traffic is shifted"
+    )
     to.add_argument(
         "--bake", type=whole(0, 3600), default=EndpointSpec.bake_s, help="seconds of alarm watch after each shift"
     )
@@ -103,12 +111,22 @@ def read_endpoint_spec(
     ]
     given = {**assumed, **given}
     found = EndpointSpec(
-        region=given.get("region", ""), role=given.get("role", ""), bucket=given.get("bucket", ""),
-        prefix=str(given.get("prefix", "")).strip("/"), endpoint=given.get("endpoint", ""),
-        instance_type=given["instance_type"], accelerator=given.get("accelerator_type", ""),
-        serverless_mb=given["serverless_memory_mb"], image_uri=given.get("image", ""), least=given["min_instances"],
-        most=given["max_instances"], cpu_percent=given["cpu_percent"], cooldown_s=given["cooldown"],
-        capture_percent=given["capture_percent"], update=given["update"], bake_s=given["bake"],
+        region=given.get("region", ""),
+        role=given.get("role", ""),
+        bucket=given.get("bucket", ""),
+        prefix=str(given.get("prefix", "")).strip("/"),
+        endpoint=given.get("endpoint", ""),
+        instance_type=given["instance_type"],
+        accelerator=given.get("accelerator_type", ""),
+        serverless_mb=given["serverless_memory_mb"],
+        image_uri=given.get("image", ""),
+        least=given["min_instances"],
+        most=given["max_instances"],
+        cpu_percent=given["cpu_percent"],
+        cooldown_s=given["cooldown"],
+        capture_percent=given["capture_percent"],
+        update=given["update"],
+        bake_s=given["bake"],
         link_buckets=given.get("link_buckets", ""),
     )
     problems = _problems(found)
@@ -121,18 +139,21 @@ def _problems(found: EndpointSpec) -> list[str]:
     """Everything that cannot be, in one list."""
     checks = {
         f"the region is {found.region!r}; give --region, such as eu-central-1": REGION.fullmatch(found.region),
-        f"the role is {found.role!r}; give --role or BINWATCH_AWS_ROLE, as arn:aws:iam::ACCOUNT:role/NAME":
-            ROLE.fullmatch(found.role),
-        f"the bucket is {found.bucket!r}; give --bucket or BINWATCH_AWS_BUCKET, a bucket's name without s3://":
-            BUCKET.fullmatch(found.bucket),
+        f"the role is {found.role!r}; give --role or BINWATCH_AWS_ROLE, as arn:aws:iam::ACCOUNT:role/NAME": ROLE.fullmatch(
+            found.role
+        ),
+        f"the bucket is {found.bucket!r}; give --bucket or BINWATCH_AWS_BUCKET, a bucket's name without s3://": BUCKET.fullmatch(
+            found.bucket
+        ),
         f"the prefix is {found.prefix!r}; it may have letters, digits and . _ - /": PREFIX.fullmatch(found.prefix),
         f"the endpoint's name is {found.endpoint!r}; it may have letters, digits and hyphens between them, at most "
         f"{LONGEST_NAME}": NAME.fullmatch(found.endpoint) and len(found.endpoint) <= LONGEST_NAME,
         f"{found.least} instances at least are more than {found.most} at most": found.least <= found.most,
-        "Elastic Inference needs instances: leave out --serverless-memory-mb or --accelerator-type":
-            not (found.accelerator and found.serverless_mb),
-        f"--serverless-memory-mb is {found.serverless_mb}; SageMaker has multiples of 1024":
-            found.serverless_mb % 1024 == 0,
+        "Elastic Inference needs instances: leave out --serverless-memory-mb or --accelerator-type": not (
+            found.accelerator and found.serverless_mb
+        ),
+        f"--serverless-memory-mb is {found.serverless_mb}; SageMaker has multiples of 1024": found.serverless_mb % 1024
+        == 0,
     }
     return [problem for problem, good in checks.items() if not good]
 

@@ -94,8 +94,11 @@ def accuracy(wanted: EndpointSpec, package: Package) -> AwsRequest:
     """Say what is deployed: the last request of a deployment. The file is written beside the package."""
     named = names(wanted, package)
     content = {
-        "accuracy": package.accuracy, "version": package.version, "fingerprint": package.fingerprint,
-        "archive": f"s3://{wanted.bucket}/{named.archive_key}", "endpoint": wanted.endpoint,
+        "accuracy": package.accuracy,
+        "version": package.version,
+        "fingerprint": package.fingerprint,
+        "archive": f"s3://{wanted.bucket}/{named.archive_key}",
+        "endpoint": wanted.endpoint,
         "endpoint_config": named.config,
     }
     path = package.path.with_name(ACCURACY)
@@ -140,8 +143,12 @@ def _model(wanted: EndpointSpec, package: Package, key: str) -> dict[str, Any]:
     }
     if wanted.link_buckets:
         environment["BINWATCH_S3_BUCKETS"] = wanted.link_buckets
-    container = {"Image": wanted.image.uri, "Mode": "SingleModel", "ModelDataUrl": f"s3://{wanted.bucket}/{key}",
-                 "Environment": environment}
+    container = {
+        "Image": wanted.image.uri,
+        "Mode": "SingleModel",
+        "ModelDataUrl": f"s3://{wanted.bucket}/{key}",
+        "Environment": environment,
+    }
     return {"PrimaryContainer": container, "ExecutionRoleArn": wanted.role}
 
 
@@ -149,7 +156,9 @@ def create_config(wanted: EndpointSpec, package: Package) -> AwsRequest:
     """Say on which machines the model runs, and what is recorded."""
     named = names(wanted, package)
     parameters = {
-        "EndpointConfigName": named.config, "ProductionVariants": [_variant(wanted, named.model)], **_capture(wanted),
+        "EndpointConfigName": named.config,
+        "ProductionVariants": [_variant(wanted, named.model)],
+        **_capture(wanted),
         "Tags": _tags(wanted),
     }
     return AwsRequest(SAGEMAKER, "CreateEndpointConfig", parameters)
@@ -169,12 +178,15 @@ def _capture(wanted: EndpointSpec) -> dict[str, Any]:
     """Data capture of questions and answers; SageMaker has none for serverless endpoints."""
     if wanted.serverless_mb or not wanted.capture_percent:
         return {}
-    return {"DataCaptureConfig": {
-        "EnableCapture": True, "InitialSamplingPercentage": wanted.capture_percent,
-        "DestinationS3Uri": f"s3://{wanted.bucket}/{wanted.place}/capture",
-        "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
-        "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
-    }}
+    return {
+        "DataCaptureConfig": {
+            "EnableCapture": True,
+            "InitialSamplingPercentage": wanted.capture_percent,
+            "DestinationS3Uri": f"s3://{wanted.bucket}/{wanted.place}/capture",
+            "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+            "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
+        }
+    }
 
 
 def _tags(wanted: EndpointSpec) -> list[dict[str, str]]:
@@ -195,8 +207,10 @@ def update_endpoint(wanted: EndpointSpec, config: str, instances: int, guarded: 
     """
     parameters: dict[str, Any] = {"EndpointName": wanted.endpoint, "EndpointConfigName": config}
     if not wanted.serverless_mb:
-        parameters |= {"RetainAllVariantProperties": True,
-                       "ExcludeRetainedVariantProperties": [{"VariantPropertyType": "DataCaptureConfig"}]}
+        parameters |= {
+            "RetainAllVariantProperties": True,
+            "ExcludeRetainedVariantProperties": [{"VariantPropertyType": "DataCaptureConfig"}],
+        }
     if guarded and wanted.image.guardrails:
         parameters["DeploymentConfig"] = _deployment(wanted, instances)
     return AwsRequest(SAGEMAKER, "UpdateEndpoint", parameters)
@@ -204,7 +218,8 @@ def update_endpoint(wanted: EndpointSpec, config: str, instances: int, guarded: 
 
 def _deployment(wanted: EndpointSpec, instances: int) -> dict[str, Any]:
     policy = {
-        "TrafficRoutingConfiguration": _routing(wanted, instances), "TerminationWaitInSeconds": wanted.bake_s,
+        "TrafficRoutingConfiguration": _routing(wanted, instances),
+        "TerminationWaitInSeconds": wanted.bake_s,
         "MaximumExecutionTimeoutInSeconds": LONGEST_UPDATE_S + 3 * wanted.bake_s,
     }
     alarms = [{"AlarmName": name} for name in alarm_names(wanted)]
@@ -236,8 +251,13 @@ def describe(wanted: EndpointSpec) -> AwsRequest:
 
 def ask(wanted: EndpointSpec, photo: GoldenPhoto) -> AwsRequest:
     """Ask the endpoint about a golden photo."""
-    parameters = {"EndpointName": wanted.endpoint, "Body": FileBody(photo.path), "ContentType": "image/jpeg",
-                  "Accept": "application/json", "CustomAttributes": PROBE}
+    parameters = {
+        "EndpointName": wanted.endpoint,
+        "Body": FileBody(photo.path),
+        "ContentType": "image/jpeg",
+        "Accept": "application/json",
+        "CustomAttributes": PROBE,
+    }
     return AwsRequest(RUNTIME, "InvokeEndpoint", parameters)
 
 
@@ -258,8 +278,11 @@ def alarms(wanted: EndpointSpec) -> list[AwsRequest]:
     if not wanted.image.guardrails:
         return []
     common = {
-        "Namespace": "AWS/SageMaker", "Period": 60, "EvaluationPeriods": 1,
-        "ComparisonOperator": "GreaterThanOrEqualToThreshold", "TreatMissingData": "notBreaching",
+        "Namespace": "AWS/SageMaker",
+        "Period": 60,
+        "EvaluationPeriods": 1,
+        "ComparisonOperator": "GreaterThanOrEqualToThreshold",
+        "TreatMissingData": "notBreaching",
         "Dimensions": dimensions(wanted),
     }
     about = "rolls an update of the endpoint back"

@@ -18,13 +18,27 @@ SERVERLESS_MB = 3072
 
 OWNER = "763104351884"
 OWNERS = {
-    "af-south-1": "626614931356", "ap-east-1": "871362719292", "ap-east-2": "975050140332",
-    "ap-northeast-3": "364406365360", "ap-south-2": "772153158452", "ap-southeast-3": "907027046896",
-    "ap-southeast-4": "457447274322", "ap-southeast-5": "550225433462", "ap-southeast-6": "633930458069",
-    "ap-southeast-7": "590183813437", "ca-west-1": "204538143572", "cn-north-1": "727897471807",
-    "cn-northwest-1": "727897471807", "eu-central-2": "380420809688", "eu-south-1": "692866216735",
-    "eu-south-2": "503227376785", "il-central-1": "780543022126", "me-central-1": "914824155844",
-    "me-south-1": "217643126080", "mx-central-1": "637423239942", "us-gov-east-1": "446045086412",
+    "af-south-1": "626614931356",
+    "ap-east-1": "871362719292",
+    "ap-east-2": "975050140332",
+    "ap-northeast-3": "364406365360",
+    "ap-south-2": "772153158452",
+    "ap-southeast-3": "907027046896",
+    "ap-southeast-4": "457447274322",
+    "ap-southeast-5": "550225433462",
+    "ap-southeast-6": "633930458069",
+    "ap-southeast-7": "590183813437",
+    "ca-west-1": "204538143572",
+    "cn-north-1": "727897471807",
+    "cn-northwest-1": "727897471807",
+    "eu-central-2": "380420809688",
+    "eu-south-1": "692866216735",
+    "eu-south-2": "503227376785",
+    "il-central-1": "780543022126",
+    "me-central-1": "914824155844",
+    "me-south-1": "217643126080",
+    "mx-central-1": "637423239942",
+    "us-gov-east-1": "446045086412",
     "us-gov-west-1": "442386744353",
 }
 """The account that owns AWS's images, where it is not OWNER."""
@@ -61,8 +75,12 @@ def image_for(region: str, instance_type: str, accelerator: str = "") -> Image:
     if family == "inf1":
         raise SettingsError(f"{instance_type} has Inferentia of the first generation; take {INFERENTIA} or {GRAVITON}")
     if family in ("inf2", "trn1", "trn2"):
-        return Image(_uri(region, f"pytorch-inference-neuronx:{NEURONX_TAG}"), TORCHSCRIPT, start_timeout_s=1800,
-                     warnings=(_neuron(instance_type),))
+        return Image(
+            _uri(region, f"pytorch-inference-neuronx:{NEURONX_TAG}"),
+            TORCHSCRIPT,
+            start_timeout_s=1800,
+            warnings=(_neuron(instance_type),),
+        )
     if family.startswith(_GRAVITON_FAMILIES):
         return Image(_uri(region, f"pytorch-inference-graviton:{GRAVITON_TAG}"))
     return Image(_uri(region, f"pytorch-inference:{GPU_TAG if family.startswith(_GPU_FAMILIES) else CPU_TAG}"))

@@ -70,8 +70,9 @@ def build(chosen: Chosen, form: str, folder: Path) -> Package:
             raise ArchiveError(f"{chosen.archive} has no golden photo, by which a deployed endpoint is checked")
         path = _write(target / "model.tar.gz", dict(_members(content, form, target)))
     kept = Path(shutil.copy(chosen.archive, target / ARCHIVE))
-    return Package(path, sha256(path), kept, chosen.version, chosen.accuracy, chosen.fingerprint, golden,
-                   manifest.tolerance)
+    return Package(
+        path, sha256(path), kept, chosen.version, chosen.accuracy, chosen.fingerprint, golden, manifest.tolerance
+    )
 
 
 def _golden(content: Path, target: Path, manifest: Manifest, number: int) -> GoldenPhoto:
@@ -140,8 +141,9 @@ def _placeholder(chosen: Chosen, form: str, target: Path) -> Package:
     else:
         members |= dict(_code(_SERVE, target))
     path = _write(target / f"{PLACEHOLDER}-model.tar.gz", members)
-    return Package(path, sha256(path), mar, chosen.version, chosen.accuracy, chosen.fingerprint,
-                   (GoldenPhoto(photo, ()),), 0.0)
+    return Package(
+        path, sha256(path), mar, chosen.version, chosen.accuracy, chosen.fingerprint, (GoldenPhoto(photo, ()),), 0.0
+    )
 
 
 @contextmanager

@@ -17,17 +17,27 @@ def deployment(wanted: EndpointSpec, package: Package, exists: bool) -> list[Aws
     named = hosting.names(wanted, package)
     stored = [each for put in hosting.uploads(wanted, package) for each in (hosting.look_up(put), put)]
     if exists:
-        move = [hosting.describe_config(BEFORE), hosting.describe_config(named.config),
-                hosting.update_endpoint(wanted, named.config, wanted.least)]
+        move = [
+            hosting.describe_config(BEFORE),
+            hosting.describe_config(named.config),
+            hosting.update_endpoint(wanted, named.config, wanted.least),
+        ]
     else:
         move = [hosting.create_endpoint(wanted, named.config)]
     return [
-        hosting.describe(wanted), *stored,
-        hosting.describe_model(named.model), hosting.create_model(wanted, package),
-        hosting.describe_config(named.config), hosting.create_config(wanted, package),
-        *hosting.alarms(wanted), hosting.read_accuracy(wanted), *move, hosting.describe(wanted),
+        hosting.describe(wanted),
+        *stored,
+        hosting.describe_model(named.model),
+        hosting.create_model(wanted, package),
+        hosting.describe_config(named.config),
+        hosting.create_config(wanted, package),
+        *hosting.alarms(wanted),
+        hosting.read_accuracy(wanted),
+        *move,
+        hosting.describe(wanted),
         *(hosting.ask(wanted, photo) for photo in package.golden),
-        *scaling.scale(wanted), hosting.accuracy(wanted, package),
+        *scaling.scale(wanted),
+        hosting.accuracy(wanted, package),
     ]
 
 

@@ -21,15 +21,26 @@ def scale(wanted: EndpointSpec) -> list[AwsRequest]:
     """
     if wanted.serverless_mb:
         return []
-    metric = {"MetricName": "CPUUtilization", "Namespace": "/aws/sagemaker/Endpoints",
-              "Dimensions": dimensions(wanted), "Statistic": "Average", "Unit": "Percent"}
+    metric = {
+        "MetricName": "CPUUtilization",
+        "Namespace": "/aws/sagemaker/Endpoints",
+        "Dimensions": dimensions(wanted),
+        "Statistic": "Average",
+        "Unit": "Percent",
+    }
     tracking = {
-        "TargetValue": float(wanted.cpu_percent), "CustomizedMetricSpecification": metric,
-        "ScaleOutCooldown": wanted.cooldown_s, "ScaleInCooldown": wanted.cooldown_s,
+        "TargetValue": float(wanted.cpu_percent),
+        "CustomizedMetricSpecification": metric,
+        "ScaleOutCooldown": wanted.cooldown_s,
+        "ScaleInCooldown": wanted.cooldown_s,
     }
     register = {**_target(wanted), "MinCapacity": wanted.least, "MaxCapacity": wanted.most}
-    policy = {"PolicyName": POLICY, **_target(wanted), "PolicyType": "TargetTrackingScaling",
-              "TargetTrackingScalingPolicyConfiguration": tracking}
+    policy = {
+        "PolicyName": POLICY,
+        **_target(wanted),
+        "PolicyType": "TargetTrackingScaling",
+        "TargetTrackingScalingPolicyConfiguration": tracking,
+    }
     return [AwsRequest(SERVICE, "RegisterScalableTarget", register), AwsRequest(SERVICE, "PutScalingPolicy", policy)]
 
 
@@ -53,6 +64,7 @@ def must_pause(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> 
 
 def _target(wanted: EndpointSpec) -> dict[str, Any]:
     return {
-        "ServiceNamespace": "sagemaker", "ResourceId": f"endpoint/{wanted.endpoint}/variant/{VARIANT}",
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"endpoint/{wanted.endpoint}/variant/{VARIANT}",
         "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
     }

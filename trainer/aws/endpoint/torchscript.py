@@ -21,11 +21,29 @@ from serve.errors import ArchiveError
 FILE_FORMAT = b"2\n"
 """What torch 1.5.1 writes; it refuses more than that."""
 
-_SAME = frozenset({
-    "add.Tensor", "add_.Tensor", "adaptive_avg_pool2d.default", "batch_norm.default", "cat.default", "conv2d.default",
-    "div.Tensor", "flatten.using_ints", "flip.default", "linear.default", "log_softmax.int", "max_pool2d.default",
-    "mean.dim", "mul.Tensor", "permute.default", "relu.default", "relu_.default", "sub.Tensor", "to.dtype",
-})
+_SAME = frozenset(
+    {
+        "add.Tensor",
+        "add_.Tensor",
+        "adaptive_avg_pool2d.default",
+        "batch_norm.default",
+        "cat.default",
+        "conv2d.default",
+        "div.Tensor",
+        "flatten.using_ints",
+        "flip.default",
+        "linear.default",
+        "log_softmax.int",
+        "max_pool2d.default",
+        "mean.dim",
+        "mul.Tensor",
+        "permute.default",
+        "relu.default",
+        "relu_.default",
+        "sub.Tensor",
+        "to.dtype",
+    }
+)
 _NOTHING = frozenset({"dropout.default", "lift_fresh_copy.default"})
 """What changes no answer, so that its input stands for it."""
 
@@ -86,8 +104,10 @@ def _call(graph: fx.Graph, node: fx.Node, mapped: Callable[[Any], Any]) -> Any:
         return graph.call_function(torch.ops.aten.constant_pad_nd, (args[0], args[1], *(args[3:] or (0.0,))))
     if name == "index.Tensor" and len(args[1]) == 2 and args[1][0] is None:
         return graph.call_function(torch.ops.aten.index_select, (args[0], 1, args[1][1]))
-    raise ArchiveError(f"the network uses {node.target}, which TorchScript for torch 1.5.1 is not written for; "
-                       "deploy it without --accelerator-type")
+    raise ArchiveError(
+        f"the network uses {node.target}, which TorchScript for torch 1.5.1 is not written for; "
+        "deploy it without --accelerator-type"
+    )
 
 
 def _is_whole(args: Any) -> bool:
