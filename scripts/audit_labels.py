@@ -13,11 +13,12 @@ import _cli
 from trainer import entrypoint
 from trainer.data.audit import audit, summary, write_audit
 from trainer.data.prepared import AUDIT, audit_table, read
+from trainer.training.features import layout_features
 
 
 def main(args: Namespace) -> int:
     prepared = read(args.data)
-    found = audit(prepared, args.seed)
+    found = audit(prepared, layout_features(prepared), args.seed)
     write_audit(prepared, found, args.show)
     result = {
         "photos": len(found.doubts),

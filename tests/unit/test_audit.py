@@ -16,6 +16,7 @@ from trainer.data.audit import Audit, audit, write_audit
 from trainer.data.counts import Counts
 from trainer.data.dataset import Dataset, DataSpec
 from trainer.training import features
+from trainer.training.features import layout_features
 from trainer.training.train import fit
 
 
@@ -39,7 +40,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audited]:
         record["EXPECTED_QUANTITY"] = rng.choice([c for c in range(1, 6) if c != record["EXPECTED_QUANTITY"]])
         path.write_text(json.dumps(record))
     made = prepared.prepare(bins, tmp_path_factory.mktemp("out"), Counts())
-    found = audit(made)
+    found = audit(made, layout_features(made))
     write_audit(made, found, show=20)
     yield Audited(made, found, frozenset(path.stem for path in wrong))
     shutil.rmtree(made.folder)
@@ -150,8 +151,9 @@ def test_a_model_learns_from_what_is_left(audited: Audited) -> None:
 
 def test_too_few_bins_of_a_count_are_named(tmp_path: Path) -> None:
     bins = synthetic.draw_dataset(tmp_path / "bins", 24, seed=1, counts=(1, 2, 3))
+    made = prepared.prepare(bins, tmp_path / "out", Counts((1, 2, 3)))
     with pytest.raises(DataError, match="the audit needs 5 of each count"):
-        audit(prepared.prepare(bins, tmp_path / "out", Counts((1, 2, 3))))
+        audit(made, layout_features(made))
 
 
 def test_the_contact_sheet_offers_training_photos_for_correction(audited: Audited) -> None:

@@ -1,11 +1,11 @@
 """What makes a training or an evaluation run again: the code that decides it, in every folder."""
 
-import ast
 import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.imports import closure
 from trainer.pipeline.code_version import EVALUATION, ROOT, TRAINING, evaluation_code, files, training_code
 
 
@@ -51,37 +51,14 @@ def test_code_that_both_rest_on_repeats_both(tree: Path, name: str) -> None:
     assert evaluation != evaluation_code(ROOT)
 
 
-def imports(path: Path) -> set[Path]:
-    """The project's own files that a file imports."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    paths = {ROOT.joinpath(*name.split(".")).with_suffix(".py") for name in names}
-    return {path for path in paths if path.is_file()}
-
-
-def closure(*names: str) -> set[Path]:
-    """The project's own files that these import, at once or by way of others."""
-    seen: set[Path] = set()
-    rest = {ROOT / name for name in names}
-    while rest:
-        path = rest.pop()
-        seen.add(path)
-        rest |= imports(path) - seen
-    return seen
-
-
 NAMES_ONLY = {ROOT / "trainer" / "artifacts.py"}
 """Names of files, which change no model."""
 
 
 def test_everything_that_training_and_export_import_is_hashed() -> None:
-    needed = closure("trainer/training/train.py", "trainer/training/export.py")
+    needed = closure("trainer/training/train.py", "trainer/training/export.py", root=ROOT)
     assert needed - NAMES_ONLY <= set(files(ROOT, TRAINING))
 
 
 def test_everything_that_an_evaluation_imports_is_hashed() -> None:
-    assert closure("trainer/evaluation/evaluate.py") - NAMES_ONLY <= set(files(ROOT, EVALUATION))
+    assert closure("trainer/evaluation/evaluate.py", root=ROOT) - NAMES_ONLY <= set(files(ROOT, EVALUATION))

@@ -16,7 +16,7 @@ from serve.errors import AwsError, ServerError, SettingsError
 from serve.gateway.refusal import Refusal
 from serve.local.servers import free_port
 from serve.payload import ATTRIBUTES
-from tests.unit.test_rooms import imported
+from tests.imports import closure
 from trainer.aws import lambda_deploy, lambda_zip
 from trainer.aws.endpoint.deploy import Pace
 from trainer.aws.requests import AwsRequest, Recorder
@@ -247,9 +247,8 @@ def test_the_zip_has_what_the_handler_imports_and_the_same_bytes_each_time(tmp_p
     assert first.read_bytes() == second.read_bytes()
     with zipfile.ZipFile(first) as made:
         made.extractall(tmp_path / "code")
-    names = {path.stem for path in (tmp_path / "code" / "serve").iterdir()}
-    used = {name.split(".")[1] for path in (tmp_path / "code").rglob("*.py") for name in imported(path) if "." in name}
-    assert names - {"__init__"} == used
+    modules = {path for path in (tmp_path / "code").rglob("*.py") if path.name != "__init__.py"}
+    assert modules == closure("lambda_function.py", root=tmp_path / "code")
 
 
 class Fake:

@@ -32,7 +32,6 @@ from serve.errors import DataError
 from serve.files import write_text
 from trainer.data.inspection import embed_photo, page, picture
 from trainer.data.prepared import AUDIT, Prepared, audit_table
-from trainer.training.features import layout_features
 
 FOLDS = 5
 PLANTED, TAIL = 0.1, 0.05
@@ -73,10 +72,12 @@ class Audit:
     planted: NDArray[np.float64]
 
 
-def audit(prepared: Prepared, seed: int = 0) -> Audit:
-    """Audit all photos of ``prepared``. Raises DataError where a count has too few bins."""
+def audit(prepared: Prepared, features: NDArray[np.float32], seed: int = 0) -> Audit:
+    """Audit all photos of ``prepared``. Raises DataError where a count has too few bins.
+
+    ``features``: a row a photo, ``(N, F)``, such as ``layout_features`` of ``trainer/training/features.py``.
+    """
     rows, values = prepared.rows, np.array(prepared.counts.values)
-    features = np.asarray(layout_features(prepared))
     labels = np.searchsorted(values, [row.count for row in rows])
     train = np.array([row.split == "train" for row in rows])
     bins = np.array([row.bin for row in rows])

@@ -7,8 +7,8 @@ A version carries the tag ``status``, which goes one way,
           |          `-> rejected                    its canary failed: never tried again
           `-> refused                                the gate did not let it through
 
-and ``reason``. The alias ``champion`` names the version that TorchServe must serve, ``previous`` the one that a rollback
-returns to.
+and ``reason``. The alias ``champion`` names the version that TorchServe must serve, ``previous`` the one that a
+rollback returns to.
 """
 
 from dataclasses import dataclass

@@ -139,11 +139,11 @@ def _problems(found: EndpointSpec) -> list[str]:
     """Everything that cannot be, in one list."""
     checks = {
         f"the region is {found.region!r}; give --region, such as eu-central-1": REGION.fullmatch(found.region),
-        f"the role is {found.role!r}; give --role or BINWATCH_AWS_ROLE, as arn:aws:iam::ACCOUNT:role/NAME": ROLE.fullmatch(
-            found.role
+        f"the role is {found.role!r}; give --role or BINWATCH_AWS_ROLE, as arn:aws:iam::ACCOUNT:role/NAME": (
+            ROLE.fullmatch(found.role)
         ),
-        f"the bucket is {found.bucket!r}; give --bucket or BINWATCH_AWS_BUCKET, a bucket's name without s3://": BUCKET.fullmatch(
-            found.bucket
+        f"the bucket is {found.bucket!r}; give --bucket or BINWATCH_AWS_BUCKET, a bucket's name without s3://": (
+            BUCKET.fullmatch(found.bucket)
         ),
         f"the prefix is {found.prefix!r}; it may have letters, digits and . _ - /": PREFIX.fullmatch(found.prefix),
         f"the endpoint's name is {found.endpoint!r}; it may have letters, digits and hyphens between them, at most "
