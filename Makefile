@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 TOOLKITS := $(VENV)-sagemaker
 .DEFAULT_GOAL := help
-.PHONY: help demo test toolkits e2e check proof bench up down
+.PHONY: help demo quick test toolkits e2e check proof bench up down
 
 help: ## list the targets
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 8
@@ -13,15 +13,18 @@ help: ## list the targets
 demo: $(READY) ## the main job on this machine; ONCE=1 ends by itself, DATA= COUNTS= LIMIT= choose the photos
 	@$(PY) scripts/demo.py $(if $(ONCE),--once) $(if $(DATA),--data $(DATA)) $(if $(COUNTS),--counts $(COUNTS)) $(if $(LIMIT),--limit $(LIMIT))
 
+quick: $(READY) ## the unit tests, in seconds
+	@$(PY) -m pytest tests/unit -n logical --maxprocesses 4 --dist loadfile --durations=15
+
 test: $(READY) toolkits ## all tests that this machine can run
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "not e2e and not alone" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-	@$(PY) -m pytest -m alone
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "not e2e and not alone" -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder --durations=15
+	@$(PY) -m pytest -m alone --durations=15
 
 toolkits: $(READY) ## AWS's toolkits for the tests, in an environment of their own
 	@$(MAKE) --no-print-directory $(TOOLKITS)/.ready || echo "without $(TOOLKITS), whose packages need a C compiler, some tests are skipped"
 
 e2e: $(READY) ## the tests in containers; needs Docker
-	@$(PY) -m pytest -m e2e -n 2 --dist loadfile
+	@$(PY) -m pytest -m e2e -n 2 --dist loadgroup --durations=15
 
 check: $(READY) ## ruff, mypy strict, tests
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(MAKE) test

@@ -1,42 +1,74 @@
-"""What the scripts share: options with their environment variables, logs, errors, exit codes.
+"""What the scripts share: options with their environment variables, output, exit codes.
 
-Exit codes: 0 done, 1 error, 2 usage, 3 the gate refused.
+Exit codes: 0 done, 1 error, 2 usage or settings, 3 the gate refused.
 """
 
 import argparse
 import json
 import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from argparse import SUPPRESS, ArgumentParser, Namespace
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
-from trainer.registry import signing
+from serve.settings import AnySettings, Settings, read, settings_of
+from serve.settings.common import MlflowSettings, StateSettings
+from trainer.pipeline.trainer_settings import PhotoSettings
 from trainer.training.recipes import PRECISIONS
 from trainer.training.rules import RULES
 
 
-def parser(description: str, environ: Mapping[str, str] = os.environ) -> argparse.ArgumentParser:
+def parser(description: str, environ: Mapping[str, str] = os.environ) -> ArgumentParser:
     """A parser with the options that every script has."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    made.add_argument("--debug", action="store_true", help="show tracebacks")
-    made.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    made.add_argument(
-        "--tracking-uri", default=environ.get("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000"), help="MLflow server"
+    root = ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    root.add_argument("--debug", action="store_true", help="show tracebacks")
+    root.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    root.add_argument(
+        "--tracking-uri",
+        default=read(MlflowSettings, environ).tracking_uri,
+        help="address of the MLflow server, also MLFLOW_TRACKING_URI",
     )
-    return made
+    return root
 
 
-def add_data_options(to: argparse.ArgumentParser, environ: Mapping[str, str] = os.environ) -> None:
-    """--data, --counts, --limit, --data-seed, and what changes the training photos."""
-    get = environ.get
-    to.add_argument("--data", default=get("BINWATCH_DATA"), help="folder with bin-images/ and metadata/; drawn without")
+def add_settings(to: ArgumentParser, cls: type[Settings], *names: str) -> None:
+    """Options for the settings of ``cls`` with these field names, or for all; ``read_settings`` reads them."""
+    for setting in settings_of(cls):
+        if names and (setting.path[-1] not in names or len(setting.path) > 1):
+            continue
+        option, variable = setting.option, setting.variable
+        if setting.field.annotation is bool:
+            help_text = f"{setting.sentence} ({variable})"
+            to.add_argument(option, dest=variable, action="store_const", const="1", default=SUPPRESS, help=help_text)
+            continue
+        default = setting.default and f"default {setting.default}"
+        details = "; ".join(filter(None, (setting.allowed, variable, default)))
+        metavar = option.removeprefix("--").replace("-", "_").upper()
+        help_text = f"{setting.sentence} ({details})"
+        to.add_argument(option, dest=variable, default=SUPPRESS, metavar=metavar, help=help_text)
+
+
+def read_settings(cls: type[AnySettings], args: Namespace, environ: Mapping[str, str] = os.environ) -> AnySettings:
+    """The settings of a script: its options, which win, and the environment. Raises SettingsError."""
+    options = {setting.variable: vars(args).get(setting.variable) for setting in settings_of(cls)}
+    texts = {variable: text for variable, text in options.items() if text is not None}
+    return read(cls, {**environ, "MLFLOW_TRACKING_URI": args.tracking_uri}, texts)
+
+
+def add_state_option(to: ArgumentParser, purpose: str, environ: Mapping[str, str] = os.environ) -> None:
+    """--state; ``purpose``: what the script does with the folder."""
     to.add_argument(
-        "--counts",
-        default=get("BINWATCH_COUNTS") or None,
-        help="the counts to tell apart: 0-5, 1-8+; 1-5 without",
+        "--state", type=Path, default=read(StateSettings, environ).state, help=f"{purpose}; also BINWATCH_STATE"
     )
-    to.add_argument("--limit", default=get("BINWATCH_LIMIT") or None, help="a stratified subset of so many photos")
+
+
+def add_data_options(
+    to: ArgumentParser, environ: Mapping[str, str] = os.environ, exclude: Collection[str] = ()
+) -> None:
+    """--data, --counts, --limit, unless ``exclude`` names them, --data-seed, and what changes the training photos."""
+    for setting in settings_of(PhotoSettings):
+        if setting.path[-1] not in exclude:
+            default = environ.get(setting.variable) or None
+            to.add_argument(setting.option, default=default, help=f"{setting.sentence}; also {setting.variable}")
     to.add_argument("--data-seed", default=0, type=int, help="seed of the subset and the split")
     to.add_argument("--train-share", default=1.0, type=float, help="share of the training photos that is used")
     to.add_argument(
@@ -44,54 +76,39 @@ def add_data_options(to: argparse.ArgumentParser, environ: Mapping[str, str] = o
         default=0.0,
         type=float,
         metavar="SHARE",
-        help="leave out the training photos that scripts/audit_labels.py doubts most",
+        help="share of the training photos to leave out: those that scripts/audit_labels.py doubts most",
     )
-    to.add_argument("--relabel-file", metavar="CSV", help="columns id, count: other counts for training photos")
+    to.add_argument(
+        "--relabel-file", metavar="CSV", help="corrected counts of training photos, with the columns id and count"
+    )
 
 
 def add_recipe_options(
-    to: argparse.ArgumentParser, environ: Mapping[str, str] = os.environ, but: Sequence[str] = ()
+    to: ArgumentParser, environ: Mapping[str, str] = os.environ, exclude: Collection[str] = ()
 ) -> None:
-    """What may be changed of a recipe, ``but`` some."""
-    options = {
-        "epochs": {"default": environ.get("BINWATCH_EPOCHS") or None},
-        "size-px": {"help": "side of the squashed photo"},
-        "batch-size": {},
-        "learning-rate": {"help": "the peak"},
-        "seed": {"help": "of weights, order and augmentation"},
-        "architecture": {"help": "another network than the recipe's"},
-        "weights": {"help": "of the network's body: none, pretrained, or a file"},
-        "precision": {"help": f"of the sums: {', '.join(PRECISIONS)}"},
+    """Options that override parts of a recipe, except those in ``exclude``."""
+    descriptions = {
+        "epochs": "number of epochs; also BINWATCH_EPOCHS",
+        "size-px": "side of the square that a photo is resized to, in pixels",
+        "batch-size": "photos per step",
+        "learning-rate": "peak of the learning rate",
+        "seed": "seed of weights, order and augmentation",
+        "architecture": "another network than the recipe's",
+        "weights": "weights of the network's body: none, pretrained, or a file",
+        "precision": f"precision of the training: {', '.join(PRECISIONS)}",
     }
-    for name, about in options.items():
-        if name not in but:
-            to.add_argument(f"--{name}", **about)  # type: ignore[arg-type]
+    for name, description in descriptions.items():
+        if name not in exclude:
+            default = environ.get("BINWATCH_EPOCHS") or None if name == "epochs" else None
+            to.add_argument(f"--{name}", default=default, help=description)
 
 
-def add_promoter_options(to: argparse.ArgumentParser, workers: int, environ: Mapping[str, str] = os.environ) -> None:
-    """Where TorchServe and its model store are, and how the promoter watches; ``workers``: how many a version starts
-    with, where nothing says it."""
-    get = environ.get
-    for name, port in (("inference", 8080), ("management", 8081), ("metrics", 8082)):
-        to.add_argument(f"--{name}-url", default=get(f"BINWATCH_{name.upper()}_URL", f"http://127.0.0.1:{port}"))
-    to.add_argument("--model-store", type=Path, default=Path(get("BINWATCH_MODEL_STORE", "var/models")))
-    workers = int(get("BINWATCH_WORKERS") or workers)
-    to.add_argument("--workers", type=int, default=workers, help="a version starts with")
-    keys = signing.trusted(Path(get("BINWATCH_STATE") or "var"), environ)
-    to.add_argument("--verify-key", type=Path, default=keys, help="keys whose archives are taken: file or folder")
-    to.add_argument("--autoscale", action="store_true", default=get("BINWATCH_AUTOSCALE") == "1", help="by load")
-    to.add_argument("--dry-run", action="store_true", help="only log what autoscaling would do")
-    to.add_argument("--watch", action="store_true", help="go on until SIGTERM")
-    to.add_argument("--interval", type=float, default=3.0, help="seconds between two rounds")
-    to.add_argument("--heartbeat", type=Path, default=Path(tempfile.gettempdir(), "binwatch-promoter"))
+def add_training_options(to: ArgumentParser) -> None:
+    """Options of a training run."""
+    to.add_argument("--stop-on", default="", metavar="RULES", help=f"rules that stop it, of {', '.join(RULES)}")
+    to.add_argument("--checkpoints", type=Path, help="folder to resume an interrupted training from; without, --out")
 
 
-def add_training_options(to: argparse.ArgumentParser) -> None:
-    """What may be said of how a training goes."""
-    to.add_argument("--stop-on", default="", metavar="RULES", help=f"rules that end it, of {', '.join(RULES)}")
-    to.add_argument("--checkpoints", type=Path, help="where an interrupted training is resumed from; --out without")
-
-
-def emit(args: argparse.Namespace, result: Any, text: str) -> None:
-    """The result on stdout: one JSON object with --json, else ``text``."""
+def emit(args: Namespace, result: object, text: str) -> None:
+    """Print the result: one JSON object with --json, else ``text``."""
     print(json.dumps(result) if args.json else text, flush=True)

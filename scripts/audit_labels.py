@@ -18,18 +18,18 @@ from trainer.training.features import layout_features
 
 def main(args: Namespace) -> int:
     prepared = read(args.data)
-    found = audit(prepared, layout_features(prepared), args.seed)
-    write_audit(prepared, found, args.show)
-    result = {
-        "photos": len(found.doubts),
-        "wrong_at_most": found.wrong_at_most,
-        "cleanlab": found.cleanlab,
-        "planted_found": found.found,
-        "most_doubted": [asdict(each) for each in found.doubts[: args.show]],
+    result = audit(prepared, layout_features(prepared), args.seed)
+    write_audit(prepared, result, args.show)
+    fields = {
+        "photos": len(result.doubts),
+        "wrong_at_most": result.wrong_at_most,
+        "cleanlab": result.cleanlab,
+        "planted_found": result.recall,
+        "most_doubted": [asdict(doubt) for doubt in result.doubts[: args.show]],
         "table": str(audit_table(prepared)),
         "page": str(args.data / AUDIT),
     }
-    _cli.emit(args, result, f"{summary(found)}. Look through {args.data / AUDIT}")
+    _cli.emit(args, fields, f"{summary(result)}. Look through {args.data / AUDIT}")
     return entrypoint.OK
 
 
@@ -37,5 +37,5 @@ if __name__ == "__main__":
     parser = _cli.parser(__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="a dataset that scripts/prepare_data.py prepared")
     parser.add_argument("--show", type=int, default=200, help="photos on the contact sheet")
-    parser.add_argument("--seed", type=int, default=0, help="of the folds and of the falsified records")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the folds and of the falsified records")
     entrypoint.run(main, parser.parse_args())

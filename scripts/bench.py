@@ -1,31 +1,46 @@
-"""Measure how many times faster we are than a named peer, or better, in one run.
+"""Measure how many times as fast this project is as a named peer in the same run.
 
-python scripts/bench.py fetch|gate|loader|monitor|precision|serve|train|tune [--data DIR] [--json]
+    python scripts/bench.py fetch|gate|loader|monitor|precision|serve|train|tune [--data DIR] [--json]
+
+Exits with 1 when the target of the benchmark is missed.
 """
 
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import _cli
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # `tests` is not an installed package
+
 from serve.local.servers import s3_server, torchserve_server
 from serve.rollout.torchserve_client import BATCHING
-from tests.benchmarks import benches, gate_benches, monitoring_benches, serving_benches, training_benches
+from tests.benchmarks.bench_fetch import bench_fetch
+from tests.benchmarks.bench_gate import bench_gate
+from tests.benchmarks.bench_loader import bench_loader
+from tests.benchmarks.bench_monitor import bench_monitor
+from tests.benchmarks.bench_serve import bench_serve
+from tests.benchmarks.bench_training import bench_precision, bench_train, bench_tune
+from tests.benchmarks.results import Result, Server
 from trainer import entrypoint
 from trainer.options import data_spec
 
-BENCHES: dict[str, Callable[[Path, benches.Server], benches.Result]] = {
-    **benches.BENCHES,
-    **gate_benches.BENCHES,
-    **monitoring_benches.BENCHES,
-    **training_benches.BENCHES,
-    "serve": lambda data, _: serving_benches.bench_serve(data, torchserve_server, BATCHING),
+BENCHMARKS: dict[str, Callable[[Path, Server], Result]] = {
+    "fetch": bench_fetch,
+    "gate": bench_gate,
+    "loader": bench_loader,
+    "monitor": bench_monitor,
+    "precision": bench_precision,
+    "serve": lambda data, _: bench_serve(data, torchserve_server, BATCHING),
+    "train": bench_train,
+    "tune": bench_tune,
 }
 
 
 def main(args: Namespace) -> int:
-    result = BENCHES[args.name](data_spec(vars(args), Path("var/drawn")).source, s3_server)
+    result = BENCHMARKS[args.name](data_spec(vars(args), Path("var/drawn")).source, s3_server)
     peers = "; ".join(f"{ratio} {result.compared} {peer}" for peer, ratio in result.peers.items())
     verdict = "holds" if result.holds else "does not hold"
     _cli.emit(args, asdict(result), f"{result.name}: {peers}; the target {result.target} {verdict} ({result.machine})")
@@ -34,6 +49,6 @@ def main(args: Namespace) -> int:
 
 if __name__ == "__main__":
     parser = _cli.parser(__doc__.splitlines()[0])
-    parser.add_argument("name", choices=sorted(BENCHES))
+    parser.add_argument("name", choices=sorted(BENCHMARKS), help="of the benchmark")
     _cli.add_data_options(parser)
     entrypoint.run(main, parser.parse_args())

@@ -1,8 +1,8 @@
-"""Deploy the champion to a SageMaker endpoint, or update the one there is; what fails is rolled back.
+"""Deploy the champion to a SageMaker endpoint, or update the endpoint; a failed update is rolled back.
 
     python scripts/deploy_sagemaker.py --role ARN --bucket NAME      the champion, or --version 3
-    python scripts/deploy_sagemaker.py --dry-run --json              print the requests and make none
-    python scripts/deploy_sagemaker.py --bucket NAME --destroy       remove all that it made
+    python scripts/deploy_sagemaker.py --dry-run --json              print the requests and send none
+    python scripts/deploy_sagemaker.py --bucket NAME --destroy       remove everything it has created
 
 Costs, permissions, and what AWS no longer offers are in docs/aws.md.
 """
@@ -10,9 +10,10 @@ Costs, permissions, and what AWS no longer offers are in docs/aws.md.
 import logging
 import os
 from argparse import Namespace
-from pathlib import Path
 
 import _cli
+from serve.settings import read
+from serve.settings.common import StateSettings
 from trainer import entrypoint
 from trainer.aws.endpoint import choose, endpoint_spec, plan
 from trainer.aws.endpoint.deploy import Pace, deploy
@@ -25,36 +26,37 @@ log = logging.getLogger("trainer.aws")
 
 def main(args: Namespace) -> int:
     options = {**vars(args), "region": args.region or default_region()}
-    want, notes = endpoint_spec.read_endpoint_spec(options, args.dry_run, args.destroy)
+    spec, notes = endpoint_spec.read_endpoint_spec(options, args.dry_run, args.destroy)
     for note in notes:
         log.warning("%s", note)
     pace = Pace(args.poll, args.timeout)
     if args.destroy and not args.dry_run:
-        gone = destroy(Aws(want.region, args.endpoint_url), want, pace)
-        _cli.emit(args, vars(gone), "\n".join([*gone.removed, *(f"left: {each}" for each in gone.left)]))
+        outcome = destroy(Aws(spec.region, args.endpoint_url), spec, pace)
+        lines = [*outcome.removed, *(f"left: {name}" for name in outcome.left)]
+        _cli.emit(args, vars(outcome), "\n".join(lines))
         return entrypoint.OK
-    with choose.chosen(options, args.work) as chosen:
-        package = build(chosen, want.image.form, args.work)
+    with choose.choose_version(options, args.work) as choice:
+        package = build(choice, spec.image.form, args.work)
     if args.dry_run:
-        found = plan.removal(want, package) if args.destroy else plan.deployment(want, package, args.must_exist)
-        requests = Recorder().all(found)
-        _cli.emit(
-            args, {"requests": requests}, "\n".join(f"{each['service']} {each['operation']}" for each in requests)
-        )
+        steps = plan.removal(spec, package) if args.destroy else plan.deployment(spec, package, args.must_exist)
+        requests = Recorder().record_all(steps)
+        lines = [f"{request['service']} {request['operation']}" for request in requests]
+        _cli.emit(args, {"requests": requests}, "\n".join(lines))
         return entrypoint.OK
-    done = deploy(Aws(want.region, args.endpoint_url), want, package, pace, args.must_exist)
-    _cli.emit(args, vars(done), f"{done.did} endpoint {done.endpoint}: version {done.version}, {done.accuracy:.1%}")
+    deployed = deploy(Aws(spec.region, args.endpoint_url), spec, package, pace, args.must_exist)
+    text = f"{deployed.did} endpoint {deployed.endpoint}: version {deployed.version}, {deployed.accuracy:.1%}"
+    _cli.emit(args, vars(deployed), text)
     return entrypoint.OK
 
 
 if __name__ == "__main__":
     parser = _cli.parser(__doc__.splitlines()[0])
     endpoint_spec.add_options(parser, os.environ)
-    choose.add_options(parser, Path(os.environ.get("BINWATCH_STATE", "var")) / "sagemaker")
-    parser.add_argument("--dry-run", action="store_true", help="print the requests, call nothing")
-    parser.add_argument("--must-exist", action="store_true", help="only update an endpoint that is there")
-    parser.add_argument("--destroy", action="store_true", help="remove all that was made for the endpoint")
-    parser.add_argument("--poll", type=float, default=Pace.poll_s, help="seconds between two looks")
-    parser.add_argument("--timeout", type=float, default=Pace.timeout_s, help="seconds until waiting is given up")
-    parser.add_argument("--endpoint-url", default="", help="of a stand-in for AWS")
+    choose.add_options(parser, read(StateSettings, os.environ).state / "sagemaker")
+    parser.add_argument("--dry-run", action="store_true", help="print the requests, send none")
+    parser.add_argument("--must-exist", action="store_true", help="only update an existing endpoint")
+    parser.add_argument("--destroy", action="store_true", help="remove everything that was created for the endpoint")
+    parser.add_argument("--poll", type=float, default=Pace.poll_s, help="seconds between polls")
+    parser.add_argument("--timeout", type=float, default=Pace.timeout_s, help="timeout in seconds")
+    parser.add_argument("--endpoint-url", default="", help="address of a stand-in for AWS")
     entrypoint.run(main, parser.parse_args())

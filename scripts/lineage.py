@@ -4,34 +4,31 @@ python scripts/lineage.py VERSION     an answer's model_version
 python scripts/lineage.py EVENT_ID    an answer's event_id: the version is looked up in the data capture
 """
 
-import os
 from argparse import Namespace
-from pathlib import Path
 
 import _cli
 from serve.monitoring import find_event
-from serve.monitoring.reader import place_of
+from serve.monitoring.reader import open_source
+from serve.settings.common import CaptureSettings
 from trainer import entrypoint
 from trainer.registry import signing
 from trainer.registry.mlflow_registry import Registry
-from trainer.reporting.lineage import lineage, text
+from trainer.reporting.lineage import lineage_text, trace_lineage
 
 
 def main(args: Namespace) -> int:
-    version = args.what
+    version, capture = args.what, _cli.read_settings(CaptureSettings, args)
     if "-" in version:
-        place = place_of(args.capture, os.environ.get("BINWATCH_S3_ENDPOINT") or None)
-        version = find_event.version_of(place, version)
-    trusted = signing.trusted(args.state)
-    found = lineage(Registry(args.tracking_uri), version, trusted if trusted.exists() else None)
-    _cli.emit(args, found.to_json(), text(found))
+        version = find_event.version_of(open_source(capture.capture, capture.s3_endpoint), version)
+    trusted = signing.trusted_keys(args.state)
+    lineage = trace_lineage(Registry(args.tracking_uri), version, trusted if trusted.exists() else None)
+    _cli.emit(args, lineage.to_json(), lineage_text(lineage))
     return entrypoint.OK
 
 
 if __name__ == "__main__":
-    get = os.environ.get
     parser = _cli.parser(__doc__.splitlines()[0])
     parser.add_argument("what", metavar="VERSION|EVENT_ID")
-    parser.add_argument("--capture", default=get("BINWATCH_CAPTURE") or "var/capture", help="folder or s3://...")
-    parser.add_argument("--state", type=Path, default=Path(get("BINWATCH_STATE", "var")), help="has keys/")
+    _cli.add_settings(parser, CaptureSettings, "capture")
+    _cli.add_state_option(parser, "folder whose keys/ has the trusted keys")
     entrypoint.run(main, parser.parse_args())

@@ -1,15 +1,14 @@
-"""Count the objects in photos: ask the server, or with --archive a model archive, no server needed.
+"""Count the objects in photos: by a server, or with --archive by a model archive without one.
 
     python scripts/predict.py PHOTO-OR-FOLDER... [--url http://127.0.0.1:8080 | --archive FILE]
 
-Prints one JSON line a photo; the exit code is 1 when a photo could not be read.
+Prints one JSON line per photo; the exit code is 1 when a photo could not be read.
 """
 
 import json
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import _cli
 from serve.archives.archive import ask
@@ -17,22 +16,20 @@ from serve.errors import DataError, PhotoError
 from serve.rollout.torchserve_client import Inference
 from trainer import entrypoint
 
+SUFFIXES = (".jpg", ".jpeg", ".png")
 
-def photos(paths: list[Path]) -> Iterator[Path]:
+
+def photos_in(paths: list[Path]) -> Iterator[Path]:
     for path in paths:
         if not path.exists():
             raise DataError(f"there is no file or folder {path}")
-        found = (
-            sorted(each for each in path.iterdir() if each.suffix.lower() in (".jpg", ".jpeg", ".png"))
-            if path.is_dir()
-            else [path]
-        )
-        if not found:
+        photos = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not photos:
             raise DataError(f"the folder {path} holds no .jpg, .jpeg or .png file")
-        yield from found
+        yield from photos
 
 
-def ask_server(server: Inference, path: Path) -> dict[str, Any]:
+def ask_server(server: Inference, path: Path) -> Mapping[str, object]:
     try:
         return server.predict(path.read_bytes())
     except PhotoError as error:
@@ -40,7 +37,7 @@ def ask_server(server: Inference, path: Path) -> dict[str, Any]:
 
 
 def main(args: Namespace) -> int:
-    paths, server = list(photos(args.photos)), Inference(args.url)
+    paths, server = list(photos_in(args.photos)), Inference(args.url)
     answers = ask(args.archive, paths) if args.archive else (ask_server(server, path) for path in paths)
     code = entrypoint.OK
     for path, answer in zip(paths, answers, strict=True):
@@ -51,7 +48,7 @@ def main(args: Namespace) -> int:
 
 if __name__ == "__main__":
     parser = _cli.parser(__doc__.splitlines()[0])
-    parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO-OR-FOLDER")
-    parser.add_argument("--url", default="http://127.0.0.1:8080", help="TorchServe's inference address")
-    parser.add_argument("--archive", type=Path, help="a model archive (.mar), instead of a server")
+    parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO-OR-FOLDER", help="photos, or folders of them")
+    parser.add_argument("--url", default="http://127.0.0.1:8080", help="address of TorchServe's inference API")
+    parser.add_argument("--archive", type=Path, help="model archive (.mar) to use instead of a server")
     entrypoint.run(main, parser.parse_args())

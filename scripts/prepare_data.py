@@ -12,7 +12,8 @@ from pathlib import Path
 import _cli
 from trainer import entrypoint
 from trainer.data.inspection import write_report
-from trainer.data.prepared import REPORT, decoded, prepare
+from trainer.data.prepare import prepare
+from trainer.data.prepared import REPORT, decoded
 from trainer.options import data_spec
 
 
@@ -42,7 +43,7 @@ def main(args: Namespace) -> int:
 if __name__ == "__main__":
     parser = _cli.parser(__doc__.splitlines()[0])
     _cli.add_data_options(parser)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--extra", action="store_true", help="photos of other counts too; the recipe best needs them")
-    parser.add_argument("--size-px", type=int, nargs="*", default=[], help="decode the photos at these sizes at once")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the prepared dataset")
+    parser.add_argument("--extra", action="store_true", help="also prepare photos of other counts, for the recipe best")
+    parser.add_argument("--size-px", type=int, nargs="*", default=[], help="decode the photos at these sizes now")
     entrypoint.run(main, parser.parse_args())

@@ -1,13 +1,12 @@
-"""Sign the archive of a version by hand, for the promoter to take it: one that was made before archives were signed, or
-elsewhere, or with a key that is not trusted any more. You vouch for it: what it holds will run.
+"""Sign the archive of a version by hand, so that the promoter accepts it: one from before archives were signed, from
+elsewhere, or signed with a key that is no longer trusted. You vouch for it: the code in it will run.
 
     python scripts/sign.py VERSION            in containers: docker compose exec trainer python scripts/sign.py VERSION
-    python scripts/sign.py VERSION --again    and let the gate decide anew of one that was rejected unsigned
+    python scripts/sign.py VERSION --again    and let the gate decide again about one that was rejected unsigned
 """
 
 import os
 from argparse import Namespace
-from pathlib import Path
 
 import _cli
 from trainer import entrypoint
@@ -17,8 +16,8 @@ from trainer.registry.mlflow_registry import Registry
 
 def main(args: Namespace) -> int:
     signing.ensure_local_keys(args.state)
-    key = signing.signer_from(os.environ)
-    assert key  # at_home has named one
+    key = signing.signing_key(os.environ)
+    assert key  # ensure_local_keys has named one
     registry = Registry(args.tracking_uri)
     version = registry.version(args.version)
     name = signed_archive.sign_version(registry, version, key, args.again)
@@ -30,6 +29,6 @@ def main(args: Namespace) -> int:
 if __name__ == "__main__":
     parser = _cli.parser(" ".join(__doc__.split("\n\n")[0].splitlines()))
     parser.add_argument("version", help="number of the version in MLflow")
-    parser.add_argument("--again", action="store_true", help="a version that was rejected is judged anew")
-    parser.add_argument("--state", type=Path, default=Path(os.environ.get("BINWATCH_STATE", "var")), help="has keys/")
+    parser.add_argument("--again", action="store_true", help="let the gate decide again about a rejected version")
+    _cli.add_state_option(parser, "folder whose keys/ has the signing key")
     entrypoint.run(main, parser.parse_args())

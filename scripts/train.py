@@ -1,8 +1,8 @@
-"""Train a recipe, log it to MLflow, and leave the archive and evaluation.json in --out.
+"""Train a recipe, log it to MLflow, and write the archive and evaluation.json to --out.
 
     python scripts/train.py resnet18-small --data DATA --out out/
 
-Started again after an interruption, it goes on where it was. ``--no-tracking`` needs no MLflow.
+Run it again after an interruption to resume the training. ``--no-tracking`` needs no MLflow.
 """
 
 from argparse import Namespace
@@ -18,7 +18,7 @@ def main(args: Namespace) -> int:
     words = vars(args)
     recipe = options.recipe(args.recipe, words)
     spec = options.data_spec(words, Path("var/drawn"))
-    # torch and MLflow take seconds: what is wrong with the words is said before
+    # torch and MLflow take seconds to import, so wrong options are reported first
     from trainer.registry.mlflow_registry import Registry
     from trainer.training.run import run_evaluation, run_training
 
@@ -45,8 +45,8 @@ def main(args: Namespace) -> int:
 
 if __name__ == "__main__":
     parser = _cli.parser(__doc__.splitlines()[0])
-    parser.add_argument("recipe", help=", ".join(RECIPES))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("recipe", help=f"one of {', '.join(RECIPES)}")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the archive and the evaluation")
     parser.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
     _cli.add_data_options(parser)
     _cli.add_recipe_options(parser)

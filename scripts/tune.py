@@ -2,7 +2,7 @@
 
     python scripts/tune.py --data PREPARED --out STUDY [--trials 5] [--parallel 1] [--architectures resnet,vgg,alexnet]
 
-Started again after it was killed, it goes on; --warm-start OTHER learns from an earlier study.
+Run it again after it was killed to resume it; --warm-start STUDY learns from an earlier study.
 """
 
 from argparse import Namespace
@@ -20,8 +20,8 @@ from trainer.training.networks import ARCHITECTURES
 def main(args: Namespace) -> int:
     recipe = options.recipe(args.recipe, vars(args))
     names = ("recipe", "epochs", "size_px", "weights", "seed", "counts", "limit", "data_seed")
-    given = {**vars(args), "epochs": recipe.epochs}
-    fixed = {name: str(given[name]) for name in names if given.get(name) not in (None, "")}
+    values = {**vars(args), "epochs": recipe.epochs}
+    fixed = {name: str(values[name]) for name in names if values.get(name) not in (None, "")}
     space = tune.Space(tune.architectures(args.architectures, list(ARCHITECTURES)))
     registry = Registry(args.tracking_uri)
     earlier = tune.parent_run(args.out)
@@ -33,29 +33,36 @@ def main(args: Namespace) -> int:
         environment = {"MLFLOW_TRACKING_URI": args.tracking_uri, "BINWATCH_PARENT_RUN": run.id}
         data = options.data_spec(vars(args), Path("var/drawn")).source
         search = tune.Search(
-            args.out, data, fixed, environment, space, runners.runner(args.runner), args.trials, args.parallel
+            out=args.out,
+            data=data,
+            fixed=fixed,
+            environment=environment,
+            space=space,
+            runner=runners.runner(args.runner),
+            trials=args.trials,
+            parallel=args.parallel,
         )
         trials = search.run(args.warm_start)
-        best = min((each for each in trials if each.loss is not None), key=lambda each: each.loss or 0.0)
-        run.log_json([asdict(each) for each in trials], "trials.json")
+        best = min((trial for trial in trials if trial.loss is not None), key=lambda trial: trial.loss or 0.0)
+        run.log_json([asdict(trial) for trial in trials], "trials.json")
         run.log_metrics({"best_validation_loss": best.loss or 0.0})
         run.log_picture(search_history(trials), "history.png")
         run.log_picture(parallel_coordinates(trials), "parallel_coordinates.png")
         run.log_picture(importances(tune.importance(args.out)), "importance.png")
     text = f"best of {len(trials)} trials: validation loss {best.loss:.4f} with {best.params} (trial {best.number})"
-    _cli.emit(args, {"best": asdict(best), "trials": [asdict(each) for each in trials], "run": run.id}, text)
+    _cli.emit(args, {"best": asdict(best), "trials": [asdict(trial) for trial in trials], "run": run.id}, text)
     return entrypoint.OK
 
 
 if __name__ == "__main__":
     parser = _cli.parser(__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="the study's folder")
-    parser.add_argument("--recipe", default="hpo-frozen")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the study")
+    parser.add_argument("--recipe", default="hpo-frozen", help="recipe whose hyperparameters are searched")
     parser.add_argument("--architectures", default="resnet,vgg,alexnet", help="networks to choose from")
-    parser.add_argument("--trials", type=int, default=5)
-    parser.add_argument("--parallel", type=int, default=1, help="jobs at a time")
-    parser.add_argument("--runner", default="process", help=", ".join(runners.RUNNERS))
-    parser.add_argument("--warm-start", type=Path, metavar="STUDY", help="the folder of an earlier study")
+    parser.add_argument("--trials", type=int, default=5, help="number of trials")
+    parser.add_argument("--parallel", type=int, default=1, help="parallel jobs")
+    parser.add_argument("--runner", default="process", help=f"where jobs run: {', '.join(runners.RUNNERS)}")
+    parser.add_argument("--warm-start", type=Path, metavar="STUDY", help="folder of an earlier study")
     _cli.add_data_options(parser)
-    _cli.add_recipe_options(parser, but=("architecture", "batch-size", "learning-rate"))
+    _cli.add_recipe_options(parser, exclude=("architecture", "batch-size", "learning-rate"))
     entrypoint.run(main, parser.parse_args())

@@ -1,7 +1,4 @@
-"""From photos that were asked about to answers: fetch, decode, count, judge; each photo succeeds or fails by itself.
-
-It travels in every archive.
-"""
+"""From the photos of a request to answers: download, decode, count, judge. Each photo succeeds or fails by itself."""
 
 import dataclasses
 import logging
@@ -11,61 +8,81 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from serve import counter, payload, photo, verdict
+from serve.counter import Answer
 from serve.environment import Numbers
 from serve.errors import BusyError, RequestError
 from serve.links import Link, PhotoStore
-from serve.payload import Asked, Fields
+from serve.payload import Fields, PhotoInput
 
 _log = logging.getLogger("binwatch.answers")
 PATIENCE_S = 30.0
-"""How long a batch is decoded. TorchServe kills a worker that is silent for ``default_response_timeout``, 60 s, and one
-request can hold 32 pictures of 50 megapixels in 3 MB, of 3 s each."""
+"""Time limit for decoding a batch. TorchServe kills a worker that is silent for ``default_response_timeout``, 60 s, and
+one request of 3 MB can hold 32 pictures of 50 megapixels, which take 3 s each."""
 
 _T = TypeVar("_T")
 
-Answer: TypeAlias = dict[str, Any] | RequestError
+Result: TypeAlias = Answer | RequestError
+Content: TypeAlias = Answer | list[Answer]
+"""The JSON of a response: one answer, or a list of them."""
+
+
+class ServerContext(Protocol):
+    """What TorchServe (https://pytorch.org/serve/custom_service.html) and AWS's inference toolkit tell a worker."""
+
+    @property
+    def system_properties(self) -> Mapping[str, Any]:
+        """``model_dir``: the unpacked archive; ``gpu_id``: the worker's GPU, or None."""
+
+    def get_all_request_header(self, idx: int) -> Mapping[str, object]:
+        """The headers of one request of the batch."""
+
+    def set_response_status(self, code: int, phrase: str) -> None:
+        """Set the HTTP status of the response."""
 
 
 @dataclass(frozen=True)
 class PhotoOutcome:
-    """What came of one photo: the answer or why there is none, and what was seen of it on the way."""
+    """The result for one photo, with its bytes, link and pixels where the processing got that far."""
 
-    answer: Answer
+    result: Result
     data: bytes = b""
     link: str = ""
     pixels: photo.Pixels | None = None
 
 
-class Answers:
-    """Answers with one model. ``alpha``: the share of right records that may raise the alarm (0-1)."""
+class Predictor:
+    """Answers requests with one model. ``alpha``: the share of right records that may raise an alarm (0-1)."""
 
     def __init__(self, model: counter.Counter, store: PhotoStore, alpha: float, patience_s: float = PATIENCE_S) -> None:
         self._model, self._store, self._alpha, self._patience_s = model, store, alpha, patience_s
 
-    def of(self, photos: Sequence[Asked | RequestError]) -> list[PhotoOutcome]:
-        """One outcome a photo, in order."""
+    def predict(self, photos: Sequence[PhotoInput | RequestError]) -> list[PhotoOutcome]:
+        """One outcome per photo, in order."""
         deadline = time.monotonic() + self._patience_s
-        data = self._fetched([each.photo if isinstance(each, Asked) else each for each in photos])
-        pixels = [
-            each if isinstance(each, RequestError) else catch_errors(partial(self._read, each, deadline))
-            for each in data
+        contents = self._download([entry.photo if isinstance(entry, PhotoInput) else entry for entry in photos])
+        decoded = [
+            content if isinstance(content, RequestError) else catch_errors(partial(self._decode, content, deadline))
+            for content in contents
         ]
-        counted = iter(self._counted([each for each in pixels if not isinstance(each, RequestError)]))
+        counts = iter(self._count([pixels for pixels in decoded if not isinstance(pixels, RequestError)]))
         return [
-            _outcome(asked, sent, seen, seen if isinstance(seen, RequestError) else self._judged(next(counted), asked))
-            for asked, sent, seen in zip(photos, data, pixels, strict=True)
+            _outcome(
+                entry, content, pixels, pixels if isinstance(pixels, RequestError) else self._judge(next(counts), entry)
+            )
+            for entry, content, pixels in zip(photos, contents, decoded, strict=True)
         ]
 
-    def _fetched(self, photos: Sequence[bytes | Link | RequestError]) -> list[bytes | RequestError]:
-        links = [each for each in photos if isinstance(each, Link)]
-        found = catch_errors(partial(self._store.read, links)) if links else []
-        came = iter([found] * len(links) if isinstance(found, RequestError) else found)
-        return [next(came) if isinstance(each, Link) else each for each in photos]
+    def _download(self, photos: Sequence[bytes | Link | RequestError]) -> list[bytes | RequestError]:
+        """``photos`` with every link replaced by the bytes that it leads to."""
+        links = [photo for photo in photos if isinstance(photo, Link)]
+        objects = catch_errors(partial(self._store.read, links)) if links else []
+        downloads = iter([objects] * len(links) if isinstance(objects, RequestError) else objects)
+        return [next(downloads) if isinstance(photo, Link) else photo for photo in photos]
 
-    def _read(self, data: bytes, deadline: float) -> photo.Pixels:
+    def _decode(self, data: bytes, deadline: float) -> photo.Pixels:
         if time.monotonic() > deadline:
             raise BusyError(
                 f"the photos before this one took {self._patience_s:g} s to decode; send fewer or smaller ones"
@@ -75,28 +92,29 @@ class Answers:
             raise pixels
         return pixels
 
-    def _counted(self, pixels: Sequence[photo.Pixels]) -> list[Answer]:
-        counted: list[Answer] = []
-        for start in range(0, len(pixels), counter.BATCH):
-            chunk = pixels[start : start + counter.BATCH]
-            found = catch_errors(partial(self._model.count, chunk))
-            if isinstance(found, RequestError):  # one photo of them, perhaps: each by itself
-                counted += [_first(catch_errors(partial(self._model.count, [each]))) for each in chunk]
+    def _count(self, photos: Sequence[photo.Pixels]) -> list[Result]:
+        results: list[Result] = []
+        for start in range(0, len(photos), counter.BATCH):
+            batch = photos[start : start + counter.BATCH]
+            counted = catch_errors(partial(self._model.count, batch))
+            if isinstance(counted, RequestError):  # perhaps because of a single photo: count them one by one
+                results += [_first(catch_errors(partial(self._model.count, [pixels]))) for pixels in batch]
             else:
-                counted += found
-        return counted
+                results += counted
+        return results
 
-    def _judged(self, answer: Answer, asked: Asked | RequestError) -> Answer:
-        if isinstance(answer, RequestError) or isinstance(asked, RequestError):
-            return answer
-        return catch_errors(partial(self._with_verdict, answer, asked.fields))
+    def _judge(self, result: Result, entry: PhotoInput | RequestError) -> Result:
+        if isinstance(result, RequestError) or isinstance(entry, RequestError):
+            return result
+        return catch_errors(partial(self._with_verdict, result, entry.fields))
 
-    def _with_verdict(self, answer: dict[str, Any], fields: Fields) -> dict[str, Any]:
+    def _with_verdict(self, answer: Answer, fields: Fields) -> Answer:
+        """``answer`` with the verdicts on what ``fields`` has: the quantity, the weight, or both combined."""
         if fields.expected_quantity is not None:
-            answer = self._model.judge(answer, fields.expected_quantity, self._alpha)
+            answer = self._model.with_verdict(answer, fields.expected_quantity, self._alpha)
         if fields.weight is None or fields.expected_weight is None:
             return answer
-        scale = verdict.weigh(fields.weight, fields.expected_weight)
+        scale = verdict.weight_verdict(fields.weight, fields.expected_weight)
         weighed = {
             **answer,
             "weight": {
@@ -108,49 +126,49 @@ class Answers:
         }
         if fields.expected_quantity is None:
             return weighed
-        seen = verdict.Verdict(**{each.name: answer[each.name] for each in dataclasses.fields(verdict.Verdict)})
-        return {**weighed, **dataclasses.asdict(verdict.joined(seen, scale))}
+        of_photo = verdict.Verdict(**{key.name: answer[key.name] for key in dataclasses.fields(verdict.Verdict)})
+        return {**weighed, **dataclasses.asdict(verdict.combine(of_photo, scale))}
 
 
-def configured(model: counter.Counter, environ: Mapping[str, str]) -> Answers:
-    """Answers as the environment sets them.
+def predictor_from(model: counter.Counter, environ: Mapping[str, str]) -> Predictor:
+    """A predictor with the settings of the environment. Raises SettingsError.
 
-    BINWATCH_ALPHA: the share of right records (0-1) that may raise the alarm; BINWATCH_S3_BUCKETS: the buckets,
-    with commas, that links may name; BINWATCH_S3_ENDPOINT: their store, where it is not S3. Raises SettingsError.
+    BINWATCH_ALPHA: the share of right records (0-1) that may raise an alarm; BINWATCH_S3_BUCKETS: the buckets that
+    links may name, separated by commas; BINWATCH_S3_ENDPOINT: the URL of their store, if it is not AWS's.
     """
     read = Numbers(environ)
     alpha = read("BINWATCH_ALPHA", verdict.ALPHA, 0, 1)
     read.check()
     buckets = frozenset(filter(None, environ.get("BINWATCH_S3_BUCKETS", "").replace(" ", "").split(",")))
     store = PhotoStore(buckets, environ.get("BINWATCH_S3_ENDPOINT") or None)
-    return Answers(model, store, alpha)
+    return Predictor(model, store, alpha)
 
 
-def parsed(parts: Mapping[str, bytes], headers: Mapping[str, Any]) -> payload.PredictionRequest:
-    """The request; where it makes the code fail, one of which nothing can be answered."""
-    found = catch_errors(partial(payload.parse, parts, headers))
-    return payload.PredictionRequest((found,)) if isinstance(found, RequestError) else found
+def parse_request(parts: Mapping[str, bytes], headers: Mapping[str, object]) -> payload.PredictionRequest:
+    """The request; if parsing crashes, a request whose only photo is that error."""
+    request = catch_errors(partial(payload.parse, parts, headers))
+    return payload.PredictionRequest((request,)) if isinstance(request, RequestError) else request
 
 
-def entry(outcome: PhotoOutcome, version: str) -> dict[str, Any]:
-    """What the sender is told of one photo, with the version of the model that says so."""
-    if isinstance(outcome.answer, RequestError):
-        return {"code": outcome.answer.status, "type": outcome.answer.kind, "message": str(outcome.answer)}
-    return {**outcome.answer, "model_version": version, "event_id": str(uuid.uuid4())}
+def response_entry(outcome: PhotoOutcome, version: str) -> Answer:
+    """The JSON for one photo: the answer with model version and a new event id, or the error's code and message."""
+    if isinstance(outcome.result, RequestError):
+        return {"code": outcome.result.status, "type": outcome.result.kind, "message": str(outcome.result)}
+    return {**outcome.result, "model_version": version, "event_id": str(uuid.uuid4())}
 
 
-def reply(entries: list[dict[str, Any]], listed: bool) -> tuple[HTTPStatus, Any]:
-    """HTTP's status and the JSON of a request: of one photo its own, of a list 200 and each photo's in its entry."""
+def http_response(entries: list[Answer], listed: bool) -> tuple[HTTPStatus, Content]:
+    """Status and JSON of a response. A single photo has its own status; a list is 200, with a status in each entry."""
     if listed:
-        return HTTPStatus.OK, [{**each, "status": each.get("code", 200)} for each in entries]
+        return HTTPStatus.OK, [{**entry, "status": entry.get("code", 200)} for entry in entries]
     return HTTPStatus(entries[0].get("code", 200)), entries[0]
 
 
 def catch_errors(work: Callable[[], _T]) -> _T | RequestError:
-    """What ``work`` gives, or the error that the sender is told.
+    """The result of ``work``, or its error as one that may be shown to the client.
 
-    The one place where every error is caught: a photo that makes the code fail must take neither the others of its
-    batch with it nor the worker. The log gets the traceback, the sender does not.
+    The only place where every exception is caught: a photo that crashes the code must break neither the rest of its
+    batch nor the worker. The traceback goes to the log, never to the client.
     """
     try:
         return work()
@@ -161,16 +179,16 @@ def catch_errors(work: Callable[[], _T]) -> _T | RequestError:
         return RequestError("the server failed at this photo; its log says why")
 
 
-def _first(found: Sequence[Answer] | RequestError) -> Answer:
-    return found if isinstance(found, RequestError) else found[0]
+def _first(results: Sequence[Result] | RequestError) -> Result:
+    return results if isinstance(results, RequestError) else results[0]
 
 
 def _outcome(
-    asked: Asked | RequestError,
-    data: bytes | RequestError,
+    entry: PhotoInput | RequestError,
+    content: bytes | RequestError,
     pixels: photo.Pixels | RequestError,
-    answer: Answer,
+    result: Result,
 ) -> PhotoOutcome:
-    link = str(asked.photo) if isinstance(asked, Asked) and isinstance(asked.photo, Link) else ""
-    sent = b"" if isinstance(data, RequestError) else data
-    return PhotoOutcome(answer, sent, link, None if isinstance(pixels, RequestError) else pixels)
+    link = str(entry.photo) if isinstance(entry, PhotoInput) and isinstance(entry.photo, Link) else ""
+    data = b"" if isinstance(content, RequestError) else content
+    return PhotoOutcome(result, data, link, None if isinstance(pixels, RequestError) else pixels)

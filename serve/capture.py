@@ -1,10 +1,10 @@
-"""Data capture: every answer with what was asked, one JSON line a photo (``serve/event.py``).
+"""Data capture: every request with its answer, one JSON line per photo (``serve/capture_record.py``).
 
     <capture>/bin-counter/AllTraffic/yyyy/mm/dd/hh/<uuid>.jsonl
 
-A prediction only puts an event into a bounded buffer; a thread writes. What does not fit is dropped and counted. At
-most the last FLUSH_S seconds are lost by ``kill -9``. Writing stops, with one warning, while the disk is fuller than
-BINWATCH_CAPTURE_DISK allows, and goes on by itself; so it does after an unwritable folder. It travels in every archive.
+A prediction only puts an event into a bounded buffer; a background thread writes it. Events that do not fit are dropped
+and counted. ``kill -9`` loses at most the last FLUSH_S seconds. While the disk is fuller than BINWATCH_CAPTURE_DISK or
+the folder is not writable, capture pauses with one warning, and resumes by itself.
 """
 
 import json
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from serve import hour_files
-from serve.capture_record import Event, record, sampled
+from serve.capture_record import Event, is_sampled, record
 from serve.environment import Numbers
 from serve.upload import Spool
 
@@ -36,12 +36,13 @@ MAX_DISK_USE = 0.75
 _log = logging.getLogger("binwatch.capture")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What is captured, and where to.
 
-    ``target``: a folder or ``s3://bucket/prefix``, empty for none; ``share`` of the answers (0-1); whether ``photos``
-    are kept with them; ``spool``: where what goes to S3 waits; ``max_disk_use`` (0-1): a fuller disk takes no more.
+    ``target``: a folder or ``s3://bucket/prefix``, empty for no capture; ``share``: of the answers (0-1); ``photos``:
+    whether their bytes are stored, too; ``spool``: the local folder from which files are uploaded to S3;
+    ``max_disk_use``: capture pauses while the disk is fuller than this (0-1).
     """
 
     target: str = ""
@@ -52,10 +53,13 @@ class Settings:
     max_disk_use: float = MAX_DISK_USE
 
 
-def settings(environ: Mapping[str, str]) -> Settings:
-    """The settings BINWATCH_CAPTURE... An unusable number is its default, with a warning: no model fails to load."""
+def settings_from(environ: Mapping[str, str]) -> Settings:
+    """The settings BINWATCH_CAPTURE... of the environment.
+
+    A bad number is replaced by its default, with a warning: capture must not keep a model from loading.
+    """
     read, spool = Numbers(environ), environ.get("BINWATCH_CAPTURE_SPOOL")
-    found = Settings(
+    settings = Settings(
         target=environ.get("BINWATCH_CAPTURE", ""),
         share=read("BINWATCH_CAPTURE_SHARE", 1.0, 0, 1),
         photos=environ.get("BINWATCH_CAPTURE_PHOTOS") != "0",
@@ -64,37 +68,37 @@ def settings(environ: Mapping[str, str]) -> Settings:
         max_disk_use=read("BINWATCH_CAPTURE_DISK", MAX_DISK_USE, 0, 1),
     )
     for problem in read.problems:
-        _log.warning("%s; until then it has its default", problem)
-    return found
+        _log.warning("%s; until then the default is used", problem)
+    return settings
 
 
 class Sink(Protocol):
-    """Where lines go."""
+    """A destination of captured lines."""
 
     @property
     def folder(self) -> Path:
-        """A folder of the file system that is written to."""
+        """The folder that is written to."""
 
     def append(self, moment: datetime, line: bytes) -> None:
         """Append a whole line. Raises OSError."""
 
-    def full(self) -> str:
-        """Why nothing more can be taken; empty where it can."""
+    def full_reason(self) -> str:
+        """Why no more lines are accepted; empty if they are."""
 
     def close(self) -> None:
-        """End, with what was taken in its place."""
+        """Finish writing the lines that were appended."""
 
 
 class Folder(hour_files.HourFiles):
     """Files in a folder."""
 
-    def full(self) -> str:
-        """Never, as long as the disk has room."""
+    def full_reason(self) -> str:
+        """Always empty: only the disk's size is a limit."""
         return ""
 
 
 class Capture:
-    """Takes events, and writes them in a thread of its own. ``disk_use``: how full a folder's file system is (0-1)."""
+    """Buffers events and writes them in a background thread. ``disk_use``: how full a folder's file system is (0-1)."""
 
     def __init__(
         self,
@@ -114,14 +118,14 @@ class Capture:
         self._lock = threading.Lock()
         self.dropped: Tally[str] = Tally()
         self._reported, self._reported_at = 0, time.monotonic()
-        self._trouble = ""
+        self._problem = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
         self._thread.start()
 
     def put(self, event: Event) -> None:
-        """Take an event, if it is sampled and there is room; never waits for a disk or a network."""
-        if not sampled(event.event_id, self._share):
+        """Buffer an event, if it is sampled and there is room. Never waits for a disk or a network."""
+        if not is_sampled(event.event_id, self._share):
             return
         with self._lock:
             if len(self._events) < self._max_events and self._size + event.size <= self._max_bytes:
@@ -131,7 +135,7 @@ class Capture:
                 self.dropped["buffer full"] += 1
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Write what is there, and end."""
+        """Write the buffered events and stop the thread."""
         self._stop.set()
         self._thread.join(timeout_s)
 
@@ -139,7 +143,7 @@ class Capture:
         try:
             hour_files.drop_partial_lines(self._sink.folder)
         except OSError as error:
-            _log.warning("cut lines in %s could not be taken off: %s", self._sink.folder, error)
+            _log.warning("partial lines in %s could not be removed: %s", self._sink.folder, error)
         while not self._stop.wait(FLUSH_S):
             self._flush()
         self._flush()
@@ -149,49 +153,50 @@ class Capture:
     def _flush(self) -> None:
         try:
             use = self._disk_use(self._sink.folder)
-            full = self._sink.full() or (f"its disk is {use:.0%} full" if use > self._max_disk_use else "")
+            full = self._sink.full_reason() or (f"its disk is {use:.0%} full" if use > self._max_disk_use else "")
             while self._events and not full:
                 event = self._events[0]
                 self._sink.append(event.moment, (json.dumps(record(event, self._photos)) + "\n").encode())
-                self._taken()
-        except OSError as error:  # what is in the buffer stays there for the next time
-            self._note("unwritable", f"{self._sink.folder} cannot be written: {error}")
+                self._pop()
+        except OSError as error:  # the events stay in the buffer until the next flush
+            self._log_transition("unwritable", f"{self._sink.folder} cannot be written: {error}")
         else:
-            self._note("full" if full else "", f"{self._sink.folder} takes no more: {full}")
+            self._log_transition("full" if full else "", f"{self._sink.folder} is full: {full}")
             while full and self._events:
                 self.dropped["disk full"] += 1
-                self._taken()
+                self._pop()
         if time.monotonic() - self._reported_at >= REPORT_S:
             self._report()
 
-    def _taken(self) -> None:
+    def _pop(self) -> None:
         with self._lock:
             self._size -= self._events.popleft().size
 
-    def _note(self, trouble: str, message: str) -> None:
-        """One warning when trouble begins, one line when it is over."""
-        if trouble and trouble != self._trouble:
-            _log.warning("capture stops, predictions go on: %s", message)
-        elif self._trouble and not trouble:
-            _log.warning("capture goes on")
+    def _log_transition(self, problem: str, message: str) -> None:
+        """One log line when a problem starts, one when it is over. ``problem``: its kind, empty for none."""
+        if problem and problem != self._problem:
+            _log.warning("capture pauses, predictions continue: %s", message)
+        elif self._problem and not problem:
+            _log.warning("capture resumes")
             self._report()
-        self._trouble = trouble
+        self._problem = problem
 
     def _report(self) -> None:
         total = self.dropped.total()
         if total > self._reported:
             reasons = ", ".join(f"{number} {reason}" for reason, number in self.dropped.items())
-            _log.warning("%d captured answers more were dropped; in all: %s", total - self._reported, reasons)
+            _log.warning("%d more captured answers were dropped; in total: %s", total - self._reported, reasons)
         self._reported, self._reported_at = total, time.monotonic()
 
 
-def start(given: Settings) -> Capture | None:
-    """The capture that the settings ask for."""
-    if not given.target or not given.share:
+def start(settings: Settings) -> Capture | None:
+    """Start the capture that the settings describe; None where they ask for none."""
+    if not settings.target or not settings.share:
         return None
-    if given.target.startswith("s3://"):
-        sink: Sink = Spool(given.spool / VARIANT, f"{given.target.rstrip('/')}/{VARIANT}", given.endpoint_url)
+    if settings.target.startswith("s3://"):
+        target = f"{settings.target.rstrip('/')}/{VARIANT}"
+        sink: Sink = Spool(settings.spool / VARIANT, target, settings.endpoint_url)
     else:
-        sink = Folder(Path(given.target) / VARIANT)
-    _log.info("process %d captures %g of its answers to %s", os.getpid(), given.share, given.target)
-    return Capture(sink, given.share, given.photos, max_disk_use=given.max_disk_use)
+        sink = Folder(Path(settings.target) / VARIANT)
+    _log.info("process %d captures %g of its answers to %s", os.getpid(), settings.share, settings.target)
+    return Capture(sink, settings.share, settings.photos, max_disk_use=settings.max_disk_use)

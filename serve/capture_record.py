@@ -1,6 +1,5 @@
-"""One answer with what was asked, as a record in the format of SageMaker's data capture. Pure.
+"""A prediction as a record in the format of SageMaker's data capture. No side effects.
 
-It travels in every archive.
 https://docs.aws.amazon.com/sagemaker/latest/dg/model-monitor-data-capture.html
 """
 
@@ -10,18 +9,22 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
+
+Record: TypeAlias = dict[str, Any]
+"""One line of a capture file: nested JSON with SageMaker's keys, see ``record``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Event:
-    """One photo, asked about and answered.
+    """One photo of a request, and its answer.
 
-    ``data``: its bytes, or the body that could not be used; ``link``: where it lies instead; ``brightness`` and
-    ``sharpness`` of the squashed photo (``serve/photo.py``); ``latency_ms``: of all requests answered with it.
+    ``data``: the photo's bytes, or the body that could not be parsed; ``link``: the photo's address in S3, where it
+    was sent as a link; ``brightness``, ``sharpness``: of the squashed photo (``serve/photo.py``); ``latency_ms``: of
+    the whole batch of requests that it was answered in.
     """
 
-    answer: Mapping[str, Any]
+    answer: Mapping[str, object]
     status: int
     model_version: str
     latency_ms: float
@@ -36,13 +39,13 @@ class Event:
 
     @property
     def size(self) -> int:
-        """About how many bytes it holds."""
+        """Roughly how many bytes of memory it takes."""
         return len(self.data) + 2048
 
 
-def record(event: Event, photos: bool = True) -> dict[str, Any]:
-    """The record of an event; input last, since it is long."""
-    measured = {
+def record(event: Event, photos: bool = True) -> Record:
+    """The record of an event, without the photo's bytes unless ``photos``. The input comes last, since it is long."""
+    measurements = {
         "latency_ms": round(event.latency_ms, 3),
         "model_version": event.model_version,
         "status": event.status,
@@ -50,20 +53,20 @@ def record(event: Event, photos: bool = True) -> dict[str, Any]:
         "sharpness": event.sharpness,
     }
     data = base64.b64encode(event.data).decode() if photos else ""
-    sent = _part("INPUT", event.content_type, data, "BASE64")
+    endpoint_input = _part("INPUT", event.content_type, data, "BASE64")
     if event.link:
-        sent = _part("INPUT", "application/json", json.dumps({"uri": event.link}), "JSON")
+        endpoint_input = _part("INPUT", "application/json", json.dumps({"uri": event.link}), "JSON")
     return {
         "eventVersion": "0",
         "eventMetadata": {
             "eventId": event.event_id,
             "inferenceTime": event.moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "customAttributes": [event.attributes] if event.attributes else [],
-            "binwatch": measured,
+            "binwatch": measurements,
         },
         "captureData": {
             "endpointOutput": _part("OUTPUT", "application/json", json.dumps(event.answer), "JSON"),
-            "endpointInput": sent,
+            "endpointInput": endpoint_input,
         },
     }
 
@@ -72,6 +75,6 @@ def _part(mode: str, content_type: str, data: str, encoding: str) -> dict[str, s
     return {"observedContentType": content_type, "mode": mode, "data": data, "encoding": encoding}
 
 
-def sampled(event_id: str, share: float) -> bool:
-    """Whether an event is among the ``share`` (0-1) that is captured: always the same answer for the same id."""
+def is_sampled(event_id: str, share: float) -> bool:
+    """Whether an event is in the captured ``share`` (0-1). Deterministic: the same id always gives the same answer."""
     return uuid.uuid5(uuid.NAMESPACE_OID, event_id).int < share * 2**128

@@ -1,4 +1,4 @@
-"""Numbers that the environment sets: each is read by itself, all that cannot be used are refused at once."""
+"""Numbers from environment variables. Every bad value is collected, so that one error can list them all."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -9,15 +9,17 @@ Number = TypeVar("Number", int, float)
 
 
 class Numbers:
-    """Reads numbers, and keeps what is wrong with them in ``problems`` until ``check``."""
+    """Reads numbers and collects what is wrong with them in ``problems``; ``check`` raises them together."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self.problems: list[str] = []
 
     def __call__(self, name: str, default: Number, low: float, high: float) -> Number:
-        """What ``name`` sets, from ``low`` to ``high`` and of the default's type; the default where that is nothing,
-        or cannot be used."""
+        """The value of ``name``, in the default's type; must be from ``low`` to ``high``.
+
+        Returns the default where the variable is unset, empty or (after recording the problem) not usable.
+        """
         text = self._environ.get(name, "").strip()
         if not text:
             return default
@@ -32,6 +34,6 @@ class Numbers:
         return value
 
     def check(self) -> None:
-        """Raises SettingsError with all problems, if there are any."""
+        """Raise SettingsError with all problems, if there are any."""
         if self.problems:
             raise SettingsError("; ".join(self.problems))

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and locks that end with the process."""
+"""Atomic writes, and locks that the kernel releases when the process dies."""
 
 import fcntl
 import os
@@ -10,7 +10,7 @@ from typing import IO
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Write ``path`` in binary: it appears whole when the block ends, and is left as it was when the block raises."""
+    """Write ``path`` in binary: it is replaced when the block ends, and left as it was when the block raises."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as out:
@@ -21,7 +21,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a text file (UTF-8) whole or not at all."""
+    """Write a text file (UTF-8) atomically; returns ``path``."""
     with atomic_write(path) as out:
         out.write(text.encode())
     return path
@@ -29,10 +29,9 @@ def write_text(path: Path, text: str) -> Path:
 
 @contextmanager
 def exclusive_lock(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold an exclusive lock on a file or folder; a kill frees it.
+    """Hold an exclusive lock on a file or folder; a missing file is created.
 
-    Yields whether the lock was acquired: always with ``wait``, else not while another process holds it. A file is made
-    where there is none.
+    Yields whether the lock was acquired: always True with ``wait``; without, False while another process holds it.
     """
     flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
     descriptor = os.open(path, flags, 0o644)

@@ -1,8 +1,8 @@
-"""Files of whole lines, one a process and hour: ``<folder>/yyyy/mm/dd/hh/<uuid>.jsonl`` (UTC).
+"""JSON Lines files, one per process and hour: ``<folder>/yyyy/mm/dd/hh/<uuid>.jsonl`` (UTC).
 
-Each file has one writer, which holds a lock on it; the kernel frees the lock when the writer dies. A line that
-was cut by ``kill -9`` or a full disk is taken off: by the writer itself, or by the next one that starts (``mend``).
-It travels in every archive.
+Each file has one writer, which holds a lock on it; the kernel releases the lock when the writer dies. A last line that
+was cut off by ``kill -9`` or a full disk is removed: by the writer itself, or by the next process that starts
+(``drop_partial_lines``).
 """
 
 import fcntl
@@ -24,46 +24,46 @@ class HourFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._hour: Path | None = None
-        self._file: int | None = None
+        self._descriptor: int | None = None
         self._size = 0
 
     def append(self, moment: datetime, line: bytes) -> None:
         """Append a line, newline included, whole or not at all. Raises OSError."""
         hour = self.folder / moment.astimezone(UTC).strftime("%Y/%m/%d/%H")
-        if self._file is None or hour != self._hour:
+        if self._descriptor is None or hour != self._hour:
             self._open(hour)
-        assert self._file is not None
+        assert self._descriptor is not None
         try:
-            written = os.write(self._file, line)
+            written = os.write(self._descriptor, line)
         except OSError:
             self.close()
             raise
         if written < len(line):  # the disk is full
-            os.ftruncate(self._file, self._size)
+            os.ftruncate(self._descriptor, self._size)
             self.close()
             raise OSError(f"{written} of {len(line)} bytes were written to {hour}; is the disk full?")
         self._size += len(line)
 
     def close(self) -> None:
-        """Close the file; the next line opens another one."""
-        if self._file is not None:
-            os.close(self._file)
-        self._file = self._hour = None
+        """Close the file; the next ``append`` opens another one."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor = self._hour = None
 
     def _open(self, hour: Path) -> None:
         self.close()
         hour.mkdir(parents=True, exist_ok=True)
         path = hour / f"{uuid.uuid4()}.jsonl"
-        hidden = path.with_name(f".{path.name}.new")  # nobody takes it for abandoned before it is locked
-        file = os.open(hidden, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
-        fcntl.flock(file, fcntl.LOCK_EX)
+        hidden = path.with_name(f".{path.name}.new")  # visible only once it is locked, or it would look abandoned
+        descriptor = os.open(hidden, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         hidden.rename(path)
-        self._file, self._hour, self._size = file, hour, 0
+        self._descriptor, self._hour, self._size = descriptor, hour, 0
 
 
 def drop_partial_lines(folder: Path) -> int:
-    """Take the cut last line off every file of a writer that died; returns how many. Files in use are left alone."""
-    return sum(_mend(path) for path in unlocked_files(folder))
+    """Remove the partial last line of every file whose writer died; returns how many there were."""
+    return sum(_drop_partial_line(path) for path in unlocked_files(folder))
 
 
 def unlocked_files(folder: Path) -> Iterator[Path]:
@@ -74,7 +74,7 @@ def unlocked_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _mend(path: Path) -> bool:
+def _drop_partial_line(path: Path) -> bool:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         end = _end_of_last_line(file, size)
@@ -84,19 +84,19 @@ def _mend(path: Path) -> bool:
 
 
 def _end_of_last_line(file: BinaryIO, size: int) -> int:
-    end, block = size, 1  # mostly the last byte tells
+    end, block_bytes = size, 1  # in most files the last byte is the newline
     while end:
-        start = max(0, end - block)
+        start = max(0, end - block_bytes)
         file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end, block = start, _BLOCK_BYTES
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end, block_bytes = start, _BLOCK_BYTES
     return 0
 
 
 def disk_use(folder: Path) -> float:
-    """How full the file system of ``folder``, or of what there is of its path, is for ordinary users (0-1)."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    used = shutil.disk_usage(there)
-    return used.used / (used.used + used.free)
+    """How full the file system of ``folder`` is for ordinary users (0-1); the folder itself may not exist yet."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    usage = shutil.disk_usage(existing)
+    return usage.used / (usage.used + usage.free)

@@ -1,8 +1,7 @@
-"""Links to photos in S3: parsed into bucket and key, and read with boto3 from the configured store.
+"""Links to photos in S3: parsed into bucket and key, and downloaded with boto3 from the configured store.
 
-No HTTP client ever fetches a client's address: of a link only the bucket, which must be on the allow
-list, and the key are used. boto3 is loaded when the first link comes: it takes half a second.
-It travels in every archive.
+A link's address is never fetched as such (no server-side request forgery): only its bucket, which must be on the allow
+list, and its key are used. boto3 is imported with the first link, because that takes half a second.
 """
 
 import re
@@ -11,8 +10,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from serve.errors import (
     BucketError,
@@ -24,10 +23,15 @@ from serve.errors import (
     TooLargeError,
 )
 
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+    from botocore.response import StreamingBody
+    from urllib3.response import HTTPResponse
+
 MAX_BYTES = 6_553_500
-"""Largest photo that is read, in bytes: TorchServe's ``max_request_size`` in serve/config.properties."""
+"""Largest photo that is accepted, in bytes: ``max_request_size`` in serve/torchserve/config.properties."""
 TIMEOUT_S = 5.0
-"""From the moment the worker takes a request until its last photo has come."""
+"""Time limit for downloading all photos of a batch of requests."""
 THREADS = 32
 FORMS = "s3://bucket/key, https://bucket.s3.amazonaws.com/key or https://s3.amazonaws.com/bucket/key"
 
@@ -36,7 +40,8 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _HOST = re.compile(r"(?:(?P<bucket>[a-z0-9.-]+)\.)?s3(?:[.-](?P<region>[a-z]{2}(?:-[a-z]+)+-\d))?\.amazonaws\.com")
 _MAX_KEY_BYTES = 1024
 _CHUNK_BYTES = 1 << 16
-_GONE = {"NoSuchKey", "NoSuchBucket", "404", "403", "AccessDenied"}  # without ListBucket S3 says 403 for missing
+_MISSING = {"NoSuchKey", "NoSuchBucket", "404", "403", "AccessDenied"}
+"""S3's error codes for a missing object; without the right to list the bucket it is 403."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +56,16 @@ class Link:
 
 
 def parse(text: str) -> Link:
-    """Bucket and key of a link. Raises FieldError for every form but S3's own.
+    """Bucket and key of a link. Raises FieldError for all formats but S3's own.
 
-    A query, as presigned links have one, is refused: it grants what the worker's own rights may not, and
-    names a version that would not be the one read. So is a key with a segment ``.`` or ``..``: a store or a proxy
-    that tidies paths would read another object, perhaps of another bucket.
+    Refused are a query, as presigned links have one (it would be ignored, with the rights or the version that it
+    names), and keys with a segment ``.`` or ``..`` (a store or proxy that normalises paths would read another object,
+    perhaps of another bucket).
     """
     shown = repr(text[:200])
     try:
         address = urlsplit(text)
-        bucket, key = _of_s3(text) if text.startswith(_S3) else _of_https(address)
+        bucket, key = _split_s3_uri(text) if text.startswith(_S3) else _split_https_url(address)
     except ValueError as error:
         raise FieldError(f"the link {shown} cannot be read: {error}; give {FORMS}") from error
     if not _BUCKET.fullmatch(bucket):
@@ -72,18 +77,18 @@ def parse(text: str) -> Link:
     return Link(bucket, key)
 
 
-def _of_s3(text: str) -> tuple[str, str]:
+def _split_s3_uri(text: str) -> tuple[str, str]:
     bucket, _, key = text.removeprefix(_S3).partition("/")  # not percent-encoded, and ? and # belong to the key
-    key.encode()  # a lone surrogate is no character: UnicodeEncodeError is a ValueError
+    key.encode()  # a lone surrogate raises UnicodeEncodeError, a ValueError
     return bucket, key
 
 
-def _of_https(address: Any) -> tuple[str, str]:
+def _split_https_url(address: SplitResult) -> tuple[str, str]:
     if address.scheme != "https":
         raise ValueError(f"its scheme is {address.scheme[:20]!r}")
     if address.query or address.fragment:
         raise ValueError("it has a query or a fragment, which are not used")
-    host = _HOST.fullmatch(address.netloc)  # a user, a password or a port does not fit either
+    host = _HOST.fullmatch(address.netloc)  # does not match with a user, a password or a port either
     if not host:
         raise ValueError(f"its host {address.netloc[:100]!r} is not S3's")
     key = unquote_to_bytes(address.path.removeprefix("/")).decode()
@@ -93,8 +98,8 @@ def _of_https(address: Any) -> tuple[str, str]:
     return bucket, key
 
 
-def client(endpoint_url: str | None, timeout_s: float, connections: int) -> Any:
-    """A client of S3 or of the store at ``endpoint_url``, without retries; unsigned where there are no credentials."""
+def s3_client(endpoint_url: str | None, timeout_s: float, connections: int) -> "BaseClient":
+    """A client of AWS S3 or of the store at ``endpoint_url``, without retries; unsigned if there are no credentials."""
     import boto3
     from botocore import UNSIGNED
     from botocore.config import Config
@@ -115,7 +120,7 @@ def client(endpoint_url: str | None, timeout_s: float, connections: int) -> Any:
 
 
 class PhotoStore:
-    """Reads the photos of links. ``buckets``: those that may be read; ``timeout_s``: of one call of ``read``."""
+    """Downloads the photos of links. ``buckets``: the allow list; ``timeout_s``: of one call of ``read``."""
 
     def __init__(
         self,
@@ -128,30 +133,30 @@ class PhotoStore:
         self.timeout_s = timeout_s
         self.max_bytes = max_bytes
         self._endpoint_url = endpoint_url
-        self._client: Any = None
+        self._client: BaseClient | None = None
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="links")
 
     def read(self, links: Sequence[Link]) -> list[bytes | RequestError]:
-        """The photos of ``links``, in order, or why there is none; all at once, and within ``timeout_s``."""
+        """The photos of ``links``, in order, or the reason why there is none; in parallel, within ``timeout_s``."""
         if any(link.bucket in self.buckets for link in links):
-            self._connected()  # the first time takes a while, which is not the store's fault
+            self._connect()  # creating the client takes a while, which must not count against the store
         deadline = time.monotonic() + self.timeout_s
-        waiting = [self._pool.submit(self._read, link, deadline) for link in links]
+        downloads = [self._pool.submit(self._read, link, deadline) for link in links]
         photos: list[bytes | RequestError] = []
-        for link, each in zip(links, waiting, strict=True):
+        for link, download in zip(links, downloads, strict=True):
             try:
-                photos.append(each.result(max(0.0, deadline - time.monotonic())))
+                photos.append(download.result(max(0.0, deadline - time.monotonic())))
             except FutureTimeoutError:
-                each.cancel()
-                photos.append(self._late(link))
+                download.cancel()
+                photos.append(self._timeout_error(link))
         return photos
 
     def _read(self, link: Link, deadline: float) -> bytes | RequestError:
         if link.bucket not in self.buckets:
             allowed = ", ".join(sorted(self.buckets)) or "none"
             return BucketError(f"the bucket {link.bucket!r} is not among BINWATCH_S3_BUCKETS ({allowed}); add it there")
-        if time.monotonic() > deadline:  # it waited for a thread
-            return self._late(link)
+        if time.monotonic() > deadline:  # after waiting for a free thread
+            return self._timeout_error(link)
         return self._get(link, deadline)
 
     def _get(self, link: Link, deadline: float) -> bytes | RequestError:
@@ -159,43 +164,51 @@ class PhotoStore:
         from urllib3.exceptions import HTTPError, TimeoutError
 
         try:
-            response = self._connected().get_object(Bucket=link.bucket, Key=link.key)
+            response = self._connect().get_object(Bucket=link.bucket, Key=link.key)
             with response["Body"] as stream:
-                return self._body(link, response, stream, deadline)
+                length = int(response["ContentLength"])
+                return self._read_body(link, response["Body"], stream, length, deadline)
         except (ConnectTimeoutError, ReadTimeoutError, TimeoutError):
-            return self._late(link)
+            return self._timeout_error(link)
         except ClientError as error:
             code = str(error.response["Error"].get("Code"))
-            if code in _GONE:
+            if code in _MISSING:
                 return MissingError(f"the store has no {link}, or does not show it ({code}); check bucket and key")
             return StoreError(f"the store answered {code} for {link}; try again later")
         except (BotoCoreError, HTTPError, OSError) as error:
             return StoreError(f"the store failed at {link}: {type(error).__name__}; try again later")
 
-    def _body(self, link: Link, response: dict[str, Any], stream: Any, deadline: float) -> bytes | RequestError:
-        """Read the object as it comes, so that one which comes in drips is late, too."""
-        data, length = bytearray(), int(response["ContentLength"])
+    def _read_body(
+        self, link: Link, body: "StreamingBody", stream: "HTTPResponse", length: int, deadline: float
+    ) -> bytes | RequestError:
+        """Read an object of ``length`` bytes in chunks, so that the deadline holds for a slow stream, too.
+
+        ``stream``: the raw stream of ``body``, which only sets the timeout.
+        """
+        data = bytearray()
         if length > self.max_bytes:
-            return too_large(str(link), length, self.max_bytes)
+            return too_large_error(str(link), length, self.max_bytes)
         while len(data) < length:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                return self._late(link)
-            response["Body"].set_socket_timeout(left_s)
+                return self._timeout_error(link)
+            body.set_socket_timeout(left_s)
             chunk = stream.read1(_CHUNK_BYTES)
             if not chunk:
-                return StoreError(f"the store broke off {link} after {len(data)} of {length} bytes; try again later")
+                return StoreError(
+                    f"the store closed the connection for {link} after {len(data)} of {length} bytes; try again later"
+                )
             data += chunk
         return bytes(data)
 
-    def _late(self, link: Link) -> StoreTimeoutError:
-        return StoreTimeoutError(f"{link} did not come from the store within {self.timeout_s:g} s; try again later")
+    def _timeout_error(self, link: Link) -> StoreTimeoutError:
+        return StoreTimeoutError(f"the store did not deliver {link} within {self.timeout_s:g} s; try again later")
 
-    def _connected(self) -> Any:
-        self._client = self._client or client(self._endpoint_url, self.timeout_s, THREADS)
+    def _connect(self) -> "BaseClient":
+        self._client = self._client or s3_client(self._endpoint_url, self.timeout_s, THREADS)
         return self._client
 
 
-def too_large(what: str, size: int, max_bytes: int = MAX_BYTES) -> TooLargeError:
+def too_large_error(subject: str, size: int, max_bytes: int = MAX_BYTES) -> TooLargeError:
     """The error for a photo of ``size`` bytes or more."""
-    return TooLargeError(f"{what} has at least {size} bytes; photos of up to {max_bytes} are read, send a smaller one")
+    return TooLargeError(f"{subject} has at least {size} bytes; at most {max_bytes} are accepted, send a smaller one")

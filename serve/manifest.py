@@ -1,4 +1,4 @@
-"""What an archive says about itself: ``binwatch.json``. It uses the standard library only."""
+"""The manifest of an archive, ``binwatch.json``. Uses the standard library only."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ FP32_MODEL, INT8_MODEL, GPU_PROGRAM = "model.onnx", "model.int8.onnx", "model.pt
 
 @dataclass(frozen=True)
 class Golden:
-    """One golden photo and the probabilities (one a class, 0-1) that the model must give for it."""
+    """One golden photo and the probabilities (one per class, 0-1) that the model must give for it."""
 
     file: str
     probabilities: tuple[float, ...]
@@ -24,24 +24,30 @@ class Golden:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What rests on the answers of one form of the model; ``golden``: the probabilities of each golden photo."""
+    """What depends on the exact outputs of one form of the model (fp32, int8).
+
+    ``temperature``: divides the logits; ``scores``: see ``Manifest``; ``golden``: the probabilities of each golden
+    photo.
+    """
 
     temperature: float
     scores: Mapping[str, tuple[float, ...]]
     golden: tuple[tuple[float, ...], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What an archive says about itself.
+    """The content of ``binwatch.json``.
 
-    ``classes``: the counts told apart, of which the last stands for all above too with ``open_top``;
-    ``size_px``: side of the square that photos are squashed to; ``tolerance``: how far a golden
-    answer's probability may be off; ``files``: SHA-256 a file; ``temperature``: what the logits are
-    divided by, so that a probability can be believed; ``scores``: of each class, how badly the calibration
-    photos of that class fit it (``serve/verdict.py``); ``cpu_model``: the file that a CPU runs, on which
-    temperature, scores and golden answers rest; ``exact``: these for the program that a GPU runs, where that
-    answers otherwise; ``reference``: predictions and photos as they were when it was trained, for drift.
+    ``classes``: the counts that are told apart; with ``open_top`` the last one also stands for all larger counts.
+    ``size_px``: side of the square that photos are squashed to.
+    ``golden``, ``tolerance``: golden photos, and how far a probability of their answers may be off (0-1).
+    ``files``: the SHA-256 of each file of the archive, in hexadecimal.
+    ``temperature``: what the logits are divided by to calibrate the probabilities.
+    ``scores``: per class, the nonconformity of its calibration photos (``serve/verdict.py``), ascending.
+    ``cpu_model``: the file that a CPU runs; temperature, scores and golden answers are those of this file.
+    ``exact``: the same for the program that a GPU runs, where its answers differ.
+    ``reference``: predictions and image statistics at training time, for drift monitoring.
     """
 
     classes: tuple[int, ...]
@@ -52,38 +58,38 @@ class Manifest:
     golden: tuple[Golden, ...]
     files: Mapping[str, str]
     licence: str
-    recipe: Mapping[str, Any]
+    recipe: Mapping[str, object]
     tolerance: float = 0.01
     open_top: bool = False
     temperature: float = 1.0
     scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     cpu_model: str = FP32_MODEL
     exact: Calibration | None = None
-    reference: Mapping[str, Any] = field(default_factory=dict)
+    reference: Mapping[str, object] = field(default_factory=dict)
     format: int = FORMAT
 
     @property
     def names(self) -> tuple[str, ...]:
-        """How answers name the classes."""
+        """The names of the classes in answers."""
         return class_names(self.classes, self.open_top)
 
     def name_of(self, quantity: int) -> str:
-        """The name of the class that a recorded quantity belongs to; the quantity itself where there is none."""
+        """The name of the class that a recorded quantity belongs to; the quantity as text where there is none."""
         if quantity > self.classes[-1] and self.open_top:
             return self.names[-1]
         return self.names[self.classes.index(quantity)] if quantity in self.classes else str(quantity)
 
-    def on_gpu(self) -> "Manifest":
-        """The manifest for a server that runs the program."""
+    def for_gpu(self) -> "Manifest":
+        """The manifest with temperature, scores and golden answers of the program that a GPU runs."""
         if self.exact is None:
             return self
         answers = zip(self.golden, self.exact.golden, strict=True)
-        golden = tuple(replace(each, probabilities=promised) for each, promised in answers)
+        golden = tuple(replace(photo, probabilities=probabilities) for photo, probabilities in answers)
         return replace(self, temperature=self.exact.temperature, scores=self.exact.scores, golden=golden)
 
-    def promised(self, number: int) -> tuple[tuple[float, ...], ...]:
-        """The probabilities that golden photo ``number`` may get: those of a CPU, and those of a GPU."""
-        return self.golden[number].probabilities, self.on_gpu().golden[number].probabilities
+    def accepted_answers(self, number: int) -> tuple[tuple[float, ...], ...]:
+        """The probabilities that golden photo ``number`` may get: a CPU's and a GPU's."""
+        return self.golden[number].probabilities, self.for_gpu().golden[number].probabilities
 
     def to_json(self) -> str:
         """The text of ``binwatch.json``."""
@@ -91,7 +97,7 @@ class Manifest:
 
 
 def class_names(classes: Sequence[int], open_top: bool) -> tuple[str, ...]:
-    """How answers name the classes: ``8+`` where the last one stands for 8 and above."""
+    """The names of the classes in answers: ``8+`` where the last one stands for 8 and above."""
     return (*map(str, classes[:-1]), f"{classes[-1]}{'+' * open_top}")
 
 
@@ -100,16 +106,16 @@ def read_manifest(folder: Path) -> Manifest:
     manifest = parse_manifest((folder / MANIFEST_FILE).read_bytes() if (folder / MANIFEST_FILE).is_file() else None)
     for name, expected in manifest.files.items():
         path = folder / name
-        found = sha256(path) if path.is_file() else "nothing"
-        if found != expected:
-            raise ArchiveError(f"{name} in the archive has SHA-256 {found}, its manifest says {expected}: damaged")
+        digest = sha256(path) if path.is_file() else "nothing"
+        if digest != expected:
+            raise ArchiveError(f"{name} in the archive has SHA-256 {digest}, its manifest says {expected}: damaged")
     if manifest.cpu_model not in manifest.files:
-        raise ArchiveError(f"the manifest names {manifest.cpu_model!r} for CPUs, and does not list it: damaged")
+        raise ArchiveError(f"the manifest names {manifest.cpu_model!r} for CPUs, but does not list it: damaged")
     return manifest
 
 
 def parse_manifest(text: bytes | None) -> Manifest:
-    """Read ``binwatch.json``. Raises ArchiveError where it is missing or of another format."""
+    """Parse ``binwatch.json``. Raises ArchiveError where it is missing (None), damaged or of another format."""
     if text is None:
         raise ArchiveError(f"the archive has no {MANIFEST_FILE}: it was not made by binwatch")
     try:
@@ -117,18 +123,19 @@ def parse_manifest(text: bytes | None) -> Manifest:
         if content.get("format") != FORMAT:
             raise ArchiveError(f"the archive has format {content.get('format')!r}; this version reads {FORMAT}")
         content["files"] = {str(name): str(digest) for name, digest in content["files"].items()}
-        content["golden"] = tuple(Golden(each["file"], tuple(each["probabilities"])) for each in content["golden"])
+        content["golden"] = tuple(Golden(photo["file"], tuple(photo["probabilities"])) for photo in content["golden"])
         content["classes"] = tuple(content["classes"])
         content["exact"] = _calibration(content.get("exact"))
-        return Manifest(**{each.name: content[each.name] for each in fields(Manifest) if each.name in content})
+        return Manifest(**{key.name: content[key.name] for key in fields(Manifest) if key.name in content})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArchiveError(f"{MANIFEST_FILE} in the archive is damaged: {error!r}") from error
 
 
-def _calibration(found: dict[str, Any] | None) -> Calibration | None:
-    if found is None:
+def _calibration(content: dict[str, Any] | None) -> Calibration | None:
+    if content is None:
         return None
-    return Calibration(found["temperature"], found["scores"], tuple(tuple(each) for each in found["golden"]))
+    golden = tuple(tuple(probabilities) for probabilities in content["golden"])
+    return Calibration(content["temperature"], content["scores"], golden)
 
 
 def sha256(path: Path) -> str:

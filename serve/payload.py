@@ -1,14 +1,14 @@
-"""From a request's body and headers to photos and fields. Pure; it travels in every archive.
+"""From the body and headers of a request to photos and fields. Pure functions.
 
-The forms of a request, as TorchServe hands them over:
+The formats of a request, as TorchServe passes them on:
 
     any type             the bytes of a JPEG or PNG
     string/url           a link to a photo in S3 (``serve/links.py``)
     application/json     {"uri": LINK} or {"image": BASE64}, or up to MAX_PHOTOS of them: [...] or {"instances": [...]}
-    multipart/form-data  a part ``data``, ``body``, ``image`` (bytes) or ``uri`` (a link), and a part a field
+    multipart/form-data  a part ``data``, ``body``, ``image`` (bytes) or ``uri`` (a link), and one part per field
 
-Beside a photo stand the fields FIELDS. A field of the photo's JSON object wins over the query or the form,
-and that over the header X-Amzn-SageMaker-Custom-Attributes. A field that is null in JSON counts as not sent.
+A photo can be accompanied by the fields FIELDS. A field in the photo's JSON object overrides the query or the form,
+which overrides the header X-Amzn-SageMaker-Custom-Attributes. A field that is null in JSON counts as missing.
 """
 
 import base64
@@ -16,8 +16,8 @@ import binascii
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from serve import links, verdict
 from serve.errors import BodyError, FieldError, RequestError
@@ -25,19 +25,19 @@ from serve.errors import BodyError, FieldError, RequestError
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 FIELDS = ("expected_quantity", "weight", "expected_weight")
 PROBE = "probe=1"
-"""In the same header: asked to see whether the model answers, so it is no answer to record."""
+"""In the same header: a health check, whose answer is not captured."""
 MAX_PHOTOS = 32
-"""Most photos of one request."""
+"""Most photos in one request."""
 
-_STARTS = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
-_DIGITS = 20
-_DATA = ("body", "data", "image")
+_MAGIC = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
+_MAX_INT_DIGITS = 20
+_BODY_PARTS = ("body", "data", "image")
 _ONE = 'give one photo, as {"uri": LINK} or {"image": BASE64}'
 
 
 @dataclass(frozen=True)
 class Fields:
-    """What was said of a photo: the recorded quantity, 0-99999; measured and recorded weight, above 0, in one unit."""
+    """The record beside a photo: the quantity, 0-99999; measured and recorded weight, above 0, in the same unit."""
 
     expected_quantity: int | None = None
     weight: float | None = None
@@ -45,8 +45,8 @@ class Fields:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One photo asked about: its bytes, or the link to it."""
+class PhotoInput:
+    """One photo of a request: its bytes or the link to it, and its fields."""
 
     photo: bytes | links.Link
     fields: Fields = field(default_factory=Fields)
@@ -54,9 +54,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class PredictionRequest:
-    """The photos of a request, each with its own reason where it cannot be used; ``listed``: a list is the answer."""
+    """The photos of a request, each with its own error where it cannot be used.
 
-    photos: tuple[Asked | RequestError, ...]
+    ``listed``: whether the response must be a list; ``body``: the raw bytes, for the capture.
+    """
+
+    photos: tuple[PhotoInput | RequestError, ...]
     listed: bool = False
     content_type: str = ""
     attributes: str = ""
@@ -64,190 +67,198 @@ class PredictionRequest:
 
     @property
     def probe(self) -> bool:
-        """Whether nobody wants the answer."""
+        """Whether it is a health check, whose answer is not captured."""
         return PROBE in self.attributes.replace(" ", "").split(",")
 
 
 @dataclass(frozen=True)
-class _Repeated:
-    """A JSON object that names something twice."""
+class _RepeatedName:
+    """Stands for a JSON object in which a name appears twice."""
 
     name: str
 
 
-def parse(parts: Mapping[str, bytes], headers: Mapping[str, Any]) -> PredictionRequest:
-    """Read a request; where all of it is unusable, it has one photo, the reason.
+def parse(parts: Mapping[str, bytes], headers: Mapping[str, object]) -> PredictionRequest:
+    """Parse a request. Where all of it is unusable, its only photo is the error.
 
-    ``parts``: body, form and query, each by its name; ``headers``: those of HTTP, and for each part its own,
-    ``{"content-type": ...}``, as TorchServe has them.
+    ``parts``: body, parts of a form and query, by name; ``headers``: the HTTP headers, and for each part its own,
+    ``{"content-type": ...}``, as TorchServe passes them.
     """
-    kind, attributes = _content_type(parts, headers), _header(headers, ATTRIBUTES)
+    content_type, attributes = _content_type(parts, headers), _header(headers, ATTRIBUTES)
+    photos: tuple[PhotoInput | RequestError, ...]
     listed = False
     try:
-        given = _given(parts, attributes)
-        if kind == "application/json" and (name := _sent(parts)):
-            photos, listed = _of_json(parts[name], given)
+        shared = _shared_fields(parts, attributes)
+        if content_type == "application/json" and (name := _body_part(parts)):
+            photos, listed = _parse_json(parts[name], shared)
         else:
-            photos = (Asked(_photo(parts, kind), _fields(given)),)
+            photos = (PhotoInput(_single_photo(parts, content_type), _parse_fields(shared)),)
     except RequestError as error:
         photos = (error,)
-    return PredictionRequest(photos, listed, kind, attributes, bytes(parts.get(_sent(parts) or "uri", b"")))
+    body = bytes(parts.get(_body_part(parts) or "uri", b""))
+    return PredictionRequest(photos, listed, content_type, attributes, body)
 
 
-def _given(parts: Mapping[str, bytes], attributes: str) -> dict[str, str]:
-    """The fields beside the body, as they were sent."""
-    return {**_of_attributes(attributes), **{name: _text(name, parts[name]) for name in FIELDS if name in parts}}
+def _shared_fields(parts: Mapping[str, bytes], attributes: str) -> dict[str, str]:
+    """The fields in the header, the form and the query, as text; they apply to every photo of the request."""
+    texts = {name: _decode_text(name, parts[name]) for name in FIELDS if name in parts}
+    return {**_fields_of_header(attributes), **texts}
 
 
-def _content_type(parts: Mapping[str, bytes], headers: Mapping[str, Any]) -> str:
-    """The media type of the photo's part, of the request without one; in lower case, without parameters."""
-    own = headers.get(_sent(parts) or "")
-    kind = own.get("content-type") if isinstance(own, Mapping) else None
-    return str(kind or _header(headers, "content-type")).partition(";")[0].strip().lower()
+def _content_type(parts: Mapping[str, bytes], headers: Mapping[str, object]) -> str:
+    """The media type of the photo's part, else of the request; in lower case, without parameters."""
+    part_headers = headers.get(_body_part(parts) or "")
+    text = part_headers.get("content-type") if isinstance(part_headers, Mapping) else None
+    return str(text or _header(headers, "content-type")).partition(";")[0].strip().lower()
 
 
 def media_type(data: bytes) -> str:
-    """What the first bytes of a photo say that it is; empty where it is neither JPEG nor PNG."""
-    return next((kind for start, kind in _STARTS.items() if data.startswith(start)), "")
+    """The media type of a JPEG or PNG, from its first bytes; empty for everything else."""
+    return next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), "")
 
 
-def _header(headers: Mapping[str, Any], name: str) -> str:
-    """A header, whose name may be written in any case. A part of a form may bear its name, but is no text."""
-    return next((text for each, text in headers.items() if each.lower() == name.lower() and isinstance(text, str)), "")
+def _header(headers: Mapping[str, object], name: str) -> str:
+    """A header, in whatever case its name is written. A part of a form with that name is a mapping, not a text."""
+    return next((text for key, text in headers.items() if key.lower() == name.lower() and isinstance(text, str)), "")
 
 
-def _of_attributes(text: str) -> dict[str, str]:
-    pairs = [each.strip().partition("=")[::2] for each in text.split(",")]
-    given = {name.strip(): value.strip() for name, value in pairs if name.strip() in FIELDS}
-    for name in given:
-        if sum(each.strip() == name for each, _ in pairs) > 1:
+def _fields_of_header(attributes: str) -> dict[str, str]:
+    pairs = [pair.strip().partition("=")[::2] for pair in attributes.split(",")]
+    names = [name.strip() for name, _ in pairs]
+    fields = {name.strip(): value.strip() for name, value in pairs if name.strip() in FIELDS}
+    for name in fields:
+        if names.count(name) > 1:
             raise FieldError(f"the header {ATTRIBUTES} has {name} more than once; give it once")
-    return given
+    return fields
 
 
-def _sent(parts: Mapping[str, bytes]) -> str | None:
-    return next((name for name in _DATA if name in parts), None)
+def _body_part(parts: Mapping[str, bytes]) -> str | None:
+    return next((name for name in _BODY_PARTS if name in parts), None)
 
 
-def _photo(parts: Mapping[str, bytes], kind: str) -> bytes | links.Link:
-    """The one photo of a request that is no JSON."""
-    sent = [name for name in (*_DATA, "uri") if parts.get(name)] or [name for name in _DATA if name in parts][:1]
-    if len(sent) > 1:
-        raise FieldError(f"the request has {' and '.join(sent)}; send one photo, or several in a JSON list")
-    if not sent:
+def _single_photo(parts: Mapping[str, bytes], content_type: str) -> bytes | links.Link:
+    """The photo of a request that is not JSON."""
+    empty = [name for name in _BODY_PARTS if name in parts][:1]
+    names = [name for name in (*_BODY_PARTS, "uri") if parts.get(name)] or empty
+    if len(names) > 1:
+        raise FieldError(f"the request has {' and '.join(names)}; send one photo, or several in a JSON list")
+    if not names:
         raise FieldError(
             f"the request has no photo but {sorted(parts)!r:.100}; send its bytes as the body, "
             "or JSON with Content-Type: application/json"
         )
-    data = bytes(parts[sent[0]])
-    return links.parse(_text("the link", data)) if "uri" in sent or kind == "string/url" else _sized(data)
+    data = bytes(parts[names[0]])
+    is_link = "uri" in names or content_type == "string/url"
+    return links.parse(_decode_text("the link", data)) if is_link else _checked_size(data)
 
 
-def _of_json(data: bytes, given: Mapping[str, Any]) -> tuple[tuple[Asked | RequestError, ...], bool]:
-    """The photos of a JSON body, and whether it lists them. Raises RequestError where all of it is unusable."""
-    content = _loaded(data)
+def _parse_json(data: bytes, shared: Mapping[str, str]) -> tuple[tuple[PhotoInput | RequestError, ...], bool]:
+    """The photos of a JSON body, and whether they are a list. Raises RequestError where all of it is unusable."""
+    content = _load_json(data)
     listed = isinstance(content, list) or (isinstance(content, dict) and "instances" in content)
     if not listed:
-        return (_object(content, given),), False
+        return (_photo_of_object(content, shared),), False
     if isinstance(content, dict) and content.keys() & {"uri", "image"}:
         raise FieldError("the body has instances and a photo beside them; put every photo into instances")
     entries = content["instances"] if isinstance(content, dict) else content
     if not isinstance(entries, list) or not 0 < len(entries) <= MAX_PHOTOS:
-        shown = f"{len(entries)} photos" if isinstance(entries, list) else f"{type(entries).__name__} as instances"
-        raise FieldError(f"the body has {shown}; send a list of 1 to {MAX_PHOTOS}")
-    return tuple(_each(entry, given) for entry in entries), True
+        size = f"{len(entries)} photos" if isinstance(entries, list) else f"{type(entries).__name__} as instances"
+        raise FieldError(f"the body has {size}; send a list of 1 to {MAX_PHOTOS}")
+    return tuple(_photo_or_error(entry, shared) for entry in entries), True
 
 
-def _each(entry: Any, given: Mapping[str, Any]) -> Asked | RequestError:
+def _photo_or_error(entry: object, shared: Mapping[str, str]) -> PhotoInput | RequestError:
     try:
-        return _object(entry, given)
+        return _photo_of_object(entry, shared)
     except RequestError as error:
         return error
 
 
-def _loaded(data: bytes) -> Any:
+def _load_json(data: bytes) -> object:
     try:
-        return json.loads(bytes(data), object_pairs_hook=_unrepeated, parse_int=_integer)
+        return json.loads(bytes(data), object_pairs_hook=_unique_names, parse_int=_bounded_int)
     except RecursionError as error:
         raise FieldError(f"the JSON body is nested too deeply; {_ONE}") from error
     except ValueError as error:  # UnicodeDecodeError is one too
-        raise BodyError(f"the body of {len(data)} bytes is no JSON: {str(error)[:200]}; send JSON in UTF-8") from error
+        raise BodyError(f"the body of {len(data)} bytes is not JSON: {str(error)[:200]}; send JSON in UTF-8") from error
 
 
-def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Repeated:
-    """One object; a repeated name spoils it alone, not the list that it is in."""
+def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object] | _RepeatedName:
+    """One JSON object. A repeated name invalidates only this object, not the list that it is in."""
     content = dict(pairs)
     if len(content) == len(pairs):
         return content
     names = [name for name, _ in pairs]
-    return _Repeated(next(name for name in names if names.count(name) > 1))
+    return _RepeatedName(next(name for name in names if names.count(name) > 1))
 
 
-def _integer(digits: str) -> int | float:
-    return int(digits) if len(digits) <= _DIGITS else math.inf
+def _bounded_int(digits: str) -> int | float:
+    """A JSON integer; infinity for one that is too long, because Python refuses to convert thousands of digits."""
+    return int(digits) if len(digits) <= _MAX_INT_DIGITS else math.inf
 
 
-def _object(content: Any, given: Mapping[str, Any]) -> Asked:
-    if isinstance(content, _Repeated):
-        raise FieldError(f"{content.name[:100]!r} is there twice; give it once")
+def _photo_of_object(content: object, shared: Mapping[str, str]) -> PhotoInput:
+    """One photo from its JSON object, with its own fields over the ``shared`` ones."""
+    if isinstance(content, _RepeatedName):
+        raise FieldError(f"{content.name[:100]!r} appears twice; give it once")
     if not isinstance(content, dict):
         raise FieldError(f"a photo is given as {type(content).__name__}; {_ONE}")
-    sent = {name: content[name] for name in ("uri", "image") if content.get(name) is not None}
-    if len(sent) != 1:
-        raise FieldError(f"a photo has {' and '.join(sent) or 'neither uri nor image'}; {_ONE}")
-    ((name, value),) = sent.items()
+    sources = {name: content[name] for name in ("uri", "image") if content.get(name) is not None}
+    if len(sources) != 1:
+        raise FieldError(f"a photo has {' and '.join(sources) or 'neither uri nor image'}; {_ONE}")
+    ((name, value),) = sources.items()
     if not isinstance(value, str):
         raise FieldError(f"{name} is {type(value).__name__}, not text; {_ONE}")
-    photo = links.parse(value) if name == "uri" else _decoded(value)
+    photo = links.parse(value) if name == "uri" else _decode_base64(value)
     own = {name: content[name] for name in FIELDS if content.get(name) is not None}
-    return Asked(photo, _fields({**given, **own}))
+    return PhotoInput(photo, _parse_fields({**shared, **own}))
 
 
-def _decoded(text: str) -> bytes:
+def _decode_base64(text: str) -> bytes:
     try:
-        return _sized(base64.b64decode(text, validate=True))
+        return _checked_size(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError) as error:
-        reason = f"image of {len(text)} characters starting with {text[:12]!r} is no base64: {error}"
+        problem = f"image of {len(text)} characters starting with {text[:12]!r} is not base64: {error}"
         raise FieldError(
-            f"{reason}; send the photo's bytes in base64, without line breaks or a data: address"
+            f"{problem}; send the photo's bytes in base64, without line breaks or a data: address"
         ) from error
 
 
-def _sized(data: bytes) -> bytes:
+def _checked_size(data: bytes) -> bytes:
     if len(data) > links.MAX_BYTES:
-        raise links.too_large("the photo", len(data))
+        raise links.too_large_error("the photo", len(data))
     return data
 
 
-def _text(name: str, data: bytes) -> str:
+def _decode_text(name: str, data: bytes) -> str:
     try:
         return bytes(data).decode().strip()
     except UnicodeDecodeError as error:
-        raise FieldError(f"{name} is no text in UTF-8: {bytes(data[:20])!r}") from error
+        raise FieldError(f"{name} is not text in UTF-8: {bytes(data[:20])!r}") from error
 
 
-def _fields(given: Mapping[str, Any]) -> Fields:
-    """The fields beside a photo. Raises FieldError, also for one weight without the other."""
-    quantity, weights = given.get("expected_quantity"), [name for name in FIELDS[1:] if name in given]
+def _parse_fields(values: Mapping[str, object]) -> Fields:
+    """Check and convert fields. Raises FieldError, also for one weight without the other."""
+    quantity, weights = values.get("expected_quantity"), [name for name in FIELDS[1:] if name in values]
     if len(weights) == 1:
         raise FieldError(f"{weights[0]} is there alone; give weight and expected_weight, or neither")
     return Fields(
-        None if quantity is None else _quantity(quantity),
-        *(_weight(name, given[name]) for name in weights),
+        None if quantity is None else _parse_quantity(quantity),
+        *(_parse_weight(name, values[name]) for name in weights),
     )
 
 
-def _quantity(value: Any) -> int:
+def _parse_quantity(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise FieldError(f"expected_quantity is {value!r:.20}; give a whole number from 0 to 99999")
-    return verdict.quantity(str(value))
+    return verdict.parse_quantity(str(value))
 
 
-def _weight(name: str, value: Any) -> float:
-    try:
-        weight = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        weight = math.nan
+def _parse_weight(name: str, value: object) -> float:
+    weight = math.nan
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
+            weight = float(value)
     if not 0 < weight < math.inf:
         raise FieldError(f"{name} is {value!r:.20}; give a number above 0")
     return weight

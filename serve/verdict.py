@@ -1,77 +1,86 @@
-"""The verdict: does a photo agree with the recorded quantity? Pure: probabilities in, a verdict with its reasons out.
+"""The verdict: does a photo agree with the recorded quantity? Pure functions: probabilities in, a verdict with its
+reason out.
 
-``mismatch`` keeps a promise: of the bins whose record is right, at most the share ``alpha`` raises the
-alarm, whatever the model is worth; a better model catches more of the wrong ones. It holds for bins
-like those that the model was calibrated on. Method: split conformal prediction, per class (V. Vovk,
-"Conditional validity of inductive conformal predictors", 2012). The calibration photos have chosen
-nothing. Their scores, and the photo's, come from the probabilities before they were calibrated, so
-that the same photos could calibrate those.
-
-It travels in every archive.
+``mismatch`` keeps a promise: of the bins whose record is right, at most the share ``alpha`` raises an alarm, however
+poor the model is; a better model catches more of the wrong records. The promise holds for bins like those of the
+calibration set. Method: split conformal prediction, per class (V. Vovk, "Conditional validity of inductive conformal
+predictors", 2012). The calibration photos were not used to select anything. The scores, of the calibration photos and
+of the photo to judge, come from the uncalibrated probabilities, so that the same photos can also fit the temperature.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from serve.errors import FieldError
 
-MATCH, MISMATCH, UNSURE = "match", "mismatch", "unsure"
 ALPHA = 0.05
 WEIGHT_TOLERANCE = 0.05
-"""How far a bin's weight may be from the record's, as a share of it, before it disagrees."""
+"""How far the contents' weight may be from the recorded one, as a share of it, before it is a mismatch."""
 MAX_DIGITS = 5
+
+
+class VerdictKind(StrEnum):
+    """What a verdict can be, as answers spell it."""
+
+    MATCH = "match"
+    MISMATCH = "mismatch"
+    UNSURE = "unsure"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a photo says of a record.
+    """Whether a photo agrees with a record.
 
-    ``verdict``: ``match``: the record is among the counts that fit, and no other fits better;
-    ``mismatch``: it is not among them; ``unsure``: neither can be said. ``probability``: that the record is
-    right (0-1), None where the model does not know the quantity; ``counts_that_fit``: the conformal set.
+    ``verdict``: ``match``: the record is among the counts that fit, and is the most probable one; ``mismatch``: it is
+    not among them; ``unsure``: neither can be claimed. ``probability``: that the record is right (0-1), None where the
+    model does not know the quantity; ``counts_that_fit``: the conformal set.
     """
 
-    verdict: str
+    verdict: VerdictKind
     reason: str
     probability: float | None
     counts_that_fit: tuple[str, ...]
 
 
-def quantity(text: str) -> int:
-    """A recorded quantity as a request gives it. Raises FieldError."""
+def parse_quantity(text: str) -> int:
+    """A recorded quantity from the text of a request. Raises FieldError."""
     if not text.isascii() or not text.isdecimal() or len(text) > MAX_DIGITS:
         raise FieldError(f"expected_quantity is {text[:20]!r}; give a whole number from 0 to {10**MAX_DIGITS - 1}")
     return int(text)
 
 
-def score(probability: float, most: float) -> float:
-    """How badly a count fits a photo (0-1), from what the model gave it and what it gave the most probable count.
+def nonconformity(probability: float, highest: float) -> float:
+    """How badly a count fits a photo (0-1), from its probability and that of the most probable count.
 
-    A record that is the model's own answer fits best, however unsure the model is, so that it raises no alarm.
+    The model's own answer always scores 0, however unsure the model is: a record that agrees with it raises no alarm.
     """
-    return 1.0 - probability / most
+    return 1.0 - probability / highest
 
 
-def p_value(found: float, scores: Sequence[float]) -> float:
-    """The share of right records that would fit as badly as one with the score ``found``, or worse (0-1)."""
-    return (1 + sum(each >= found for each in scores)) / (1 + len(scores))
+def p_value(score: float, scores: Sequence[float]) -> float:
+    """The share of right records that would fit as badly as one with this nonconformity score, or worse (0-1)."""
+    return (1 + sum(calibration_score >= score for calibration_score in scores)) / (1 + len(scores))
 
 
-def needed(alpha: float) -> int:
-    """How many calibration photos a count needs before it can ever be alarmed about at ``alpha``."""
+def min_calibration_photos(alpha: float) -> int:
+    """How many calibration photos a count needs before any p-value can be as low as ``alpha``."""
     number = 1
     while 1 / (1 + number) > alpha:
         number += 1
     return number
 
 
-def fit(probabilities: Mapping[str, float], scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """The p-value of each count for one photo, by what the model gives it, uncalibrated (0-1).
+def p_values(probabilities: Mapping[str, float], scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The p-value of each count for one photo, from the photo's uncalibrated probabilities (0-1).
 
-    ``scores``: of the calibration photos with each count, ``score`` of what the model gave the right one.
+    ``scores``: per count, the nonconformity of the right count in each of its calibration photos.
     """
-    most = max(probabilities.values())
-    return {name: p_value(score(each, most), scores.get(name, ())) for name, each in probabilities.items()}
+    highest = max(probabilities.values())
+    return {
+        name: p_value(nonconformity(probability, highest), scores.get(name, ()))
+        for name, probability in probabilities.items()
+    }
 
 
 def reach_verdict(
@@ -83,43 +92,46 @@ def reach_verdict(
 ) -> Verdict:
     """Judge the record ``name``, the name of a count, by the calibrated probabilities of all counts (0-1).
 
-    ``fits``: what ``fit`` gave for the photo; ``photos``: how many calibration photos each count had.
+    ``fits``: the photo's ``p_values``; ``photos``: how many calibration photos each count had.
     """
-    fitting = tuple(each for each, found in fits.items() if found > alpha)
+    fitting = tuple(count for count, fit in fits.items() if fit > alpha)
     if name not in probabilities:
         known = ", ".join(probabilities)
-        return Verdict(UNSURE, f"the model does not know {name} objects; it knows {known}", None, fitting)
-    probability, least = probabilities[name], needed(alpha)
-    if photos.get(name, 0) < least:
+        return Verdict(VerdictKind.UNSURE, f"the model does not know {name} objects; it knows {known}", None, fitting)
+    probability, minimum = probabilities[name], min_calibration_photos(alpha)
+    if photos.get(name, 0) < minimum:
         reason = (
             f"{photos.get(name, 0)} calibration photos with {name} objects are too few for alpha {alpha:g}; "
-            f"it takes {least}"
+            f"it takes {minimum}"
         )
-        return Verdict(UNSURE, reason, probability, fitting)
+        return Verdict(VerdictKind.UNSURE, reason, probability, fitting)
     if name not in fitting:
         reason = f"of right records of {name}, only {fits[name]:.1%} fit as badly or worse"
-        return Verdict(MISMATCH, reason, probability, fitting)
-    likeliest = max(probabilities, key=lambda each: probabilities[each])
+        return Verdict(VerdictKind.MISMATCH, reason, probability, fitting)
+    likeliest = max(probabilities, key=lambda count: probabilities[count])
     if likeliest == name:
-        return Verdict(MATCH, f"{name} is the most probable count", probability, fitting)
-    return Verdict(UNSURE, f"{name} fits, but {likeliest} is more probable", probability, fitting)
+        return Verdict(VerdictKind.MATCH, f"{name} is the most probable count", probability, fitting)
+    return Verdict(VerdictKind.UNSURE, f"{name} fits, but {likeliest} is more probable", probability, fitting)
 
 
-def weigh(weight: float, expected: float, tolerance: float = WEIGHT_TOLERANCE) -> Verdict:
+def weight_verdict(weight: float, expected: float, tolerance: float = WEIGHT_TOLERANCE) -> Verdict:
     """Judge a record by the measured ``weight`` of the bin's contents and the ``expected`` one, in the same unit.
 
-    The promise about false alarms is not one about weights: how often it is wrong depends on the scale
-    and on the weights in the product records. It sees what a photo cannot, an object behind another;
-    it cannot see one whose weight is a small share of the bin's.
+    The promise about false alarms does not cover weights: their error rate depends on the scale and on the weights in
+    the product records. A scale notices what a photo cannot show, an object behind another; it misses objects that are
+    a small share of the bin's weight.
     """
-    off = abs(weight - expected) / expected
-    if off > tolerance:
-        reason = f"the contents weigh {weight:g}, by the record {expected:g}: {off:.0%} off, more than {tolerance:.0%}"
-        return Verdict(MISMATCH, reason, None, ())
-    return Verdict(MATCH, f"the contents weigh {weight:g}, by the record {expected:g}", None, ())
+    deviation = abs(weight - expected) / expected
+    if deviation > tolerance:
+        reason = (
+            f"the contents weigh {weight:g}, by the record {expected:g}: {deviation:.0%} off, more than {tolerance:.0%}"
+        )
+        return Verdict(VerdictKind.MISMATCH, reason, None, ())
+    return Verdict(VerdictKind.MATCH, f"the contents weigh {weight:g}, by the record {expected:g}", None, ())
 
 
-def joined(photo: Verdict, scale: Verdict) -> Verdict:
-    """What a photo and a scale say together: an alarm of either is one, and a weight that agrees settles a doubt."""
-    decisive = scale if photo.verdict == UNSURE or (scale.verdict == MISMATCH != photo.verdict) else photo
+def combine(photo: Verdict, scale: Verdict) -> Verdict:
+    """The verdict of photo and scale: a mismatch of either wins, and the scale decides where the photo is unsure."""
+    scale_alone_objects = scale.verdict == VerdictKind.MISMATCH != photo.verdict
+    decisive = scale if photo.verdict == VerdictKind.UNSURE or scale_alone_objects else photo
     return replace(photo, verdict=decisive.verdict, reason=f"{photo.reason}; {scale.reason}")

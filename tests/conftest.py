@@ -1,47 +1,49 @@
-"""What the tests share: drawn bins, real photos where there are any, a trained archive, real servers."""
+"""What the tests share: drawn bins, real photos where there are any, a trained archive, real servers.
+
+What takes long is made once for a run, whatever the number of its processes (``tests/once.py``). Nothing heavy is
+imported before a test asks for it: the unit tests need neither torch nor MLflow.
+"""
 
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
-from mlflow import MlflowClient
-from torch import nn
 
-from serve.local.servers import mlflow_server, torchserve_server
-from serve.rollout.rollout import Rollout
-from serve.rollout.torchserve_client import Inference, Management
-from trainer.data import synthetic
-from trainer.data.dataset import DataSpec
-from trainer.registry.mlflow_registry import Registry
-from trainer.reporting.history import KIND as EXECUTIONS
-from trainer.training.networks import ARCHITECTURES, Architecture
-from trainer.training.recipes import RECIPES
-from trainer.training.run import Trained, run_evaluation, run_training
+from tests.once import Run
+
+if TYPE_CHECKING:
+    from serve.rollout.rollout import Rollout
+    from serve.rollout.torchserve_client import Inference, Management
+    from trainer.registry.mlflow_registry import Registry
+    from trainer.training.run import Trained
 
 os.environ.setdefault("BINWATCH_CAPTURE_DISK", "1")  # a full machine is not what the tests are about
 
-
-def small() -> nn.Module:
-    """A body whose archive is made in seconds, and has kilobytes where ResNet-18's has a hundred megabytes."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in ((3, 8), (8, 16)):
-        layers += [nn.Conv2d(inputs, outputs, 3, 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+IN_ONE_PROCESS = ("torchserve", "served")
+"""Fixtures whose tests share a server that only one of them can use at a time."""
 
 
-ARCHITECTURES["small"] = Architecture(small, 16, dict)
-TINY = replace(RECIPES["resnet18-small"], architecture="small", size_px=32, epochs=1)
-"""A recipe for tests that need a model, but not a good one."""
-SURE = replace(TINY, epochs=30, learning_rate=0.03)
-"""One whose model is sure enough of its answers for another model's to differ."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests run in one process, and so do those that swap models in the one TorchServe; these begin first."""
+    for item in items:
+        shared = not {*IN_ONE_PROCESS}.isdisjoint(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("torchserve" if shared else item.path.stem))
+    items.sort(key=lambda item: "torchserve" not in [mark.args[0] for mark in item.iter_markers("xdist_group")])
 
 
-LEFT = {"bin-counter.mar", "dataset.json", "evaluation.json", "predictions.json", "training.json"}
-"""What a training job leaves behind."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Stop the run's servers, once the last of its processes has ended."""
+    if hasattr(session.config, "workerinput"):
+        return
+    factory: pytest.TempPathFactory = session.config._tmp_path_factory  # type: ignore[attr-defined]
+    Run(session.config, factory).stop()
 
 
 def rounds(sample: int, full: int) -> int:
@@ -59,9 +61,17 @@ def need(name: str, present: bool, reason: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """What this run of the tests makes once."""
+    return Run(request.config, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def drawn(once: Run) -> Path:
     """300 drawn bins."""
-    return synthetic.draw_dataset(tmp_path_factory.mktemp("drawn"), 300, seed=1)
+    from trainer.data import synthetic
+
+    return once.value("drawn", lambda folder: synthetic.draw_dataset(folder / "bins", 300, seed=1))
 
 
 @pytest.fixture(scope="session")
@@ -84,9 +94,9 @@ def full_size() -> Path:
 def docker() -> None:
     """A Docker engine that answers."""
     try:
-        done = subprocess.run(["docker", "compose", "version"], capture_output=True, timeout=60)
+        compose = subprocess.run(["docker", "compose", "version"], capture_output=True, timeout=60)
         engine = subprocess.run(["docker", "info"], capture_output=True, timeout=60)
-        present = done.returncode == engine.returncode == 0
+        present = compose.returncode == engine.returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         present = False
     need("docker", present, "no Docker engine with Compose answers")
@@ -101,48 +111,66 @@ def toolkits() -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(drawn: Path, once: Run) -> "Trained":
     """An archive of drawn bins, evaluated, without MLflow."""
-    made = run_training(DataSpec(drawn), SURE, tmp_path_factory.mktemp("trained"), None)
-    run_evaluation(made)
-    return made
+    from tests.models import train_sure
 
-
-@pytest.fixture(scope="session")
-def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real MLflow server on SQLite."""
-    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as url:
-        yield url
+    return once.value("trained", lambda folder: train_sure(drawn, folder / "trained"))
 
 
 @pytest.fixture
-def registry(mlflow_url: str) -> Iterator[Registry]:
+def mlflow_url(once: Run, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The run's MLflow server on SQLite, where this process and its children have a workspace of their own."""
+    from tests.once import mlflow_workspace
+
+    url = str(once.server("mlflow", MLFLOW_ENABLE_WORKSPACES="true"))
+    monkeypatch.setenv("MLFLOW_WORKSPACE", mlflow_workspace(url, once.worker))
+    return url
+
+
+@pytest.fixture
+def registry(mlflow_url: str) -> "Iterator[Registry]":
     """A real MLflow whose model registry is empty, and which knows of no deployment and no execution."""
-    tracking = Registry(mlflow_url)
-    yield tracking
+    from mlflow import MlflowClient
+
+    from trainer.registry.mlflow_registry import Registry
+    from trainer.reporting.history import EXECUTIONS_QUERY
+
+    registry = Registry(mlflow_url)
+    yield registry
     client = MlflowClient(mlflow_url, mlflow_url)
     for model in client.search_registered_models():
         client.delete_registered_model(model.name)
-    for run_id in [*(each.run_id for each in tracking.deployments()), *(run.id for run in tracking.runs(EXECUTIONS))]:
+    runs = [*(move.run_id for move in registry.deployments()), *(run.id for run in registry.runs(EXECUTIONS_QUERY))]
+    for run_id in runs:
         client.delete_run(run_id)
+
+
+@pytest.fixture(scope="session")
+def s3(once: Run) -> str:
+    """The address of the run's S3 server, which asks for no credentials. All tests share it: name buckets after yours."""
+    return str(once.server("s3"))
 
 
 @dataclass(frozen=True)
 class Served:
     """A real TorchServe, and the promotion's view of it."""
 
-    inference: Inference
-    management: Management
+    inference: "Inference"
+    management: "Management"
     store: Path
-    rollout: Rollout
+    rollout: "Rollout"
 
 
 @pytest.fixture(scope="session")
-def torchserve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A real TorchServe for the whole session."""
-    with torchserve_server(tmp_path_factory.mktemp("torchserve")) as (inference_url, management_url, store):
-        inference, management = Inference(inference_url), Management(management_url)
-        yield Served(inference, management, store, Rollout(inference, management, store))
+def torchserve(once: Run) -> Served:
+    """The run's TorchServe."""
+    from serve.rollout.rollout import Rollout
+    from serve.rollout.torchserve_client import Inference, Management
+
+    inference_url, management_url, store = cast("tuple[str, str, str]", once.server("torchserve"))
+    inference, management = Inference(inference_url), Management(management_url)
+    return Served(inference, management, Path(store), Rollout(inference, management, Path(store)))
 
 
 @pytest.fixture
@@ -154,7 +182,7 @@ def served(torchserve: Served) -> Iterator[Served]:
 
 def emptied(torchserve: Served) -> None:
     """Unload every model, and take its archive out of the store."""
-    for each in sorted(torchserve.management.loaded(), key=lambda each: each.default):
-        torchserve.management.unregister(each.version)
+    for version in sorted(torchserve.management.loaded(), key=lambda version: version.default):
+        torchserve.management.unregister(version.version)
     for path in torchserve.store.iterdir():
         path.unlink()

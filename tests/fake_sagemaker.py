@@ -1,7 +1,7 @@
-"""The endpoints of SageMaker, small and stateful, in front of moto's server, which answers everything else.
+"""A small stateful fake of SageMaker's endpoints, in front of moto's server, which answers everything else.
 
-moto has no UpdateEndpoint and its endpoints answer nothing. Requests and answers are checked by the same shapes as the
-product's requests; what SageMaker refuses by its state is refused here in its words.
+moto has no UpdateEndpoint, and its endpoints answer nothing. Requests and answers are validated by the same shapes as
+the product's requests; what SageMaker refuses because of its state is refused with SageMaker's message.
 """
 
 import io
@@ -23,25 +23,25 @@ import boto3
 import requests
 
 from serve.local.servers import free_port
-from trainer.aws.requests import AwsRequest, problems, service_model, shape_problems
+from trainer.aws.requests import Answer, AwsRequest, problems, service_model, shape_problems
 
 ARN = "arn:aws:sagemaker:us-east-1:123456789012:endpoint/"
 ENDPOINTS = ("CreateEndpoint", "DescribeEndpoint", "UpdateEndpoint", "DeleteEndpoint")
-Answer = Callable[[dict[str, Any], bytes], tuple[int, bytes]]
-"""What a model (its environment and files) says of a photo."""
+Model = Callable[[Answer, bytes], tuple[int, bytes]]
+"""The status and body for a photo, given the model's environment and, as ``packed``, its model.tar.gz."""
 
 
-class Refused(Exception):
+class RefusedRequest(Exception):
     """SageMaker's ValidationException."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Endpoint:
-    """One endpoint. ``looks``: how often it is seen unsettled before ``then``, its next status and configuration."""
+    """One endpoint. ``polls``: how often it is unsettled until it has ``then``, its next status and configuration."""
 
     config: str
     status: str
-    looks: int
+    polls: int
     then: tuple[str, str]
     instances: int
     capture: int
@@ -49,129 +49,137 @@ class Endpoint:
 
 
 @dataclass
-class Fake:
-    """What there is, and what goes wrong next."""
+class FakeAws:
+    """The state of the fake, and what goes wrong next."""
 
     url: str
     moto: str
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     updates: list[dict[str, Any]] = field(default_factory=list)
     fate: str = ""
-    """Of the next update or creation: "alarm" rolls it back, "failed" fails it."""
-    answer: Answer = field(default=lambda model, photo: promised(model, photo))
-    looks: int = 1
+    """What happens to the next update or creation: "alarm" rolls it back, "failed" fails it."""
+    model: Model = field(default=lambda model, photo: promised(model, photo))
+    polls: int = 1
 
     def client(self, service: str) -> Any:
-        """A client of what moto keeps."""
+        """A client of moto."""
         return client(service, self.moto)
 
-    def config(self, name: str) -> dict[str, Any]:
-        """A configuration that was made."""
-        found: dict[str, Any] = self.client("sagemaker").describe_endpoint_config(EndpointConfigName=name)
-        return found
+    def config(self, name: str) -> Answer:
+        """An existing configuration."""
+        config: Answer = self.client("sagemaker").describe_endpoint_config(EndpointConfigName=name)
+        return config
 
-    def call(self, operation: str, asked: dict[str, Any]) -> dict[str, Any]:
+    def call(self, operation: str, parameters: Answer) -> Answer:
         """Answer one of ENDPOINTS."""
-        wrong = problems(AwsRequest("sagemaker", operation, asked))
-        if wrong:
-            raise Refused(f"{len(wrong)} validation error detected: {wrong}")
-        found: dict[str, Any] = getattr(self, f"_{operation[:-8].lower()}")(asked["EndpointName"], asked)
+        invalid = problems(AwsRequest("sagemaker", operation, parameters))
+        if invalid:
+            raise RefusedRequest(f"{len(invalid)} validation error detected: {invalid}")
+        answer: Answer = getattr(self, f"_{operation[:-8].lower()}")(parameters["EndpointName"], parameters)
         shape = service_model("sagemaker").operation_model(operation).output_shape
-        assert not shape_problems(found, shape), shape_problems(found, shape)
-        return found
+        assert not shape_problems(answer, shape), shape_problems(answer, shape)
+        return answer
 
-    def _create(self, name: str, asked: dict[str, Any]) -> dict[str, Any]:
+    def _create(self, name: str, parameters: Answer) -> Answer:
         if name in self.endpoints:
-            raise Refused(f"Cannot create already existing endpoint {ARN}{name}")
-        config = self.config(asked["EndpointConfigName"])
-        then = ("Failed" if self._takes("failed") else "InService", asked["EndpointConfigName"])
+            raise RefusedRequest(f"Cannot create already existing endpoint {ARN}{name}")
+        config = self.config(parameters["EndpointConfigName"])
+        then = ("Failed" if self._meets("failed") else "InService", parameters["EndpointConfigName"])
         self.endpoints[name] = Endpoint(
-            asked["EndpointConfigName"], "Creating", self.looks, then, count(config), capture(config)
+            config=parameters["EndpointConfigName"],
+            status="Creating",
+            polls=self.polls,
+            then=then,
+            instances=count(config),
+            capture=capture(config),
         )
         return {"EndpointArn": ARN + name}
 
-    def _describe(self, name: str, _asked: dict[str, Any]) -> dict[str, Any]:
-        found = self._find(name)
-        if found.looks:
-            found.looks -= 1
-        elif found.then[0] == "gone":
+    def _describe(self, name: str, _parameters: Answer) -> Answer:
+        endpoint = self._find(name)
+        if endpoint.polls:
+            endpoint.polls -= 1
+        elif endpoint.then[0] == "gone":
             del self.endpoints[name]
-            raise Refused(f"Could not find endpoint {ARN}{name}")
+            raise RefusedRequest(f"Could not find endpoint {ARN}{name}")
         else:
-            (found.status, found.config) = found.then
-        variant: dict[str, Any] = {"VariantName": "AllTraffic", "CurrentWeight": 1.0}
-        if found.instances:
-            variant |= {"CurrentInstanceCount": found.instances, "DesiredInstanceCount": found.instances}
-        reason = {"FailureReason": found.reason} if found.reason and found.looks == 0 else {}
+            (endpoint.status, endpoint.config) = endpoint.then
+        variant: Answer = {"VariantName": "AllTraffic", "CurrentWeight": 1.0}
+        if endpoint.instances:
+            variant |= {"CurrentInstanceCount": endpoint.instances, "DesiredInstanceCount": endpoint.instances}
+        reason = {"FailureReason": endpoint.reason} if endpoint.reason and endpoint.polls == 0 else {}
         return {
             "EndpointName": name,
             "EndpointArn": ARN + name,
-            "EndpointConfigName": found.config,
-            "EndpointStatus": found.status,
+            "EndpointConfigName": endpoint.config,
+            "EndpointStatus": endpoint.status,
             "ProductionVariants": [variant],
             "CreationTime": 0,
             "LastModifiedTime": 0,
             **reason,
         }
 
-    def _update(self, name: str, asked: dict[str, Any]) -> dict[str, Any]:
-        found, config = self._find(name), self.config(asked["EndpointConfigName"])
-        self._may_update(name, found, config, asked)
-        self.updates.append(asked)
-        wanted = (asked["EndpointConfigName"], "InService")
-        if self._takes("alarm"):
-            found.then, found.reason = ("InService", found.config), "An alarm was breached, the update was rolled back"
-        elif self._takes("failed"):
-            found.then, found.reason = ("Failed", wanted[0]), "The container did not start"
+    def _update(self, name: str, parameters: Answer) -> Answer:
+        endpoint, config = self._find(name), self.config(parameters["EndpointConfigName"])
+        self._check_update(name, endpoint, config, parameters)
+        self.updates.append(parameters)
+        new_config = parameters["EndpointConfigName"]
+        if self._meets("alarm"):
+            endpoint.then, endpoint.reason = (
+                ("InService", endpoint.config),
+                "An alarm was breached, the update was rolled back",
+            )
+        elif self._meets("failed"):
+            endpoint.then, endpoint.reason = ("Failed", new_config), "The container did not start"
         else:
-            found.then, found.reason = ("InService", wanted[0]), ""
-            if not asked.get("RetainAllVariantProperties"):
-                found.instances = count(config)
-            excluded = [each["VariantPropertyType"] for each in asked.get("ExcludeRetainedVariantProperties", ())]
-            if not asked.get("RetainAllVariantProperties") or "DataCaptureConfig" in excluded:
-                found.capture = capture(config)
-        found.status, found.looks = "Updating", self.looks
+            endpoint.then, endpoint.reason = ("InService", new_config), ""
+            if not parameters.get("RetainAllVariantProperties"):
+                endpoint.instances = count(config)
+            excluded = [item["VariantPropertyType"] for item in parameters.get("ExcludeRetainedVariantProperties", ())]
+            if not parameters.get("RetainAllVariantProperties") or "DataCaptureConfig" in excluded:
+                endpoint.capture = capture(config)
+        endpoint.status, endpoint.polls = "Updating", self.polls
         return {"EndpointArn": ARN + name}
 
-    def _may_update(self, name: str, found: Endpoint, config: dict[str, Any], asked: dict[str, Any]) -> None:
-        if found.status != "InService":
-            raise Refused(f"Cannot update in-progress or failed endpoint {ARN}{name}.")
-        new, old = config["ProductionVariants"][0], self.config(found.config)["ProductionVariants"][0]
+    def _check_update(self, name: str, endpoint: Endpoint, config: Answer, parameters: Answer) -> None:
+        if endpoint.status != "InService":
+            raise RefusedRequest(f"Cannot update in-progress or failed endpoint {ARN}{name}.")
+        new, old = config["ProductionVariants"][0], self.config(endpoint.config)["ProductionVariants"][0]
         if new["VariantName"] != old["VariantName"]:
-            raise Refused("The variant names do not match")
+            raise RefusedRequest("The variant names do not match")
         if new.get("InstanceType") != old.get("InstanceType") and self._scaled(name):
-            raise Refused("The variant is a target of auto scaling; deregister it before its instance type changes")
-        deployment = asked.get("DeploymentConfig")
+            raise RefusedRequest("The variant is a target of auto scaling; deregister it first")
+        deployment = parameters.get("DeploymentConfig")
         if deployment and "AcceleratorType" in new:
-            raise Refused("DeploymentConfig is not supported for endpoints with Elastic Inference")
+            raise RefusedRequest("DeploymentConfig is not supported for endpoints with Elastic Inference")
         routing = (deployment or {}).get("BlueGreenUpdatePolicy", {}).get("TrafficRoutingConfiguration", {})
-        if routing.get("Type") == "CANARY" and routing["CanarySize"]["Value"] * 2 > found.instances:
-            raise Refused("The canary is larger than half of the fleet")
+        if routing.get("Type") == "CANARY" and routing["CanarySize"]["Value"] * 2 > endpoint.instances:
+            raise RefusedRequest("The canary is larger than half of the fleet")
         for alarm in (deployment or {}).get("AutoRollbackConfiguration", {}).get("Alarms", ()):
             if not self.client("cloudwatch").describe_alarms(AlarmNames=[alarm["AlarmName"]])["MetricAlarms"]:
-                raise Refused(f"There is no alarm {alarm['AlarmName']}")
+                raise RefusedRequest(f"There is no alarm {alarm['AlarmName']}")
 
-    def _delete(self, name: str, _asked: dict[str, Any]) -> dict[str, Any]:
-        found = self._find(name)
-        if found.status in ("Creating", "Updating"):
-            raise Refused(f"Cannot delete in-progress endpoint {ARN}{name}.")
-        found.status, found.looks, found.then = "Deleting", self.looks, ("gone", "")
+    def _delete(self, name: str, _parameters: Answer) -> Answer:
+        endpoint = self._find(name)
+        if endpoint.status in ("Creating", "Updating"):
+            raise RefusedRequest(f"Cannot delete in-progress endpoint {ARN}{name}.")
+        endpoint.status, endpoint.polls, endpoint.then = "Deleting", self.polls, ("gone", "")
         return {}
 
     def invoke(self, name: str, photo: bytes) -> tuple[int, bytes]:
         """Answer InvokeEndpoint."""
-        found = self._find(name)
-        if found.status != "InService":
-            raise Refused(f"Endpoint {name} of account 123456789012 is {found.status}.")
-        model = self.config(found.config)["ProductionVariants"][0]["ModelName"]
+        endpoint = self._find(name)
+        if endpoint.status != "InService":
+            raise RefusedRequest(f"Endpoint {name} of account 123456789012 is {endpoint.status}.")
+        model = self.config(endpoint.config)["ProductionVariants"][0]["ModelName"]
         container = self.client("sagemaker").describe_model(ModelName=model)["PrimaryContainer"]
         bucket, _, key = container["ModelDataUrl"].removeprefix("s3://").partition("/")
         packed = self.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
-        return self.answer({"packed": packed, **container["Environment"]}, photo)
+        return self.model({"packed": packed, **container["Environment"]}, photo)
 
     def _find(self, name: str) -> Endpoint:
         if name not in self.endpoints:
-            raise Refused(f"Could not find endpoint {ARN}{name}")
+            raise RefusedRequest(f"Could not find endpoint {ARN}{name}")
         return self.endpoints[name]
 
     def _scaled(self, name: str) -> bool:
@@ -181,22 +189,24 @@ class Fake:
         )
         return bool(targets["ScalableTargets"])
 
-    def _takes(self, fate: str) -> bool:
-        taken, self.fate = self.fate == fate, "" if self.fate == fate else self.fate
-        return taken
+    def _meets(self, fate: str) -> bool:
+        """Whether ``fate`` comes next; it comes once."""
+        met = self.fate == fate
+        self.fate = "" if met else self.fate
+        return met
 
 
-def promised(model: dict[str, Any], photo: bytes) -> tuple[int, bytes]:
+def promised(model: Answer, photo: bytes) -> tuple[int, bytes]:
     """The answer that the archive in a ``model.tar.gz`` promises for one of its golden photos."""
     with tarfile.open(fileobj=io.BytesIO(model["packed"])) as tar:
 
         def read(name: str) -> bytes:
-            found = tar.extractfile(name)
-            assert found
-            return found.read()
+            member = tar.extractfile(name)
+            assert member
+            return member.read()
 
         manifest = json.loads(read("binwatch.json"))
-        golden = next(each for each in manifest["golden"] if read(each["file"]) == photo)
+        golden = next(golden for golden in manifest["golden"] if read(golden["file"]) == photo)
     names = map(str, manifest["classes"])
     answer = {
         "probabilities": dict(zip(names, golden["probabilities"], strict=True)),
@@ -205,11 +215,11 @@ def promised(model: dict[str, Any], photo: bytes) -> tuple[int, bytes]:
     return 200, json.dumps(answer).encode()
 
 
-def count(config: dict[str, Any]) -> int:
+def count(config: Answer) -> int:
     return int(config["ProductionVariants"][0].get("InitialInstanceCount", 0))
 
 
-def capture(config: dict[str, Any]) -> int:
+def capture(config: Answer) -> int:
     return int(config.get("DataCaptureConfig", {}).get("InitialSamplingPercentage", 0))
 
 
@@ -220,8 +230,8 @@ def client(service: str, url: str) -> Any:
 
 
 @contextmanager
-def fake_aws(state: Path) -> Iterator[Fake]:
-    """moto's server with the fake in front of it."""
+def fake_aws(state: Path) -> Iterator[FakeAws]:
+    """moto's server, with the fake in front of it."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with (state / "moto.log").open("wb") as log:
@@ -229,7 +239,7 @@ def fake_aws(state: Path) -> Iterator[Fake]:
     try:
         moto = f"http://127.0.0.1:{port}"
         _wait(moto, process)
-        yield from _served(Fake("", moto))
+        yield from _serve(FakeAws("", moto))
     finally:
         process.terminate()
         process.wait(20)
@@ -246,7 +256,7 @@ def _wait(url: str, process: "subprocess.Popen[bytes]", timeout_s: float = 60) -
     raise AssertionError(f"moto's server does not answer at {url}")
 
 
-def _served(fake: Fake) -> Iterator[Fake]:
+def _serve(fake: FakeAws) -> Iterator[FakeAws]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"  # in 1.0 a PutObject waits a second for the "100 Continue"
 
@@ -254,7 +264,7 @@ def _served(fake: Fake) -> Iterator[Fake]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             try:
                 status, sent, headers = _answer(fake, self.command, self.path, dict(self.headers), body)
-            except Refused as error:
+            except RefusedRequest as error:
                 content = {"__type": "ValidationException", "Message": str(error), "message": str(error)}
                 status, sent = 400, json.dumps(content).encode()
                 headers = {"x-amzn-ErrorType": "ValidationException"}
@@ -267,7 +277,7 @@ def _served(fake: Fake) -> Iterator[Fake]:
 
         do_GET = do_PUT = do_DELETE = do_HEAD = do_POST
 
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, *_: object) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -278,22 +288,22 @@ def _served(fake: Fake) -> Iterator[Fake]:
 
 
 def _answer(
-    fake: Fake, method: str, path: str, headers: dict[str, str], body: bytes
+    fake: FakeAws, method: str, path: str, headers: dict[str, str], body: bytes
 ) -> tuple[int, bytes, dict[str, str]]:
     operation = headers.get("X-Amz-Target", "").removeprefix("SageMaker.")
     if operation in ENDPOINTS:
-        found = fake.call(operation, json.loads(body))
-        return 200, json.dumps(found).encode(), {"Content-Type": "application/x-amz-json-1.1"}
+        answer = fake.call(operation, json.loads(body))
+        return 200, json.dumps(answer).encode(), {"Content-Type": "application/x-amz-json-1.1"}
     if path.endswith("/invocations"):
-        status, said = fake.invoke(path.split("/")[2], body)
-        return status, said, {"Content-Type": "application/json"}
-    sent = {key: value for key, value in headers.items() if key.lower() not in ("host", "connection", "expect")}
-    done = requests.request(method, fake.moto + path, headers=sent, data=body, timeout=60)
-    kept = {
+        status, answer_body = fake.invoke(path.split("/")[2], body)
+        return status, answer_body, {"Content-Type": "application/json"}
+    forwarded = {key: value for key, value in headers.items() if key.lower() not in ("host", "connection", "expect")}
+    response = requests.request(method, fake.moto + path, headers=forwarded, data=body, timeout=60)
+    answer_headers = {
         key: value
-        for key, value in done.headers.items()
+        for key, value in response.headers.items()
         if key.lower() in ("content-type", "etag", "last-modified", "x-amzn-errortype")
     }
     if method == "HEAD":
-        kept["x-length"] = done.headers.get("Content-Length", "0")
-    return done.status_code, done.content, kept
+        answer_headers["x-length"] = response.headers.get("Content-Length", "0")
+    return response.status_code, response.content, answer_headers

@@ -1,7 +1,7 @@
-"""From bin photos to an evaluated model archive, and the decision whether it replaces the old one."""
+"""From bin photos to an evaluated model archive, and the decision whether to deploy it."""
 
 import os
 
-import serve  # noqa: F401 - it keeps ONNX Runtime from telling its maker what it runs
+import serve  # noqa: F401 - switches off the telemetry of ONNX Runtime
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by mlflow while it is imported
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # mlflow reads it when it is imported

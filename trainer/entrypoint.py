@@ -1,4 +1,4 @@
-"""How a program begins and ends: logs to stderr, SIGTERM, errors as one line, exit codes.
+"""Start and exit of a script: logging to stderr, SIGTERM, errors as one line, exit codes.
 
 Exit codes: 0 done, 1 error, 2 usage, 3 the gate refused.
 """
@@ -15,19 +15,19 @@ OK, ERROR, USAGE, REFUSED = 0, 1, 2, 3
 
 
 def log_to_stderr() -> None:
-    """Our own words, and the warnings of libraries."""
+    """Log INFO of this project, and warnings of libraries."""
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
-    for ours in ("trainer", "serve"):
-        logging.getLogger(ours).setLevel(logging.INFO)
+    for package in ("trainer", "serve"):
+        logging.getLogger(package).setLevel(logging.INFO)
 
 
 def exit_on_sigterm() -> None:
-    """Make SIGTERM raise SystemExit, so that contexts are left."""
+    """Make SIGTERM raise SystemExit, so that context managers and ``finally`` blocks run."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def run(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> None:
-    """Run a script's main and exit with its code; an error becomes one readable line on stderr."""
+    """Run ``main`` and exit with its code; errors are printed to stderr as one line, without a traceback."""
     log_to_stderr()
     exit_on_sigterm()
     try:

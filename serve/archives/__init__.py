@@ -1,1 +1,1 @@
-"""Model archives as files: unpacked, copied, and checked before anything of them is used."""
+"""Model archives as files: opened, verified and copied safely, whoever made them."""

@@ -1,17 +1,17 @@
-"""The archive: one file that holds a model and everything that serving needs to know about it.
+"""The archive: one file with a model and everything that is needed to serve it.
 
-It is a torch-model-archiver archive (a zip), so TorchServe loads it as it is:
+It is a torch-model-archiver archive (a zip), which TorchServe loads as it is:
 
     MAR-INF/MANIFEST.json   TorchServe's own manifest, with the version served
     handler.py              what TorchServe calls
-    serve/*.py              the modules the handler needs: the preprocessing travels with the model
+    serve/*.py              the modules that the handler needs: the preprocessing travels with the model
     model.onnx              pixels uint8 (B, S, S, 3) -> logits float32 (B, C)
-    model.int8.onnx         the same in int8, for CPUs; only where it is as good (trainer/quantise.py)
+    model.int8.onnx         the same in int8, for CPUs; only where it is as good (trainer/training/quantise.py)
     model.pt2               the same as a torch program, for GPUs
-    binwatch.json           serve/manifest.py
-    golden/<n>.jpg          golden photos: the manifest holds the answers they must give
+    binwatch.json           the manifest (serve/manifest.py)
+    golden/<n>.jpg          golden photos: the manifest holds the answers that they must give
 
-Only the standard library is used here: the promoter checks archives without loading them.
+Uses the standard library only: the promoter checks archives without loading a model.
 """
 
 import json
@@ -23,18 +23,22 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from serve.archives import contents, safe_zip
 from serve.errors import ArchiveError
+from serve.files import atomic_write
 from serve.manifest import FP32_MODEL, GPU_PROGRAM, MANIFEST_FILE, Manifest, parse_manifest
+
+if TYPE_CHECKING:
+    from serve.counter import Answer
 
 TORCHSERVE_MANIFEST = "MAR-INF/MANIFEST.json"
 
 
 @contextmanager
 def unpacked(archive: Path) -> Iterator[Path]:
-    """Unpack an archive into a temporary folder for as long as the context lasts. Raises ArchiveError."""
+    """Unpack an archive into a folder that is deleted when the context ends. Raises ArchiveError."""
     with tempfile.TemporaryDirectory(prefix="binwatch-") as folder:
         with safe_zip.opened(archive) as content:
             content.extractall(folder)
@@ -42,7 +46,7 @@ def unpacked(archive: Path) -> Iterator[Path]:
 
 
 def manifest_of(archive: Path) -> Manifest:
-    """The manifest of a packed archive; checksums are not compared. Raises ArchiveError."""
+    """The manifest of a packed archive; checksums are not verified. Raises ArchiveError."""
     with safe_zip.opened(archive) as content:
         return _manifest_in(content)
 
@@ -51,17 +55,16 @@ def golden_photos(archive: Path) -> list[tuple[bytes, tuple[float, ...]]]:
     """The golden photos' bytes and the probabilities that they must give. Raises ArchiveError."""
     with safe_zip.opened(archive) as content:
         golden = _manifest_in(content).golden
-        missing = {each.file for each in golden} - set(content.namelist())
+        missing = {photo.file for photo in golden} - set(content.namelist())
         if missing:
             raise ArchiveError(f"the archive has no {min(missing)}, a golden photo that its manifest names: damaged")
-        return [(content.read(each.file), each.probabilities) for each in golden]
+        return [(content.read(photo.file), photo.probabilities) for photo in golden]
 
 
-def ask(archive: Path, photos: Sequence[Path], threads: int = 2) -> Iterator[dict[str, Any]]:
-    """The answers of a packed archive, one for each of ``photos``, in order; ``{"error": reason}`` for a bad one.
+def ask(archive: Path, photos: Sequence[Path], threads: int = 2) -> "Iterator[Answer]":
+    """The answers of a packed archive, one per photo, in order; ``{"error": reason}`` for one that cannot be read.
 
-    It runs in a process of its own with the archive's own code, as it does in TorchServe.
-    Raises ArchiveError where that code fails.
+    The archive's own code runs in a child process, as it does in TorchServe. Raises ArchiveError where it fails.
     """
     with unpacked(archive) as folder, tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
@@ -82,29 +85,25 @@ def ask(archive: Path, photos: Sequence[Path], threads: int = 2) -> Iterator[dic
             yield from (json.loads(line) for line in process.stdout)
         if process.returncode:
             log.seek(0)
-            reason = log.read().strip().rpartition("\n")[2]  # a traceback ends with it
+            reason = log.read().strip().rpartition("\n")[2]  # the last line of the traceback
             raise ArchiveError(f"{archive} does not run: {reason}")
 
 
 def stamp(archive: Path, target: Path, version: str) -> None:
-    """Copy ``archive`` to ``target``, whole or not at all, as TorchServe's model version ``version``.
+    """Copy ``archive`` to ``target`` atomically, as TorchServe's model version ``version``.
 
-    Every file is checked as it is copied: what is at ``target`` afterwards is exactly what the manifest lists, with
-    the checksums that it says, and the version. Raises ArchiveError.
+    Every file is verified while it is copied: ``target`` holds exactly the files that the manifest lists, with the
+    checksums that it lists, and the version. Raises ArchiveError.
     """
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        with safe_zip.opened(archive) as source, zipfile.ZipFile(partial, "w") as copy:
+    with safe_zip.opened(archive) as source, atomic_write(target) as out:
+        os.fchmod(out.fileno(), 0o644)  # TorchServe may run as another user
+        with zipfile.ZipFile(out, "w") as copy:
             _copy(source, copy, version)
-        partial.chmod(0o644)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _copy(source: zipfile.ZipFile, copy: zipfile.ZipFile, version: str) -> None:
     manifest = _manifest_in(source)
-    _check_named(manifest)
+    _check_listed(manifest)
     contents.check_listing(source, manifest.files, {MANIFEST_FILE, TORCHSERVE_MANIFEST})
     if GPU_PROGRAM in manifest.files:
         with source.open(GPU_PROGRAM) as program:
@@ -114,7 +113,7 @@ def _copy(source: zipfile.ZipFile, copy: zipfile.ZipFile, version: str) -> None:
             copy.writestr(name, _with_version(contents.read_text(source, name), version))
         elif name == MANIFEST_FILE:
             copy.writestr(name, contents.read_text(source, name))
-        else:  # stored as it is: weights hardly shrink
+        else:  # stored, not compressed: weights hardly shrink
             with source.open(name) as data, copy.open(name, "w", force_zip64=True) as out:
                 contents.copy_checked(data, out, name, manifest.files[name])
 
@@ -123,11 +122,10 @@ def _manifest_in(content: zipfile.ZipFile) -> Manifest:
     return parse_manifest(contents.read_text(content, MANIFEST_FILE) if MANIFEST_FILE in content.namelist() else None)
 
 
-def _check_named(manifest: Manifest) -> None:
-    """What the manifest names must be listed."""
-    for name in (manifest.cpu_model, *(each.file for each in manifest.golden)):
+def _check_listed(manifest: Manifest) -> None:
+    for name in (manifest.cpu_model, *(photo.file for photo in manifest.golden)):
         if name not in manifest.files:
-            raise ArchiveError(f"the manifest names {name!r}, and does not list it: damaged")
+            raise ArchiveError(f"the manifest names {name!r}, but does not list it: damaged")
 
 
 def _with_version(manifest: bytes, version: str) -> str:

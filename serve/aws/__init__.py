@@ -1,1 +1,1 @@
-"""What runs in AWS: the Lambda, and the handler for containers whose Python is too old for the archive's code."""
+"""The code that runs in AWS: the Lambda function, and the entry point for old SageMaker containers."""

@@ -1,12 +1,12 @@
-"""What answers in AWS containers whose Python is too old for the archive's code: by a TorchScript program.
+"""Runs a TorchScript program in AWS containers whose Python is too old for the archive's code.
 
-``model.tar.gz`` has it as ``code/inference.py`` for two containers (``trainer/aws/images.py``): that for Elastic
-Inference, which has Python 3.6 and torch 1.5.1, and that for Inferentia2, where the program is compiled for the
-accelerator when the container starts. So this is the one module that must run with Python 3.6, and imports nothing of
-the project: it squashes a photo as ``serve/photo.py`` does, and the normalisation is in the program.
+``model.tar.gz`` has this file as ``code/inference.py`` for two containers (``trainer/aws/endpoint/images.py``): the one
+for Elastic Inference, with Python 3.6 and torch 1.5.1, and the one for Inferentia2, where the program is compiled for
+the accelerator when the container starts. So this module must run with Python 3.6 and imports nothing of the project:
+it squashes a photo like ``serve/photo.py``, and the normalisation is part of the program.
 
 A photo as image/jpeg or image/png is answered with count, expected_count, probabilities and model_version; verdicts,
-links and lists need the other containers. Whatever cannot be read is answered with 400.
+links and lists need the other containers. A photo that cannot be read is answered with 400.
 """
 
 import io
@@ -31,67 +31,70 @@ except ImportError:
 
 MAX_PIXELS = 50000000
 """As in serve/photo.py."""
-TAKEN = ("image/jpeg", "image/png", "application/x-image", "application/octet-stream")
+CONTENT_TYPES = ("image/jpeg", "image/png", "application/x-image", "application/octet-stream")
 
 jit = torch.jit  # type: Any
+Network = Callable[[torch.Tensor], torch.Tensor]
 Reply = Tuple[int, Any]
-"""HTTP's status, and what becomes JSON."""
+"""HTTP status, and content that becomes JSON."""
 
 
 class Model:
-    """A loaded program, what it tells apart, and the version that answers name."""
+    """A loaded program (``network``), the archive's manifest, and the version to put into answers."""
 
-    def __init__(self, run: Callable[[Any], Any], manifest: Dict[str, Any], version: str) -> None:
-        self.run, self.manifest, self.version = run, manifest, version
+    def __init__(self, network: Network, manifest: Dict[str, Any], version: str) -> None:
+        self.network, self.manifest, self.version = network, manifest, version
 
 
-def model_fn(model_dir: str, context: Any = None) -> Model:
+def model_fn(model_dir: str, context: object = None) -> Model:
     """Load the program for the accelerator that this container has."""
     manifest = json.loads((Path(model_dir) / "binwatch.json").read_text())
     program = jit.load(str(Path(model_dir) / "model.pt"), map_location="cpu").eval()
     size_px = manifest["size_px"]
     if torch_neuronx is not None:
         program = torch_neuronx.trace(program, torch.zeros((1, size_px, size_px, 3), dtype=torch.uint8))
-    return Model(_runner(program), manifest, os.environ.get("BINWATCH_MODEL_VERSION", ""))
+    return Model(_network(program), manifest, os.environ.get("BINWATCH_MODEL_VERSION", ""))
 
 
-def _runner(program: Any) -> Callable[[Any], Any]:
-    """Pixels uint8 ``(1, S, S, 3)`` -> logits ``(C,)``."""
+def _network(program: Any) -> Network:
+    """A function from pixels, uint8 ``(1, S, S, 3)``, to logits ``(C,)``."""
     on_elastic_inference = os.environ.get("SAGEMAKER_INFERENCE_ACCELERATOR_PRESENT") == "true"
 
-    def run(pixels: Any) -> Any:
+    def run(pixels: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             if not on_elastic_inference:
-                return program(pixels)[0]
-            with jit.optimized_execution(True, {"target_device": "eia:0"}):
-                return program(pixels)[0]
+                logits = program(pixels)[0]  # type: torch.Tensor
+            else:
+                with jit.optimized_execution(True, {"target_device": "eia:0"}):
+                    logits = program(pixels)[0]
+        return logits
 
     return run
 
 
-def input_fn(data: Any, content_type: str, context: Any = None) -> Reply:
+def input_fn(data: Any, content_type: str, context: object = None) -> Reply:
     """The photo's bytes, or the reason why they cannot be read, with its HTTP status."""
-    if content_type not in TAKEN:
-        return 415, f"the content type is {content_type!r}; this container takes image/jpeg and image/png"
+    if content_type not in CONTENT_TYPES:
+        return 415, f"the content type is {content_type!r}; this container accepts image/jpeg and image/png"
     return 200, bytes(data)
 
 
-def predict_fn(asked: Reply, model: Model) -> Reply:
-    """The status and the answer."""
-    status, content = asked
+def predict_fn(photo: Reply, model: Model) -> Reply:
+    """HTTP status and answer for the result of ``input_fn``."""
+    status, content = photo
     if status != 200:
         return status, {"code": status, "type": "UnsupportedMediaType", "message": content}
     try:
-        pixels = read(content, model.manifest["size_px"])
+        pixels = read_photo(content, model.manifest["size_px"])
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         message = f"the photo of {len(content)} bytes cannot be read: {error}; send a JPEG or PNG"
         return 400, {"code": 400, "type": "BadPhoto", "message": message}
-    return 200, answer(model, model.run(torch.from_numpy(pixels[None])).double().numpy())
+    return 200, to_answer(model, model.network(torch.from_numpy(pixels[None])).double().numpy())
 
 
-def output_fn(replied: Reply, accept: str, context: Any = None) -> Tuple[str, str]:
-    """The answer as JSON. A toolkit of old gives no ``context`` to set the status in, but has an error that does."""
-    status, content = replied
+def output_fn(reply: Reply, accept: str, context: Any = None) -> Tuple[str, str]:
+    """The answer as JSON. Old toolkits pass no ``context`` to set the status in, but have an exception that sets it."""
+    status, content = reply
     if status != 200 and context is not None:
         context.set_response_status(code=status, phrase=content["type"])
     elif status != 200 and BaseInferenceToolkitError is not None:
@@ -99,30 +102,30 @@ def output_fn(replied: Reply, accept: str, context: Any = None) -> Tuple[str, st
     return json.dumps(content), "application/json"
 
 
-def read(data: bytes, size_px: int) -> Any:
-    """Decode a photo and squash it to uint8 ``(size_px, size_px, 3)``, RGB: ``serve/photo.py`` says how and why."""
+def read_photo(data: bytes, size_px: int) -> np.ndarray:
+    """Decode a photo and squash it to uint8 ``(size_px, size_px, 3)``, RGB; ``serve/photo.py`` explains the steps."""
     image = Image.open(io.BytesIO(data))  # type: Any
     if image.format not in ("JPEG", "PNG"):
         raise ValueError(f"it is {image.format}")
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise ValueError(f"it has {width}x{height} pixels; at most {MAX_PIXELS} are decoded")
+        raise ValueError(f"it has {width}x{height} pixels, the limit is {MAX_PIXELS}")
     image.draft(None, (4 * size_px, 4 * size_px))
     image.load()
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits a sample: convert() would clip instead of scale
+    if image.mode.startswith("I"):  # 16 bits per sample: convert() would clip instead of scale
         image = Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    bilinear = 2  # PIL.Image.BILINEAR, which newer ones call Resampling.BILINEAR
+    bilinear = 2  # PIL.Image.BILINEAR; newer versions call it Resampling.BILINEAR
     return np.array(image.convert("RGB").resize((size_px, size_px), bilinear), dtype=np.uint8)
 
 
-def answer(model: Model, logits: Any) -> Dict[str, Any]:
-    """Logits ``(C,)`` -> the answer, in the words of ``serve/counter.py``; the program rests on ``exact``."""
+def to_answer(model: Model, logits: np.ndarray) -> Dict[str, Any]:
+    """Logits ``(C,)`` to the same answer as ``serve/counter.py``; the program belongs to the ``exact`` calibration."""
     manifest = model.manifest
-    classes, names = manifest["classes"], [str(each) for each in manifest["classes"]]
+    classes, names = manifest["classes"], [str(count) for count in manifest["classes"]]
     if manifest.get("open_top"):
         names[-1] += "+"
     scaled = logits / (manifest.get("exact") or manifest)["temperature"]

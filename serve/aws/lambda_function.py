@@ -1,24 +1,23 @@
-"""The Lambda in front of a SageMaker endpoint, or of a TorchServe of one's own.
+"""The Lambda function in front of a SageMaker endpoint, or of your own TorchServe.
 
-    lambda_function.lambda_handler    what AWS calls; scripts/deploy_lambda.py deploys it
+    lambda_function.lambda_handler    the entry point for AWS; scripts/deploy_lambda.py deploys it
 
-Events and answers are in serve/lambda_event.py, settings and errors in serve/lambda_upstream.py. A fault of ours is
-not caught: Lambda counts and logs it, and API Gateway answers 502.
+Events and responses are in serve/aws/lambda_event.py, settings and errors in serve/aws/lambda_upstream.py. Unexpected
+exceptions are not caught: Lambda counts and logs them, and API Gateway answers 502.
 """
 
 import os
 from functools import lru_cache
-from typing import Any
 
-from serve.aws.lambda_upstream import Upstream, answered, connected
+from serve.aws.lambda_upstream import Upstream, connect, handle
 
 
 @lru_cache(1)
 def _upstream() -> Upstream:
-    """Connected once for all requests of this process."""
-    return connected(os.environ)
+    """One connection for all invocations of this process."""
+    return connect(os.environ)
 
 
-def lambda_handler(event: Any, _context: Any) -> dict[str, Any]:
+def lambda_handler(event: object, _context: object) -> dict[str, object]:
     """Answer one event with ``{"statusCode", "headers", "isBase64Encoded", "body"}``."""
-    return answered(event, _upstream())
+    return handle(event, _upstream())

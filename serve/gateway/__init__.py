@@ -1,21 +1,25 @@
-"""The gateway: one small REST API and one page in front of TorchServe, the place of the report's Lambda.
+"""The gateway: a small REST API and one web page in front of TorchServe.
 
-    python -m serve.gateway            on http://127.0.0.1:8000, see serve/gateway/settings.py
+It takes the place of the Lambda function that the report (docs/background.md) put in front of its endpoint.
 
-    __main__.py    settings, then uvicorn
-    settings.py    what can be set, all from the environment
-    app.py         puts the parts together
-    edge.py        who gets in: host, origin, key, rate, size
-    connection.py  slow and broken clients, below HTTP
-    keys.py        API keys, hashed
-    routes.py      what is answered at which path
-    intake.py      a request -> the question for TorchServe
-    upstream.py    asks TorchServe, says what its answers mean
-    health.py      whether the champion answers
-    feedback.py    what was really in a bin, kept as ground truth
-    answers.py     the answers' and errors' forms
-    metrics.py     for Prometheus
-    page/          HTML, CSS and JavaScript as the browser gets them
+    python -m serve.gateway        on http://127.0.0.1:8000; serve/gateway/settings.py lists the settings
 
-It never fetches what a client names: links go to the worker, which parses them and reads S3.
+    __main__.py    reads the settings and starts uvicorn
+    settings.py    the settings, all from the environment
+    app.py         builds the FastAPI application
+    middleware.py  admission: host, origin, API key, rate limit, request size
+    protocol.py    deadlines for slow clients and answers to broken ones, below HTTP
+    keys.py        API keys, stored as hashes
+    routes.py      the endpoints
+    parsing.py     turns a client's request into a request to the model
+    upstream.py    sends it to TorchServe and maps errors
+    refusal.py     an error as an HTTP answer; which error a model server's answer stands for
+    health.py      checks whether the champion answers
+    feedback.py    stores ground truth, the real count in a bin
+    schemas.py     the JSON of answers and errors, for the OpenAPI document
+    metrics.py     Prometheus metrics
+    static.py      serves the files of the web page
+    page/          the web page: HTML, CSS and JavaScript, without a build step
+
+The gateway never fetches a URL that a client sends: it passes links on to the worker, which parses them and reads S3.
 """

@@ -1,4 +1,4 @@
-"""Starts the gateway: python -m serve.gateway [--debug]. What can be set is in serve/gateway/settings.py."""
+"""Starts the gateway: python -m serve.gateway [--debug]. The settings are listed in serve/gateway/settings.py."""
 
 import logging
 import os
@@ -6,36 +6,38 @@ import sys
 
 import uvicorn
 
-from serve.errors import BinwatchError
-from serve.gateway.app import create
-from serve.gateway.protocol import Connection
-from serve.gateway.settings import from_env
+from serve.errors import BinwatchError, SettingsError
+from serve.gateway.app import create_app
+from serve.gateway.protocol import DeadlineProtocol
+from serve.gateway.settings import GatewaySettings
+from serve.settings import read
 
-IDLE_S = 15
-"""A connection without a request is kept so long."""
+KEEP_ALIVE_S = 15
+"""An idle connection is closed after this time."""
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT; answers that have begun are finished."""
+    """Serve until SIGTERM or SIGINT; requests in progress are finished first."""
     try:
-        settings = from_env(os.environ)
-        app = create(settings)
+        settings = read(GatewaySettings, os.environ)
+        app = create_app(settings)
     except BinwatchError as error:
         if "--debug" in sys.argv:
             raise
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each broken form, which is a client's
+        return 2 if isinstance(error, SettingsError) else 1
+    # it logs a warning for each malformed form, which is the client's mistake
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     uvicorn.run(
         app,
         host=settings.listen,
         port=settings.port,
-        http=Connection,
+        http=DeadlineProtocol,
         ws="none",
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=IDLE_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.timeout_s) + 1,
         h11_max_incomplete_event_size=32 * 1024,
     )

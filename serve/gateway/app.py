@@ -1,4 +1,4 @@
-"""Puts the parts of the gateway together."""
+"""Builds the gateway's FastAPI application."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,30 +15,33 @@ from serve.gateway.feedback import GroundTruth
 from serve.gateway.health import Health
 from serve.gateway.keys import Keys
 from serve.gateway.metrics import Metrics
-from serve.gateway.middleware import Edge
-from serve.gateway.parsing import bad_fields
-from serve.gateway.schemas import Refusal, response
-from serve.gateway.settings import Settings
+from serve.gateway.middleware import AdmissionMiddleware
+from serve.gateway.parsing import invalid_fields
+from serve.gateway.schemas import Refusal, error_response
+from serve.gateway.settings import GatewaySettings
 from serve.gateway.upstream import TorchServe
 
-_KINDS = {400: "BadRequest", 404: "NotFound", 405: "MethodNotAllowed"}
+_ERROR_KINDS = {400: "BadRequest", 404: "NotFound", 405: "MethodNotAllowed"}
 
 
-def create(settings: Settings) -> FastAPI:
-    """The gateway with these settings. Raises SettingsError for keys that cannot be read."""
+def create_app(settings: GatewaySettings) -> FastAPI:
+    """Build the application. Raises SettingsError for a file of API keys that cannot be read."""
     keys = Keys(settings.keys)
-    page = static.router()
-    paths = [
-        each.path for router in (routes.api, routes.alive, page) for each in router.routes if isinstance(each, APIRoute)
-    ]
+    routers = (routes.api, routes.public, static.router())
+    paths = [route.path for router in routers for route in router.routes if isinstance(route, APIRoute)]
     metrics = Metrics(frozenset(paths))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with upstream.client(settings) as http:
+        async with upstream.http_client(settings) as http:
             torchserve = TorchServe(http, settings.timeout_s, metrics)
-            health, truth = Health(torchserve, settings.timeout_s), GroundTruth(settings.capture)
-            app.state.parts = routes.Parts(torchserve, health, truth, metrics, settings.monitoring)
+            app.state.services = routes.Services(
+                torchserve=torchserve,
+                health=Health(torchserve, settings.timeout_s),
+                ground_truth=GroundTruth(settings.capture),
+                metrics=metrics,
+                monitoring=settings.monitoring,
+            )
             yield
 
     app = FastAPI(
@@ -50,34 +53,34 @@ def create(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for router in (routes.api, routes.alive, page):
+    for router in routers:
         app.include_router(router)
-    app.add_exception_handler(Refusal, _refused)
-    app.add_exception_handler(HTTPException, _not_here)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(Exception, _broken)
-    app.add_middleware(Edge, settings=settings, keys=keys, metrics=metrics)
+    app.add_exception_handler(Refusal, _on_refusal)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(Exception, _on_crash)
+    app.add_middleware(AdmissionMiddleware, settings=settings, keys=keys, metrics=metrics)
     return app
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _on_refusal(_: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
-    return response(error)
+    return error_response(error)
 
 
-async def _not_here(request: Request, error: Exception) -> Response:
+async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    kind = _KINDS.get(error.status_code, "BadRequest")
-    message = f"{request.method} {request.url.path[:100]}: {error.detail}; /openapi.json lists what there is"
-    return response(Refusal(error.status_code, kind, message, error.headers))
+    kind = _ERROR_KINDS.get(error.status_code, "BadRequest")
+    message = f"{request.method} {request.url.path[:100]}: {error.detail}; /openapi.json lists the routes"
+    return error_response(Refusal(error.status_code, kind, message, error.headers))
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
+async def _on_invalid_request(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return response(bad_fields(error.errors()))
+    return error_response(invalid_fields(error.errors()))
 
 
-async def _broken(_: Request, error: Exception) -> Response:
-    """A fault of ours: uvicorn's log has the traceback, the client does not."""
-    message = f"the gateway failed ({type(error).__name__}); its log says why"
-    return response(Refusal(500, "Internal", message))
+async def _on_crash(_: Request, error: Exception) -> Response:
+    """A bug in the gateway: uvicorn logs the traceback, the client does not see it."""
+    message = f"the gateway failed ({type(error).__name__}); its log has the traceback"
+    return error_response(Refusal(500, "Internal", message))

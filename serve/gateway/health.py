@@ -1,50 +1,50 @@
-"""Whether the champion answers: TorchServe's own /ping says Healthy without a worker, so it is asked to count."""
+"""Checks whether the champion answers, by asking it to count: TorchServe's /ping says Healthy even without a worker."""
 
 import asyncio
 import struct
 import time
 import zlib
 
-from serve.gateway.parsing import Question
+from serve.gateway.parsing import ModelRequest
 from serve.gateway.schemas import Refusal
 from serve.gateway.upstream import TorchServe
 
-KEPT_S = 3.0
-"""So long an outcome counts, so that probes, however many, ask at most once in it."""
+CACHE_S = 3.0
+"""A result is cached for this time, so that any number of probes causes at most one prediction in it."""
 MAX_WAIT_S = 10.0
 PROBE = "probe=1"
 
 
 class Health:
-    """The last outcome, asked for again when it is old."""
+    """The cached result of the last probe."""
 
     def __init__(self, torchserve: TorchServe, timeout_s: float) -> None:
         self._torchserve, self._timeout_s = torchserve, min(timeout_s, MAX_WAIT_S)
         self._lock = asyncio.Lock()
-        self._outcome: str | Refusal = ""
-        self._until = 0.0
+        self._result: str | Refusal = ""
+        self._expires_at = 0.0
 
     async def version(self) -> str:
-        """The version that answers. Raises Refusal where none does."""
+        """The model version that answers. Raises Refusal (503) if none does."""
         async with self._lock:
-            if time.monotonic() >= self._until:
-                self._outcome = await self._ask()
-                self._until = time.monotonic() + KEPT_S
-        if isinstance(self._outcome, Refusal):
-            raise Refusal(503, self._outcome.kind, self._outcome.message, self._outcome.headers)
-        return self._outcome
+            if time.monotonic() >= self._expires_at:
+                self._result = await self._probe()
+                self._expires_at = time.monotonic() + CACHE_S
+        if isinstance(self._result, Refusal):
+            raise Refusal(503, self._result.kind, self._result.message, self._result.headers)
+        return self._result
 
-    async def _ask(self) -> str | Refusal:
+    async def _probe(self) -> str | Refusal:
         try:
-            question = Question(drawn_png(), "image/png", also=PROBE)
-            answer = await self._torchserve.predict(question, self._timeout_s)
+            request = ModelRequest(gradient_png(), "image/png", extra_attribute=PROBE)
+            answer = await self._torchserve.predict(request, self._timeout_s)
         except Refusal as refusal:
             return Refusal(503, refusal.kind, refusal.message, {"Retry-After": "5", **refusal.headers})
         return str(answer.get("model_version", ""))
 
 
-def drawn_png(size_px: int = 32) -> bytes:
-    """A photo of nothing in particular: a PNG with a gradient, made without an image library."""
+def gradient_png(size_px: int = 32) -> bytes:
+    """A photo for the probe: a PNG with a colour gradient, built without an image library."""
     rows = b"".join(
         b"\0" + bytes(value for x in range(size_px) for value in (x * 8 % 256, y * 8 % 256, 90)) for y in range(size_px)
     )

@@ -2,9 +2,9 @@
 
     {"keys": [{"name": "dock-3", "sha256": "9f86d0...", "created": "2026-11-24T05:40:00Z"}]}
 
-A key is 256 bits from the system's random numbers. Nobody can guess such a key or find it by trying
-hashes, however fast they are, so its SHA-256 is what is kept; a slow, salted hash is for what people make
-up. Several keys are valid at once: to rotate, add the new one, hand it out, remove the old one.
+A key is 256 random bits from the operating system. Such a key can neither be guessed nor recovered by hashing
+candidates, so a plain SHA-256 is stored; slow, salted hashes are for passwords that people choose. Several keys are
+valid at the same time: to rotate, add the new key, hand it out, then remove the old one.
 """
 
 import hashlib
@@ -12,13 +12,13 @@ import hmac
 import json
 import os
 import secrets
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from serve.errors import SettingsError
+from serve.files import atomic_write
 
 PREFIX = "bw_"
 MAX_NAME = 64
@@ -26,33 +26,35 @@ MAX_NAME = 64
 
 @dataclass(frozen=True)
 class Key:
-    """A key that is valid: ``sha256`` in hex of all of its text, ``created`` in ISO 8601, UTC."""
+    """A valid key. ``sha256``: hex digest of the whole key; ``created``: ISO 8601, UTC."""
 
     name: str
     sha256: str
     created: str
 
 
-def fingerprint(token: str) -> str:
-    """SHA-256 in hex."""
+def hash_token(token: str) -> str:
+    """SHA-256 of a key in hex."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def match(token: str, keys: Sequence[Key]) -> str | None:
-    """The name of the key that ``token`` is, None where it is none. Takes as long whichever key it is."""
-    found, name = fingerprint(token), None
+def find_name(token: str, keys: Sequence[Key]) -> str | None:
+    """The name of the key ``token``, None if it is not valid. Takes the same time whichever key it is."""
+    digest, name = hash_token(token), None
     for key in keys:
-        if hmac.compare_digest(found, key.sha256):
+        if hmac.compare_digest(digest, key.sha256):
             name = key.name
     return name
 
 
 def read(path: Path) -> tuple[Key, ...]:
-    """The keys of the file, none without a file. Raises SettingsError where it is not such a file."""
+    """The keys in the file, none if there is no file. Raises SettingsError if the content is invalid."""
     try:
-        return tuple(Key(**{name: str(value) for name, value in each.items()}) for each in _entries(path))
+        return tuple(Key(**{name: str(value) for name, value in entry.items()}) for entry in _entries(path))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise SettingsError(f"{path} is no file of API keys: {error}; make it with scripts/api_key.py") from error
+        raise SettingsError(
+            f"{path} is not a valid file of API keys: {error}; create it with scripts/api_key.py"
+        ) from error
 
 
 def _entries(path: Path) -> list[dict[str, str]]:
@@ -60,69 +62,69 @@ def _entries(path: Path) -> list[dict[str, str]]:
 
 
 def add(path: Path, name: str) -> str:
-    """Make a key and return it: the only time that it is seen. Raises SettingsError for a name that is taken."""
+    """Create a key and return it; it cannot be read again later. Raises SettingsError for an invalid or taken name."""
     keys = read(path)
     if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
-        raise SettingsError(f"{name[:MAX_NAME]!r} is no name for a key; give 1 to {MAX_NAME} printable characters")
+        raise SettingsError(f"{name[:MAX_NAME]!r} cannot name a key; give 1 to {MAX_NAME} printable characters")
     if name in {key.name for key in keys}:
-        raise SettingsError(f"there is a key {name!r} in {path}; choose another name, or remove it first")
+        raise SettingsError(f"there is a key {name!r} in {path} already; choose another name, or remove it first")
     token = PREFIX + secrets.token_urlsafe(32)
     created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    _write(path, (*keys, Key(name, fingerprint(token), created)))
+    _write(path, (*keys, Key(name, hash_token(token), created)))
     return token
 
 
 def remove(path: Path, name: str) -> None:
-    """Make a key invalid. Raises SettingsError where there is none of that name."""
+    """Revoke a key. Raises SettingsError if there is no key of that name."""
     keys = read(path)
-    kept = tuple(key for key in keys if key.name != name)
-    if len(kept) == len(keys):
+    remaining = tuple(key for key in keys if key.name != name)
+    if len(remaining) == len(keys):
         known = ", ".join(key.name for key in keys) or "none"
-        raise SettingsError(f"there is no key {name!r} in {path}; there is {known}")
-    _write(path, kept)
+        raise SettingsError(f"there is no key {name!r} in {path}; existing keys: {known}")
+    _write(path, remaining)
 
 
 def _write(path: Path, keys: Sequence[Key]) -> None:
-    """Whole or not at all, and for the owner alone."""
+    """Replace the file atomically, readable by its owner alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        json.dump({"keys": [asdict(key) for key in keys]}, file, indent=1)
+    with atomic_write(path) as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(json.dumps({"keys": [asdict(key) for key in keys]}, indent=1).encode())
         file.flush()
         os.fsync(file.fileno())
-    Path(file.name).replace(path)
 
 
 class Keys:
-    """The file's keys as they are now. ``path`` None: there are none.
+    """The valid keys; the file is read again whenever it changes. Without a ``path`` there are none.
 
-    Once keys were seen they are demanded as long as this lives: a file that vanishes opens nothing.
+    Once a key has existed, requests need one for as long as the process lives: deleting the file opens nothing.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._stamp: tuple[int, ...] | None = None
         self._keys: tuple[Key, ...] = ()
-        self.seen = bool(self.names())
+        self._ever_had_keys = bool(self.names())
 
     def names(self) -> tuple[str, ...]:
         """The names of the valid keys. Raises SettingsError."""
         return tuple(key.name for key in self._current())
 
-    def demanded(self) -> bool:
+    def required(self) -> bool:
         """Whether a request needs a key. Raises SettingsError."""
-        self.seen = self.seen or bool(self._current())
-        return self.seen
+        self._ever_had_keys = self._ever_had_keys or bool(self._current())
+        return self._ever_had_keys
 
     def name_of(self, token: str) -> str | None:
-        """The name of the key that ``token`` is, None where it is none. Raises SettingsError."""
-        return match(token, self._current())
+        """The name of the key ``token``, None if it is not valid. Raises SettingsError."""
+        return find_name(token, self._current())
 
     def _current(self) -> tuple[Key, ...]:
         if self.path is None:
             return ()
         try:
-            found = self.path.stat()
-            stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+            stat = self.path.stat()
+            stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         except FileNotFoundError:
             stamp = (0, 0, 0)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics. Labels have few values: paths that there are not count as one."""
+"""Prometheus metrics, served at /metrics. Unknown paths share one label value, so that clients cannot add series."""
 
 import time
 from collections.abc import Iterator
@@ -12,52 +12,58 @@ OTHER = "other"
 
 
 @dataclass
-class Answered:
-    """The status of an answer, once it has begun."""
+class ResponseStatus:
+    """The status of a response; 500 until the response has started."""
 
     status: int = 500
 
 
 class Metrics:
-    """The gateway's numbers, of one process. ``routes``: the paths that are told apart."""
+    """The metrics of one process. ``routes``: the paths that get a label value of their own."""
 
     def __init__(self, routes: frozenset[str]) -> None:
         self.registry, self._routes = CollectorRegistry(), routes
-        to = self.registry
-        self._requests = Counter("binwatch_gateway_requests", "Requests", ("route", "status"), registry=to)
+        self._requests = Counter("binwatch_gateway_requests", "Requests", ("route", "status"), registry=self.registry)
         self._seconds = Histogram(
-            "binwatch_gateway_seconds", "Time to the whole answer", ("route",), registry=to, buckets=BUCKETS_S
+            "binwatch_gateway_seconds",
+            "Time until the response is complete",
+            ("route",),
+            registry=self.registry,
+            buckets=BUCKETS_S,
         )
-        self._inside = Gauge("binwatch_gateway_in_flight", "Requests that are being answered", registry=to)
-        self._verdicts = Counter("binwatch_gateway_verdicts", "Verdicts given", ("verdict",), registry=to)
-        self._failed = Counter(
-            "binwatch_gateway_torchserve_errors", "Questions that TorchServe did not answer", ("kind",), registry=to
+        self._in_flight = Gauge("binwatch_gateway_in_flight", "Requests in progress", registry=self.registry)
+        self._verdicts = Counter("binwatch_gateway_verdicts", "Verdicts returned", ("verdict",), registry=self.registry)
+        self._torchserve_errors = Counter(
+            "binwatch_gateway_torchserve_errors",
+            "Requests that TorchServe failed to answer",
+            ("kind",),
+            registry=self.registry,
         )
-        self._feedback = Counter("binwatch_gateway_feedback", "Ground truth records kept", registry=to)
+        self._feedback = Counter("binwatch_gateway_feedback", "Ground truth records stored", registry=self.registry)
 
     @contextmanager
-    def request(self, path: str) -> Iterator[Answered]:
-        """Count and time one request; the status is filled in when the answer begins."""
-        route, answered, start = path if path in self._routes else OTHER, Answered(), time.perf_counter()
-        with self._inside.track_inprogress():
+    def request(self, path: str) -> Iterator[ResponseStatus]:
+        """Count and time one request; the caller sets the status when the response starts."""
+        route, response, start = path if path in self._routes else OTHER, ResponseStatus(), time.perf_counter()
+        with self._in_flight.track_inprogress():
             try:
-                yield answered
+                yield response
             finally:
-                self._requests.labels(route, str(answered.status)).inc()
+                self._requests.labels(route, str(response.status)).inc()
                 self._seconds.labels(route).observe(time.perf_counter() - start)
 
     def verdict(self, name: str) -> None:
-        """A verdict was given."""
+        """Count a verdict."""
         self._verdicts.labels(name).inc()
 
     def torchserve_error(self, kind: str) -> None:
-        """TorchServe did not answer as it should."""
-        self._failed.labels(kind).inc()
+        """Count a request that TorchServe failed to answer."""
+        self._torchserve_errors.labels(kind).inc()
 
     def feedback(self) -> None:
-        """A ground truth record was kept."""
+        """Count a stored ground truth record."""
         self._feedback.inc()
 
     def text(self) -> bytes:
-        """All of them in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return bytes(generate_latest(self.registry))

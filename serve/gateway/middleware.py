@@ -1,8 +1,8 @@
-"""Who gets in, and how much they may send: ASGI middleware around all routes.
+"""Admission control: ASGI middleware around all routes.
 
-In this order: the request's Host (a page that was rebound to this address by DNS comes with a name of its
-own), its Origin (other sites' pages send what they like, though they cannot read the answer), its key, its
-rate, how many are inside, the size and the pace of its body.
+It checks, in this order: the Host header (against DNS rebinding, where a foreign name points to this address), the
+Origin header (pages of other sites can send requests, though they cannot read the answers), the API key, the client's
+rate, the number of requests in flight, and the size and duration of the body.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve.errors import SettingsError
 from serve.gateway.keys import Keys
 from serve.gateway.metrics import Metrics
-from serve.gateway.schemas import Refusal, later, response
-from serve.gateway.settings import Settings, is_address
+from serve.gateway.schemas import Refusal, error_response, retry_later
+from serve.gateway.settings import MAX_BODY, GatewaySettings, is_address
 
-OPEN = ("/", "/livez")
-"""Paths that need no key; the page's files besides. The page asks for the key."""
-STATIC = "/static/"
+PUBLIC_PATHS = ("/", "/livez")
+"""Paths that need no key, like the page's files: the page itself asks the user for the key."""
+STATIC_PREFIX = "/static/"
 MAX_CLIENTS = 1024
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; "
@@ -39,9 +39,9 @@ HEADERS = {
 _RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What of a request decides whether it gets in."""
+@dataclass(frozen=True, kw_only=True)
+class RequestInfo:
+    """What admission looks at. ``tokens``: the API keys sent; ``length``: of the body in bytes, as announced."""
 
     path: str
     host: str
@@ -51,8 +51,8 @@ class Asked:
     client: str
 
     @classmethod
-    def of(cls, scope: Scope) -> "Asked":
-        """From ASGI's scope; of a header that comes twice, the last one."""
+    def from_scope(cls, scope: Scope) -> "RequestInfo":
+        """Read it from an ASGI scope; of a header that occurs twice, the last one counts."""
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         return cls(
@@ -67,162 +67,170 @@ class Asked:
         )
 
 
-class Edge:
-    """The middleware."""
+class AdmissionMiddleware:
+    """Refuses requests that may not enter, and adds the security headers to every response."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, keys: Keys, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, settings: GatewaySettings, keys: Keys, metrics: Metrics) -> None:
         self.app, self.settings, self.keys, self.metrics = app, settings, keys, metrics
-        self.rates = Rates(settings.rate)
-        self.inside = 0
+        self.rate_limiter = RateLimiter(settings.rate)
+        self.in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request in, or say why not."""
+        """Pass the request on, or answer with the reason why not."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        with self.metrics.request(scope["path"]) as answered:
+        with self.metrics.request(scope["path"]) as response:
 
-            async def sending(message: Message) -> None:
+            async def send_with_headers(message: Message) -> None:
                 if message["type"] == "http.response.start":
-                    answered.status = message["status"]
-                    given = {name for name, _ in message["headers"]}
-                    if b"cache-control" not in given:
+                    response.status = message["status"]
+                    names = {name for name, _ in message["headers"]}
+                    if b"cache-control" not in names:
                         message["headers"].append((b"cache-control", b"no-store"))
                     message["headers"] += _RAW_HEADERS
                 await send(message)
 
             try:
-                self._admit(Asked.of(scope))
-                with self._entered(scope["path"]):
-                    body = Body(receive, self.settings.max_body, self.settings.timeout_s)
-                    await self.app(scope, body.receive, sending)
+                self._admit(RequestInfo.from_scope(scope))
+                with self._count_in_flight(scope["path"]):
+                    body = LimitedBody(receive, MAX_BODY, self.settings.timeout_s)
+                    await self.app(scope, body.receive, send_with_headers)
             except Refusal as refusal:
-                await response(refusal)(scope, receive, sending)
+                await error_response(refusal)(scope, receive, send_with_headers)
 
-    def _admit(self, asked: Asked) -> None:
-        check_host(asked.host, self.settings.hosts)
-        check_origin(asked.origin, asked.host)
+    def _admit(self, request: RequestInfo) -> None:
+        check_host(request.host, self.settings.hosts)
+        check_origin(request.origin, request.host)
         try:
-            name = self._key_of(asked)
+            name = self._key_name(request)
         except Refusal:
-            self._limit(f"client {asked.client}")
+            self._check_rate(f"client {request.client}")  # slows down guessing of keys
             raise
-        self._limit(f"key {name}" if name else f"client {asked.client}")
-        check_length(asked.length, self.settings.max_body)
+        self._check_rate(f"key {name}" if name else f"client {request.client}")
+        check_length(request.length, MAX_BODY)
 
-    def _limit(self, client: str) -> None:
-        wait_s = self.rates.wait_s(client, time.monotonic())
+    def _check_rate(self, client: str) -> None:
+        wait_s = self.rate_limiter.wait_s(client, time.monotonic())
         if wait_s:
-            message = f"more than {self.settings.rate:g} requests a second; come back in {wait_s} s"
+            message = f"more than {self.settings.rate:g} requests per second; retry in {wait_s} s"
             raise Refusal(429, "TooManyRequests", message, {"Retry-After": str(wait_s)})
 
-    def _key_of(self, asked: Asked) -> str | None:
-        """The name of the request's key, None where it needs none. Of two keys, both must be valid."""
-        if asked.path in OPEN or asked.path.startswith(STATIC):
+    def _key_name(self, request: RequestInfo) -> str | None:
+        """The name of the request's key, None if it needs none. If two keys are sent, both must be valid."""
+        if _is_public(request.path):
             return None
         try:
-            if not self.keys.demanded():
+            if not self.keys.required():
                 return None
-            names = [self.keys.name_of(token) for token in asked.tokens]
+            names = [self.keys.name_of(token) for token in request.tokens]
         except SettingsError as error:
-            raise later("KeysUnreadable", str(error)) from error
+            raise retry_later("KeysUnreadable", str(error)) from error
         if not names or None in names:
-            what = "the API key is not valid (any more)" if asked.tokens else "an API key is needed"
-            message = f"{what}; send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+            problem = "the API key is not valid" if request.tokens else "an API key is needed"
+            message = f"{problem}; send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
             raise Refusal(401, "NoKey", message, {"WWW-Authenticate": "Bearer"})
         return names[0]
 
     @contextmanager
-    def _entered(self, path: str) -> Iterator[None]:
-        """Count a request that asks TorchServe or the disk. Raises Refusal where there are too many."""
-        if path in OPEN or path.startswith(STATIC):
+    def _count_in_flight(self, path: str) -> Iterator[None]:
+        """Count a request that uses TorchServe or the disk. Raises Refusal if there are too many."""
+        if _is_public(path):
             yield
             return
-        if self.inside >= self.settings.in_flight:
-            raise later("Overloaded", f"{self.inside} requests are being answered, no more are taken; try again")
-        self.inside += 1
+        if self.in_flight >= self.settings.in_flight:
+            message = f"{self.in_flight} requests are in progress, which is the limit; try again"
+            raise retry_later("Overloaded", message)
+        self.in_flight += 1
         try:
             yield
         finally:
-            self.inside -= 1
+            self.in_flight -= 1
+
+
+def _is_public(path: str) -> bool:
+    return path in PUBLIC_PATHS or path.startswith(STATIC_PREFIX)
 
 
 def check_host(host: str, allowed: frozenset[str]) -> None:
-    """Raises Refusal for a name that the gateway is not called by. An address needs no name, so it is none of those."""
+    """Raises Refusal for a host name that is not in ``allowed``. IP addresses pass: DNS rebinding needs a name."""
     name = hostname(host)
     if name not in allowed and not is_address(name):
-        message = f"the request is for {host[:100]!r}; list that name in BINWATCH_GATEWAY_HOSTS if it is right"
+        message = f"the request is for host {host[:100]!r}; if that is right, add it to BINWATCH_GATEWAY_HOSTS"
         raise Refusal(421, "WrongHost", message)
 
 
 def check_origin(origin: str | None, host: str) -> None:
-    """Raises Refusal for what a page of another site sent."""
+    """Raises Refusal for a request that a page of another site sent."""
     if origin is None:
         return
     try:
-        own = hmac.compare_digest(urlsplit(origin).netloc.lower().encode(), host.lower().encode())
+        same_site = hmac.compare_digest(urlsplit(origin).netloc.lower().encode(), host.lower().encode())
     except ValueError:
-        own = False
-    if not own:
-        raise Refusal(403, "WrongOrigin", f"a page of {origin[:100]!r} may not use this address")
+        same_site = False
+    if not same_site:
+        raise Refusal(403, "WrongOrigin", f"pages of {origin[:100]!r} may not send requests to this address")
 
 
 def check_length(length: int, limit: int) -> None:
     """Raises Refusal for a body of more than ``limit`` bytes."""
     if length > limit:
-        message = f"the body has {length} bytes; at most {limit} are taken. Send a smaller photo"
+        message = f"the body has {length} bytes, the limit is {limit}; send a smaller photo"
         raise Refusal(413, "TooLarge", message)
 
 
 def hostname(host: str) -> str:
-    """The name or address in a Host header, without its port."""
+    """The name or address in a Host header, in lower case and without the port; empty if it cannot be read."""
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:
         return ""
 
 
-class Body:
-    """A request's body of at most ``limit`` bytes, which must be here within ``timeout_s`` of its first reading."""
+class LimitedBody:
+    """A request's body of at most ``limit`` bytes, which must arrive within ``timeout_s`` of the first read."""
 
     def __init__(self, receive: Receive, limit: int, timeout_s: float) -> None:
         self._receive, self._limit, self._timeout_s = receive, limit, timeout_s
-        self._length, self._deadline, self._whole = 0, 0.0, False
+        self._length, self._deadline, self._complete = 0, 0.0, False
 
     async def receive(self) -> Message:
-        """The next piece. Raises Refusal."""
-        if self._whole:
-            return await self._receive()  # waits for the client to go
+        """The next ASGI message. Raises Refusal."""
+        if self._complete:
+            return await self._receive()  # waits until the client disconnects
         loop = asyncio.get_running_loop()
         self._deadline = self._deadline or loop.time() + self._timeout_s
         try:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError as error:
-            text = f"the body was not here within {self._timeout_s:g} s; send a smaller photo"
+            text = f"the body did not arrive within {self._timeout_s:g} s; send a smaller photo"
             raise Refusal(408, "TooSlow", text) from error
         self._length += len(message.get("body", b""))
-        self._whole = not message.get("more_body", False)
+        self._complete = not message.get("more_body", False)
         check_length(self._length, self._limit)
         return message
 
 
-class Rates:
-    """Token buckets: each client has a second's worth of requests, refilled all the time; the last 1024 clients."""
+class RateLimiter:
+    """A token bucket per client, refilled at ``rate`` per second up to one second's worth; 0 means no limit.
+
+    Only the MAX_CLIENTS clients seen last are remembered.
+    """
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def wait_s(self, client: str, now: float) -> int:
-        """0 lets the request in; else the seconds after which one gets in."""
+        """Take a token; 0 admits the request, otherwise the number of seconds until a retry succeeds."""
         if not self.rate:
             return 0
-        most = max(self.rate, 1.0)
-        left, then = self._buckets.pop(client, (most, now))
-        left = min(most, left + (now - then) * self.rate)
-        enough = left >= 1
-        self._buckets[client] = (left - enough, now)
+        capacity = max(self.rate, 1.0)
+        tokens, updated_at = self._buckets.pop(client, (capacity, now))
+        tokens = min(capacity, tokens + (now - updated_at) * self.rate)
+        admitted = tokens >= 1
+        self._buckets[client] = (tokens - admitted, now)
         if len(self._buckets) > MAX_CLIENTS:
             self._buckets.popitem(last=False)
-        return 0 if enough else max(1, round((1 - left) / self.rate))
+        return 0 if admitted else max(1, round((1 - tokens) / self.rate))

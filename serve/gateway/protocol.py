@@ -1,71 +1,71 @@
-"""Slow and broken clients, below HTTP: uvicorn bounds how long a connection idles between requests, not how long it
-takes to ask.
+"""Slow and broken clients, below HTTP.
+
+uvicorn limits how long a connection idles between two requests, but not how long a client takes to send one.
 """
 
 import asyncio
-from typing import Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from serve.gateway.schemas import Refusal, response
+from serve.gateway.schemas import Refusal, error_response
 
 HEAD_S = 10.0
-"""From the connection, or the first byte of a further request, to the end of its headers."""
+"""Time for the headers, from the connection or from the first byte of a further request."""
 DRAIN_S = 10.0
-"""So long a body that was refused is read and forgotten: a client that is cut off does not see the answer."""
+"""The rest of a refused body is read and dropped for this time: a client that is cut off never sees the response."""
 MAX_CONNECTIONS = 512
 
 
-class Connection(H11Protocol):
-    """uvicorn's connection with deadlines."""
+class DeadlineProtocol(H11Protocol):
+    """uvicorn's HTTP protocol with deadlines and a limit on connections."""
 
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Too many connections are closed at once."""
+        """Start the deadline; close the connection if there are too many."""
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
             transport.close()
-        self._within(HEAD_S)
+        self._start_deadline(HEAD_S)
 
     def data_received(self, data: bytes) -> None:
-        """A further request on the same connection has the same time."""
-        between = self.conn.their_state is h11.IDLE
-        if between and self._deadline is None:
-            self._within(HEAD_S)
+        """Start a deadline with a further request, and cancel it once the headers are complete."""
+        in_headers = self.conn.their_state is h11.IDLE
+        if in_headers and self._deadline is None:
+            self._start_deadline(HEAD_S)
         super().data_received(data)
-        if between and self.conn.their_state is not h11.IDLE:
-            self._in_time()
+        if in_headers and self.conn.their_state is not h11.IDLE:
+            self._cancel_deadline()
 
     def on_response_complete(self) -> None:
-        """The rest of a body that nobody reads."""
+        """Limit the time for the rest of a body that no route reads."""
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
-            self._within(DRAIN_S)
+            self._start_deadline(DRAIN_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """No deadline outlives it."""
-        self._in_time()
+        """Cancel the deadline with the connection."""
+        self._cancel_deadline()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Bytes that are no HTTP, answered in the form of all errors."""
-        refused = response(Refusal(400, "BadRequest", msg))
-        headers = [*refused.raw_headers, (b"connection", b"close")]
+        """Answer bytes that are not HTTP with the same JSON as all other errors."""
+        refusal = error_response(Refusal(400, "BadRequest", msg))
+        headers = [*refusal.raw_headers, (b"connection", b"close")]
         for event in (
             h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
-            h11.Data(data=cast("Any", refused.body)),
+            h11.Data(data=bytes(refusal.body)),
             h11.EndOfMessage(),
         ):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
-    def _within(self, seconds: float) -> None:
-        self._in_time()
+    def _start_deadline(self, seconds: float) -> None:
+        self._cancel_deadline()
         self._deadline = self.loop.call_later(seconds, self.transport.close)
 
-    def _in_time(self) -> None:
+    def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None

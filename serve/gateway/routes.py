@@ -1,10 +1,10 @@
-"""What is answered at which path."""
+"""The gateway's endpoints."""
 
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response, Security
@@ -15,16 +15,27 @@ from serve.gateway import parsing
 from serve.gateway.feedback import GroundTruth
 from serve.gateway.health import Health
 from serve.gateway.metrics import Metrics
-from serve.gateway.schemas import MAX_QUANTITY, Alive, Answer, Feedback, Healthy, Refusal, Verified, as_json, errors
+from serve.gateway.schemas import (
+    MAX_QUANTITY,
+    Alive,
+    Answer,
+    Feedback,
+    Healthy,
+    Refusal,
+    Verified,
+    error_responses,
+    json_response,
+)
 from serve.gateway.upstream import TorchServe
 
 MONITORING, HISTORY = "monitoring.json", "history.json"
-WORKERS = (400, 404, 408, 415, 422, 502, 504)
+PHOTO_ERRORS = (400, 404, 408, 415, 422, 502, 504)
+"""Statuses of requests with a photo, besides those that every route has."""
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What the routes work with, for as long as the process lives."""
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """What the routes use, created when the process starts. ``monitoring``: folder of the monitoring's files."""
 
     torchserve: TorchServe
     health: Health
@@ -33,129 +44,131 @@ class Parts:
     monitoring: Path | None
 
 
-def parts(request: Request) -> Parts:
-    """Those of the running process."""
-    found: Parts = request.app.state.parts
-    return found
+def get_services(request: Request) -> Services:
+    """The services of the running application."""
+    services: Services = request.app.state.services
+    return services
 
 
-Working = Annotated[Parts, Depends(parts)]
-# Edge checks the keys; these say so in the OpenAPI document.
+ServicesDep = Annotated[Services, Depends(get_services)]
+# AdmissionMiddleware checks the keys; these only declare them in the OpenAPI document.
 SECURED = [Security(HTTPBearer(auto_error=False)), Security(APIKeyHeader(name="X-API-Key", auto_error=False))]
 api = APIRouter(dependencies=SECURED)
-alive = APIRouter()
+public = APIRouter()
 
 
-def fields(
+def query_fields(
     expected_quantity: Annotated[int | None, Query(ge=0, le=MAX_QUANTITY, description="the recorded quantity")] = None,
     weight: Annotated[float | None, Query(gt=0, allow_inf_nan=False, description="of the bin's contents")] = None,
-    expected_weight: Annotated[float | None, Query(gt=0, allow_inf_nan=False, description="by the record")] = None,
+    expected_weight: Annotated[float | None, Query(gt=0, allow_inf_nan=False, description="recorded weight")] = None,
 ) -> parsing.Fields:
-    """The fields of the query; those of the body, where it can have some, go before them."""
+    """The fields in the query; fields in the body take precedence."""
     return parsing.Fields(expected_quantity=expected_quantity, weight=weight, expected_weight=expected_weight)
 
 
 @api.post(
     "/verify",
     summary="Does a photo agree with the record?",
-    responses={200: {"model": Verified}, **errors(*WORKERS)},
+    responses={200: {"model": Verified}, **error_responses(*PHOTO_ERRORS)},
     openapi_extra=parsing.body_schema(parsing.VERIFY),
 )
-async def verify(request: Request, at: Working, query: Annotated[parsing.Fields, Depends(fields)]) -> Response:
-    """A photo, or a link to one in S3, and the recorded quantity, in the body or in the query."""
-    question = await parsing.question(request, parsing.VERIFY, query)
-    if question.fields.expected_quantity is None:
-        text = f"expected_quantity, the recorded quantity, is missing; give a whole number from 0 to {MAX_QUANTITY}"
-        raise Refusal(422, "BadField", text)
-    answer = await at.torchserve.predict(question)
-    at.metrics.verdict(str(answer.get("verdict")))
-    return as_json(answer)
+async def verify(
+    request: Request, services: ServicesDep, query: Annotated[parsing.Fields, Depends(query_fields)]
+) -> Response:
+    """Send a photo, or a link to one in S3, and the recorded quantity, in the body or in the query."""
+    model_request = await parsing.parse_photo(request, parsing.VERIFY, query)
+    if model_request.fields.expected_quantity is None:
+        message = f"expected_quantity, the recorded quantity, is missing; give a whole number from 0 to {MAX_QUANTITY}"
+        raise Refusal(422, "BadField", message)
+    answer = await services.torchserve.predict(model_request)
+    services.metrics.verdict(str(answer.get("verdict")))
+    return json_response(answer)
 
 
 @api.post(
     "/predict",
     summary="How many objects does a photo show?",
-    responses={200: {"model": Answer}, **errors(*WORKERS)},
+    responses={200: {"model": Answer}, **error_responses(*PHOTO_ERRORS)},
     openapi_extra=parsing.body_schema(parsing.PREDICT),
 )
-async def predict(request: Request, at: Working) -> Response:
-    """A photo, or a link to one in S3, without a record to compare with."""
-    return as_json(await at.torchserve.predict(await parsing.question(request, parsing.PREDICT, parsing.NOTHING)))
+async def predict(request: Request, services: ServicesDep) -> Response:
+    """Send a photo, or a link to one in S3, without a recorded quantity."""
+    model_request = await parsing.parse_photo(request, parsing.PREDICT, parsing.NO_FIELDS)
+    return json_response(await services.torchserve.predict(model_request))
 
 
 @api.post(
     "/feedback",
-    summary="What was really in the bin?",
+    summary="How many objects were in the bin?",
     status_code=201,
-    responses={201: {"model": Feedback}, **errors(400, 408, 409, 415, 422)},
+    responses={201: {"model": Feedback}, **error_responses(400, 408, 409, 415, 422)},
     openapi_extra={
         "requestBody": {"required": True, "content": {parsing.JSON: {"schema": Feedback.model_json_schema()}}}
     },
 )
-async def feedback(request: Request, at: Working) -> Response:
-    """The count by hand, for the answer with that event_id; it may come days later."""
-    found = await parsing.feedback(request)
-    await run_in_threadpool(at.ground_truth.append, UUID(found.event_id), found.count, datetime.now(UTC))
-    at.metrics.feedback()
-    return as_json(found.model_dump(), 201)
+async def feedback(request: Request, services: ServicesDep) -> Response:
+    """Send the manual count for the answer with that event_id; it may arrive days later."""
+    content = await parsing.parse_feedback(request)
+    await run_in_threadpool(services.ground_truth.append, UUID(content.event_id), content.count, datetime.now(UTC))
+    services.metrics.feedback()
+    return json_response(content.model_dump(), 201)
 
 
-@api.get("/healthz", summary="Does the champion answer?", responses={200: {"model": Healthy}, **errors()})
-async def healthz(at: Working) -> Response:
-    """Healthy when a real prediction of a tiny drawn photo came back; the outcome counts for 3 s."""
-    return as_json({"status": "ok", "model_version": await at.health.version()})
+@api.get("/healthz", summary="Does the champion answer?", responses={200: {"model": Healthy}, **error_responses()})
+async def healthz(services: ServicesDep) -> Response:
+    """Healthy if the model answers a prediction of a tiny generated photo; the result is cached for 3 s."""
+    return json_response({"status": "ok", "model_version": await services.health.version()})
 
 
 @api.get(
     "/metrics",
-    summary="For Prometheus",
+    summary="Metrics for Prometheus",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **errors()},
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **error_responses()},
 )
-async def metrics(at: Working) -> Response:
-    """Requests by route and status, times, verdicts, failures of TorchServe."""
-    return Response(at.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+async def metrics(services: ServicesDep) -> Response:
+    """Requests by route and status, durations, verdicts, and errors of TorchServe."""
+    return Response(services.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @api.get(
     "/monitoring",
-    summary="What happened to the model lately",
-    responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}, **errors(404)},
+    summary="The monitoring report",
+    responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}, **error_responses(404)},
 )
-def monitoring(at: Working) -> Response:
-    """What scripts/monitor.py wrote last: confidence, counts, verdicts, latency, drift, accuracy, alerts."""
-    return as_json(written(at.monitoring, MONITORING, "Monitoring"))
+def monitoring(services: ServicesDep) -> Response:
+    """The latest report of scripts/monitor.py: confidence, counts, verdicts, latency, drift, accuracy, alerts."""
+    return json_response(read_monitoring_file(services.monitoring, MONITORING, "Monitoring"))
 
 
 @api.get(
     "/history",
     summary="Which model served when, and what the pipeline did",
-    responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}, **errors(404)},
+    responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}, **error_responses(404)},
 )
-def history(at: Working) -> Response:
-    """What scripts/monitor.py wrote last: stretches in which a version served, executions with their steps."""
-    return as_json(written(at.monitoring, HISTORY, "History"))
+def history(services: ServicesDep) -> Response:
+    """The latest history from scripts/monitor.py: when each version served, and executions with their steps."""
+    return json_response(read_monitoring_file(services.monitoring, HISTORY, "History"))
 
 
-@alive.get("/livez", summary="Does the gateway run?", responses={200: {"model": Alive}, **errors()})
+@public.get("/livez", summary="Does the gateway run?", responses={200: {"model": Alive}, **error_responses()})
 async def livez() -> Response:
-    """Whether this process answers, and nothing else."""
-    return as_json({"status": "ok"})
+    """Whether this process answers, without checking anything else."""
+    return json_response({"status": "ok"})
 
 
-def written(folder: Path | None, name: str, kind: str) -> dict[str, Any]:
-    """The content of a file that the monitoring writes. ``kind``: what an error calls it. Raises Refusal."""
-    todo = "run `python scripts/monitor.py`, which reads the data capture"
+def read_monitoring_file(folder: Path | None, name: str, kind: str) -> dict[str, object]:
+    """The JSON object in a file of the monitoring. ``kind``: used in the type of errors. Raises Refusal."""
+    fix = "run `python scripts/monitor.py`, which reads the data capture"
     if folder is None:
-        raise Refusal(404, f"No{kind}", f"BINWATCH_MONITORING names no folder; name one and {todo}")
+        raise Refusal(404, f"No{kind}", f"BINWATCH_MONITORING is not set; set it to a folder and {fix}")
     try:
-        found = json.loads((folder / name).read_bytes())
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds {type(found).__name__}, no object")
-        return found
+        content = json.loads((folder / name).read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError(f"it contains {type(content).__name__}, not an object")
+        return content
     except FileNotFoundError as error:
-        raise Refusal(404, f"No{kind}", f"there is no {name} yet; {todo}") from error
+        raise Refusal(404, f"No{kind}", f"there is no {name} yet; {fix}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise Refusal(
-            503, f"{kind}Unreadable", f"{name} cannot be read: {error}; {todo}", {"Retry-After": "60"}
-        ) from error
+        message = f"{name} cannot be read: {error}; {fix}"
+        raise Refusal(503, f"{kind}Unreadable", message, {"Retry-After": "60"}) from error

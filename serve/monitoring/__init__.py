@@ -1,1 +1,1 @@
-"""What happened to the model lately: captured answers in; a report, drift and alerts out."""
+"""Monitoring of the served model: reads captured answers; writes a report with drift and alerts."""

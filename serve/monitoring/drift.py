@@ -1,55 +1,66 @@
-"""Drift of what is served against what the model was made with, and when to raise an alert. Pure.
+"""Drift of the served answers and photos from the training data, and which alerts are active. Pure.
 
-The population stability index of shares p (now) and q (reference) over B bins is the sum of (p - q) ln(p / q). By
-custom 0.1 is little and 0.25 much; how it behaves is from B. Yurdakul and J. Naranjo, Statistical properties of the
-population stability index, Journal of Risk Model Validation 14(4), 2020: where nothing has changed, it is distributed
-as (1/n + 1/m) chi-square with B - 1 degrees of freedom, for n records now and m in the reference. So it has the
-mean (B - 1)(1/n + 1/m), and a small sample passes 0.2 by luck. Hence an alert needs
+The population stability index (PSI) of shares p (now) and q (reference) over B bins is the sum of (p - q) ln(p / q).
+By convention 0.1 is a small and 0.25 a large change. Its distribution is from B. Yurdakul and J. Naranjo, Statistical
+properties of the population stability index, Journal of Risk Model Validation 14(4), 2020: without any change it is
+(1/n + 1/m) chi-square with B - 1 degrees of freedom, for n records now and m in the reference. So its mean is
+(B - 1)(1/n + 1/m), and a small sample exceeds 0.2 by chance. Hence an alert needs
 
-- at least ``min_records``: 200 put 20 into a decile, and with them 0.2 is above the 99.9 % quantile by itself
-- an index above the threshold and above that 99.9 % quantile: a false alarm in 1,000 looks at fresh, independent photos
+- at least ``min_records``: 200 put 20 into a decile, and then 0.2 alone is above the 99.9 % quantile
+- an index above the threshold and above that 99.9 % quantile: one false alarm in 1,000 reports on independent photos
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+from scipy.special import chdtri
 
-from serve.errors import SettingsError
+from serve.settings import Settings
 
-FALSE_ALARMS = 0.001
-"""Share of the looks without any change that may raise the alert of one index."""
+FALSE_ALARM_RATE = 0.001
+"""Share of reports without any change in which one index may raise an alert."""
 SMOOTHING = 0.5
-"""Records added to every bin on both sides, so that an empty one gives no infinite index (Jeffreys' prior)."""
+"""Records added to every bin on both sides, so that an empty bin gives a finite index (Jeffreys' prior)."""
 Z95 = NormalDist().inv_cdf(0.975)
 
+ReferenceShares: TypeAlias = Mapping[str, Any]
+"""``reference.json`` of a training run.
 
-@dataclass(frozen=True)
-class Thresholds:
-    """When to raise an alert.
+``counts``: share (0-1) by count; ``confidence``, ``brightness`` and ``sharpness``: 11 deciles each, from minimum to
+maximum; ``photos``: the number of photos behind each of them, missing in old runs.
+"""
 
-    ``psi``: the index; ``confidence_drop``: of the mean confidence below the reference's; ``mismatch_share``: of the
-    verdicts; ``error_share``: of the requests; ``latency_p99_ms``. All but the index look at the last ``recent_s``
-    seconds. Nothing is said of fewer than ``min_records``.
-    """
 
-    psi: float = 0.2
-    confidence_drop: float = 0.1
-    mismatch_share: float = 0.25
-    error_share: float = 0.05
-    latency_p99_ms: float = 1000.0
-    min_records: int = 200
-    recent_s: float = 3600.0
+class Thresholds(Settings):
+    """When to raise an alert. All but the index are measured over the last ``recent_s`` seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="BINWATCH_ALERT_")
+
+    psi: float = Field(
+        default=0.2,
+        gt=0,
+        description="population stability index of counts, confidence, brightness or sharpness over a day",
+    )
+    confidence_drop: float = Field(
+        default=0.1, gt=0, description="by how much the mean confidence may be below the model's reference"
+    )
+    mismatch_share: float = Field(default=0.25, gt=0, description="share of verdicts that are mismatches, 0-1")
+    error_share: float = Field(default=0.05, gt=0, description="share of requests without an answer, 0-1")
+    latency_p99_ms: float = Field(default=1000.0, gt=0, description="99th percentile of the latency, in milliseconds")
+    min_records: int = Field(default=200, gt=0, description="fewer records raise no alert")
+    recent_s: float = Field(default=3600.0, gt=0, description="seconds of records that are measured, except for drift")
 
 
 @dataclass(frozen=True)
 class Drift:
-    """One index; ``threshold``: what it must pass; ``psi`` is None where there is nothing to compare."""
+    """The index of one distribution, None if there are no records; above ``threshold`` it raises an alert."""
 
     name: str
     psi: float | None
@@ -67,9 +78,9 @@ class Alert:
     message: str
 
 
-@dataclass(frozen=True)
-class Recent:
-    """What the last ``recent_s`` seconds came to; None where there was nothing to measure."""
+@dataclass(frozen=True, kw_only=True)
+class RecentStatistics:
+    """Statistics of the last ``recent_s`` seconds; None if there is nothing to measure."""
 
     requests: int
     answers: int
@@ -81,32 +92,24 @@ class Recent:
 
 
 def psi(now: Sequence[float], reference: Sequence[float], sizes: tuple[float, float]) -> float:
-    """The index of shares per bin; ``sizes``: how many records each side's shares come from."""
-    smooth = [
+    """The index of shares per bin. ``sizes``: the number of records behind the shares of each side."""
+    p, q = (
         (np.asarray(shares) * size + SMOOTHING) / (size + SMOOTHING * len(shares))
         for shares, size in zip((now, reference), sizes, strict=True)
-    ]
-    return float(np.sum((smooth[0] - smooth[1]) * np.log(smooth[0] / smooth[1])))
+    )
+    return float(np.sum((p - q) * np.log(p / q)))
 
 
-def threshold(bins: int, sizes: tuple[float, float], least: float) -> float:
-    """What an index over so many bins must pass: ``least``, or more where the samples are small."""
-    return max(least, chi_square(bins - 1, 1 - FALSE_ALARMS) * sum(1 / size for size in sizes))
-
-
-def chi_square(degrees: int, probability: float) -> float:
-    """Quantile of the chi-square distribution (E. B. Wilson and M. M. Hilferty, 1931).
-
-    At 99.9 % it is within 1.5 % from 4 degrees of freedom on, and within 5 % below.
-    """
-    if degrees < 1:
-        return 0.0
-    part = 2 / (9 * degrees)
-    return float(degrees * (1 - part + NormalDist().inv_cdf(probability) * math.sqrt(part)) ** 3)
+def psi_threshold(bins: int, sizes: tuple[float, float], minimum: float) -> float:
+    """What an index over ``bins`` must exceed to raise an alert: ``minimum``, or more for small samples."""
+    if bins < 2:
+        return minimum
+    quantile = float(chdtri(bins - 1, FALSE_ALARM_RATE))  # of the chi-square distribution
+    return max(minimum, quantile * sum(1 / size for size in sizes))
 
 
 def shares_by_name(counts: Mapping[str, int], reference: Mapping[str, float]) -> tuple[list[float], list[float]]:
-    """Shares of the counts now and in the reference, a bin a name that either of them has."""
+    """Shares of the counts now and in the reference, with a bin for each name that occurs in either."""
     total = sum(counts.values())
     names = sorted({*counts, *(name for name, share in reference.items() if share)})
     return [counts.get(name, 0) / total for name in names], [float(reference.get(name, 0)) for name in names]
@@ -115,136 +118,117 @@ def shares_by_name(counts: Mapping[str, int], reference: Mapping[str, float]) ->
 def shares_by_decile(values: NDArray[np.float64], deciles: Sequence[float]) -> tuple[list[float], list[float]]:
     """Shares of values now and in the reference, in bins between the reference's 11 deciles.
 
-    The outer bins are open. Deciles that are equal make one bin, of which the reference holds that many tenths.
+    The outer bins are open. Equal deciles are merged into one bin, with that many tenths of the reference.
     """
-    below = {edge: tenth / 10 for tenth, edge in enumerate(deciles) if tenth}  # of equal ones the last stays
+    below = {edge: tenth / 10 for tenth, edge in enumerate(deciles) if tenth}  # the last of equal deciles wins
     edges = [edge for edge, share in below.items() if share < 1]
-    bins = np.searchsorted(edges, values, side="left")  # a bin holds its upper edge
-    found = np.bincount(bins, minlength=len(edges) + 1) / len(values)
-    return found.tolist(), np.diff([0.0, *(below[edge] for edge in edges), 1.0]).tolist()
+    bins = np.searchsorted(edges, values, side="left")  # a bin includes its upper edge
+    shares = np.bincount(bins, minlength=len(edges) + 1) / len(values)
+    return shares.tolist(), np.diff([0.0, *(below[edge] for edge in edges), 1.0]).tolist()
 
 
 def compare(
     counts: Mapping[str, int],
     values: Mapping[str, NDArray[np.float64]],
-    reference: Mapping[str, Any],
-    limits: Thresholds,
+    reference: ReferenceShares,
+    thresholds: Thresholds,
 ) -> tuple[Drift, ...]:
-    """The index of the counts and of each of ``values`` against ``reference`` (``reference.json`` of a run).
+    """The index of the counts and of each of ``values`` against the reference.
 
-    ``reference["photos"]``, where it is there, says from how many photos each of its parts comes; else it counts as
-    as many as there are records now.
+    Where the reference does not say how many photos it is from, it counts as having as many as there are records now.
     """
-    made = []
+    drifts = []
     for name in ("counts", *values):
         if name not in reference:
             continue
         size = sum(counts.values()) if name == "counts" else len(values[name])
         if not size:
-            made.append(Drift(name, None, limits.psi, False))
+            drifts.append(Drift(name, None, thresholds.psi, False))
             continue
-        now, then = (
+        now, before = (
             shares_by_name(counts, reference[name])
             if name == "counts"
             else shares_by_decile(values[name], reference[name])
         )
         sizes = (size, float(reference.get("photos", {}).get(name) or size))
-        index, limit = psi(now, then, sizes), threshold(len(now), sizes, limits.psi)
-        made.append(Drift(name, round(index, 4), round(limit, 4), size >= limits.min_records and index > limit))
-    return tuple(made)
+        index, limit = psi(now, before, sizes), psi_threshold(len(now), sizes, thresholds.psi)
+        alert = size >= thresholds.min_records and index > limit
+        drifts.append(Drift(name, round(index, 4), round(limit, 4), alert))
+    return tuple(drifts)
 
 
-def reference_confidence(reference: Mapping[str, Any]) -> float | None:
-    """The reference's mean confidence, from its deciles: as if it were spread evenly between two of them."""
+def reference_confidence(reference: ReferenceShares) -> float | None:
+    """The reference's mean confidence, estimated from its deciles as if values were uniform between two of them."""
     deciles = reference.get("confidence")
     return float(np.mean((np.asarray(deciles[1:]) + np.asarray(deciles[:-1])) / 2)) if deciles else None
 
 
-def alerts(found: Sequence[Drift], recent: Recent, expected: float | None, limits: Thresholds) -> tuple[Alert, ...]:
-    """What to raise. ``expected``: the reference's mean confidence, where there is one."""
-    made = [
+def active_alerts(
+    drifts: Sequence[Drift], recent: RecentStatistics, expected_confidence: float | None, thresholds: Thresholds
+) -> tuple[Alert, ...]:
+    """The alerts to raise. ``expected_confidence``: the reference's mean confidence, if there is a reference."""
+    return (*_drift_alerts(drifts), *_recent_alerts(recent, expected_confidence, thresholds))
+
+
+def _drift_alerts(drifts: Sequence[Drift]) -> list[Alert]:
+    return [
         Alert(
-            f"drift of {each.name}",
-            each.psi,
-            each.threshold,
-            f"{each.name} in the window differ from the model's reference: population stability index "
-            f"{each.psi:.2f}, threshold {each.threshold:.2f}; look at the photos and at what changed",
+            f"drift of {drift.name}",
+            drift.psi,
+            drift.threshold,
+            f"{drift.name} in the window differ from the model's reference: population stability index "
+            f"{drift.psi:.2f}, threshold {drift.threshold:.2f}; look at the photos and at what changed",
         )
-        for each in found
-        if each.alert and each.psi is not None
+        for drift in drifts
+        if drift.alert and drift.psi is not None
     ]
-    drop = None if expected is None or recent.confidence_mean is None else expected - recent.confidence_mean
-    span = f"of the last {limits.recent_s / 60:.0f} minutes"
+
+
+def _recent_alerts(recent: RecentStatistics, expected_confidence: float | None, thresholds: Thresholds) -> list[Alert]:
+    drop = None
+    if expected_confidence is not None and recent.confidence_mean is not None:
+        drop = expected_confidence - recent.confidence_mean
+    period = f"of the last {thresholds.recent_s / 60:.0f} minutes"
     rules = [
         (
             "confidence",
             drop,
-            limits.confidence_drop,
+            thresholds.confidence_drop,
             recent.answers,
-            f"the mean confidence {span} is {{:.3f}} below the reference's; look at the photos",
+            f"the mean confidence {period} is {{:.3f}} below the reference's; look at the photos",
         ),
         (
             "mismatches",
             recent.mismatch_share,
-            limits.mismatch_share,
+            thresholds.mismatch_share,
             recent.verdicts,
-            f"{{:.1%}} of the verdicts {span} are mismatches; check some of these bins by hand",
+            f"{{:.1%}} of the verdicts {period} are mismatches; check some of these bins by hand",
         ),
         (
             "errors",
             recent.error_share,
-            limits.error_share,
+            thresholds.error_share,
             recent.requests,
-            f"{{:.1%}} of the requests {span} got no answer; look at the capture's statuses and TorchServe's log",
+            f"{{:.1%}} of the requests {period} failed; look at the statuses in the capture and at TorchServe's log",
         ),
         (
             "latency",
             recent.latency_p99_ms,
-            limits.latency_p99_ms,
+            thresholds.latency_p99_ms,
             recent.requests,
-            f"the slowest hundredth of the answers {span} took {{:.0f}} ms or more; look at load and workers",
+            f"the slowest 1 % of the answers {period} took {{:.0f}} ms or more; check the load and the workers",
         ),
     ]
-    made += [
+    return [
         Alert(name, round(value, 4), limit, text.format(value))
         for name, value, limit, size, text in rules
-        if value is not None and value > limit and size >= limits.min_records
+        if value is not None and value > limit and size >= thresholds.min_records
     ]
-    return tuple(made)
 
 
 def wilson(right: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share (E. B. Wilson, 1927); it holds for few records and for shares near 0 and 1."""
+    """The 95 % interval of a share (E. B. Wilson, 1927); it holds for small samples and shares near 0 and 1."""
     share, square = right / total, Z95**2
     middle = (share + square / (2 * total)) / (1 + square / total)
     half = Z95 / (1 + square / total) * math.sqrt(share * (1 - share) / total + square / (4 * total**2))
     return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def thresholds_from(environ: Mapping[str, str]) -> Thresholds:
-    """The thresholds that BINWATCH_ALERT_<NAME> set. Raises SettingsError with all problems."""
-    found: dict[str, Any] = {}
-    problems = []
-    for field in fields(Thresholds):
-        name = f"BINWATCH_ALERT_{field.name.upper()}"
-        text = environ.get(name)
-        if not text:
-            continue
-        try:
-            found[field.name] = (int if field.name == "min_records" else float)(text)
-            if not 0 < found[field.name] < math.inf:
-                raise ValueError
-        except ValueError:
-            problems.append(f"{name} is {text!r}; give a number above 0, such as {field.default}")
-    if problems:
-        raise SettingsError("; ".join(problems))
-    return Thresholds(**found)
-
-
-def webhook_from(environ: Mapping[str, str]) -> str:
-    """The address that BINWATCH_ALERT_WEBHOOK names, empty for none. Raises SettingsError."""
-    url = environ.get("BINWATCH_ALERT_WEBHOOK") or ""
-    address = urlsplit(url)
-    if url and (address.scheme not in ("http", "https") or not address.hostname):
-        raise SettingsError(f"BINWATCH_ALERT_WEBHOOK is {url!r}; give an address that starts with http:// or https://")
-    return url

@@ -1,4 +1,4 @@
-"""A look at the capture: read it, summarise it, write ``monitoring.json``, tell of alerts, keep a journal.
+"""Reads the capture, summarises it, writes ``monitoring.json``, notifies of alerts and logs the report to MLflow.
 
 python scripts/monitor.py --capture DIR --out DIR [--watch]
 """
@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
-from typing import Any, Protocol
+from typing import Protocol
 
 from serve.errors import BinwatchError, DataError, SettingsError, TrackingError
+from serve.files import write_text
 from serve.monitoring import alerts, records
-from serve.monitoring.drift import Alert, Thresholds
-from serve.monitoring.reader import Place, Reader
+from serve.monitoring.drift import Alert, ReferenceShares, Thresholds
+from serve.monitoring.reader import CaptureSource, Reader
 from serve.monitoring.report import Reference, Report, summarise
 
 log = logging.getLogger(__name__)
@@ -25,71 +26,75 @@ UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 class Journal(Protocol):
-    """Where reports are kept beside the file; ``trainer.monitoring.Journal`` is the real one."""
+    """Provides references and logs reports; implemented by ``trainer.reporting.monitoring_runs.Journal``."""
 
-    def reference(self) -> tuple[str, Mapping[str, Any]] | None:
+    def reference(self) -> tuple[str, ReferenceShares] | None:
         """The version that serves, and what its answers are compared with. Raises TrackingError."""
 
-    def log(self, report: Mapping[str, Any]) -> None:
-        """Keep a report. Raises TrackingError."""
+    def log(self, report: Mapping[str, object]) -> None:
+        """Log a report. Raises TrackingError."""
 
 
 class Monitor:
-    """Looks at a place again and again; what it has read it keeps."""
+    """Creates reports on a capture; each run only reads what is new since the last one.
+
+    ``out``: folder for ``monitoring.json``; ``window``: how far back a report reaches.
+    """
 
     def __init__(
         self,
-        place: Place,
+        source: CaptureSource,
         out: Path,
-        since: timedelta,
-        limits: Thresholds,
+        window: timedelta,
+        thresholds: Thresholds,
         webhook: str = "",
         journal: Journal | None = None,
     ) -> None:
-        self._out, self._since, self._limits = out, since, limits
+        self._out, self._window, self._thresholds = out, window, thresholds
         self._webhook, self._journal = webhook, journal
         self._reference: Reference | None = None
-        self._answers = Reader(place, records.ANSWERS, records.parse_answer, records.ANSWER)
-        self._truths = Reader(place, records.TRUTHS, records.parse_truth, records.TRUTH)
+        self._answers = Reader(source, records.ANSWERS, records.parse_answer, records.ANSWER_DTYPE)
+        self._truths = Reader(source, records.TRUTHS, records.parse_truth, records.TRUTH_DTYPE)
 
-    def look(self, now: datetime | None = None) -> Report:
-        """The report as of ``now``, written and told.
+    def run_once(self, now: datetime | None = None) -> Report:
+        """Create the report as of ``now``, write it, and notify of alerts that started or ended.
 
-        Raises DataError where the capture cannot be read or the report not be written. Raises TrackingError where
-        the journal does not answer, after the report was written with the reference that was known before.
+        Raises DataError if the capture cannot be read or the report cannot be written. Raises TrackingError if the
+        journal does not answer, but only after writing the report with the last known reference.
         """
-        trouble = self._ask_reference()
+        tracking_error = self._update_reference()
         now = now or datetime.now(UTC)
-        first = (now - self._since).date()
-        answers, unreadable = self._answers.rows(first, now.date())
-        truths, foreign = self._truths.rows(first, now.date())
-        report = summarise(answers, truths, unreadable + foreign, now, self._since, self._reference, self._limits)
-        before = last_alerts(self._out)
+        first_day = (now - self._window).date()
+        answers, unreadable_answers = self._answers.rows(first_day, now.date())
+        truths, unreadable_truths = self._truths.rows(first_day, now.date())
+        unreadable = unreadable_answers + unreadable_truths
+        report = summarise(answers, truths, unreadable, now, self._window, self._reference, self._thresholds)
+        events = alerts.diff(last_alerts(self._out), report.alerts)
         write(report, self._out)
-        alerts.tell(alerts.changes(before, report.alerts), self._webhook, report.made_at)
-        if trouble:
-            raise trouble
+        alerts.notify(events, self._webhook, report.made_at)
+        if tracking_error:
+            raise tracking_error
         if self._journal:
             self._journal.log(report.to_json())
         return report
 
-    def _ask_reference(self) -> TrackingError | None:
+    def _update_reference(self) -> TrackingError | None:
         try:
-            found = self._journal.reference() if self._journal else None
+            reference = self._journal.reference() if self._journal else None
         except TrackingError as error:
             return error
-        self._reference = Reference(*found) if found else None
+        self._reference = Reference(*reference) if reference else None
         return None
 
 
-def watch(look: Callable[[], object], heartbeat: Path, interval_s: float, stop: Event) -> None:
-    """Look every ``interval_s`` seconds until ``stop``; touch ``heartbeat`` after each good look.
+def watch(run_once: Callable[[], object], heartbeat: Path, interval_s: float, stop: Event) -> None:
+    """Call ``run_once`` every ``interval_s`` seconds until ``stop`` is set; touch ``heartbeat`` after each success.
 
-    A look that fails, as where a file or a server cannot be reached, is reported and the next one comes in its turn.
+    An error, such as a file or server that cannot be reached, is logged, and the next run comes in its turn.
     """
     while not stop.is_set():
         try:
-            look()
+            run_once()
             heartbeat.touch()
         except BinwatchError as error:
             log.warning("%s; trying again in %.0f s", error, interval_s)
@@ -97,28 +102,26 @@ def watch(look: Callable[[], object], heartbeat: Path, interval_s: float, stop: 
 
 
 def write(report: Report, out: Path) -> None:
-    """Write ``monitoring.json`` into ``out``, whole or not at all. Raises DataError."""
+    """Write ``monitoring.json`` into ``out`` atomically. Raises DataError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        partial = out / f".{FILE}.partial"
-        partial.write_text(json.dumps(report.to_json(), allow_nan=False))
-        partial.replace(out / FILE)
+        write_text(out / FILE, json.dumps(report.to_json(), allow_nan=False))
     except OSError as error:
-        raise DataError(f"{out / FILE} cannot be written: {error}; name another folder with --out") from error
+        raise DataError(f"{out / FILE} cannot be written: {error}; choose another folder with --out") from error
 
 
 def last_alerts(out: Path) -> tuple[Alert, ...]:
-    """The alerts that the last report raised; none where there is no report that can be read."""
+    """The alerts in the last report; none if there is no readable report."""
     try:
-        return tuple(Alert(**each) for each in json.loads((out / FILE).read_bytes())["alerts"])
+        return tuple(Alert(**alert) for alert in json.loads((out / FILE).read_bytes())["alerts"])
     except (OSError, ValueError, LookupError, TypeError):
         return ()
 
 
-def span(text: str) -> timedelta:
-    """``30m``, ``24h``, ``7d`` as a span of time, at most a year. Raises SettingsError."""
-    found = re.fullmatch(r"([1-9]\d{0,5})([mhd])", text)
-    made = timedelta(**{UNITS[found[2]]: int(found[1])}) if found else timedelta.max
-    if made > timedelta(days=366):
+def parse_window(text: str) -> timedelta:
+    """Parse ``30m``, ``24h`` or ``7d``, at most a year. Raises SettingsError."""
+    match = re.fullmatch(r"([1-9]\d{0,5})([mhd])", text)
+    window = timedelta(**{UNITS[match[2]]: int(match[1])}) if match else timedelta.max
+    if window > timedelta(days=366):
         raise SettingsError(f"--since is {text!r}; give minutes, hours or days up to a year: 30m, 24h, 7d")
-    return made
+    return window

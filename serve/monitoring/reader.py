@@ -1,6 +1,6 @@
-"""Where captured files lie, a folder or a bucket, and what was read of them already.
+"""Reads captured files from a folder or a bucket, each line only once.
 
-A file is read once: of one that has grown since only the new lines, so that looking again every minute costs little.
+If a file has grown since the last time, only its new lines are read, so that polling every minute is cheap.
 """
 
 import io
@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import BinaryIO, Protocol, cast
 
 import numpy as np
 
@@ -18,12 +18,12 @@ from serve.errors import DataError
 from serve.monitoring import records
 
 SETTLED_S = 60.0
-"""A file that was not written to for so long has no line that is still being written."""
+"""A file that was not written to for this time counts as complete, including its last line."""
 
 
 @dataclass(frozen=True)
-class File:
-    """A file as it is now. ``stamp``: changes when it is written; ``settled``: nobody seems to write it any more."""
+class CaptureFile:
+    """A file as it was listed. ``stamp``: changes with each write; ``settled``: no process is writing it any more."""
 
     name: str
     size: int
@@ -31,73 +31,74 @@ class File:
     settled: bool
 
 
-class Place(Protocol):
-    """A folder or a bucket."""
+class CaptureSource(Protocol):
+    """The folder or bucket with captured files."""
 
-    def files(self, prefix: str) -> list[File]:
-        """All files ``*.jsonl`` below a folder, by name."""
+    def files(self, prefix: str) -> list[CaptureFile]:
+        """All files ``*.jsonl`` below the folder ``prefix``, sorted by name. Raises DataError."""
 
     def open(self, name: str, offset: int) -> AbstractContextManager[BinaryIO]:
-        """A file from a byte on."""
+        """Open a file at an offset in bytes. Raises DataError, OSError."""
 
 
 @dataclass(frozen=True)
-class Folder:
+class FolderSource:
     """A folder of the file system."""
 
     root: Path
 
-    def files(self, prefix: str) -> list[File]:
-        """Files that go while they are listed are left out."""
-        return [found for path in sorted((self.root / prefix).rglob("*.jsonl")) if (found := self._file(path))]
+    def files(self, prefix: str) -> list[CaptureFile]:
+        """All files ``*.jsonl`` below the folder ``prefix``, except those deleted meanwhile."""
+        paths = sorted((self.root / prefix).rglob("*.jsonl"))
+        return [file for path in paths if (file := self._file(path))]
 
-    def _file(self, path: Path) -> File | None:
+    def _file(self, path: Path) -> CaptureFile | None:
         try:
             stat = path.stat()
         except FileNotFoundError:
             return None
         settled = datetime.now(UTC).timestamp() - stat.st_mtime > SETTLED_S
-        return File(str(path.relative_to(self.root)), stat.st_size, str(stat.st_mtime_ns), settled)
+        return CaptureFile(str(path.relative_to(self.root)), stat.st_size, str(stat.st_mtime_ns), settled)
 
     def open(self, name: str, offset: int) -> AbstractContextManager[BinaryIO]:
-        """Raises OSError."""
+        """Open a file at an offset in bytes. Raises OSError."""
         file = (self.root / name).open("rb", buffering=1 << 20)
         file.seek(offset)
         return file
 
 
-class Bucket:
+class BucketSource:
     """A bucket and a prefix, ``s3://bucket/prefix``, at ``endpoint_url`` or AWS."""
 
     def __init__(self, uri: str, endpoint_url: str | None = None, timeout_s: float = 20.0) -> None:
         self.uri = uri
         self._bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self._client = links.client(endpoint_url, timeout_s, 3)
+        self._client = links.s3_client(endpoint_url, timeout_s, 3)
 
-    def files(self, prefix: str) -> list[File]:
-        """Raises DataError where the store does not answer."""
-        with self._readable_errors():
-            return list(self._listed(prefix))
+    def files(self, prefix: str) -> list[CaptureFile]:
+        """All objects ``*.jsonl`` below the folder ``prefix``. Raises DataError if the store does not answer."""
+        with self._wrap_errors():
+            return list(self._list(prefix))
 
-    def _listed(self, prefix: str) -> Iterator[File]:
+    def _list(self, prefix: str) -> Iterator[CaptureFile]:
         pages = self._client.get_paginator("list_objects_v2")
         for page in pages.paginate(Bucket=self._bucket, Prefix=f"{self._prefix}{prefix}/"):
-            for found in page.get("Contents", ()):
-                name = found["Key"].removeprefix(self._prefix)
-                if name.endswith(".jsonl"):  # an object is always whole
-                    yield File(name, found["Size"], found["ETag"], settled=True)
+            for item in page.get("Contents", ()):
+                name = item["Key"].removeprefix(self._prefix)
+                if name.endswith(".jsonl"):
+                    yield CaptureFile(name, item["Size"], item["ETag"], settled=True)  # objects are always complete
 
     @contextmanager
     def open(self, name: str, offset: int) -> Iterator[BinaryIO]:
-        """Raises DataError where the store does not answer, or stops before the end."""
-        with self._readable_errors():
-            found = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name, Range=f"bytes={offset}-")
-            with closing(found["Body"]) as body:
+        """Open an object at an offset in bytes. Raises DataError if the store does not answer, or stops midway."""
+        with self._wrap_errors():
+            item = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name, Range=f"bytes={offset}-")
+            with closing(item["Body"]) as body:
                 yield cast(BinaryIO, io.BufferedReader(body, 1 << 20))
 
     @contextmanager
-    def _readable_errors(self) -> Iterator[None]:
+    def _wrap_errors(self) -> Iterator[None]:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
@@ -106,58 +107,68 @@ class Bucket:
             raise DataError(f"{self.uri} cannot be read: {error}; check the bucket and BINWATCH_S3_ENDPOINT") from error
 
 
-def place_of(capture: str, endpoint_url: str | None = None) -> Place:
-    """The place that a setting names. Raises DataError where there is no such folder."""
+def open_source(capture: str, endpoint_url: str | None = None) -> CaptureSource:
+    """The folder or bucket that ``capture`` names. Raises DataError if there is no such folder."""
     if capture.startswith("s3://"):
-        return Bucket(capture, endpoint_url)
+        return BucketSource(capture, endpoint_url)
     if not Path(capture).is_dir():
-        raise DataError(f"there is no folder {capture}; name the one that BINWATCH_CAPTURE names for TorchServe")
-    return Folder(Path(capture))
+        raise DataError(f"there is no folder {capture}; give the folder in TorchServe's BINWATCH_CAPTURE")
+    return FolderSource(Path(capture))
 
 
 @dataclass(frozen=True)
-class _Kept:
-    file: File
+class _FileProgress:
+    """What was read of a file up to ``offset``."""
+
+    file: CaptureFile
     offset: int
     unreadable: int
     rows: tuple[records.Rows, ...]
 
 
 class Reader:
-    """Reads one kind of records of a place, day by day, and keeps what it has read."""
+    """Reads the records of one kind from a source, day by day, and caches their rows.
+
+    ``parse``: a line to the fields of ``dtype``.
+    """
 
     def __init__(
-        self, place: Place, prefix: str, parse: Callable[[bytes], tuple[Any, ...]], kind: "np.dtype[Any]"
+        self,
+        source: CaptureSource,
+        prefix: str,
+        parse: Callable[[bytes], tuple[object, ...]],
+        dtype: "np.dtype[np.void]",
     ) -> None:
-        self._place, self._prefix, self._parse, self._kind = place, prefix, parse, kind
-        self._kept: dict[str, _Kept] = {}
+        self._source, self._prefix, self._parse, self._dtype = source, prefix, parse, dtype
+        self._progress: dict[str, _FileProgress] = {}
 
     def rows(self, first: date, last: date) -> tuple[records.Rows, int]:
-        """All rows of the files of some days (UTC), and how many lines could not be read.
+        """All rows from the files of these days (UTC, both included), and the number of unreadable lines.
 
-        Raises DataError where a file cannot be read. Files of other days are forgotten.
+        Files of other days are dropped from the cache. Raises DataError if a file cannot be read.
         """
         days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
-        files = [file for day in days for file in self._place.files(f"{self._prefix}/{day:%Y/%m/%d}")]
-        self._kept = {file.name: self._read(file, self._kept.get(file.name)) for file in files}
-        rows = [part for kept in self._kept.values() for part in kept.rows]
-        found = np.concatenate(rows) if rows else np.empty(0, self._kind)
-        return found, sum(kept.unreadable for kept in self._kept.values())
+        files = [file for day in days for file in self._source.files(f"{self._prefix}/{day:%Y/%m/%d}")]
+        self._progress = {file.name: self._read(file, self._progress.get(file.name)) for file in files}
+        parts = [part for progress in self._progress.values() for part in progress.rows]
+        rows = np.concatenate(parts) if parts else np.empty(0, self._dtype)
+        return rows, sum(progress.unreadable for progress in self._progress.values())
 
-    def _read(self, file: File, kept: _Kept | None) -> _Kept:
-        if kept and _same(file, kept.file) and (kept.offset == file.size or not file.settled):
-            return kept
-        if kept is None or file.size < kept.offset or (file.size == kept.file.size and not _same(file, kept.file)):
-            kept = _Kept(file, 0, 0, ())
-        if kept.offset == file.size:
-            return kept
+    def _read(self, file: CaptureFile, progress: _FileProgress | None) -> _FileProgress:
+        unchanged = progress is not None and _version(file) == _version(progress.file)
+        if progress and unchanged and (progress.offset == file.size or not file.settled):
+            return progress
+        if progress is None or file.size < progress.offset or (file.size == progress.file.size and not unchanged):
+            progress = _FileProgress(file, 0, 0, ())  # new or rewritten: read it from its start
+        if progress.offset == file.size:
+            return progress
         try:
-            with self._place.open(file.name, kept.offset) as lines:
-                rows, tally = records.read(lines, self._parse, self._kind, file.settled, kept.offset)
+            with self._source.open(file.name, progress.offset) as lines:
+                rows, read = records.read(lines, self._parse, self._dtype, file.settled, progress.offset)
         except OSError as error:
             raise DataError(f"{file.name} cannot be read: {error}; check its permissions") from error
-        return _Kept(file, tally.offset, kept.unreadable + tally.unreadable, (*kept.rows, rows))
+        return _FileProgress(file, read.offset, progress.unreadable + read.unreadable, (*progress.rows, rows))
 
 
-def _same(one: File, other: File) -> bool:
-    return (one.size, one.stamp) == (other.size, other.stamp)
+def _version(file: CaptureFile) -> tuple[int, str]:
+    return file.size, file.stamp

@@ -1,11 +1,11 @@
-"""The records of data capture and of ground truth: files of lines in, rows of numbers out.
+"""Parses data capture and ground truth: files of JSON lines to arrays of rows.
 
-    <place>/bin-counter/AllTraffic/yyyy/mm/dd/hh/<name>.jsonl    what was answered (serve/event.py)
-    <place>/ground-truth/yyyy/mm/dd/hh/<name>.jsonl              what was really there, often later
+    <capture>/bin-counter/AllTraffic/yyyy/mm/dd/hh/<name>.jsonl    captured answers (serve/capture_record.py)
+    <capture>/ground-truth/yyyy/mm/dd/hh/<name>.jsonl              manual counts, often days later
 
-A place is a folder or ``s3://bucket/prefix``. Lines are read one after another and never held: with 8 KB photos in
-them a line is parsed in about the time of one without, because reading stops at the input, which our own capture
-writes last. Other orders of keys, as SageMaker's, are read too.
+The capture is a folder or ``s3://bucket/prefix``. Lines are parsed one by one and not kept in memory. A line with an
+8 KB photo takes about as long as one without, because parsing stops at the input, which binwatch writes last. Other
+orders of keys, such as SageMaker's, are supported too.
 """
 
 import base64
@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 ANSWERS, TRUTHS = "bin-counter/AllTraffic", "ground-truth"
 VERDICTS = ("match", "mismatch", "unsure")
 MAX_LINE_BYTES = 16 * 1024**2
-"""Longest line that is read: TorchServe takes 6.5 MB, which is 8.8 MB in base64."""
+"""Longest line that is read: TorchServe accepts 6.5 MB, which is 8.8 MB in base64."""
+PARSE_ERRORS = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError)
+"""What parsing raises for a line that is not a record."""
 
-ANSWER = np.dtype(
+ANSWER_DTYPE = np.dtype(
     [
         ("time_s", "f8"),
         ("event", "i8"),
@@ -38,59 +40,88 @@ ANSWER = np.dtype(
         ("sharpness", "f8"),
     ]
 )
-"""One answer. ``time_s``: since 1970; ``event``: hash of its id; ``count``: its name, ``8+`` for 8 and above, empty
-where there was an error; ``confidence``: probability of that count, 0-1; numbers that a record lacks are NaN."""
-TRUTH = np.dtype([("event", "i8"), ("count", "i4")])
-"""One ground truth: the hash of the event's id, and the number of objects."""
+TRUTH_DTYPE = np.dtype([("event", "i8"), ("count", "i4")])
 
-Rows = NDArray[Any]
+Rows: TypeAlias = NDArray[np.void]
+"""A structured array of ANSWER_DTYPE or TRUTH_DTYPE, shape ``(N,)``."""
+JsonObject: TypeAlias = dict[str, Any]
 _INPUT = b'"endpointInput"'
 
 
+class AnswerRow(NamedTuple):
+    """A captured answer, in the order of ANSWER_DTYPE. Numbers that a record lacks are NaN.
+
+    ``time_s``: since 1970; ``event``: hash of the event_id; ``count_name``: ``8+`` for 8 and above, empty if there was
+    an error; ``confidence``: the probability of that count, 0-1.
+    """
+
+    time_s: float
+    event: int
+    status: int
+    count_name: bytes
+    version: bytes
+    verdict: bytes
+    confidence: float
+    latency_ms: float
+    brightness: float
+    sharpness: float
+
+
+class TruthRow(NamedTuple):
+    """A manual count, in the order of TRUTH_DTYPE. ``event``: hash of the event_id."""
+
+    event: int
+    number: int
+
+
 @dataclass
-class Tally:
-    """Lines that could not be read, and how far a file was read."""
+class ReadProgress:
+    """The number of lines that could not be parsed, and the offset up to which a file was read."""
 
     unreadable: int = 0
     offset: int = 0
 
 
 def read(
-    file: BinaryIO, parse: Callable[[bytes], tuple[Any, ...]], kind: np.dtype[Any], settled: bool, offset: int = 0
-) -> tuple[Rows, Tally]:
-    """The rows of a file that stands at ``offset``; what cannot be parsed is counted.
+    file: BinaryIO,
+    parse: Callable[[bytes], tuple[object, ...]],
+    dtype: "np.dtype[np.void]",
+    settled: bool,
+    offset: int = 0,
+) -> tuple[Rows, ReadProgress]:
+    """Parse the rest of a file that is positioned at ``offset``.
 
-    A last line without its end is left for the next time, unless the file is ``settled``: nobody writes it any more.
+    An incomplete last line is left for the next time, unless the file is ``settled``: nobody is writing it any more.
     """
-    tally = Tally(offset=offset)
-    return np.fromiter(_parsed(file, parse, settled, tally), dtype=kind), tally
+    progress = ReadProgress(offset=offset)
+    return np.fromiter(_parse_lines(file, parse, settled, progress), dtype=dtype), progress
 
 
-def _parsed(
-    file: BinaryIO, parse: Callable[[bytes], tuple[Any, ...]], settled: bool, tally: Tally
-) -> Iterator[tuple[Any, ...]]:
+def _parse_lines(
+    file: BinaryIO, parse: Callable[[bytes], tuple[object, ...]], settled: bool, progress: ReadProgress
+) -> Iterator[tuple[object, ...]]:
     for line, length in _lines(file, settled):
-        tally.offset += length
+        progress.offset += length
         if line.isspace():
             continue
         try:
             yield parse(line)
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError):
-            tally.unreadable += 1
+        except PARSE_ERRORS:
+            progress.unreadable += 1
 
 
 def _lines(file: BinaryIO, settled: bool) -> Iterator[tuple[bytes, int]]:
-    """Whole lines and their lengths in bytes; one that is too long comes as its beginning."""
+    """Complete lines and their lengths in bytes; of a line that is too long only the start."""
     while line := file.readline(MAX_LINE_BYTES):
         length, end = len(line), line[-1:]
-        while end != b"\n" and (more := file.readline(MAX_LINE_BYTES)):
-            length, end = length + len(more), more[-1:]
+        while end != b"\n" and (rest := file.readline(MAX_LINE_BYTES)):
+            length, end = length + len(rest), rest[-1:]
         if end == b"\n" or settled:
             yield line, length
 
 
-def parse_answer(line: bytes) -> tuple[Any, ...]:
-    """A line of data capture -> the fields of ANSWER. Raises ValueError, TypeError, LookupError for what is none."""
+def parse_answer(line: bytes) -> AnswerRow:
+    """Parse a line of data capture. Raises PARSE_ERRORS."""
     record = _load(line)
     metadata = record["eventMetadata"]
     measured = metadata.get("binwatch") or {}
@@ -98,43 +129,47 @@ def parse_answer(line: bytes) -> tuple[Any, ...]:
     if not 100 <= status <= 599:
         raise ValueError(status)
     answer = _output(record["captureData"]["endpointOutput"])
-    count, confidence = _counted(answer) if status < 400 else ("", math.nan)
+    count, confidence = _count_and_confidence(answer) if status < 400 else ("", math.nan)
     verdict = str(answer.get("verdict") or "")
     version = str(measured.get("model_version") or answer.get("model_version") or "")
-    return (
-        _seconds(metadata["inferenceTime"]),
-        hash(str(metadata["eventId"])),
-        status,
-        count.encode("ascii"),
-        version.encode("ascii"),
-        verdict.encode() if verdict in VERDICTS and status < 400 else b"",
-        confidence,
-        *(_number(measured.get(name)) for name in ("latency_ms", "brightness", "sharpness")),
+    return AnswerRow(
+        time_s=_seconds(metadata["inferenceTime"]),
+        event=hash(str(metadata["eventId"])),
+        status=status,
+        count_name=count.encode("ascii"),
+        version=version.encode("ascii"),
+        verdict=verdict.encode() if verdict in VERDICTS and status < 400 else b"",
+        confidence=confidence,
+        latency_ms=_number(measured.get("latency_ms")),
+        brightness=_number(measured.get("brightness")),
+        sharpness=_number(measured.get("sharpness")),
     )
 
 
-def parse_truth(line: bytes) -> tuple[int, int]:
-    """A line of ground truth -> the fields of TRUTH. Raises ValueError, TypeError, LookupError for what is none."""
+def parse_truth(line: bytes) -> TruthRow:
+    """Parse a line of ground truth. Raises PARSE_ERRORS."""
     record = json.loads(line)
     count = int(str(record["groundTruthData"]["data"]).split(",")[0])
     if not 0 <= count <= 99_999:
         raise ValueError(count)
-    return hash(str(record["eventMetadata"]["eventId"])), count
+    return TruthRow(event=hash(str(record["eventMetadata"]["eventId"])), number=count)
 
 
-def _load(line: bytes) -> Any:
-    """A record without its input where that comes last: one brace is opened from there, and three are closed."""
+def _load(line: bytes) -> JsonObject:
+    """Parse a record, without its input if that comes last: it opens one brace, and three braces end the line."""
     cut = line.find(_INPUT)
     line = line.rstrip()
     if cut > 0 and line.count(b"{", cut) == 1 and line.endswith(b"}}}"):
         try:
-            return json.loads(line[: line.rfind(b",", 0, cut)] + b"}}")
+            shortened: JsonObject = json.loads(line[: line.rfind(b",", 0, cut)] + b"}}")
+            return shortened
         except ValueError:
             pass
-    return json.loads(line)
+    record: JsonObject = json.loads(line)
+    return record
 
 
-def _output(part: dict[str, Any]) -> Any:
+def _output(part: JsonObject) -> JsonObject:
     data = part["data"]
     answer = json.loads(base64.b64decode(data) if part.get("encoding") == "BASE64" else data)
     if not isinstance(answer, dict):
@@ -142,12 +177,12 @@ def _output(part: dict[str, Any]) -> Any:
     return answer
 
 
-def _counted(answer: dict[str, Any]) -> tuple[str, float]:
+def _count_and_confidence(answer: JsonObject) -> tuple[str, float]:
     probabilities = answer["probabilities"]
     name = str(int(answer["count"]))
     name = name if name in probabilities else f"{name}+"
     confidence = float(probabilities[name])
-    if not 0 <= confidence <= 1 or len(name) > ANSWER["count"].itemsize:
+    if not 0 <= confidence <= 1 or len(name) > ANSWER_DTYPE["count"].itemsize:
         raise ValueError(answer)
     return name, confidence
 
@@ -157,7 +192,7 @@ def _seconds(text: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _number(value: Any) -> float:
+def _number(value: float | str | None) -> float:
     if value is None:
         return math.nan
     number = float(value)

@@ -1,34 +1,33 @@
-"""What happened to the model lately: rows of data capture and of late ground truth in, a report out. Pure.
+"""The monitoring report: summarises captured answers and ground truth. Pure.
 
-Percentiles are exact: every answer of the window is held, as about 100 bytes, and numpy interpolates linearly between
-the two nearest. An answer belongs to the bucket of its own time, and a ground truth to the answer that it names, also
-when it comes days later; of several for one answer the last counts.
+Percentiles are exact: all answers of the window are in memory, at about 100 bytes each, and numpy interpolates linearly
+between the two nearest values. An answer belongs to the bucket of its own time. Ground truth counts for the answer that
+it names, even if it arrives days later; if there are several for one answer, the last one counts.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve.monitoring import drift, records
-from serve.monitoring.drift import Alert, Drift, Recent, Thresholds
+from serve.monitoring.drift import Alert, Drift, RecentStatistics, ReferenceShares, Thresholds
 from serve.monitoring.records import Rows
 
 WIDTHS = (timedelta(minutes=5), timedelta(hours=1), timedelta(days=1))
-MOST_BUCKETS = 100
+MAX_BUCKETS = 100
 STATISTICS = ("confidence", "brightness", "sharpness")
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """A span of time that begins at ``start`` (ISO, UTC); None where nothing was measured.
+@dataclass(frozen=True, kw_only=True)
+class TimeBucket:
+    """Statistics of a time span that begins at ``start`` (ISO 8601, UTC); None if nothing was measured.
 
-    ``errors``: answers with a status of 400 or above; ``feedback``: answers whose ground truth is known;
-    ``accuracy``: the share of these that was right, with its 95 % interval.
+    ``errors``: answers with status 400 or above; ``feedback``: answers with ground truth; ``accuracy``: the share of
+    these that was right, with its 95 % interval.
     """
 
     start: str
@@ -48,15 +47,15 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Reference:
-    """What records are compared with: ``shares``, ``reference.json`` of the run that made ``version``."""
+    """What answers are compared with: ``shares`` is ``reference.json`` of the run that trained ``version``."""
 
     version: str
-    shares: Mapping[str, Any]
+    shares: ReferenceShares
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
-    """The whole of ``monitoring.json``; buckets without a record are left out."""
+    """The content of ``monitoring.json``; buckets without a record are left out."""
 
     made_at: str
     start: str
@@ -64,15 +63,15 @@ class Report:
     records: int
     unreadable: int
     bucket_s: int
-    buckets: tuple[Bucket, ...]
-    totals: Bucket
+    buckets: tuple[TimeBucket, ...]
+    totals: TimeBucket
     drift: tuple[Drift, ...]
     alerts: tuple[Alert, ...]
     model_versions: Mapping[str, int]
     notes: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """As it is written."""
+    def to_json(self) -> dict[str, object]:
+        """The JSON object in ``monitoring.json``, where ``start`` and ``end`` are called ``from`` and ``to``."""
         content = asdict(self)
         content["from"], content["to"] = content.pop("start"), content.pop("end")
         return content
@@ -83,100 +82,110 @@ def summarise(
     truths: Rows,
     unreadable: int,
     now: datetime,
-    since: timedelta,
+    window: timedelta,
     reference: Reference | None,
-    limits: Thresholds,
+    thresholds: Thresholds,
 ) -> Report:
-    """The report on the answers (records.ANSWER) of the time from ``now - since`` to ``now``; pure."""
-    start, end = (now - since).timestamp(), now.timestamp()
+    """The report on the time from ``now - window`` to ``now``.
+
+    ``answers``: rows of ANSWER_DTYPE; ``truths``: rows of TRUTH_DTYPE; ``unreadable``: lines that could not be parsed.
+    """
+    start, end = (now - window).timestamp(), now.timestamp()
     rows = answers[(answers["time_s"] >= start) & (answers["time_s"] <= end)]
     rows = rows[np.argsort(rows["time_s"], kind="stable")]
-    right = _right(rows, truths)
-    width = bucket_width(since)
-    indices = (rows["time_s"] // width.total_seconds()).astype(np.int64)
+    correct = _correctness(rows, truths)
+    width_s = bucket_width(window).total_seconds()
+    indices = (rows["time_s"] // width_s).astype(np.int64)
     cuts = [0, *(np.flatnonzero(np.diff(indices)) + 1).tolist(), len(rows)] if len(rows) else [0]
     buckets = [
-        _bucket(indices[first] * width.total_seconds(), rows[first:last], right[first:last])
-        for first, last in pairwise(cuts)
+        _bucket(indices[first] * width_s, rows[first:last], correct[first:last]) for first, last in pairwise(cuts)
     ]
-    found, notes = _compared(rows, reference, limits)
-    expected = drift.reference_confidence(reference.shares) if reference else None
+    drifts, notes = _compare_with_reference(rows, reference, thresholds)
+    expected_confidence = drift.reference_confidence(reference.shares) if reference else None
+    recent = _recent_statistics(rows[rows["time_s"] >= end - thresholds.recent_s])
     return Report(
         made_at=_iso(end),
         start=_iso(start),
         end=_iso(end),
         records=len(rows),
         unreadable=unreadable,
-        bucket_s=int(width.total_seconds()),
+        bucket_s=int(width_s),
         buckets=tuple(buckets),
-        totals=_bucket(start, rows, right),
-        drift=found,
-        alerts=drift.alerts(found, _recent(rows[rows["time_s"] >= end - limits.recent_s]), expected, limits),
-        model_versions=_tally(rows["version"]),
+        totals=_bucket(start, rows, correct),
+        drift=drifts,
+        alerts=drift.active_alerts(drifts, recent, expected_confidence, thresholds),
+        model_versions=_count_names(rows["version"]),
         notes=notes,
     )
 
 
-def bucket_width(since: timedelta) -> timedelta:
-    """5 minutes, an hour or a day: the finest that gives at most about 100 buckets."""
-    return next((width for width in WIDTHS if since / width <= MOST_BUCKETS), WIDTHS[-1])
+def bucket_width(window: timedelta) -> timedelta:
+    """5 minutes, an hour or a day: the finest that gives at most MAX_BUCKETS, or a day."""
+    return next((width for width in WIDTHS if window / width <= MAX_BUCKETS), WIDTHS[-1])
 
 
-def _bucket(start_s: float, rows: Rows, right: NDArray[np.int8]) -> Bucket:
+def _bucket(start_s: float, rows: Rows, correct: NDArray[np.int8]) -> TimeBucket:
     answered = rows[rows["count"] != b""]
     latency = rows["latency_ms"][~np.isnan(rows["latency_ms"])]
-    judged = right[right >= 0]
-    low, high = drift.wilson(int(judged.sum()), len(judged)) if len(judged) else (None, None)
-    found = _tally(rows["verdict"])
-    return Bucket(
+    checked = correct[correct >= 0]
+    low, high = drift.wilson(int(checked.sum()), len(checked)) if len(checked) else (None, None)
+    verdicts = _count_names(rows["verdict"])
+    return TimeBucket(
         start=_iso(start_s),
         requests=len(rows),
         errors=int((rows["status"] >= 400).sum()),
-        confidence_mean=_rounded(answered["confidence"], np.mean),
+        confidence_mean=_mean(answered["confidence"]),
         confidence_p10=_percentile(answered["confidence"], 10),
         latency_p50_ms=_percentile(latency, 50),
         latency_p99_ms=_percentile(latency, 99),
-        verdicts={name: found.get(name, 0) for name in records.VERDICTS},
-        counts=_tally(rows["count"]),
-        feedback=len(judged),
-        accuracy=_rounded(judged, np.mean),
+        verdicts={name: verdicts.get(name, 0) for name in records.VERDICTS},
+        counts=_count_names(rows["count"]),
+        feedback=len(checked),
+        accuracy=_mean(checked),
         accuracy_low=low and round(low, 4),
         accuracy_high=high and round(high, 4),
     )
 
 
-def _right(rows: Rows, truths: Rows) -> NDArray[np.int8]:
-    """Of each answer: 1 right, 0 wrong, -1 not known, or not an answer. ``8+`` is right for 8 and above."""
-    right = np.full(len(rows), -1, np.int8)
+def _correctness(rows: Rows, truths: Rows) -> NDArray[np.int8]:
+    """For each answer: 1 right, 0 wrong, -1 without ground truth or failed. ``8+`` is right for 8 and above."""
+    correct = np.full(len(rows), -1, np.int8)
     if not len(truths) or not len(rows):
-        return right
+        return correct
     events, last = np.unique(truths["event"][::-1], return_index=True)
     counts = truths["count"][::-1][last]
-    place = np.minimum(np.searchsorted(events, rows["event"]), len(events) - 1)
-    known = (events[place] == rows["event"]) & (rows["count"] != b"")
+    position = np.minimum(np.searchsorted(events, rows["event"]), len(events) - 1)
+    known = (events[position] == rows["event"]) & (rows["count"] != b"")
     names, inverse = np.unique(rows["count"][known], return_inverse=True)
     number = np.array([int(name.rstrip(b"+")) for name in names], np.int64)[inverse]
     open_top = np.array([name.endswith(b"+") for name in names], bool)[inverse]
-    truth = counts[place][known]
-    right[known] = np.where(open_top, truth >= number, truth == number)
-    return right
+    truth = counts[position][known]
+    correct[known] = np.where(open_top, truth >= number, truth == number)
+    return correct
 
 
-def _compared(rows: Rows, reference: Reference | None, limits: Thresholds) -> tuple[tuple[Drift, ...], tuple[str, ...]]:
-    """The drift of the answers of the reference's version, and what is to be said of it."""
+def _compare_with_reference(
+    rows: Rows, reference: Reference | None, thresholds: Thresholds
+) -> tuple[tuple[Drift, ...], tuple[str, ...]]:
+    """The drift of the answers that the reference's version gave, and notes on it."""
     if reference is None:
-        return (), ("drift is left out: there is no reference of the model that serves",)
-    mine = rows[(rows["version"] == reference.version.encode()) & (rows["count"] != b"")]
-    values = {name: mine[name][~np.isnan(mine[name])] for name in STATISTICS}
-    found = drift.compare(_tally(mine["count"]), values, reference.shares, limits)
-    few = f"{len(mine)} answers of version {reference.version} are in the window, fewer than {limits.min_records}"
-    return found, (f"{few}: drift raises no alert",) if len(mine) < limits.min_records else ()
+        return (), ("drift is left out: there is no reference for the model that serves",)
+    answers = rows[(rows["version"] == reference.version.encode()) & (rows["count"] != b"")]
+    values = {name: answers[name][~np.isnan(answers[name])] for name in STATISTICS}
+    drifts = drift.compare(_count_names(answers["count"]), values, reference.shares, thresholds)
+    if len(answers) >= thresholds.min_records:
+        return drifts, ()
+    note = (
+        f"{len(answers)} answers of version {reference.version} are in the window, fewer than "
+        f"{thresholds.min_records}: drift raises no alert"
+    )
+    return drifts, (note,)
 
 
-def _recent(rows: Rows) -> Recent:
+def _recent_statistics(rows: Rows) -> RecentStatistics:
     totals = _bucket(0.0, rows, np.full(len(rows), -1, np.int8))
     verdicts = sum(totals.verdicts.values())
-    return Recent(
+    return RecentStatistics(
         requests=len(rows),
         answers=int((rows["count"] != b"").sum()),
         verdicts=verdicts,
@@ -187,19 +196,19 @@ def _recent(rows: Rows) -> Recent:
     )
 
 
-def _tally(values: Rows) -> dict[str, int]:
-    """How often each word occurs, the empty one left out; numbers in their order."""
-    names, numbers = np.unique(values[values != b""], return_counts=True)
-    found = {name.decode(): int(number) for name, number in zip(names, numbers, strict=True)}
-    return dict(sorted(found.items(), key=lambda each: (len(each[0].rstrip("+")), each[0])))
+def _count_names(values: NDArray[np.bytes_]) -> dict[str, int]:
+    """How often each name occurs, except for the empty one; numbers are sorted by value."""
+    names, occurrences = np.unique(values[values != b""], return_counts=True)
+    counts = {name.decode(): int(number) for name, number in zip(names, occurrences, strict=True)}
+    return dict(sorted(counts.items(), key=lambda item: (len(item[0].rstrip("+")), item[0])))
 
 
 def _percentile(values: NDArray[np.float64], percent: float) -> float | None:
     return round(float(np.percentile(values, percent)), 4) if len(values) else None
 
 
-def _rounded(values: Rows, what: Any) -> float | None:
-    return round(float(what(values)), 4) if len(values) else None
+def _mean(values: NDArray[np.float64] | NDArray[np.int8]) -> float | None:
+    return round(float(np.mean(values)), 4) if len(values) else None
 
 
 def _iso(seconds: float) -> str:

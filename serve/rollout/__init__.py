@@ -1,1 +1,1 @@
-"""TorchServe under control: its APIs, the model store, canary, probation, rollout, autoscaling."""
+"""Deploying to TorchServe: its APIs, the model store, canary, probation, rollout, autoscaling."""

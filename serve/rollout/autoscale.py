@@ -1,56 +1,108 @@
-"""Target tracking: as many workers as keep the busy share of their time near a target, as the report's policy does.
+"""Autoscaling by target tracking: the number of workers that keeps their busy share near a target.
 
-    python scripts/promote.py --watch --autoscale      the promoter does it, between two rounds
-    python scripts/promote.py --watch --dry-run        only say what would be decided
+    python scripts/promote.py --watch --autoscale      the promoter does it, between two reconciliations
+    python scripts/promote.py --watch --dry-run        only log the decisions
 
 The busy share of the workers over a window is
 
     (seconds that workers held a batch) / (seconds of the window * workers)
 
-TorchServe counts, for each request, the time from leaving the queue to its answer, and a batch of b requests
-counts b times: hence (sum of that time) * batches / requests. It comes to 1 where no worker ever waits.
+TorchServe counts, for each request, the time from leaving the queue to its answer, so a batch of b requests counts b
+times: the numerator is (sum of that time) * batches / requests. The busy share is 1 if no worker is ever idle.
 
-How many: https://docs.aws.amazon.com/autoscaling/application/userguide/target-tracking-scaling-policy-overview.html
-Out at once to ceil(workers * busy share / target); in more conservatively, one worker at a time and only where the
-others stay clearly below the target. A cool-down after scaling out holds up the next step either way; one after
-scaling in holds up the next step in, but never one out.
+Method: https://docs.aws.amazon.com/autoscaling/application/userguide/target-tracking-scaling-policy-overview.html
+Scaling out goes to ceil(workers * busy share / target) at once. Scaling in removes one worker at a time, and only if
+the others then stay clearly below the target. The cool-down after scaling out delays the next step in both directions;
+the one after scaling in delays only the next step in.
+
+The default policy is that of the report (docs/background.md).
 """
 
 import logging
 import math
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from threading import Event
 from typing import Protocol
 
-from serve.environment import Numbers
+from pydantic import Field, ValidationInfo, field_validator
+
 from serve.errors import ServerError
-from serve.rollout.torchserve_client import Loaded, Work
+from serve.rollout.torchserve_client import LoadedVersion, Work
+from serve.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MOST_WORKERS = 3
+MAX_WORKERS = 3
 IN_MARGIN = 0.9
-"""A worker goes only if the others then stay below this share of the target: a load on the edge does not flap."""
+"""A worker is removed only if the others then stay below this share of the target, so that workers do not flap."""
 
 
-@dataclass(frozen=True)
-class ScalingPolicy:
-    """The report's policy. ``least``, ``most``: workers; ``target``: busy share, 0-1; times in seconds."""
+class ScalingPolicy(Settings):
+    """How the number of workers follows the load; the defaults are the report's (docs/background.md)."""
 
-    least: int = 1
-    most: int = MOST_WORKERS
-    target: float = 0.7
-    window_s: float = 30.0
-    out_cooldown_s: float = 30.0
-    in_cooldown_s: float = 30.0
+    least: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        validation_alias="BINWATCH_MIN_WORKERS",
+        description="the smallest number of workers that autoscaling leaves",
+    )
+    most: int = Field(
+        default=MAX_WORKERS,
+        ge=1,
+        le=64,
+        validation_alias="BINWATCH_MAX_WORKERS",
+        description="the largest number of workers; unless set, no more than the machine has cores",
+    )
+    target: float = Field(
+        default=0.7,
+        ge=0.05,
+        le=0.95,
+        validation_alias="BINWATCH_TARGET_UTILISATION",
+        description="the share of their time that workers shall be busy",
+    )
+    window_s: float = Field(
+        default=30.0,
+        ge=5,
+        le=3600,
+        validation_alias="BINWATCH_SCALE_WINDOW_S",
+        description="seconds over which the busy share is measured",
+    )
+    out_cooldown_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=3600,
+        validation_alias="BINWATCH_SCALE_OUT_COOLDOWN_S",
+        description="seconds without a change after workers were added",
+    )
+    in_cooldown_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=3600,
+        validation_alias="BINWATCH_SCALE_IN_COOLDOWN_S",
+        description="seconds without a removal after a worker was removed",
+    )
+
+    @field_validator("most")
+    @classmethod
+    def _at_least_the_least(cls, most: int, info: ValidationInfo) -> int:
+        least = info.data.get("least", most)
+        if most < least:
+            raise ValueError(f"give BINWATCH_MIN_WORKERS, {least}, or more")
+        return most
+
+    def fitted_to(self, cores: int) -> "ScalingPolicy":
+        """With a ``most`` that nobody set, as many workers as ``cores`` at most, but no fewer than ``least``."""
+        if "most" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"most": max(self.least, min(self.most, cores))})
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One look at the server: the default version, its ready workers, and what was done since the server started."""
+    """A measurement: the default version, its workers, and the work done since TorchServe started."""
 
     at_s: float
     version: str
@@ -60,7 +112,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Change:
-    """The last time that the number of workers was changed, and whether it grew."""
+    """The last change of the number of workers, and whether it was scaled out."""
 
     at_s: float
     out: bool
@@ -68,7 +120,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Decision:
-    """How many workers there shall be, and why; ``busy``: their busy share, 0-1, where it is known."""
+    """The number of workers to have, and the reason; ``busy``: the busy share (0-1), if it is known."""
 
     workers: int
     reason: str
@@ -76,12 +128,12 @@ class Decision:
 
 
 def decide(samples: Sequence[Sample], now_s: float, last: Change | None, policy: ScalingPolicy) -> Decision:
-    """How many workers the default version shall have; ``samples`` oldest first, the newest one is about now."""
+    """The number of workers for the default version. ``samples``: oldest first."""
     if not samples or now_s - samples[-1].at_s > policy.window_s:
         return Decision(samples[-1].workers if samples else 0, "there is no fresh measurement")
     workers = samples[-1].workers
     if workers < policy.least:
-        return Decision(policy.least, f"{workers} workers are fewer than the least, {policy.least}")
+        return Decision(policy.least, f"{workers} workers are fewer than the minimum, {policy.least}")
     measured = comparable(samples, now_s, policy.window_s)
     span_s = measured[-1].at_s - measured[0].at_s
     if span_s < policy.window_s:
@@ -91,29 +143,29 @@ def decide(samples: Sequence[Sample], now_s: float, last: Change | None, policy:
 
 
 def _tracked(workers: int, busy: float, now_s: float, last: Change | None, policy: ScalingPolicy) -> Decision:
-    said = f"workers are busy {busy:.0%} of the time, target {policy.target:.0%}"
-    wanted = max(policy.least, min(policy.most, math.ceil(workers * busy / policy.target - 1e-9)))
-    if wanted > workers:
+    reason = f"workers are busy {busy:.0%} of the time, target {policy.target:.0%}"
+    target_workers = max(policy.least, min(policy.most, math.ceil(workers * busy / policy.target - 1e-9)))
+    if target_workers > workers:
         if last and last.out and now_s - last.at_s < policy.out_cooldown_s:
-            return Decision(workers, f"{said}; cooling down after scaling out")
-        return Decision(wanted, said)
-    fits = workers > policy.most or workers * busy <= IN_MARGIN * policy.target * (workers - 1)
-    if wanted == workers or not fits:
-        return Decision(workers, said)
+            return Decision(workers, f"{reason}; cooling down after scaling out")
+        return Decision(target_workers, reason)
+    can_lose_one = workers > policy.most or workers * busy <= IN_MARGIN * policy.target * (workers - 1)
+    if target_workers == workers or not can_lose_one:
+        return Decision(workers, reason)
     if last and now_s - last.at_s < (policy.out_cooldown_s if last.out else policy.in_cooldown_s):
-        return Decision(workers, f"{said}; cooling down")
-    return Decision(workers - 1, said)
+        return Decision(workers, f"{reason}; cooling down")
+    return Decision(workers - 1, reason)
 
 
 def comparable(samples: Sequence[Sample], now_s: float, window_s: float) -> Sequence[Sample]:
-    """The newest samples that can be compared: one version, one number of workers, counters that only grow.
+    """The newest samples that can be compared: of the same version and number of workers, with counters that only grow.
 
-    The first one is the last that is a window old, so that a whole window is covered; none is two windows old.
+    They cover at least one window if there are enough of them, and are less than two windows old.
     """
     start = len(samples) - 1
     while start > 0 and now_s - samples[start].at_s < window_s and _continues(samples[start - 1], samples[start]):
         start -= 1
-    return [each for each in samples[start:] if now_s - each.at_s < 2 * window_s]
+    return [sample for sample in samples[start:] if now_s - sample.at_s < 2 * window_s]
 
 
 def _continues(before: Sample, after: Sample) -> bool:
@@ -122,7 +174,7 @@ def _continues(before: Sample, after: Sample) -> bool:
 
 
 def busy_share(before: Sample, after: Sample) -> float:
-    """The share of their time, 0-1, that the workers held a batch between two samples."""
+    """The share of the time between two samples (0-1) that the workers held a batch."""
     answered = after.work.answered - before.work.answered
     batches = after.work.batches - before.work.batches
     held_s = max(0.0, after.work.held_s - before.work.held_s)
@@ -130,37 +182,37 @@ def busy_share(before: Sample, after: Sample) -> float:
     return min(1.0, held_s * share / ((after.at_s - before.at_s) * after.workers))
 
 
-class Loads(Protocol):
-    """What is asked about the versions; ``serve.torchserve.Management`` is the real one."""
+class VersionSource(Protocol):
+    """Lists the loaded versions, as ``torchserve_client.Management`` does."""
 
-    def loaded(self) -> list[Loaded]:
-        """Every loaded version."""
+    def loaded(self) -> list[LoadedVersion]:
+        """All loaded versions."""
 
 
-class Counts(Protocol):
-    """What is asked about the work done; ``serve.torchserve.Metrics`` is the real one."""
+class WorkSource(Protocol):
+    """Counts the work done, as ``torchserve_client.Metrics`` does."""
 
     def work(self) -> Work:
-        """What was done so far."""
+        """The work done so far."""
 
 
-class Server(Protocol):
-    """Where workers come and go; ``serve.rollout.Rollout`` is the real one."""
+class WorkerPool(Protocol):
+    """Changes the number of workers, as ``rollout.Rollout`` does. ``workers``: how many a new version starts with."""
 
     workers: int
 
     def resize(self, version: str, workers: int) -> None:
-        """Give the default version so many workers without dropping a request."""
+        """Set the number of workers of the default version, without dropping a request."""
 
 
 class Autoscaler:
-    """Keeps the measurements of one server and carries out what is decided. ``dry_run``: only says it."""
+    """Measures one server and carries out the decisions. ``dry_run``: only logs them."""
 
     def __init__(
         self,
-        management: Loads,
-        metrics: Counts,
-        server: Server,
+        management: VersionSource,
+        metrics: WorkSource,
+        server: WorkerPool,
         policy: ScalingPolicy,
         dry_run: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -171,18 +223,18 @@ class Autoscaler:
         self._last: Change | None = None
 
     def step(self) -> Decision:
-        """Measure, decide, act. Raises ServerError, after which the next step goes on.
+        """Measure, decide, act. Raises ServerError; the next step can retry.
 
-        Only the default version is touched, and only where no other one is loaded: what a promotion has in
-        hand is left to it. Versions that are loaded later start with as many workers.
+        The default version is scaled only while no other version is loaded, so as not to interfere with a promotion.
+        Versions that are loaded later start with the same number of workers.
         """
         versions = self._management.loaded()
         if len(versions) != 1 or not versions[0].ready:
             self._samples.clear()
-            return Decision(0, f"{len(versions)} versions are loaded; only one that answers, alone, is scaled")
+            return Decision(0, f"{len(versions)} versions are loaded; only a single, ready version is scaled")
         now_s, version = self._clock(), versions[0]
         self._samples.append(Sample(now_s, version.version, version.workers, self._metrics.work()))
-        self._samples = [each for each in self._samples if now_s - each.at_s < 2 * self._policy.window_s]
+        self._samples = [sample for sample in self._samples if now_s - sample.at_s < 2 * self._policy.window_s]
         decision = decide(self._samples, now_s, self._last, self._policy)
         if decision.workers != version.workers:
             self._change(version, decision)
@@ -190,47 +242,29 @@ class Autoscaler:
             self._server.workers = decision.workers
         return decision
 
-    def _change(self, version: Loaded, decision: Decision) -> None:
-        words = (version.version, version.workers, decision.workers, decision.reason)
+    def _change(self, version: LoadedVersion, decision: Decision) -> None:
+        change = (version.version, version.workers, decision.workers, decision.reason)
         if self._dry_run:
-            log.info("version %s would be scaled from %d to %d workers: %s", *words)
+            log.info("version %s would be scaled from %d to %d workers: %s", *change)
             return
         try:
             self._server.resize(version.version, decision.workers)
-            log.info("version %s was scaled from %d to %d workers: %s", *words)
-        finally:  # a step that failed is not tried again before the cool-down either
+            log.info("version %s was scaled from %d to %d workers: %s", *change)
+        finally:  # a failed step waits for the cool-down, too
             self._last = Change(self._clock(), decision.workers > version.workers)
             self._samples.clear()
 
 
 def watch(scaler: Autoscaler, interval_s: float, stop: Event) -> None:
-    """Take a step every ``interval_s`` seconds until ``stop``, and say what was decided where it differs."""
-    said = ""
+    """Run a step every ``interval_s`` seconds until ``stop``, and log a decision when it differs from the last one."""
+    last = ""
     while not stop.is_set():
         try:
             decision = scaler.step()
             text = f"{decision.workers} workers: {decision.reason}"
         except ServerError as error:
-            text = f"{error}; trying again in {interval_s:.0f} s"
-        if text != said:
+            text = f"{error}; retrying in {interval_s:.0f} s"
+        if text != last:
             log.info(text)
-        said = text
+        last = text
         stop.wait(interval_s)
-
-
-def policy_from(environ: Mapping[str, str], cores: int | None = None) -> ScalingPolicy:
-    """The policy that the environment sets. Raises SettingsError with all problems.
-
-    Without BINWATCH_MAX_WORKERS there are at most as many workers as ``cores``, and at most three.
-    """
-    most = min(MOST_WORKERS, cores or os.cpu_count() or 1)
-    read = Numbers(environ)
-    least = read("BINWATCH_MIN_WORKERS", 1, 1, 64)
-    most = read("BINWATCH_MAX_WORKERS", max(most, least), 1, 64)
-    if most < least:
-        read.problems.append(f"BINWATCH_MAX_WORKERS is {most}, less than BINWATCH_MIN_WORKERS, {least}")
-    target = read("BINWATCH_TARGET_UTILISATION", 0.7, 0.05, 0.95)
-    window_s = read("BINWATCH_SCALE_WINDOW_S", 30.0, 5, 3600)
-    cooldowns = [read(f"BINWATCH_SCALE_{way}_COOLDOWN_S", 30.0, 0, 3600) for way in ("OUT", "IN")]
-    read.check()
-    return ScalingPolicy(least, most, target, window_s, *cooldowns)

@@ -1,4 +1,4 @@
-"""The canary: golden photos, and the answers that their archive promises."""
+"""The canary: golden photos, whose answers must be those that the archive promises."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,11 +8,11 @@ from serve.errors import CanaryError, PhotoError, RefusedError
 from serve.rollout.torchserve_client import Inference
 
 
-def check(inference: Inference, path: Path, version: str) -> None:
-    """Ask ``version`` about all golden photos of its archive. Raises CanaryError where an answer is off."""
+def check_all(inference: Inference, path: Path, version: str) -> None:
+    """Ask ``version`` about every golden photo of its archive. Raises CanaryError where an answer is off."""
     photos = golden_photos(path)
     if not photos:
-        raise CanaryError(f"version {version} has no golden photo to be tried with")
+        raise CanaryError(f"the archive of version {version} has no golden photo to check it with")
     for number in range(len(photos)):
         try:
             check_one(inference, path, version, number, version)
@@ -20,20 +20,23 @@ def check(inference: Inference, path: Path, version: str) -> None:
             raise CanaryError(f"version {version} does not answer golden photo {number}: {error}") from error
 
 
-def check_one(inference: Inference, path: Path, version: str, number: int, asked: str | None = None) -> None:
-    """Ask about one golden photo (the first again after the last): the version ``asked``, or the one that answers.
+def check_one(
+    inference: Inference, path: Path, version: str, number: int, addressed_version: str | None = None
+) -> None:
+    """Ask about golden photo ``number`` (modulo how many there are).
 
-    Raises CanaryError where the answer is not the one that the archive of ``version`` promises, ServerError where there
-    is none.
+    The request goes to ``addressed_version``, or to the default version. Raises CanaryError where the answer is not the
+    one that the archive of ``version`` promises, ServerError where there is none.
     """
     manifest, photos = manifest_of(path), golden_photos(path)
     number %= len(photos)
     try:
-        answer = inference.predict(photos[number][0], asked, probe=True)
+        answer = inference.predict(photos[number][0], addressed_version, probe=True)
     except PhotoError as error:
         raise CanaryError(f"version {version} cannot read golden photo {number}: {error}") from error
     try:
-        off = min(_furthest(answer["probabilities"].values(), each) for each in manifest.promised(number))
+        probabilities = answer["probabilities"].values()
+        off = min(_largest_difference(probabilities, accepted) for accepted in manifest.accepted_answers(number))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CanaryError(f"version {version} answers golden photo {number} with {answer!r:.200}") from error
     if off > manifest.tolerance or answer.get("model_version") != version:
@@ -43,5 +46,5 @@ def check_one(inference: Inference, path: Path, version: str, number: int, asked
         )
 
 
-def _furthest(found: Iterable[float], promised: Iterable[float]) -> float:
-    return max(abs(a - b) for a, b in zip(found, promised, strict=True))
+def _largest_difference(probabilities: Iterable[float], expected: Iterable[float]) -> float:
+    return max(abs(a - b) for a, b in zip(probabilities, expected, strict=True))

@@ -1,41 +1,56 @@
-"""The time after a switch: is the new version as good on live traffic as its canary was? Pure, but for ``policy_from``.
+"""The probation after a switch: does the new version do well on live traffic, too? Pure functions.
 
-For a while the old version stays loaded. What TorchServe counts of requests without a version is compared with what it
-counted before the switch, and golden photos are asked through the same address as everybody's photos. A fault sends
-the new version back; where there is none until the end, the old one is unloaded.
+For a while the old version stays loaded. TorchServe's counters of requests without a version are compared with those
+before the switch, and golden photos are sent to the default version like live traffic. A fault triggers a rollback; if
+there is none until the end, the old version is unloaded.
 
-Traffic moves whole, by ``Rollout.switch``. With several servers it can move in shares, or as a copy that nobody is
-answered with: then each share is a switch with a probation of its own, judged by the same function.
+``Rollout.switch`` moves all traffic at once. With several servers it could move in shares, or be mirrored: then each
+share would be a switch with a probation of its own, assessed by the same function.
 """
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from serve.environment import Numbers
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from serve.settings import Settings
 
 
-@dataclass(frozen=True)
-class ProbationPolicy:
-    """How long a new version is watched, and what is a fault.
+class ProbationPolicy(Settings):
+    """How long a new version is watched, and what counts as a fault. ``duration_s`` 0: no probation."""
 
-    ``error_share``: how much larger (0-1) the share of failed requests may be than before; ``latency_ms``: a mean
-    latency up to this is never one; ``latency_times``: above that, how many times the latency before it may reach;
-    ``least_requests``: fewer say nothing; ``failed_probes``: so many golden photos without the promised answer are one.
-    """
+    model_config = SettingsConfigDict(env_prefix="BINWATCH_WATCH_")
 
-    duration_s: float = 0.0
-    error_share: float = 0.05
-    latency_ms: float = 250.0
-    latency_times: float = 3.0
-    least_requests: int = 20
-    failed_probes: int = 3
+    duration_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=3600,
+        validation_alias="BINWATCH_WATCH_S",
+        description="seconds that a new champion is watched while the old one stays loaded; 0: not at all",
+    )
+    error_share: float = Field(
+        default=0.05, ge=0, le=1, description="by how much the share of failed requests may rise above the share before"
+    )
+    latency_ms: float = Field(default=250.0, ge=1, le=60_000, description="a mean latency up to this is never a fault")
+    latency_times: float = Field(
+        default=3.0, ge=1, le=100, description="above that, how many times the mean latency before is allowed"
+    )
+    least_requests: int = Field(
+        default=20,
+        ge=1,
+        le=1_000_000,
+        validation_alias="BINWATCH_WATCH_MIN_REQUESTS",
+        description="errors and latency count only after this many requests",
+    )
+    failed_probes: int = Field(
+        default=3, ge=1, le=1000, description="how many golden photos without the promised answer are a fault"
+    )
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What requests without a version came to: how many, how many failed, how many a worker answered and in how
-    many seconds altogether. Since TorchServe started, or, subtracted, in between."""
+    """Requests without a version: how many were received, failed and answered by a worker, and the seconds that the
+    answered ones took together. Since TorchServe started or, as a difference, within a span of time."""
 
     requests: float = 0.0
     failed: float = 0.0
@@ -43,7 +58,7 @@ class Traffic:
     seconds: float = 0.0
 
     def since(self, before: "Traffic") -> "Traffic | None":
-        """What was added; None where TorchServe has begun to count again."""
+        """The traffic since ``before``; None where TorchServe was restarted, so that its counters began again."""
         if self.requests < before.requests or self.answered < before.answered:
             return None
         return Traffic(
@@ -55,12 +70,12 @@ class Traffic:
 
     @property
     def failed_share(self) -> float:
-        """0-1."""
+        """The share of requests that failed, 0-1."""
         return min(1.0, self.failed / self.requests) if self.requests else 0.0
 
     @property
     def mean_ms(self) -> float:
-        """From a request's arrival to its answer."""
+        """The mean latency of answered requests, from arrival to answer."""
         return 1000 * self.seconds / self.answered if self.answered else 0.0
 
     def __str__(self) -> str:
@@ -69,12 +84,12 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Observation:
-    """One look at a version on probation: ``over`` when it has lasted long enough; ``fault``: what is wrong with it,
-    if something is; ``said``: what was seen."""
+    """The state of a probation. ``over``: whether it has lasted long enough; ``fault``: the reason for a rollback,
+    empty for none; ``summary``: duration and traffic, for the log."""
 
     over: bool
     fault: str
-    said: str
+    summary: str
 
 
 def assess(
@@ -84,16 +99,19 @@ def assess(
     now: Traffic | None,
     failed_probes: tuple[str, ...],
 ) -> Observation:
-    """``before``, ``now``: the traffic before and since the switch, None where it is not known; ``failed_probes``: what
-    was wrong with the answer to a golden photo, each time that something was."""
+    """Assess a version on probation.
+
+    ``before``, ``now``: the traffic before and since the switch, None where it is not known; ``failed_probes``: the
+    reason of each golden photo that did not get the promised answer.
+    """
     known = before if before and before.requests >= policy.least_requests else None
-    said = (
+    summary = (
         f"{elapsed_s:.0f} s of {policy.duration_s:.0f} s: {now or 'no counted requests'} (before: {known or 'unknown'})"
     )
     faults = [] if now is None or now.requests < policy.least_requests else _traffic_faults(policy, known, now)
     if len(failed_probes) >= policy.failed_probes:
         faults.append(f"{len(failed_probes)} golden photos did not get the promised answer: {failed_probes[-1]}")
-    return Observation(elapsed_s >= policy.duration_s, "; ".join(faults), said)
+    return Observation(elapsed_s >= policy.duration_s, "; ".join(faults), summary)
 
 
 def _traffic_faults(policy: ProbationPolicy, before: Traffic | None, now: Traffic) -> list[str]:
@@ -105,18 +123,3 @@ def _traffic_faults(policy: ProbationPolicy, before: Traffic | None, now: Traffi
     if now.mean_ms > allowed_ms:
         faults.append(f"requests take {now.mean_ms:.0f} ms on average, at most {allowed_ms:.0f} ms are allowed")
     return faults
-
-
-def policy_from(environ: Mapping[str, str] = os.environ) -> ProbationPolicy:
-    """The policy that the environment sets. Raises SettingsError with all problems."""
-    read, name = Numbers(environ), "BINWATCH_WATCH_"
-    policy = ProbationPolicy(
-        read(name + "S", 30.0, 0, 3600),
-        read(name + "ERROR_SHARE", 0.05, 0, 1),
-        read(name + "LATENCY_MS", 250.0, 1, 60_000),
-        read(name + "LATENCY_TIMES", 3.0, 1, 100),
-        read(name + "MIN_REQUESTS", 20, 1, 1_000_000),
-        read(name + "FAILED_PROBES", 3, 1, 1000),
-    )
-    read.check()
-    return policy

@@ -4,28 +4,37 @@ https://pytorch.org/serve/management_api.html, https://pytorch.org/serve/inferen
 https://pytorch.org/serve/metrics_api.html
 """
 
-import re
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from serve.errors import PhotoError, RefusedError, ServerError
 from serve.payload import ATTRIBUTES, PROBE
 from serve.rollout.probation import Traffic
 
+if TYPE_CHECKING:
+    from serve.counter import Answer
+
 MODEL = "bin-counter"
 READY = "READY"
 POLL_S = 0.05
 BATCHING = {"batch_size": 4, "max_batch_delay": 2}
-"""A worker takes up to four requests that wait, and waits up to 2 ms for the second: handing over one by one costs a
-tenth of the processor's time."""
+"""A worker takes up to four waiting requests at once, and waits up to 2 ms for the second: passing them on one by one
+costs a tenth of the CPU time."""
+
+_REQUEST_US = "ts_inference_latency_microseconds"
+_QUEUE_US = "ts_queue_latency_microseconds"
+_BATCH_MS = "PredictionTime"
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """One loaded version: whether it is the default, its workers, and requests waiting for them."""
+class LoadedVersion:
+    """One loaded version: whether it is the default, its workers, and the requests waiting in its queue."""
 
     version: str
     default: bool
@@ -37,8 +46,11 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Work:
-    """What the workers did since TorchServe started: requests answered, the batches that they came in, and the
-    seconds from taking a request out of the queue to its answer, summed over requests."""
+    """What the workers did since TorchServe started.
+
+    ``answered``: requests; ``batches``: in which they were answered; ``held_s``: seconds from leaving the queue to the
+    answer, summed over requests.
+    """
 
     answered: float
     batches: float
@@ -46,31 +58,31 @@ class Work:
 
 
 class Inference:
-    """The prediction side. ``timeout_s``: of one request."""
+    """The inference API. ``timeout_s``: of one request."""
 
     def __init__(self, url: str, timeout_s: float = 60.0) -> None:
         self.url = url.rstrip("/")
         self.timeout_s = timeout_s
         self._session = requests.Session()
 
-    def predict(self, photo: bytes, version: str | None = None, probe: bool = False) -> dict[str, Any]:
+    def predict(self, photo: bytes, version: str | None = None, probe: bool = False) -> "Answer":
         """Ask about one photo. Raises PhotoError for a bad photo, ServerError for everything else.
 
-        ``probe``: only to see whether the model answers; it is not recorded.
+        ``version``: None for the default version; ``probe``: a health check, whose answer is not captured.
         """
         path = f"/predictions/{MODEL}" + (f"/{version}" if version else "")
         headers = {ATTRIBUTES: PROBE} if probe else {}
         response = _call(self._session, "POST", self.url + path, self.timeout_s, data=photo, headers=headers)
         if response.status_code == 400:
             raise PhotoError(_message(response))
-        return dict(_checked(response).json())
+        return dict(_raise_for_status(response).json())
 
 
 class Management:
-    """The model side: load, default, unload. ``timeout_s``: of one request, and of starting workers.
+    """The management API. ``timeout_s``: of one request, and of starting workers.
 
-    Nothing is asked for synchronously: until TorchServe can answer such a request, the thread that reads it answers
-    nobody, and one in sixteen new connections is that thread's.
+    No call is synchronous: while TorchServe works on a synchronous request, the thread that read it serves no other
+    connection, and that is one in sixteen of the new ones.
     """
 
     def __init__(self, url: str, timeout_s: float = 180.0) -> None:
@@ -78,60 +90,60 @@ class Management:
         self.timeout_s = timeout_s
         self._session = requests.Session()
 
-    def loaded(self) -> list[Loaded]:
-        """Every loaded version of the model, none where the model is unknown."""
+    def loaded(self) -> list[LoadedVersion]:
+        """All loaded versions of the model."""
         response = _call(self._session, "GET", f"{self.url}/models/{MODEL}/all", self.timeout_s)
         if response.status_code == 404:
             return []
-        versions = _checked(response).json()
-        default = _call(self._session, "GET", f"{self.url}/models/{MODEL}", self.timeout_s)
-        name = str(_checked(default).json()[0]["modelVersion"])
-        return [_loaded(each, name) for each in versions]
+        versions = _raise_for_status(response).json()
+        response = _call(self._session, "GET", f"{self.url}/models/{MODEL}", self.timeout_s)
+        default = str(_raise_for_status(response).json()[0]["modelVersion"])
+        return [_loaded_version(content, default) for content in versions]
 
     def register(self, archive: str) -> None:
-        """Make an archive of the model store a version, as yet without workers; see ``scale``."""
+        """Register an archive of the model store as a version, without workers; see ``scale``."""
         query: dict[str, str | int] = {"url": archive, "model_name": MODEL, "initial_workers": 0, **BATCHING}
-        _checked(_call(self._session, "POST", f"{self.url}/models", self.timeout_s, params=query))
+        _raise_for_status(_call(self._session, "POST", f"{self.url}/models", self.timeout_s, params=query))
 
     def set_default(self, version: str) -> None:
-        """Let requests without a version go to ``version``."""
+        """Let ``version`` answer the requests that name none."""
         url = f"{self.url}/models/{MODEL}/{version}/set-default"
-        _checked(_call(self._session, "PUT", url, self.timeout_s))
+        _raise_for_status(_call(self._session, "PUT", url, self.timeout_s))
 
     def scale(self, version: str, workers: int) -> None:
-        """Give a version so many workers and wait until they run; one that goes is killed with what it holds.
+        """Set the number of workers of a version and wait until they run. A removed worker is killed with its requests.
 
-        Raises RefusedError where one ends before it is ready, and ServerError where that takes longer than the timeout.
+        Raises RefusedError where a worker dies before it is ready, ServerError where it takes longer than the timeout.
         """
         url, query = f"{self.url}/models/{MODEL}/{version}", {"min_worker": workers, "max_worker": workers}
-        _checked(_call(self._session, "PUT", url, self.timeout_s, params=query))
-        first: dict[str, int] = {}
+        _raise_for_status(_call(self._session, "PUT", url, self.timeout_s, params=query))
+        first_pids: dict[str, int] = {}
         deadline = time.monotonic() + self.timeout_s
         while time.monotonic() < deadline:
-            found = _checked(_call(self._session, "GET", url, self.timeout_s)).json()[0]["workers"]
-            if len(found) == workers and all(each["status"] == READY for each in found):
+            running = _raise_for_status(_call(self._session, "GET", url, self.timeout_s)).json()[0]["workers"]
+            if len(running) == workers and all(worker["status"] == READY for worker in running):
                 return
-            started = [each for each in found if each["status"] != READY and each["pid"] > 0]
-            if any(first.setdefault(each["id"], each["pid"]) != each["pid"] for each in started):
-                raise RefusedError(f"a worker of version {version} ends before it is ready; TorchServe's log says why")
+            starting = [worker for worker in running if worker["status"] != READY and worker["pid"] > 0]
+            if any(first_pids.setdefault(worker["id"], worker["pid"]) != worker["pid"] for worker in starting):
+                raise RefusedError(f"a worker of version {version} dies before it is ready; TorchServe's log says why")
             time.sleep(POLL_S)
-        raise ServerError(f"version {version} has not {workers} workers after {self.timeout_s:.0f} s: {found}")
+        raise ServerError(f"version {version} does not have {workers} workers after {self.timeout_s:.0f} s: {running}")
 
     def unregister(self, version: str) -> None:
-        """Unload a version. TorchServe refuses to unload the default.
+        """Unload a version. TorchServe refuses to unload the default version while there are others.
 
-        Where a worker's thread ends while TorchServe waits for its process, it answers 500 and puts the version back;
-        asked again, it unloads it.
+        If a worker's thread ends while TorchServe waits for its process, TorchServe answers 500 and restores the
+        version; a second request then unloads it.
         """
         url = f"{self.url}/models/{MODEL}/{version}"
         response = _call(self._session, "DELETE", url, self.timeout_s)
         if response.status_code == 500:
             response = _call(self._session, "DELETE", url, self.timeout_s)
-        _checked(response)
+        _raise_for_status(response)
 
 
 class Metrics:
-    """The counting side, in Prometheus' text format. ``timeout_s``: of one request."""
+    """The metrics API, in Prometheus' text format. ``timeout_s``: of one request."""
 
     def __init__(self, url: str, timeout_s: float = 10.0) -> None:
         self.url = url.rstrip("/")
@@ -139,67 +151,90 @@ class Metrics:
         self._session = requests.Session()
 
     def work(self) -> Work:
-        """What was done so far. Raises ServerError where TorchServe does not count it."""
-        return work(self._text())
+        """The work done so far. Raises ServerError where TorchServe does not count it."""
+        return parse_work(self._page())
 
     def traffic(self) -> Traffic:
-        """Requests without a version so far, whichever version answered them."""
-        return traffic(self._text())
+        """The requests without a version so far, whichever version answered them."""
+        return parse_traffic(self._page())
 
-    def _text(self) -> str:
-        return _checked(_call(self._session, "GET", f"{self.url}/metrics", self.timeout_s)).text
+    def _page(self) -> str:
+        return _raise_for_status(_call(self._session, "GET", f"{self.url}/metrics", self.timeout_s)).text
 
 
-def work(text: str) -> Work:
-    """What the metrics page says of our model, all versions together. Raises ServerError where it does not count."""
-    names = ("ts_inference_latency_microseconds", "ts_queue_latency_microseconds", "PredictionTime")
-    missing = [name for name in names if f"# TYPE {name} histogram" not in text]
+def parse_work(page: str) -> Work:
+    """The work on our model, all versions together, from a metrics page. Raises ServerError where it is not counted."""
+    families = _families(page)
+    histograms = {family.name for family in families if family.type == "histogram"}
+    missing = [name for name in (_REQUEST_US, _QUEUE_US, _BATCH_MS) if name not in histograms]
     if missing:
         raise ServerError(
             f"TorchServe does not count {', '.join(missing)}; start it with metrics_mode=prometheus and "
-            "metrics_config=serve/metrics.yaml, as serve/config.properties does"
+            "metrics_config=serve/torchserve/metrics.yaml, as serve/torchserve/config.properties does"
         )
-    held_us = _summed(text, f"{names[0]}_sum") - _summed(text, f"{names[1]}_sum")
-    return Work(_summed(text, f"{names[0]}_count"), _summed(text, f"{names[2]}_count"), held_us / 1e6)
+    held_us = _total(families, f"{_REQUEST_US}_sum") - _total(families, f"{_QUEUE_US}_sum")
+    return Work(_total(families, f"{_REQUEST_US}_count"), _total(families, f"{_BATCH_MS}_count"), held_us / 1e6)
 
 
-def traffic(text: str) -> Traffic:
-    """What the metrics page says of requests without a version; of failed ones there is only the number of all."""
-    latency = "ts_inference_latency_microseconds"
-    requests_, answered, us = (
-        _summed(text, name, 'model_version="default"')
-        for name in ("ts_inference_requests_total", f"{latency}_count", f"{latency}_sum")
+def parse_traffic(page: str) -> Traffic:
+    """The requests without a version, from a metrics page. Failed ones are only counted for all requests together."""
+    families = _families(page)
+    received, answered, us = (
+        _total(families, name, model_version="default")
+        for name in ("ts_inference_requests_total", f"{_REQUEST_US}_count", f"{_REQUEST_US}_sum")
     )
-    failed = sum(float(value) for value in re.findall(r"^Requests5XX(?:_total)?\{.*\} (\S+)$", text, re.MULTILINE))
-    return Traffic(requests_, failed, answered, us / 1e6)
+    failures = ("Requests5XX", "Requests5XX_total")
+    failed = sum(sample.value for family in families for sample in family.samples if sample.name in failures)
+    return Traffic(requests=received, failed=failed, answered=answered, seconds=us / 1e6)
 
 
-def _summed(text: str, name: str, label: str = "") -> float:
-    """One metric over all its labels that name our model, and ``label``; 0 before its first value."""
-    pattern = rf'^{name}\{{(?=[^}}]*{label})[^}}]*(?:model_name|ModelName)="{MODEL}"[^}}]*\}} (\S+)$'
-    return sum(float(value) for value in re.findall(pattern, text, re.MULTILINE))
+def _families(page: str) -> list[Metric]:
+    try:
+        return list(text_string_to_metric_families(page))
+    except ValueError as error:
+        raise ServerError(f"TorchServe's metrics cannot be read: {error}; is this its metrics address?") from error
 
 
-def _loaded(found: dict[str, Any], default: str) -> Loaded:
-    workers = found["workers"]
-    return Loaded(
-        version=str(found["modelVersion"]),
-        default=str(found["modelVersion"]) == default,
+def _total(families: Iterable[Metric], name: str, **labels: str) -> float:
+    """One metric of our model, summed over all samples that have ``labels``; 0 before its first value."""
+    return sum(
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == name
+        and MODEL in (sample.labels.get("model_name"), sample.labels.get("ModelName"))
+        and labels.items() <= sample.labels.items()
+    )
+
+
+def _loaded_version(content: dict[str, Any], default: str) -> LoadedVersion:
+    workers = content["workers"]
+    return LoadedVersion(
+        version=str(content["modelVersion"]),
+        default=str(content["modelVersion"]) == default,
         workers=len(workers),
         ready=sum(worker["status"] == READY for worker in workers),
-        pending=int(found.get("jobQueueStatus", {}).get("pendingRequests", 0)),
-        archive=found["modelUrl"],
+        pending=int(content.get("jobQueueStatus", {}).get("pendingRequests", 0)),
+        archive=content["modelUrl"],
     )
 
 
-def _call(session: requests.Session, method: str, url: str, timeout_s: float, **kwargs: Any) -> requests.Response:
+def _call(
+    session: requests.Session,
+    method: str,
+    url: str,
+    timeout_s: float,
+    params: Mapping[str, str | int] | None = None,
+    data: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> requests.Response:
     try:
-        return session.request(method, url, timeout=timeout_s, **kwargs)
+        return session.request(method, url, timeout=timeout_s, params=params, data=data, headers=headers)
     except requests.RequestException as error:
         raise ServerError(f"TorchServe at {url} does not answer: {error}; is it running?") from error
 
 
-def _checked(response: requests.Response) -> requests.Response:
+def _raise_for_status(response: requests.Response) -> requests.Response:
     if not response.ok:
         raise RefusedError(
             f"TorchServe answered {response.status_code} to {response.request.method} {response.url}: "

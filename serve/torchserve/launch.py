@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Start TorchServe, with workers that import torch only if they need it. Takes the options of `torchserve`.
 
-TorchServe's worker imports torch to see whether an answer is a tensor, and on a CPU nothing else of a worker needs it:
-it would cost each of them seconds of a core, just when the others answer, and its memory. TorchServe starts its workers
-with the Python that it runs on itself, so it is told that this file is one.
+TorchServe's worker imports torch only to check whether an answer is a tensor. On a CPU nothing else needs it, and the
+import costs each starting worker its memory and seconds of a core that the serving workers need. TorchServe starts its
+workers with ``sys.executable``, so this sets that to this file, which then poses as a Python interpreter.
 """
 
 import importlib
@@ -11,30 +11,29 @@ import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 
-class Later(ModuleType):
-    """A module that is imported with the first look at anything in it."""
+class LazyModule(ModuleType):
+    """A module that is imported when one of its attributes is first accessed."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(importlib.import_module(self.__name__), name)
 
 
-def run(script: str) -> None:
-    """Run TorchServe's worker as Python does, its options being what follows it in the command."""
+def run_worker(script: str) -> None:
+    """Run TorchServe's worker script as Python would, with the options that follow it on the command line."""
     sys.argv = sys.argv[1:]
     sys.path.insert(0, str(Path(script).parent))
-    sys.modules["torch"] = Later("torch")
+    sys.modules["torch"] = LazyModule("torch")
     importlib.import_module("ts.protocol.otf_message_handler")
-    del sys.modules["torch"]  # whoever imports it from now on gets the real one
+    del sys.modules["torch"]  # later imports get the real module
     runpy.run_path(script, run_name="__main__")
 
 
 if __name__ == "__main__":
     del sys.path[0]  # this folder
     if sys.argv[1:] and sys.argv[1].endswith(".py"):
-        run(sys.argv[1])
+        run_worker(sys.argv[1])
     else:
         from ts.model_server import start
 

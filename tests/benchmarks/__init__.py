@@ -1,1 +1,4 @@
-"""The benchmarks that scripts/bench.py runs, and their peers."""
+"""The benchmarks that ``scripts/bench.py`` runs: one ``bench_*`` module per subject, with its peers.
+
+Run ``python scripts/bench.py --help`` for their names. They are not part of the product.
+"""

@@ -1,4 +1,4 @@
-"""The network of the serving benchmark's peers, as TorchServe's image handler loads it: ResNet-34, eager."""
+"""The network of the peers of the serving benchmark, as TorchServe's image handler loads it: ResNet-34, eager mode."""
 
 from torchvision.models.resnet import BasicBlock, ResNet
 

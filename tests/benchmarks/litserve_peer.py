@@ -1,4 +1,4 @@
-"""A peer of the serving benchmark: the eager ResNet-34 behind LitServe, as its documentation serves images.
+"""A peer of the serving benchmark: the eager ResNet-34 behind LitServe, as LitServe's documentation serves images.
 
     python -m tests.benchmarks.litserve_peer WEIGHTS PORT WORKERS
 
@@ -9,7 +9,6 @@ import base64
 import io
 import sys
 from pathlib import Path
-from typing import Any
 
 import litserve
 import torch
@@ -21,14 +20,13 @@ from tests.benchmarks.eager import ImageClassifier
 
 
 class EagerApi(litserve.LitAPI):  # type: ignore[misc]
-    """Decode, resize and crop as TorchServe's stock handler does, and the five most probable classes."""
+    """Decodes, resizes and crops as TorchServe's stock handler, and returns the five most probable classes."""
 
     def __init__(self, weights: Path) -> None:
         super().__init__()
         self.weights = weights
 
     def setup(self, device: str) -> None:
-        """Load the network."""
         self.model = ImageClassifier()
         self.model.load_state_dict(torch.load(self.weights, weights_only=True))
         self.model.eval().to(device)
@@ -42,7 +40,7 @@ class EagerApi(litserve.LitAPI):  # type: ignore[misc]
         )
 
     def decode_request(self, request: dict[str, str]) -> Tensor:
-        """A request's photo as ``(1, 3, 224, 224)``."""
+        """The photo of a request as ``(1, 3, 224, 224)``."""
         image = Image.open(io.BytesIO(base64.b64decode(request["image_data"]))).convert("RGB")
         pixels: Tensor = self.process(image)
         return pixels.unsqueeze(0)
@@ -50,11 +48,10 @@ class EagerApi(litserve.LitAPI):  # type: ignore[misc]
     def predict(self, x: Tensor) -> Tensor:
         """Probabilities ``(1, 1000)``."""
         with torch.inference_mode():
-            found: Tensor = self.model(x).softmax(1)
-        return found
+            probabilities: Tensor = self.model(x).softmax(1)
+        return probabilities
 
-    def encode_response(self, output: Tensor) -> dict[str, Any]:
-        """The five most probable classes."""
+    def encode_response(self, output: Tensor) -> dict[str, float]:
         probabilities, classes = output.topk(5, dim=1)
         return dict(zip(map(str, classes[0].tolist()), probabilities[0].tolist(), strict=True))
 

@@ -1,7 +1,7 @@
-"""A TCP proxy that makes a network as bad as wanted: for the fetch's benchmark and its tests.
+"""A TCP proxy that simulates a bad network, for the benchmark of fetching photos and its tests.
 
-It knows no more of HTTP than that a GET fits into one read: each one is delayed, and a seeded share
-of them is answered 503 SlowDown, cut in the middle of the answer, or reset.
+It delays every GET. A seeded random share of them is answered 503 SlowDown, cut in the middle of the answer, or reset.
+It assumes that a GET request fits into one read.
 """
 
 import asyncio
@@ -24,7 +24,10 @@ CUT_BYTES = 700
 
 @dataclass
 class SlowProxy:
-    """What is done to requests. ``delay_s`` each; shares (0-1) of them throttled, cut and reset."""
+    """The proxy and its faults: ``delay_s`` per request, and the shares (0-1) that are throttled, cut and reset.
+
+    ``done``: how many requests met which fate.
+    """
 
     upstream: tuple[str, int]
     delay_s: float = 0.0
@@ -39,7 +42,7 @@ class SlowProxy:
 
     @contextmanager
     def running(self) -> Iterator[str]:
-        """Serve in a thread of its own; yields the address."""
+        """Serve in a background thread; yields the address."""
         loop = asyncio.new_event_loop()
         server = loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
         thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -52,24 +55,24 @@ class SlowProxy:
             thread.join(10)
             loop.close()
 
-    def _fate(self) -> str:
-        drawn = self._random.random()
+    def _draw_fate(self) -> str:
+        number = self._random.random()
         for name in ("throttled", "cut", "reset"):
-            drawn -= getattr(self, name)
-            if drawn < 0:
+            number -= getattr(self, name)
+            if number < 0:
                 return name
         return "passed"
 
     async def _serve(self, client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.CancelledError):
             server, request = await asyncio.open_connection(*self.upstream)
-            state = {"left": -1}  # bytes of the answer until the cut; negative: no cut
+            state = {"left": -1}  # bytes of the answer until the cut; negative for no cut
             back = asyncio.create_task(_pump(server, answer, state))
             try:
                 while data := await client.read(1 << 16):
                     if data.startswith((b"GET", b"HEAD")):
                         await asyncio.sleep(self.delay_s)
-                        fate = self._fate()
+                        fate = self._draw_fate()
                         self.done[fate] += 1
                         if fate == "reset":
                             _reset(answer)
@@ -100,7 +103,7 @@ async def _pump(server: asyncio.StreamReader, answer: asyncio.StreamWriter, stat
 
 
 def _reset(answer: asyncio.StreamWriter) -> None:
-    """Close so that the other side sees a reset, not an end."""
+    """Close so that the client sees a connection reset, not an end of file."""
     answer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     answer.transport.abort()
 

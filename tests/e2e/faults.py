@@ -19,11 +19,12 @@ from typing import Any
 import requests
 
 from serve.errors import ServerError, TrackingError
-from serve.rollout.torchserve_client import Loaded, Management
+from serve.rollout.torchserve_client import LoadedVersion, Management
 from tests.e2e.stack import Stack
 from trainer.registry.mlflow_registry import Registry
 from trainer.registry.runs import RunInfo
-from trainer.registry.versions import CHAMPION, Status, Version
+from trainer.registry.status import Status
+from trainer.registry.versions import CHAMPION, Version
 
 POLL_S = 0.05
 OUTAGE_S = 8.0
@@ -127,7 +128,7 @@ class Scene:
         newest = self.registry.versions()[0]
         return newest if int(newest.number) > self.before else None
 
-    def loaded(self) -> dict[str, Loaded]:
+    def loaded(self) -> dict[str, LoadedVersion]:
         """What TorchServe has loaded; nothing while it is down. Each time over a connection of its own: TorchServe may
         have bound one that is kept to the thread that loads a model for seconds."""
         try:
@@ -140,7 +141,7 @@ class Scene:
         networks = inspect(self.stack, "serve")["NetworkSettings"]["Networks"]
         return f"http://{networks[name_of(self.stack, 'management')]['IPAddress']}:8081"
 
-    def newcomer(self) -> Loaded | None:
+    def newcomer(self) -> LoadedVersion | None:
         """The loaded version that was not there before."""
         return next((each for each in self.loaded().values() if int(each.version) > self.before), None)
 

@@ -10,11 +10,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.conftest import TINY
+from tests.models import TINY
 from tests.e2e.conftest import SHOWN_S, text_with
 from trainer.data.dataset import DataSpec
 from trainer.registry.mlflow_registry import Registry
-from trainer.training.run import learn
+from trainer.training.run import load_and_fit
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
 
@@ -25,7 +25,7 @@ def test_mlflow_compares_three_runs_with_their_curves_and_parameters(
     ids = []
     for rate in (0.001, 0.002, 0.004):
         with Registry(mlflow_url).run(f"rate {rate}") as run:
-            learn(DataSpec(drawn, limit=100), replace(TINY, epochs=2, learning_rate=rate), tmp_path, run)
+            load_and_fit(DataSpec(drawn, limit=100), replace(TINY, epochs=2, learning_rate=rate), tmp_path, run)
         ids.append(run.id)
     about = requests.get(f"{mlflow_url}/api/2.0/mlflow/runs/get", params={"run_id": ids[0]}, timeout=30).json()
     experiment = about["run"]["info"]["experiment_id"]

@@ -15,13 +15,15 @@ import pytest
 
 from serve.archives.archive import unpacked
 from serve.manifest import read_manifest, sha256
+from serve.settings import OFF, settings_of
 from tests.conftest import rounds
 from tests.e2e.faults import MOMENTS, SERVICES, Case, Client, Scene, fault, wait_for
 from tests.e2e.stack import ONE_THREAD, ROOT, Stack
 from trainer.artifacts import ARCHIVE_SHA
 from trainer.evaluation import policy
 from trainer.registry.signed_archive import fetch
-from trainer.registry.versions import PREVIOUS, Status
+from trainer.registry.status import Status
+from trainer.registry.versions import PREVIOUS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
 
@@ -67,7 +69,7 @@ def settings(photos: Path) -> dict[str, str]:
         "BINWATCH_EPOCHS": "1",
         "BINWATCH_RETRAIN_ON_DRIFT": "0",
         "BINWATCH_GATE_POLICY": policy.GREATER,
-        **{policy.variable(name): policy.OFF for name in policy.GUARDS},
+        **{setting.variable: OFF for setting in settings_of(policy.GatePolicy) if setting.allowed.endswith(OFF)},
         "BINWATCH_WATCH_S": "4",
         "BINWATCH_WORKERS": "1",
         "BINWATCH_AUTOSCALE": "0",

@@ -13,7 +13,7 @@ from selenium.webdriver.remote.webdriver import WebDriver
 
 from serve.local.servers import free_port, gateway_server
 from tests.e2e.conftest import log_of, text_with
-from tests.e2e.test_page import DESKTOP, PHONE, by_id, complaints, opened, overflow_px, wait
+from tests.e2e.test_page import DESKTOP, PHONE, axe_violations, by_id, open_page, overflow_px, wait
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
 PICTURE = "#history-body .plot svg[role=img]"
@@ -26,13 +26,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(home: Path) -> Iterator[str]:
-    """A gateway; no TorchServe is needed to look at what was written."""
-    nowhere = f"http://127.0.0.1:{free_port()}"
-    with gateway_server(home, nowhere, environ={"BINWATCH_MONITORING": str(home)}) as address:
+    """A gateway without TorchServe, which the history does not need."""
+    unused = f"http://127.0.0.1:{free_port()}"
+    with gateway_server(home, unused, environ={"BINWATCH_MONITORING": str(home)}) as address:
         yield address
 
 
-def stretch(version: str, start: str, end: str | None, did: str = "promoted", **other: Any) -> dict[str, Any]:
+def stretch(version: str, start: str, end: str | None, did: str = "promoted", **more: Any) -> dict[str, Any]:
     return {
         "version": version,
         "from": start,
@@ -45,18 +45,18 @@ def stretch(version: str, start: str, end: str | None, did: str = "promoted", **
         "revision": "c" * 40,
         "run_id": "r",
         "execution": None,
-        **other,
+        **more,
     }
 
 
 def history() -> dict[str, Any]:
-    """What scripts/monitor.py writes after two promotions and a rollback."""
+    """The history.json after two promotions and a rollback."""
     steps = [
         {"name": "train", "status": "Succeeded", "seconds": 95.0, "cached": False},
         {"name": "evaluate", "status": "Succeeded", "seconds": 0.2, "cached": True},
         {"name": "promote", "status": "Failed", "seconds": 3, "cached": False},
     ]
-    about = {"started": "2026-11-23T10:00:00Z", "seconds": 98.4, "why": ["drift of brightness"], "steps": steps}
+    common = {"started": "2026-11-23T10:00:00Z", "seconds": 98.4, "why": ["drift of brightness"], "steps": steps}
     return {
         "made_at": "2026-11-24T12:00:00Z",
         "served": [
@@ -65,40 +65,40 @@ def history() -> dict[str, Any]:
             stretch("1", "2026-11-23T12:00:00Z", "2026-11-24T09:00:00Z"),
         ],
         "executions": [
-            {"id": "b", "decision": "promoted", "reasons": ["greater"], "status": "finished", "version": "2", **about},
-            {"id": "a", "decision": "", "reasons": [], "status": "failed", "version": None, **about},
+            {"id": "b", "decision": "promoted", "reasons": ["greater"], "status": "finished", "version": "2", **common},
+            {"id": "a", "decision": "", "reasons": [], "status": "failed", "version": None, **common},
         ],
     }
 
 
-def shown(browser: WebDriver, home: Path, content: object) -> None:
-    """Write the file, and read it again."""
+def write_and_refresh(browser: WebDriver, home: Path, content: object) -> None:
+    """Write history.json and press the button that loads it again."""
     (home / "history.json").write_text(content if isinstance(content, str) else json.dumps(content))
     by_id(browser, "refresh").click()
 
 
-def test_the_history_is_drawn_told_and_listed(browser: WebDriver, url: str, home: Path) -> None:
-    opened(browser, f"{url}/#monitoring")
+def test_the_history_is_drawn_described_and_listed(browser: WebDriver, url: str, home: Path) -> None:
+    open_page(browser, f"{url}/#monitoring")
     text_with(browser, "There is no history yet.", "there is no history.json yet", "scripts/monitor.py")
-    for damaged in ("{", "[3]"):
-        shown(browser, home, damaged)
+    for text in ("{", "[3]"):
+        write_and_refresh(browser, home, text)
         text_with(browser, "The history cannot be read.")
-    shown(browser, home, {"served": [], "executions": []})
-    text_with(browser, "Nothing has served yet.", "The pipeline has not run yet.")
-    shown(browser, home, {"served": 3, "executions": [None, 4]})
-    text_with(browser, "Nothing has served yet.", "The pipeline has not run yet.")
+    write_and_refresh(browser, home, {"served": [], "executions": []})
+    text_with(browser, "No model has served yet.", "The pipeline has not run yet.")
+    write_and_refresh(browser, home, {"served": 3, "executions": [None, 4]})
+    text_with(browser, "No model has served yet.", "The pipeline has not run yet.")
 
-    shown(browser, home, history())
+    write_and_refresh(browser, home, history())
     text_with(
-        browser, "Which model served when", "Version 1 serves since", "What the pipeline did", "promoted", "failed"
+        browser, "Which model served when", "Version 1 has served since", "What the pipeline did", "promoted", "failed"
     )
     picture = wait(browser, lambda driver: driver.find_element(By.CSS_SELECTOR, PICTURE))
-    assert "3 in all; the newest first: version 1, rolled-back; version 2 with 60 %, promoted" in str(
+    assert "3 in total, newest first: version 1, rolled-back; version 2 with 60 %, promoted" in str(
         picture.get_attribute("aria-label")
     )
     lines = picture.find_elements(By.CSS_SELECTOR, "line.line")
-    assert [each.get_attribute("class") for each in lines] == ["line accent", "line accent", "line second"]
-    spans = [(float(str(each.get_attribute("x1"))), float(str(each.get_attribute("x2")))) for each in lines]
+    assert [line.get_attribute("class") for line in lines] == ["line accent", "line accent", "line second"]
+    spans = [(float(str(line.get_attribute("x1"))), float(str(line.get_attribute("x2")))) for line in lines]
     assert spans[0][1] - spans[0][0] == pytest.approx(10.5 * (spans[1][1] - spans[1][0]), rel=0.02)  # 21 h and 2 h
     assert len(picture.find_elements(By.CSS_SELECTOR, ".band")) == 2
     by_id(browser, "history-body").find_element(By.CSS_SELECTOR, "details.numbers summary").click()
@@ -106,22 +106,19 @@ def test_the_history_is_drawn_told_and_listed(browser: WebDriver, url: str, home
     assert [row.text.split()[1] for row in rows] == ["1", "2", "1"]
     assert "60.0 % 45.0 % to 80.0 % promoted: because of 2 dddddddddddd cccccccccccc" in rows[1].text
     browser.find_element(By.CSS_SELECTOR, ".executions summary").click()
-    text_with(browser, "Started because drift of brightness", "Succeeded, taken from before", "95 s", "0.2 s", "98 s")
-    assert complaints(browser) == []
-    assert not [
-        each
-        for each in log_of(browser, "browser")
-        if "history" in str(each) and "404" not in str(each) and "503" not in str(each)
-    ]
+    text_with(browser, "Started because drift of brightness", "Succeeded, from the cache", "95 s", "0.2 s", "98 s")
+    assert axe_violations(browser) == []
+    errors = [str(entry) for entry in log_of(browser, "browser") if "history" in str(entry)]
+    assert all("404" in error or "503" in error for error in errors)
 
 
 def test_the_history_is_reached_by_keyboard_and_is_only_text(browser: WebDriver, url: str, home: Path) -> None:
     evil = "<img src=x onerror=\"document.title='owned'\">"
-    found = history()
-    found["served"][1] |= {"reason": evil, "version": evil}
-    found["executions"][0] |= {"reasons": [evil], "decision": evil}
-    (home / "history.json").write_text(json.dumps(found))
-    opened(browser, f"{url}/#monitoring")
+    content = history()
+    content["served"][1] |= {"reason": evil, "version": evil}
+    content["executions"][0] |= {"reasons": [evil], "decision": evil}
+    (home / "history.json").write_text(json.dumps(content))
+    open_page(browser, f"{url}/#monitoring")
     wait(browser, lambda driver: driver.find_elements(By.CSS_SELECTOR, PICTURE))
     by_id(browser, "refresh").send_keys("")
     for name in ("details.numbers", ".executions details"):
@@ -139,8 +136,8 @@ def test_the_history_fits_and_axe_finds_nothing(
     browser: WebDriver, url: str, home: Path, size: tuple[int, int], dark: bool
 ) -> None:
     (home / "history.json").write_text(json.dumps(history()))
-    opened(browser, f"{url}/#monitoring", size, dark)
+    open_page(browser, f"{url}/#monitoring", size, dark)
     wait(browser, lambda driver: driver.find_elements(By.CSS_SELECTOR, PICTURE))
-    browser.execute_script("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    browser.execute_script("document.querySelectorAll('details').forEach((element) => { element.open = true; })")
     browser.save_screenshot(str(home / f"{size[0]}.png"))
-    assert (overflow_px(browser), complaints(browser)) == (0, [])
+    assert (overflow_px(browser), axe_violations(browser)) == (0, [])

@@ -35,7 +35,7 @@ PHONE, DESKTOP = (320, 640), (1280, 900)
 
 @dataclass(frozen=True)
 class Page:
-    """A running gateway, its folder, the browser's, and a photo with the count that the model sees in it."""
+    """A running gateway and its folder, the browser's folder, and a photo with the count that the model predicts."""
 
     url: str
     home: Path
@@ -44,7 +44,7 @@ class Page:
     count: int
 
 
-def certain(path: Path, target: Path, count: int) -> Path:
+def certain_archive(path: Path, target: Path, count: int) -> Path:
     """A copy of an archive for which ``count`` fits every photo and all other counts fit none."""
     manifest = manifest_of(path)
     scores = {name: (1.0 if name == str(count) else -1.0,) * 40 for name in manifest.names}
@@ -60,7 +60,7 @@ def page(torchserve: Served, trained: Trained, shelf: Path, tmp_path_factory: py
     home = tmp_path_factory.mktemp("page")
     photo = trained.data.test.photos[0].path
     (answer,) = ask(trained.archive, [photo])
-    deploy(torchserve, certain(trained.archive, home / "certain.mar", answer["count"]), "3")
+    deploy(torchserve, certain_archive(trained.archive, home / "certain.mar", answer["count"]), "3")
     (home / "monitoring").mkdir()
     environ = {"BINWATCH_CAPTURE": str(home / "capture"), "BINWATCH_MONITORING": str(home / "monitoring")}
     with gateway_server(home, torchserve.inference.url, environ=environ) as url:
@@ -68,8 +68,8 @@ def page(torchserve: Served, trained: Trained, shelf: Path, tmp_path_factory: py
     emptied(torchserve)
 
 
-def opened(browser: WebDriver, url: str, size: tuple[int, int] = DESKTOP, dark: bool = False) -> None:
-    """Open an address anew, in a window of that size."""
+def open_page(browser: WebDriver, url: str, size: tuple[int, int] = DESKTOP, dark: bool = False) -> None:
+    """Load an address from scratch, in a window of that size."""
     width, height = size
     devtools(
         browser,
@@ -91,8 +91,8 @@ def by_id(browser: WebDriver, name: str) -> Any:
     return browser.find_element(By.ID, name)
 
 
-def checked(browser: WebDriver, page: Page, quantity: object, photo: Path | None = None) -> str:
-    """Choose a photo, type a quantity, press the button; the result's heading."""
+def check_bin(browser: WebDriver, page: Page, quantity: object, photo: Path | None = None) -> str:
+    """Choose a photo, enter a quantity and press the button. Returns the result's heading."""
     choose(browser, page, photo or page.photo)
     by_id(browser, "quantity").clear()
     by_id(browser, "quantity").send_keys(str(quantity))
@@ -120,64 +120,65 @@ def overflow_px(browser: WebDriver) -> int:
     )
 
 
-def complaints(browser: WebDriver) -> list[str]:
+def axe_violations(browser: WebDriver) -> list[str]:
     """What axe-core finds wrong with the page as it is, by the rules of WCAG 2.1 AA."""
     browser.execute_script(AXE.read_text())
     rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
     script = (
         "axe.run({runOnly: arguments[0]}).then(arguments[1], (error) => arguments[1]({violations: [String(error)]}))"
     )
-    found = browser.execute_async_script(script, rules)["violations"]
-    return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found]
+    violations = browser.execute_async_script(script, rules)["violations"]
+    return [f"{rule['id']}: {[node['html'] for node in rule['nodes']]}" for rule in violations]
 
 
-def requested(browser: WebDriver) -> set[str]:
-    """The addresses that the browser asked since the page was opened."""
+def requested_urls(browser: WebDriver) -> set[str]:
+    """The addresses that the browser requested since the page was opened."""
     messages = [json.loads(entry["message"])["message"] for entry in log_of(browser, "performance")]
-    sent = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
-    return {url for url in sent if not url.startswith(("blob:", "data:", "about:"))}
+    requests = [message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+    urls = [parameters["request"]["url"] for parameters in requests]
+    return {url for url in urls if not url.startswith(("blob:", "data:", "about:"))}
 
 
-def test_a_photo_and_a_quantity_get_a_verdict_and_feedback_is_kept(browser: WebDriver, page: Page) -> None:
-    opened(browser, page.url)
+def test_a_photo_and_a_quantity_get_a_verdict_and_feedback_is_stored(browser: WebDriver, page: Page) -> None:
+    open_page(browser, page.url)
     text_with(browser, "Model 3 answers")
-    assert checked(browser, page, page.count) == "Match"
+    assert check_bin(browser, page, page.count) == "Match"
     assert browser.switch_to.active_element.get_attribute("id") == "result-title"
-    shown = text_with(browser, "as recorded", "How probable is each count?", "What was really in the bin?")
-    assert "most probable, recorded" in shown
-    shares = [each.text for each in browser.find_elements(By.CSS_SELECTOR, ".bars .share")]
+    text = text_with(browser, "as recorded", "How probable is each count?", "What was really in the bin?")
+    assert "most probable, recorded" in text
+    shares = [element.text for element in browser.find_elements(By.CSS_SELECTOR, ".bars .share")]
     assert len(shares) == 5
-    assert abs(sum(int(each.strip("<% ")) for each in shares) - 100) <= 3
-    judged = browser.find_element(By.CSS_SELECTOR, "img.judged")
-    assert judged.get_property("naturalWidth") == 224
+    assert abs(sum(int(share.strip("<% ")) for share in shares) - 100) <= 3
+    image = browser.find_element(By.CSS_SELECTOR, "img.judged")
+    assert image.get_property("naturalWidth") == 224
 
     browser.find_element(By.CSS_SELECTOR, ".choices [aria-label='4 objects']").click()
-    text_with(browser, "Thank you: 4 objects noted")
+    text_with(browser, "Thank you: 4 objects saved")
     (path,) = (page.home / "capture" / "ground-truth").rglob("*.jsonl")
     assert json.loads(path.read_text())["groundTruthData"]["data"] == "4"
 
-    other = page.count % 5 + 1
-    assert checked(browser, page, other) == "Mismatch"
-    text_with(browser, f"the record says {other}. Recount this bin.")
-    assert checked(browser, page, 7) == "Unsure"
+    wrong_count = page.count % 5 + 1
+    assert check_bin(browser, page, wrong_count) == "Mismatch"
+    text_with(browser, f"the record says {wrong_count}. Recount this bin.")
+    assert check_bin(browser, page, 7) == "Unsure"
     text_with(browser, "it knows 1 to 5 objects")
     by_id(browser, "count-only").click()
     text_with(browser, "Nothing was compared.")
     assert not [entry for entry in log_of(browser, "browser") if entry["level"] == "SEVERE"]
-    assert all(url.startswith(page.url) for url in requested(browser))
+    assert all(url.startswith(page.url) for url in requested_urls(browser))
 
 
-def test_what_is_missing_or_no_photo_is_said_at_the_field(browser: WebDriver, page: Page, tmp_path: Path) -> None:
-    opened(browser, page.url)
+def test_missing_and_invalid_values_are_reported_at_the_field(browser: WebDriver, page: Page, tmp_path: Path) -> None:
+    open_page(browser, page.url)
     by_id(browser, "submit").click()
     assert by_id(browser, "photo-error").text == "Choose or take a photo of the bin first."
-    assert by_id(browser, "quantity-error").text == "Type the recorded quantity, a whole number."
+    assert by_id(browser, "quantity-error").text == "Enter the recorded quantity, a whole number."
     assert browser.switch_to.active_element.get_attribute("id") == "photo"
     assert by_id(browser, "quantity").get_attribute("aria-invalid") == "true"
 
     (tmp_path / "notes.txt").write_text("no photo")
     choose(browser, page, tmp_path / "notes.txt")
-    assert by_id(browser, "photo-error").text == "notes.txt is no photo. Choose a JPEG or PNG file."
+    assert by_id(browser, "photo-error").text == "notes.txt is not a photo. Choose a JPEG or PNG file."
     (tmp_path / "broken.jpg").write_bytes(page.photo.read_bytes()[:40])
     choose(browser, page, tmp_path / "broken.jpg")
     assert "broken.jpg cannot be read as a photo" in by_id(browser, "photo-error").text
@@ -185,26 +186,26 @@ def test_what_is_missing_or_no_photo_is_said_at_the_field(browser: WebDriver, pa
 
     choose(browser, page, page.photo)
     wait(browser, lambda driver: not by_id(driver, "photo-error").is_displayed())
-    for wrong in ("-1", "2.5", "many"):
+    for text in ("-1", "2.5", "many"):
         by_id(browser, "quantity").clear()
-        by_id(browser, "quantity").send_keys(wrong)
+        by_id(browser, "quantity").send_keys(text)
         by_id(browser, "submit").click()
-        assert f"“{wrong}” is no whole number" in by_id(browser, "quantity-error").text
-    assert not any(url.endswith("/verify") for url in requested(browser))
+        assert f"“{text}” is not a whole number" in by_id(browser, "quantity-error").text
+    assert not any(url.endswith("/verify") for url in requested_urls(browser))
 
 
-def test_a_large_photo_is_made_smaller_before_it_is_sent(browser: WebDriver, page: Page, tmp_path: Path) -> None:
+def test_a_large_photo_is_scaled_down_before_it_is_sent(browser: WebDriver, page: Page, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (2400, 3600, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.jpg", quality=95)
     assert (tmp_path / "large.jpg").stat().st_size > 6_500_000
-    opened(browser, page.url)
-    assert checked(browser, page, 2, tmp_path / "large.jpg") in ("Match", "Mismatch")
-    judged = browser.find_element(By.CSS_SELECTOR, "img.judged")
-    assert (judged.get_property("naturalWidth"), judged.get_property("naturalHeight")) == (1600, 1067)
+    open_page(browser, page.url)
+    assert check_bin(browser, page, 2, tmp_path / "large.jpg") in ("Match", "Mismatch")
+    image = browser.find_element(By.CSS_SELECTOR, "img.judged")
+    assert (image.get_property("naturalWidth"), image.get_property("naturalHeight")) == (1600, 1067)
 
 
 def test_the_camera_takes_a_photo(browser: WebDriver, page: Page) -> None:
-    opened(browser, page.url)
+    open_page(browser, page.url)
     by_id(browser, "camera").click()
     wait(browser, lambda driver: by_id(driver, "viewfinder").get_property("videoWidth") > 0)
     by_id(browser, "shutter").click()
@@ -214,31 +215,32 @@ def test_the_camera_takes_a_photo(browser: WebDriver, page: Page) -> None:
     text_with(browser, "Nothing was compared.")
 
 
-def test_without_torchserve_or_a_model_it_says_so_and_tries_again(
-    browser: WebDriver, page: Page, tmp_path: Path
-) -> None:
-    with upstream_server() as told, gateway_server(tmp_path, told.url) as url:
-        told.status, told.body = 404, b'{"code": 404, "type": "ModelNotFoundException", "message": "Model not found"}'
-        opened(browser, url)
+def test_without_torchserve_or_a_model_it_says_so_and_can_retry(browser: WebDriver, page: Page, tmp_path: Path) -> None:
+    with upstream_server() as upstream, gateway_server(tmp_path, upstream.url) as url:
+        upstream.status, upstream.body = (
+            404,
+            b'{"code": 404, "type": "ModelNotFoundException", "message": "Model not found"}',
+        )
+        open_page(browser, url)
         text_with(browser, "No model yet")
-        assert checked(browser, page, 2) == "There is no model yet"
-        text_with(browser, "trained and put in place by itself", "asks to wait 10 s")
-        told.status, told.body = 503, b'{"code": 503, "type": "ServiceUnavailableException", "message": "full"}'
+        assert check_bin(browser, page, 2) == "There is no model yet"
+        text_with(browser, "trained and deployed automatically", "asks to wait 10 s")
+        upstream.status, upstream.body = 503, b'{"code": 503, "type": "ServiceUnavailableException", "message": "full"}'
         browser.find_element(By.CSS_SELECTOR, "#result-body button").click()
         text_with(browser, "The server is busy")
-        told.status, told.body = 200, b"<html>"
+        upstream.status, upstream.body = 200, b"<html>"
         browser.find_element(By.CSS_SELECTOR, "#result-body button").click()
         text_with(browser, "The counting server failed")
-    with gateway_server(tmp_path, told.url) as url:
-        opened(browser, url)
-        assert checked(browser, page, 2) == "The counting server is down"
-        text_with(browser, "No counts at the moment", "Nothing is lost.")
-    by_id(browser, "submit").click()  # the gateway is gone too
+    with gateway_server(tmp_path, upstream.url) as url:
+        open_page(browser, url)
+        assert check_bin(browser, page, 2) == "The counting server is down"
+        text_with(browser, "Not available", "Nothing is lost.")
+    by_id(browser, "submit").click()  # the gateway is down too
     text_with(browser, "The server cannot be reached")
 
 
 def bucket(start: datetime, requests: int) -> dict[str, Any]:
-    """One of monitoring.json's."""
+    """A bucket of monitoring.json."""
     some = requests > 0
     return {
         "start": start.isoformat().replace("+00:00", "Z"),
@@ -255,11 +257,11 @@ def bucket(start: datetime, requests: int) -> dict[str, Any]:
     }
 
 
-def monitored() -> dict[str, Any]:
-    """What scripts/monitor.py writes for a day with a quiet hour and photos that became darker."""
+def monitoring_report() -> dict[str, Any]:
+    """The monitoring.json of a day with an hour without requests and photos that became darker."""
     start = datetime(2026, 11, 23, 6, tzinfo=UTC)
-    found = {"counts": 0.03, "confidence": 0.1, "brightness": 0.31, "sharpness": 0.05}
-    drift = [{"name": name, "psi": psi, "threshold": 0.2, "alert": psi > 0.2} for name, psi in found.items()]
+    indices = {"counts": 0.03, "confidence": 0.1, "brightness": 0.31, "sharpness": 0.05}
+    drift = [{"name": name, "psi": psi, "threshold": 0.2, "alert": psi > 0.2} for name, psi in indices.items()]
     message = "the photos' brightness has moved"
     return {
         "made_at": "2026-11-24T06:00:00Z",
@@ -275,25 +277,25 @@ def monitored() -> dict[str, Any]:
     }
 
 
-def test_monitoring_shows_what_was_found_and_says_when_there_is_nothing(browser: WebDriver, page: Page) -> None:
+def test_monitoring_shows_the_report_and_says_when_there_is_none(browser: WebDriver, page: Page) -> None:
     file = page.home / "monitoring" / "monitoring.json"
-    opened(browser, f"{page.url}/#monitoring")
+    open_page(browser, f"{page.url}/#monitoring")
     text_with(browser, "There is nothing to show yet.", "scripts/monitor.py")
     file.write_text("{")
     by_id(browser, "refresh").click()
-    text_with(browser, "The monitoring cannot be read.")
-    file.write_text(json.dumps({**monitored(), "records": 0}))
+    text_with(browser, "The monitoring report cannot be read.")
+    file.write_text(json.dumps({**monitoring_report(), "records": 0}))
     by_id(browser, "refresh").click()
-    text_with(browser, "Nothing was captured in this time.")
+    text_with(browser, "Nothing was captured in this period.")
 
-    file.write_text(json.dumps(monitored()))
+    file.write_text(json.dumps(monitoring_report()))
     by_id(browser, "refresh").click()
     text_with(
         browser,
         "Confidence over time",
         "Verdicts over time",
         "Counts predicted",
-        "Time to answer",
+        "Response time",
         "Accuracy from feedback",
         "Drift since training",
         "brightness: the photos' brightness has moved",
@@ -305,29 +307,29 @@ def test_monitoring_shows_what_was_found_and_says_when_there_is_nothing(browser:
     wait(browser, lambda driver: len(driver.find_elements(By.CSS_SELECTOR, ".plot svg[role=img]")) == 6)
     (confidence, *_) = browser.find_elements(By.CSS_SELECTOR, ".plot svg")
     mean = confidence.find_element(By.CSS_SELECTOR, "path.line.accent").get_attribute("d")
-    assert str(mean).count("M") == 2  # the quiet hour is a gap
+    assert str(mean).count("M") == 2  # the hour without requests is a gap
     browser.find_element(By.CSS_SELECTOR, "details.numbers summary").click()
     rows = browser.find_elements(By.CSS_SELECTOR, "details.numbers[open] tbody tr")
     assert [row.text.split(" ", 1)[1] for row in rows[2:5]] == ["61 % 35 %", "- -", "61 % 35 %"]
-    assert complaints(browser) == []
-    assert all(url.startswith(page.url) for url in requested(browser))
+    assert axe_violations(browser) == []
+    assert all(url.startswith(page.url) for url in requested_urls(browser))
 
 
 def test_a_name_in_the_file_is_text_and_nothing_else(browser: WebDriver, page: Page) -> None:
     evil = "<img src=x onerror=\"document.title='owned'\">"
-    found = {**monitored(), "alerts": [{"name": evil, "message": evil}], "model_versions": {evil: 1}}
-    (page.home / "monitoring" / "monitoring.json").write_text(json.dumps(found))
-    opened(browser, f"{page.url}/#monitoring")
+    report = {**monitoring_report(), "alerts": [{"name": evil, "message": evil}], "model_versions": {evil: 1}}
+    (page.home / "monitoring" / "monitoring.json").write_text(json.dumps(report))
+    open_page(browser, f"{page.url}/#monitoring")
     text_with(browser, evil)
     assert browser.title == "Monitoring - binwatch"
 
 
 def test_the_keyboard_is_enough(browser: WebDriver, page: Page) -> None:
-    opened(browser, page.url)
+    open_page(browser, page.url)
     text_with(browser, "Model 3 answers")
 
-    def press(*pressed: str) -> str:
-        ActionChains(browser).send_keys(*pressed).perform()
+    def press(*names: str) -> str:
+        ActionChains(browser).send_keys(*names).perform()
         focused = browser.switch_to.active_element
         return str(focused.get_attribute("id") or focused.text)
 
@@ -341,7 +343,7 @@ def test_the_keyboard_is_enough(browser: WebDriver, page: Page) -> None:
     assert press(Keys.TAB) == "photo"
     outline = "return getComputedStyle(document.getElementById('choose')).outlineStyle"
     assert browser.execute_script(outline) == "solid"
-    choose(browser, page, page.photo)  # the system's own dialog opens on a key; a test cannot type into it
+    choose(browser, page, page.photo)  # a key would open the system's file dialog, which a test cannot type into
     assert press(Keys.TAB) == "camera"
     assert press(Keys.TAB) == "quantity"
     press(Keys.ARROW_UP, Keys.ARROW_UP, Keys.ARROW_DOWN)
@@ -352,7 +354,7 @@ def test_the_keyboard_is_enough(browser: WebDriver, page: Page) -> None:
     wait(browser, lambda driver: driver.switch_to.active_element.get_attribute("id") == "result-title")
     assert press(Keys.TAB) == "1"
     press(Keys.ENTER)
-    text_with(browser, "Thank you: 1 object noted")
+    text_with(browser, "Thank you: 1 object saved")
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
@@ -360,19 +362,19 @@ def test_the_keyboard_is_enough(browser: WebDriver, page: Page) -> None:
 def test_it_fits_a_phone_and_axe_finds_nothing(
     browser: WebDriver, page: Page, size: tuple[int, int], dark: bool
 ) -> None:
-    (page.home / "monitoring" / "monitoring.json").write_text(json.dumps(monitored()))
-    opened(browser, page.url, size, dark)
+    (page.home / "monitoring" / "monitoring.json").write_text(json.dumps(monitoring_report()))
+    open_page(browser, page.url, size, dark)
     text_with(browser, "Model 3 answers")
     ground = browser.execute_script("return getComputedStyle(document.documentElement).backgroundColor")
     assert (ground == "rgb(16, 21, 27)") is dark
-    assert (overflow_px(browser), complaints(browser)) == (0, [])
+    assert (overflow_px(browser), axe_violations(browser)) == (0, [])
     for quantity in (page.count, page.count % 5 + 1, 7):
-        checked(browser, page, quantity)
-        browser.execute_script("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
-        assert (overflow_px(browser), complaints(browser)) == (0, []), quantity
+        check_bin(browser, page, quantity)
+        browser.execute_script("document.querySelectorAll('details').forEach((element) => { element.open = true; })")
+        assert (overflow_px(browser), axe_violations(browser)) == (0, []), quantity
     by_id(browser, "tab-monitoring").click()
     wait(browser, lambda driver: len(driver.find_elements(By.CSS_SELECTOR, ".plot svg[role=img]")) == 6)
-    assert (overflow_px(browser), complaints(browser)) == (0, [])
+    assert (overflow_px(browser), axe_violations(browser)) == (0, [])
 
 
 def test_a_key_is_asked_for_and_forgotten_with_the_tab(
@@ -381,14 +383,14 @@ def test_a_key_is_asked_for_and_forgotten_with_the_tab(
     key = keys.add(tmp_path / "keys.json", "page")
     environ = {"BINWATCH_API_KEYS": str(tmp_path / "keys.json")}
     with gateway_server(tmp_path, torchserve.inference.url, environ=environ) as url:
-        opened(browser, url)
+        open_page(browser, url)
         text_with(browser, "An API key is needed")
         assert browser.switch_to.active_element.get_attribute("id") == "key"
         ActionChains(browser).send_keys("bw_wrong", Keys.ENTER).perform()
         text_with(browser, "This key is not valid")
         ActionChains(browser).send_keys(key, Keys.ENTER).perform()
         text_with(browser, "Model 3 answers", "Forget the API key")
-        assert checked(browser, page, page.count) == "Match"
+        assert check_bin(browser, page, page.count) == "Match"
         assert browser.execute_script("return localStorage.length + document.cookie.length") == 0
         browser.get(url)
         text_with(browser, "Model 3 answers")

@@ -4,19 +4,19 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from serve.errors import TrainingError
 from serve.local.servers import s3_server
-from tests.conftest import LEFT
 from tests.e2e.stack import ROOT, Stack
-from trainer.data import prepared, s3, synthetic, transfer
+from tests.models import LEFT
+from trainer.data import s3, synthetic, transfer
 from trainer.data.abid import read_inventory
 from trainer.data.counts import Counts
+from trainer.data.prepare import prepare
 from trainer.experiments import runners
-from trainer.experiments.runners import Job
+from trainer.experiments.runners import EpochReport, Job
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("stack")]
 
@@ -32,8 +32,8 @@ def stack(docker: None) -> Iterator[Stack]:
 
 def test_the_trainer_sees_real_photos_and_the_files_beside_them(stack: Stack, abid: Path) -> None:
     code = (
-        "import os; from pathlib import Path; from trainer.abid import read_inventory; "
-        "from trainer.counts import Counts; "
+        "import os; from pathlib import Path; from trainer.data.abid import read_inventory; "
+        "from trainer.data.counts import Counts; "
         "photos = read_inventory(Path(os.environ['BINWATCH_DATA']), Counts()).photos; "
         "print(len(photos), len({photo.bin for photo in photos}))"
     )
@@ -57,8 +57,8 @@ def test_the_trainer_takes_photos_from_an_s3_store(stack: Stack, drawn: Path, tm
     given = json.loads(done.stdout)["services"]["trainer"]["environment"]
     assert (given["BINWATCH_DATA"], given["BINWATCH_S3_ENDPOINT"]) == ("s3://bins/abid", "http://store:1")
     code = (
-        "from pathlib import Path; from trainer import cli; from trainer.sources import read_source; "
-        "spec = cli.data_spec({'data': 's3://bins/abid'}, Path('/state/drawn')); "
+        "from pathlib import Path; from trainer import options; from trainer.data.layouts import read_source; "
+        "spec = options.data_spec({'data': 's3://bins/abid'}, Path('/state/drawn')); "
         "print(len(read_source(spec.source, spec.counts).photos))"
     )
     with s3_server(tmp_path) as url:
@@ -110,12 +110,12 @@ def test_the_trainer_image_is_a_sagemaker_training_container(tmp_path: Path, goo
 
 def test_a_training_job_runs_in_a_container_of_its_own(drawn: Path, tmp_path: Path) -> None:
     """The runner ``docker``: prepared photos, the numbers of each epoch, and nothing left behind."""
-    source = prepared.prepare(drawn, tmp_path / "prepared", Counts())
+    source = prepare(drawn, tmp_path / "prepared", Counts())
     wanted = {"recipe": "resnet18-small", "epochs": "2", "size_px": "32", "export": "false"}
     job, losses = Job(tmp_path / "job", source.folder, wanted), {}
 
-    def on_epoch(epoch: dict[str, Any]) -> bool:
-        losses[epoch["number"]] = epoch["validation_loss"]
+    def on_epoch(epoch: EpochReport) -> bool:
+        losses[epoch.number] = epoch.validation_loss
         return True
 
     assert runners.run(runners.runner("docker"), job, on_epoch)
@@ -129,7 +129,7 @@ def test_a_job_in_a_container_that_fails_says_why_and_one_that_is_stopped_ends(d
     with pytest.raises(TrainingError, match="exit code 1: epochs is 'none'"):
         runners.run(runners.runner("docker"), bad)
     long = Job(tmp_path / "long", drawn, {"recipe": "resnet18-small", "epochs": "1000", "size_px": "32"})
-    assert not runners.run(runners.runner("docker"), long, lambda epoch: epoch["number"] < 2)
+    assert not runners.run(runners.runner("docker"), long, lambda epoch: epoch.number < 2)
     assert (long.base / "checkpoints" / "checkpoint.pt").is_file()
     assert job_containers() == ""
 

@@ -1,4 +1,4 @@
-"""Photos and bodies damaged in every way that somebody thought of, seeded: what the fuzzing of the handler sends."""
+"""Photos and bodies damaged in many ways, seeded: the requests of the fuzz tests of the handler."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 def png(
     width: int, height: int, depth: int, colour: int, data: bytes, before: bytes = b"", interlace: int = 0
 ) -> bytes:
-    """A PNG file whose header says what it is told to, whatever the data is."""
+    """A PNG file with an arbitrary header, whatever the data is."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
     return PNG_START + chunk(b"IHDR", header) + before + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
@@ -33,7 +33,7 @@ def _saved(image: Image.Image, form: str, **options: object) -> bytes:
 
 
 def whole(photo: bytes) -> list[bytes]:
-    """Files to begin with: every mode and form that decoders know, six times, and oddities."""
+    """Undamaged files: every mode and format that decoders know, six times, and oddities."""
     image = Image.open(io.BytesIO(photo)).convert("RGB").resize((96, 64))
     odd = Image.Exif()
     odd[0x0112] = 6
@@ -99,8 +99,8 @@ def _truncate(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
 
 
 def _splice(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
-    other = rng.choice(others)
-    return data[: rng.randrange(len(data))] + other[rng.randrange(len(other) + 1) :]
+    tail = rng.choice(others)
+    return data[: rng.randrange(len(data))] + tail[rng.randrange(len(tail) + 1) :]
 
 
 def _repeat(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
@@ -187,8 +187,10 @@ def _object(rng: random.Random, files: list[bytes]) -> object:
         {},
     )
     image = base64.b64encode(photo_of(rng, files)[:20_000]).decode()
-    made: dict[str, object] = {rng.choice(("image", "image", "uri", "Image")): rng.choice((image, image, image, *odd))}
+    content: dict[str, object] = {
+        rng.choice(("image", "image", "uri", "Image")): rng.choice((image, image, image, *odd))
+    }
     for name in ("expected_quantity", "weight", "expected_weight", "uri", "instances", "\0"):
         if rng.random() < 0.2:
-            made[name] = rng.choice(odd)
-    return rng.choice((made, made, made, made, rng.choice(odd)))
+            content[name] = rng.choice(odd)
+    return rng.choice((content, content, content, content, rng.choice(odd)))

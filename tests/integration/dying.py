@@ -1,9 +1,9 @@
-"""A promoter that is killed (SIGKILL) before one of the calls that change something: MLflow, TorchServe or the store.
+"""A promoter that is killed (SIGKILL) before one of its calls that change MLflow, TorchServe or the store.
 
-    python -m tests.integration.dying ADDRESSES STEP ACTION    STEP: how many such calls it may make
+    python -m tests.integration.dying ADDRESSES STEP ACTION    STEP: how many such calls are allowed
 
-ADDRESSES: of MLflow, TorchServe's inference and management, and the model store; ACTION: ``reconcile`` or
-``roll_back``. It prints how many calls it made where it comes to an end.
+ADDRESSES: of MLflow, TorchServe's inference and management API, and the model store; ACTION: ``reconcile`` or
+``roll_back``. If it survives, it prints the number of these calls.
 """
 
 import os
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from serve.rollout import model_store
 from serve.rollout.rollout import Rollout
@@ -32,16 +32,19 @@ CHANGES = {
     "scale",
 }
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 class Countdown:
-    """Lets so many calls through, then kills this process. ``calls``: those that were made."""
+    """Kills this process instead of a call after ``allowed`` ones. ``calls``: how many there were so far."""
 
     def __init__(self, allowed: int) -> None:
         self.allowed, self.calls = allowed, 0
 
-    def before(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def counting(self, call: Callable[P, R]) -> Callable[P, R]:
         @wraps(call)
-        def counted(*args: Any, **kwargs: Any) -> Any:
+        def counted(*args: P.args, **kwargs: P.kwargs) -> R:
             if self.calls == self.allowed:
                 os.kill(os.getpid(), signal.SIGKILL)
             self.calls += 1
@@ -53,20 +56,20 @@ class Countdown:
 class Dying:
     """A client whose changing calls are counted."""
 
-    def __init__(self, real: Any, countdown: Countdown) -> None:
+    def __init__(self, real: object, countdown: Countdown) -> None:
         self._real, self._countdown = real, countdown
 
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._real, name)
-        return self._countdown.before(found) if name in CHANGES else found
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        method: Callable[..., object] = getattr(self._real, name)
+        return self._countdown.counting(method) if name in CHANGES else method
 
 
 def main(mlflow: str, inference: str, management: str, store: str, step: str, action: str) -> None:
     countdown = Countdown(int(step))
     registry: Any = Registry(mlflow)
     registry._client = Dying(registry._client, countdown)
-    model_store.stamp = countdown.before(model_store.stamp)  # type: ignore[attr-defined]
-    Path.replace = countdown.before(Path.replace)  # type: ignore[method-assign]
+    model_store.stamp = countdown.counting(model_store.stamp)  # type: ignore[attr-defined]
+    Path.replace = countdown.counting(Path.replace)  # type: ignore[method-assign]
     served: Any = Dying(Management(management), countdown)
     promoter = Promoter(registry, Rollout(Inference(inference), served, Path(store)), Path(store) / "accuracy.json")
     print(promoter.reconcile() if action == "reconcile" else promoter.roll_back("by hand"), file=sys.stderr)

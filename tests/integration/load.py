@@ -1,5 +1,5 @@
-"""Load on a server on 127.0.0.1: closed, so many clients that each wait for their answer, or open, so many requests a
-second whatever comes back. Each request has a connection of its own, as TorchServe closes it with every 503."""
+"""Load generators for a server on 127.0.0.1: closed (a number of clients, each waiting for its answer) and open (a rate
+of requests, whatever the answers are). Each request has its own connection, as TorchServe closes it after a 503."""
 
 import asyncio
 import io
@@ -46,8 +46,8 @@ def opened(url: str, body: bytes, rate: float, duration_s: float, stop: Event | 
 
 
 def per_second(answers: Sequence[Answer], duration_s: float) -> float:
-    """How many answers with 200 a second."""
-    return sum(each.status == 200 for each in answers) / duration_s
+    """Answers with status 200 per second."""
+    return sum(answer.status == 200 for answer in answers) / duration_s
 
 
 async def _closed(url: str, body: bytes, clients: int, end_s: float) -> list[Answer]:

@@ -1,16 +1,15 @@
-"""Tells schemathesis what photos look like: whole ones, cut off ones, and ones with some bytes changed.
+"""Photos for schemathesis: whole ones, truncated ones, and ones with some bytes changed.
 
 SCHEMATHESIS_HOOKS=tests.integration.photos_to_fuzz schemathesis run URL
 """
 
 import io
-from typing import Any
 
 import schemathesis
 from hypothesis import strategies as st
 from PIL import Image
 
-from serve.gateway.health import drawn_png
+from serve.gateway.health import gradient_png
 
 
 def mutated(photo: bytes) -> st.SearchStrategy[bytes]:
@@ -29,25 +28,25 @@ def mutated(photo: bytes) -> st.SearchStrategy[bytes]:
 def jpeg() -> bytes:
     """The drawn photo as a JPEG."""
     out = io.BytesIO()
-    with Image.open(io.BytesIO(drawn_png())) as image:
+    with Image.open(io.BytesIO(gradient_png())) as image:
         image.save(out, "JPEG")
     return out.getvalue()
 
 
 @schemathesis.hook
-def filter_body(_: schemathesis.HookContext, body: Any) -> bool:
-    """Not what is called wrong, but is right.
+def filter_body(_: schemathesis.HookContext, body: object) -> bool:
+    """Drop bodies that are meant to be invalid, but are valid.
 
-    No part of a form is made of None, [] or {}: what is sent then is another form, perhaps a right one. And 3.0, in
+    No part of a form is made of None, [] or {}: what is sent then is another form, perhaps a valid one. And 3.0, in
     place of null, is an integer to JSON Schema (draft 2020-12, 4.2.3).
     """
     if not isinstance(body, dict):
         return True
-    empty = "photo" in body and any(each in (None, [], {}) for each in body.values())
+    empty = "photo" in body and any(value in (None, [], {}) for value in body.values())
     quantity = body.get("expected_quantity")
     return not empty and not (isinstance(quantity, float) and quantity.is_integer())
 
 
 schemathesis.openapi.media_type("image/jpeg", mutated(jpeg()))
-schemathesis.openapi.media_type("image/png", mutated(drawn_png()))
+schemathesis.openapi.media_type("image/png", mutated(gradient_png()))
 schemathesis.openapi.media_type("application/octet-stream", st.binary(max_size=200) | mutated(jpeg()))

@@ -1,4 +1,4 @@
-"""What the tests of promotion, rollback and healing share: challengers, a promoter, and what must agree afterwards."""
+"""Helpers of the tests of promotion, rollback and healing: challengers, a promoter, and what must agree afterwards."""
 
 import json
 import tempfile
@@ -14,16 +14,17 @@ from serve.manifest import MANIFEST_FILE
 from tests.conftest import Served
 from tests.small_archives import packed, unpacked
 from trainer.artifacts import EVALUATION, PREDICTIONS
-from trainer.evaluation.evaluate import Evaluation, Prediction, from_json, predictions_from_json
+from trainer.evaluation.evaluate import Evaluation, Prediction, evaluation_from_json, predictions_from_json
 from trainer.promotion.promoter import Promoter
 from trainer.registry import signing
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.versions import CHAMPION, PREVIOUS, Status
+from trainer.registry.status import Status
+from trainer.registry.versions import CHAMPION, PREVIOUS
 from trainer.training.run import Trained, columns_of
 
 
 def evaluation(trained: Trained) -> Evaluation:
-    return from_json(trained.archive.with_name(EVALUATION).read_text())
+    return evaluation_from_json(trained.archive.with_name(EVALUATION).read_text())
 
 
 def challenger(
@@ -33,38 +34,38 @@ def challenger(
     status: str = Status.APPROVED,
     compared_with: str = "",
     archive: Path | None = None,
-    keys: signing.Pair | None = None,
-    **about: Any,
+    keys: signing.KeyPair | None = None,
+    **fields: Any,
 ) -> str:
-    """Register an archive whose evaluation and answers say ``accuracy``; returns its version.
+    """Register an archive whose evaluation and answers have ``accuracy``; returns its version.
 
-    ``keys``: sign it with these, as the archive of its own run; ``about``: what else its evaluation says.
+    ``keys``: sign it with these, as the archive of its own run; ``fields``: other fields of its evaluation.
     """
     with registry.run("train") as run, tempfile.TemporaryDirectory() as folder:
         path = archive or trained.archive
         if keys:
-            path = own(path, run.id, Path(folder))
+            path = with_run_id(path, run.id, Path(folder))
             run.log_file(signing.sign(path, signing.private_key(keys.private)), "archive")
         run.log_file(path, "archive")
-        run.log_json(replace(evaluation(trained), accuracy=accuracy, **about).to_sagemaker(), EVALUATION)
+        run.log_json(replace(evaluation(trained), accuracy=accuracy, **fields).to_sagemaker(), EVALUATION)
         run.log_table(columns_of(answers(trained, accuracy)), PREDICTIONS)
     return registry.register(run.id, status, "because", compared_with).number
 
 
-def own(path: Path, run_id: str, folder: Path) -> Path:
-    """A copy of an archive, in ``folder``, that says that ``run_id`` made it."""
-    held = unpacked(path)
-    held[MANIFEST_FILE] = json.dumps({**json.loads(held[MANIFEST_FILE]), "run_id": run_id}).encode()
-    return packed(folder / path.name, held)
+def with_run_id(path: Path, run_id: str, folder: Path) -> Path:
+    """A copy of an archive, in ``folder``, whose manifest names the run ``run_id``."""
+    files = unpacked(path)
+    files[MANIFEST_FILE] = json.dumps({**json.loads(files[MANIFEST_FILE]), "run_id": run_id}).encode()
+    return packed(folder / path.name, files)
 
 
 def answers(trained: Trained, accuracy: float) -> list[Prediction]:
-    """The archive's answers, made right for the first photos and wrong for the others."""
-    found = predictions_from_json(trained.archive.with_name(PREDICTIONS).read_text())
-    right = round(accuracy * len(found))
+    """The archive's answers, changed to be right for the first photos and wrong for the others."""
+    predictions = predictions_from_json(trained.archive.with_name(PREDICTIONS).read_text())
+    right = round(accuracy * len(predictions))
     return [
-        replace(each, count=each.recorded if number < right else each.recorded % 5 + 1)
-        for number, each in enumerate(found)
+        replace(answer, count=answer.recorded if number < right else answer.recorded % 5 + 1)
+        for number, answer in enumerate(predictions)
     ]
 
 
@@ -77,34 +78,34 @@ def accuracy(served: Served) -> dict[str, Any]:
 
 
 def alias(registry: Registry, name: str) -> str | None:
-    found = registry.alias(name)
-    return found.number if found else None
+    version = registry.alias(name)
+    return version.number if version else None
 
 
 def assert_only(registry: Registry, served: Served, version: str) -> None:
     """Registry, server, store, records and accuracy.json agree that ``version`` is the one champion."""
     assert alias(registry, CHAMPION) == version
     assert served.rollout.serving() == version
-    assert [each.version for each in served.management.loaded()] == [version]
-    kept = {f"bin-counter-{each}.mar" for each in (version, alias(registry, PREVIOUS)) if each}
-    found = {path.name for path in served.store.iterdir()}
-    assert found <= {"accuracy.json", *kept}
-    assert found >= {"accuracy.json", f"bin-counter-{version}.mar"}
+    assert [loaded.version for loaded in served.management.loaded()] == [version]
+    archives = {f"bin-counter-{number}.mar" for number in (version, alias(registry, PREVIOUS)) if number}
+    files = {path.name for path in served.store.iterdir()}
+    assert files <= {"accuracy.json", *archives}
+    assert files >= {"accuracy.json", f"bin-counter-{version}.mar"}
     assert accuracy(served)["version"] == version
     assert registry.version(version).status == Status.PROMOTED
     assert registry.deployments()[0].version == version
 
 
 def moves(registry: Registry) -> list[tuple[str, str]]:
-    """What was deployed and how, in order."""
-    return [(each.did, each.version) for each in reversed(registry.deployments())]
+    """The deployments in order, each with what led to it."""
+    return [(deployment.did, deployment.version) for deployment in reversed(registry.deployments())]
 
 
 def ask_until(stop: threading.Event, served: Served, photo: bytes) -> Tally[str]:
-    """Ask without pause; the answers by model version, failures by status."""
-    mine = Tally[str]()
+    """Send requests without pause; counts the answers by model version, failures by status."""
+    answers = Tally[str]()
     with requests.Session() as session:
         while not stop.is_set():
             response = session.post(f"{served.inference.url}/predictions/bin-counter", data=photo, timeout=60)
-            mine[response.json()["model_version"] if response.ok else f"HTTP {response.status_code}"] += 1
-    return mine
+            answers[response.json()["model_version"] if response.ok else f"HTTP {response.status_code}"] += 1
+    return answers

@@ -1,7 +1,7 @@
-"""AWS's PyTorch inference server as its container starts it, in namespaces of its own.
+"""AWS's PyTorch inference server as its container starts it, in its own namespaces.
 
-``serve`` of sagemaker-pytorch-inference writes to /etc and looks for its TorchServe among all processes: it gets an
-/etc that lies over the machine's, and sees no process but its own.
+``serve`` of sagemaker-pytorch-inference writes to /etc and searches all processes for its TorchServe: so it gets
+an overlay of the machine's /etc, and sees only its own processes.
 """
 
 import os
@@ -29,23 +29,23 @@ exec serve
 
 
 def namespaces_work() -> bool:
-    """Whether this user may have namespaces here, as containers have."""
+    """Whether this user may create namespaces, as containers have them."""
     return subprocess.run([*NAMESPACES, "true"], capture_output=True).returncode == 0
 
 
 @contextmanager
 def inference_server(toolkits: Path, base: Path, environ: Mapping[str, str]) -> Iterator[str]:
-    """The server for ``base/model``, an unpacked model.tar.gz; yields its address. ``base`` stands for /opt/ml.
+    """The server for ``base/model``, an unpacked model.tar.gz; yields its address. ``base`` is its /opt/ml.
 
-    What it says is in ``base/server.log``, what its worker says in ``base/logs/model_log.log``.
+    It logs to ``base/server.log``, its worker to ``base/logs/model_log.log``.
     """
     for name in ("etc", "overlay", "bin"):
         (base / name).mkdir()
-    torchserve = base / "bin" / "torchserve"  # the first environment's would run its workers in the first environment
+    torchserve = base / "bin" / "torchserve"  # the project's own would run its workers in the project's environment
     torchserve.write_text(f'#!/bin/sh\nexec {toolkits}/python -m ts.model_server "$@"\n')
     torchserve.chmod(0o755)
     port = free_port()
-    ours = {
+    own_environ = {
         "STATE": str(base),
         "SAGEMAKER_BASE_DIR": str(base),
         "SAGEMAKER_BIND_TO_PORT": str(port),
@@ -57,14 +57,14 @@ def inference_server(toolkits: Path, base: Path, environ: Mapping[str, str]) -> 
         "TMPDIR": str(base),
         "TEMP": str(base),
         "PYTHONPATH": "",
-        "PIP_NO_INDEX": "1",  # code/requirements.txt is there already, or the server does not start
+        "PIP_NO_INDEX": "1",  # fails unless code/requirements.txt is installed already
         "PATH": f"{base / 'bin'}:{toolkits}:{os.environ['PATH']}",
     }
     with (base / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [*NAMESPACES, "sh", "-ec", _START],
             cwd=base,
-            env={**os.environ, **ours, **environ},
+            env={**os.environ, **own_environ, **environ},
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -72,5 +72,5 @@ def inference_server(toolkits: Path, base: Path, environ: Mapping[str, str]) -> 
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # all that is in the namespaces ends with their first process
+        os.killpg(process.pid, signal.SIGKILL)  # the kernel kills all processes of the namespace with its first
         process.wait()

@@ -1,4 +1,4 @@
-"""What the tests of serving share: a TorchServe with settings of its own that answers with one archive."""
+"""Shared by the tests of serving: a TorchServe with its own settings, which serves one archive."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Deployed:
-    """A TorchServe, its folder (its log is there), and the address of its model."""
+    """A TorchServe, the folder of its files and its log, and the address of its model."""
 
     url: str
     state: Path
@@ -41,18 +41,18 @@ class Deployed:
         return sum(_resident(pid) for pid in self.processes())
 
     def scheduled_s(self) -> tuple[float, float]:
-        """How long the workers' main threads have run, and how long they could have run but had no processor."""
-        found = [Path(f"/proc/{pid}/schedstat").read_text().split() for pid in self.workers()]
-        return sum(int(each[0]) for each in found) / 1e9, sum(int(each[1]) for each in found) / 1e9
+        """How long the workers' main threads have run, and how long they have waited for a processor."""
+        statistics = [Path(f"/proc/{pid}/schedstat").read_text().split() for pid in self.workers()]
+        return sum(int(ran) for ran, *_ in statistics) / 1e9, sum(int(waited) for _, waited, *_ in statistics) / 1e9
 
     def log(self) -> str:
-        """All that server and workers said."""
+        """The log of server and workers."""
         return (self.state / "torchserve.log").read_text(errors="replace")
 
 
 def _commands() -> Iterator[tuple[int, str]]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process has ended
             yield int(path.parent.name), path.read_text(errors="replace").replace("\0", " ")
 
 

@@ -1,4 +1,4 @@
-"""Workers of a real TorchServe: what it counts, and that none of them goes with a request."""
+"""Workers of a real TorchServe: its counters, and that no request is lost when a worker is removed."""
 
 import json
 import threading
@@ -46,6 +46,11 @@ class Scaled:
         return only.ready
 
 
+def short_window(policy: ScalingPolicy) -> ScalingPolicy:
+    """A policy that measures over two seconds, less than a setting may be."""
+    return policy.model_copy(update={"window_s": 2.0})
+
+
 @pytest.fixture(scope="module")
 def patch() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
@@ -69,10 +74,10 @@ def running(trained: Trained, tmp_path_factory: pytest.TempPathFactory, patch: p
 def scaled(running: Scaled, trained: Trained) -> Scaled:
     """The server with version 1 alone and one worker, whatever the test before made of it."""
     running.rollout.workers = 1
-    if [each.version for each in running.management.loaded()] != ["1"]:
+    if [version.version for version in running.management.loaded()] != ["1"]:
         running.rollout.load("1", lambda: trained.archive)
         running.rollout.switch("1")
-        running.rollout.retire("1")
+        running.rollout.retire_others("1")
     if running.workers() != 1:
         running.rollout.resize("1", 1)
     return running
@@ -98,8 +103,8 @@ def load(server: Scaled, clients: int) -> Iterator[Tally[str]]:
             yield answers
         finally:
             stop.set()
-            for each in asking:
-                answers.update(each.result())
+            for client in asking:
+                answers.update(client.result())
 
 
 def measured(server: Scaled, seconds: float) -> float:
@@ -157,7 +162,7 @@ def test_no_request_fails_while_workers_come_and_go(scaled: Scaled) -> None:
 
 
 def test_a_load_gets_a_second_worker_and_loses_it_at_rest(scaled: Scaled) -> None:
-    policy = ScalingPolicy(most=2, window_s=2, out_cooldown_s=2, in_cooldown_s=2)
+    policy = short_window(ScalingPolicy(most=2, out_cooldown_s=2, in_cooldown_s=2))
     scaler = Autoscaler(scaled.management, scaled.metrics, scaled.rollout, policy)
     with load(scaled, 4) as answers:
         until(lambda: scaler.step().workers == 2)
@@ -170,7 +175,7 @@ def test_a_load_gets_a_second_worker_and_loses_it_at_rest(scaled: Scaled) -> Non
 
 def test_a_dry_run_changes_no_worker(scaled: Scaled) -> None:
     scaler = Autoscaler(
-        scaled.management, scaled.metrics, scaled.rollout, ScalingPolicy(most=2, window_s=2), dry_run=True
+        scaled.management, scaled.metrics, scaled.rollout, short_window(ScalingPolicy(most=2)), dry_run=True
     )
     with load(scaled, 4):
         until(lambda: scaler.step().workers == 2)
@@ -189,7 +194,7 @@ def test_scaling_in_that_was_cut_off_is_finished_by_the_promoters_next_round(
     scaled.rollout.load("1.0", lambda: scaled.rollout.store / "bin-counter-1.mar")
     scaled.rollout.switch("1.0")
     assert promoter.reconcile().did == "restored"
-    assert [(each.version, each.default) for each in scaled.management.loaded()] == [("1", True)]
+    assert [(loaded.version, loaded.default) for loaded in scaled.management.loaded()] == [("1", True)]
 
 
 def test_the_promoter_scales_between_its_rounds_and_a_promotion_keeps_the_workers(
@@ -203,14 +208,14 @@ def test_the_promoter_scales_between_its_rounds_and_a_promotion_keeps_the_worker
 
     promoter = Promoter(registry, scaled.rollout, tmp_path / "accuracy.json")
     first = version("")
-    policy = ScalingPolicy(most=2, window_s=2, out_cooldown_s=2, in_cooldown_s=600)
+    policy = short_window(ScalingPolicy(most=2, out_cooldown_s=2, in_cooldown_s=600))
     scaler, stop = Autoscaler(scaled.management, scaled.metrics, scaled.rollout, policy), threading.Event()
     with ThreadPoolExecutor(1) as pool, load(scaled, 4) as answers:
         watching = pool.submit(watch, promoter, tmp_path / "heartbeat", 0.3, stop, scaler.step)
         try:
-            until(lambda: [each.ready for each in scaled.management.loaded()] == [2])
+            until(lambda: [loaded.ready for loaded in scaled.management.loaded()] == [2])
             second = version(first)
-            until(lambda: [(each.version, each.ready) for each in scaled.management.loaded()] == [(second, 2)])
+            until(lambda: [(loaded.version, loaded.ready) for loaded in scaled.management.loaded()] == [(second, 2)])
         finally:
             stop.set()
             watching.result()

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -80,9 +81,9 @@ def test_fetches_what_was_uploaded_and_nothing_twice(url: str, drawn: Path, tmp_
 def test_a_bad_network_changes_nothing_but_the_time(url: str, drawn: Path, tmp_path: Path) -> None:
     proxy = SlowProxy(upstream(url), 0.005, throttled=0.1, cut=0.1, reset=0.1, seed=3)
     with proxy.running() as slow:
-        done = call([*command(slow, drawn, tmp_path), "--json"])
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+        process = call([*command(slow, drawn, tmp_path), "--json"])
+    assert process.returncode == 0, process.stderr
+    report = json.loads(process.stdout)
     print(f"requests through the bad network: {dict(proxy.done)}")
     assert (report["fetched"], report["missing"], report["damaged"]) == (600, {}, {})
     assert all(proxy.done[fate] > 20 for fate in ("throttled", "cut", "reset"))
@@ -117,13 +118,14 @@ def test_missing_and_damaged_objects_are_listed_and_not_fatal(url: str, drawn: P
         {"bin-images/2.jpg"},
     )
     listed = json.loads((tmp_path / transfer.REPORT).read_text())
-    assert "no JSON" in listed["damaged"]["metadata/1.json"]
+    assert listed["damaged"].keys() == report.damaged.keys()
+    assert "JSON" in listed["damaged"]["metadata/1.json"]
     assert not (tmp_path / "metadata" / "1.json").exists()
 
 
 def test_takes_only_the_counts_and_the_number_that_were_asked_for(url: str, drawn: Path, tmp_path: Path) -> None:
-    done = call([*command(url, drawn, tmp_path), "--counts", "1-2", "--limit", "40"])
-    assert done.returncode == 0, done.stderr
+    process = call([*command(url, drawn, tmp_path), "--counts", "1-2", "--limit", "40"])
+    assert process.returncode == 0, process.stderr
     assert [len(ids) for ids in abid.read_file_list(tmp_path / "file_list.json").values()] == [20, 20]
     assert len(read_source(tmp_path, Counts((1, 2))).photos) == 40
 
@@ -135,13 +137,13 @@ def test_a_wrong_bucket_and_no_network_are_one_clear_error(url: str, drawn: Path
     assert wrong.returncode == 1
     assert "NoSuchBucket" in wrong.stderr
     words[3] = "nobucket"
-    assert "there is no folder nobucket" in call(words).stderr
+    assert "nobucket" in call(words).stderr
     assert "Traceback" not in wrong.stderr
 
 
 def test_no_network_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(s3, "ATTEMPTS", 2)
-    with pytest.raises(DataError, match="check the network"):
+    with pytest.raises(DataError, match=r"127\.0\.0\.1:9"):
         transfer.fetch(s3.S3Store("s3://bins", "http://127.0.0.1:9"), ["1"], 1, tmp_path)
 
 
@@ -151,12 +153,12 @@ def test_a_full_disk_is_one_clear_error(url: str, drawn: Path, tmp_path: Path) -
     if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", out]).returncode:
         pytest.skip("mounting a small file system needs root")
     try:
-        done = call(command(url, drawn, out))
+        process = call(command(url, drawn, out))
     finally:
         subprocess.run(["umount", out], check=True)
-    assert done.returncode == 1
-    assert "No space left on device; free some space" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert process.returncode == 1
+    assert "No space left on device" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_a_folder_is_a_source_too(drawn: Path, tmp_path: Path) -> None:
@@ -171,15 +173,15 @@ def test_an_s3_address_works_where_a_folder_does(
 ) -> None:
     monkeypatch.setenv("BINWATCH_S3_ENDPOINT", url)
     spec = data_spec({"data": "s3://bins/abid"}, tmp_path / "drawn")
-    found = read_source(spec.source, spec.counts).photos
-    assert [(photo.id, photo.bin) for photo in found] == [
+    photos = read_source(spec.source, spec.counts).photos
+    assert [(photo.id, photo.bin) for photo in photos] == [
         (photo.id, photo.bin) for photo in read_source(drawn, spec.counts).photos
     ]
 
 
 @pytest.mark.parametrize("uri", ["s3://", "http://bucket/x", "bucket"])
 def test_an_address_that_names_no_bucket_is_refused(uri: str) -> None:
-    with pytest.raises(DataError, match="s3://bucket"):
+    with pytest.raises(DataError, match=re.escape(repr(uri))):
         s3.parse_uri(uri)
 
 
@@ -189,12 +191,12 @@ def test_a_file_list_of_half_a_million_entries_needs_less_than_a_gigabyte(tmp_pa
         json.dumps({str(c): [f"data/metadata/{c}{n:06d}.json" for n in range(100_000)] for c in range(1, 6)})
     )
     code = (
-        "from pathlib import Path; from trainer import abid, s3;"
-        f"lists = abid.choose(abid.read_file_list(Path({str(path)!r})), None, None);"
+        "from pathlib import Path; from trainer.data import abid, s3;"
+        f"lists = abid.select_ids(abid.read_file_list(Path({str(path)!r})), None, None);"
         "assert sum(map(len, lists.values())) == 500_000; abid.file_list_json(lists);"
         # not ru_maxrss: across an exec that keeps the peak of the process that started this one
         "print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )
-    done = call([sys.executable, "-c", code])
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 1024**2  # KiB
+    process = call([sys.executable, "-c", code])
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout) < 1024**2  # KiB

@@ -1,4 +1,4 @@
-"""Every route of the gateway against what its OpenAPI document says, in front of a real TorchServe."""
+"""Fuzzes every route of the gateway against its OpenAPI document, in front of a real TorchServe."""
 
 import json
 import os
@@ -21,10 +21,10 @@ ROUTES = {"/verify", "/predict", "/feedback", "/healthz", "/livez", "/metrics", 
 
 
 def schemathesis(url: str, key: str, work: Path) -> str:
-    """Run schemathesis as people do and give what it says; it fails at an answer that the document does not have.
+    """Run schemathesis and return its output; it fails at an answer that the document does not describe.
 
-    One check is left out: that what fits the document is taken. A photo is a string of bytes to it, but few
-    such strings are photos.
+    One check is excluded: that all requests that fit the document are accepted. For the document a photo is a string of
+    bytes, but few such strings are photos.
     """
     command = [
         Path(sys.executable).with_name("schemathesis"),
@@ -47,13 +47,13 @@ def schemathesis(url: str, key: str, work: Path) -> str:
         "--no-color",
     ]
     env = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.integration.photos_to_fuzz", "PYTHONPATH": str(ROOT)}
-    words = [str(word) for word in command]
-    done = subprocess.run(words, env=env, cwd=work, capture_output=True, text=True, timeout=7200)
-    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
-    return done.stdout
+    arguments = [str(argument) for argument in command]
+    process = subprocess.run(arguments, env=env, cwd=work, capture_output=True, text=True, timeout=7200)
+    assert process.returncode == 0, process.stdout[-20_000:] + process.stderr[-2000:]
+    return process.stdout
 
 
-def test_every_route_does_what_its_document_says(served: Served, trained: Trained, tmp_path: Path) -> None:
+def test_every_route_conforms_to_the_document(served: Served, trained: Trained, tmp_path: Path) -> None:
     deploy(served, trained.archive, "3")
     (tmp_path / "monitoring.json").write_text(json.dumps({"records": 0}))
     (tmp_path / "history.json").write_text(json.dumps({"served": [], "executions": []}))
@@ -67,10 +67,10 @@ def test_every_route_does_what_its_document_says(served: Served, trained: Traine
     with gateway_server(tmp_path, served.inference.url, environ=environ) as url:
         document = requests.get(f"{url}/openapi.json", headers={"X-API-Key": key}, timeout=30).json()
         assert set(document["paths"]) == ROUTES
-        said = schemathesis(url, key, tmp_path)
+        output = schemathesis(url, key, tmp_path)
         metrics = requests.get(f"{url}/metrics", headers={"X-API-Key": key}, timeout=30).text
         healthy = requests.get(f"{url}/healthz", headers={"X-API-Key": key}, timeout=30)
-    generated, passed = re.findall(r"(\d+) generated, (\d+) passed", said)[0]
+    generated, passed = re.findall(r"(\d+) generated, (\d+) passed", output)[0]
     assert generated == passed
     assert int(generated) > 300
     statuses = {

@@ -1,11 +1,11 @@
-"""Damaged photos and bodies: whatever is sent, an answer in JSON comes back, none is a 500, and the worker lives on."""
+"""Damaged photos and bodies: every request gets an answer in JSON, none is a 500, and the worker survives."""
 
 import json
 import random
 import traceback
 import warnings
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import requests
 
-from serve.answers import Answers
+from serve.answers import Content, Predictor
 from serve.archives.archive import unpacked as unpacked_archive
-from serve.counter import Counter
-from serve.errors import BusyError, RequestError
+from serve.counter import Answer, Counter
+from serve.errors import BusyError, PhotoError, RequestError
 from serve.handler import BinCounterHandler
 from serve.links import PhotoStore
-from serve.payload import Asked, Fields
+from serve.payload import Fields, PhotoInput
+from serve.photo import Pixels
 from tests.conftest import rounds
 from tests.integration.damage import body_of, photo_of, png, whole
 from tests.integration.serving import deployed
@@ -60,27 +61,27 @@ def handler(unpacked: Path) -> Iterator[BinCounterHandler]:
         patch.setenv("BINWATCH_S3_BUCKETS", "")
         patch.delenv("BINWATCH_CAPTURE", raising=False)
         patch.setenv("TS_DECODE_INPUT_REQUEST", "true")  # the handler changes it: put back at the end
-        made = BinCounterHandler()
-        made.initialize(context(unpacked))
-        yield made
+        handler = BinCounterHandler()
+        handler.initialize(context(unpacked))
+        yield handler
 
 
 def send(handler: BinCounterHandler, folder: Path, requests: list[tuple[str, bytes]]) -> list[tuple[int, Any]]:
     """Status and answer of each request, all in one batch."""
-    about = context(folder)
-    about.request_processor = [RequestProcessor({"body": {"content-type": kind}}) for kind, _ in requests]
-    replies = handler.handle([{"body": bytearray(body)} for _, body in requests], about)
-    statuses = [about.get_response_status(index)[0] for index in range(len(requests))]
+    batch = context(folder)
+    batch.request_processor = [RequestProcessor({"body": {"content-type": kind}}) for kind, _ in requests]
+    replies = handler.handle([{"body": bytearray(body)} for _, body in requests], batch)
+    statuses = [batch.get_response_status(index)[0] for index in range(len(requests))]
     return list(zip(statuses, replies, strict=True))
 
 
-def check(status: int, answer: Any) -> None:
+def check(status: int, content: Content) -> None:
     assert status in STATUSES
-    assert "Traceback" not in json.dumps(answer, allow_nan=False)
-    for each in answer if isinstance(answer, list) else [answer]:
-        assert each.get("code", 200) in STATUSES
-        assert ("probabilities" in each) != ("message" in each)
-    assert not isinstance(answer, list) or {each["status"] for each in answer} <= STATUSES
+    assert "Traceback" not in json.dumps(content, allow_nan=False)
+    for entry in content if isinstance(content, list) else [content]:
+        assert entry.get("code", 200) in STATUSES
+        assert ("probabilities" in entry) != ("message" in entry)
+    assert not isinstance(content, list) or {entry["status"] for entry in content} <= STATUSES
 
 
 def drawn(files: list[bytes], number: int, seed: int) -> list[tuple[str, bytes]]:
@@ -146,28 +147,29 @@ def test_damaged_requests_leave_torchserve_s_worker_alive(trained: Trained, file
 class Fragile(Counter):
     """A counter whose model fails at white photos."""
 
-    def count(self, pixels: Any) -> Any:
-        if any(each.mean() > 250 for each in pixels):
+    def count(self, photos: Sequence[Pixels | PhotoError]) -> list[Answer | PhotoError]:
+        if any(not isinstance(pixels, PhotoError) and pixels.mean() > 250 for pixels in photos):
             raise ZeroDivisionError("white")
-        return super().count(pixels)
+        return super().count(photos)
 
 
 def test_a_photo_that_makes_the_code_fail_is_a_500_and_costs_no_other(
     unpacked: Path, files: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     white = png(20, 20, 8, 2, (b"\0" + b"\xff" * 60) * 20)
-    answers = Answers(Fragile(unpacked), PhotoStore(frozenset()), alpha=0.05)
-    found = [each.answer for each in answers.of([Asked(files[0]), Asked(white), Asked(files[0], Fields(3))])]
-    assert isinstance(found[0], dict)
-    assert isinstance(found[2], dict)
-    assert found[2]["expected_quantity"] == 3
-    assert type(found[1]) is RequestError
-    assert (found[1].status, str(found[1])) == (500, "the server failed at this photo; its log says why")
+    predictor = Predictor(Fragile(unpacked), PhotoStore(frozenset()), alpha=0.05)
+    photos = [PhotoInput(files[0]), PhotoInput(white), PhotoInput(files[0], Fields(3))]
+    first, failure, last = [outcome.result for outcome in predictor.predict(photos)]
+    assert isinstance(first, dict)
+    assert isinstance(last, dict)
+    assert last["expected_quantity"] == 3
+    assert type(failure) is RequestError
+    assert (failure.status, "white" in str(failure)) == (500, False)
     assert "ZeroDivisionError: white" in caplog.text
 
 
 def test_photos_that_take_too_long_are_not_waited_for(unpacked: Path, files: list[bytes]) -> None:
-    answers = Answers(Counter(unpacked), PhotoStore(frozenset()), alpha=0.05, patience_s=0.0)
-    found = [each.answer for each in answers.of([Asked(files[0])] * 2)]
-    assert [type(each) for each in found] == [BusyError, BusyError]
+    predictor = Predictor(Counter(unpacked), PhotoStore(frozenset()), alpha=0.05, patience_s=0.0)
+    outcomes = predictor.predict([PhotoInput(files[0])] * 2)
+    assert [type(outcome.result) for outcome in outcomes] == [BusyError, BusyError]
     assert BusyError.status == 503

@@ -48,12 +48,11 @@ def photo(trained: Trained) -> bytes:
     return trained.data.test.photos[0].path.read_bytes()
 
 
-def same(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer without its own name."""
+def without_event_id(answer: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in answer.items() if name != "event_id"}
 
 
-def test_a_photo_may_come_in_every_form(gateway: str, counting: Served, photo: bytes) -> None:
+def test_a_photo_is_accepted_in_every_form(gateway: str, counting: Served, photo: bytes) -> None:
     text = base64.b64encode(photo).decode()
     jpeg = {"Content-Type": "image/jpeg"}
     query = {"expected_quantity": 2}
@@ -68,14 +67,14 @@ def test_a_photo_may_come_in_every_form(gateway: str, counting: Served, photo: b
     assert [response.status_code for response in answers] == [200] * 6, [response.text for response in answers]
     first, *others = [response.json() for response in answers]
     assert (first["verdict"], first["expected_quantity"], first["model_version"]) == ("unsure", 2, "3")
-    assert all(same(each) == same(first) for each in others)
+    assert all(without_event_id(answer) == without_event_id(first) for answer in others)
     plain = requests.post(f"{gateway}/predict", data=photo, headers=jpeg, timeout=30).json()
-    assert same(plain) == same(counting.inference.predict(photo))
+    assert without_event_id(plain) == without_event_id(counting.inference.predict(photo))
     assert "verdict" not in plain
-    assert len({each["event_id"] for each in (first, *others, plain)}) == 7
+    assert len({answer["event_id"] for answer in (first, *others, plain)}) == 7
 
 
-def test_a_weight_goes_along(gateway: str, photo: bytes) -> None:
+def test_a_weight_is_passed_on(gateway: str, photo: bytes) -> None:
     weighed = {"expected_quantity": 2, "weight": "1.5", "expected_weight": "1.0"}
     answer = requests.post(f"{gateway}/verify", data=weighed, files={"photo": photo}, timeout=30).json()
     assert answer["weight"]["verdict"] == "mismatch"
@@ -88,59 +87,70 @@ def test_a_weight_goes_along(gateway: str, photo: bytes) -> None:
 JSON = "application/json"
 
 
+EVENT = b'"event_id": "11111111-2222-4333-8444-555555555555"'
+
+
 @pytest.mark.parametrize(
-    ("path", "kind", "body", "status", "part"),
+    ("path", "content_type", "body", "status", "kind", "part"),
     [
-        ("/verify?expected_quantity=2", "image/jpeg", b"no photo", 400, "neither JPEG nor PNG"),
-        ("/verify?expected_quantity=2", "image/jpeg", b"", 400, "empty"),
-        ("/verify", "image/jpeg", b"\xff\xd8\xff", 422, "expected_quantity, the recorded quantity, is missing"),
-        ("/verify?expected_quantity=-1", "image/jpeg", b"x", 422, "expected_quantity is '-1'"),
-        ("/verify?expected_quantity=100000", "image/jpeg", b"x", 422, "expected_quantity"),
-        ("/verify?expected_quantity=2&weight=nan", "image/jpeg", b"x", 422, "weight"),
-        ("/verify?expected_quantity=2", "image/gif", b"GIF89a", 415, "'image/gif'; send image/jpeg or"),
-        ("/verify?expected_quantity=2", "text/plain", b"s3://a/b", 415, "text/plain"),
-        ("/verify?expected_quantity=2", JSON, b"{", 400, "no JSON"),
-        ("/verify?expected_quantity=2", JSON, b"\xff", 400, "no JSON"),
-        ("/verify?expected_quantity=2", JSON, b"[" * 100_000, 400, "no JSON"),
-        ("/verify?expected_quantity=2", JSON, b'{"uri": "s3://a/b", "uri": "s3://a/c"}', 400, "twice"),
-        ("/verify?expected_quantity=2", JSON, b'{"uri": "' + b"1" * 5000 + b'"}', 422, "uri is '111"),
-        ("/verify?expected_quantity=2", JSON, b"[]", 422, "send one object with uri or image"),
-        ("/verify?expected_quantity=2", JSON, b"{}", 422, "exactly one of uri"),
-        ("/verify?expected_quantity=2", JSON, b'{"uri": "s3://a/b", "image": ""}', 422, "exactly one of uri"),
-        ("/verify?expected_quantity=2", JSON, b'{"uri": 3}', 422, "uri is 3"),
-        ("/verify?expected_quantity=2", JSON, b'{"image": "!"}', 422, "no base64"),
-        ("/verify", JSON, b'{"image": "", "expected_quantity": "2"}', 422, "expected_quantity is '2'"),
-        ("/verify", JSON, b'{"image": "YQ==", "expected_quantity": true}', 422, "expected_quantity is True"),
-        ("/verify", JSON, b'{"image": "YQ==", "expected_quantity": 2, "price": 1}', 422, "price"),
-        ("/verify", JSON, b'{"uri": "\\ud800", "expected_quantity": 2}', 422, "uri"),
-        ("/verify", JSON, b'{"uri": "s3://nobody/such", "expected_quantity": 2}', 403, "BINWATCH_S3_BUCKETS"),
-        ("/predict", JSON, b'{"image": "YQ==", "expected_quantity": 2}', 422, "expected_quantity"),
-        ("/verify", "multipart/form-data", b"", 400, "boundary"),
-        ("/verify", "multipart/form-data; boundary=x", b"rubbish", 400, "multipart"),
-        ("/verify", "multipart/form-data; boundary=x", b"--x--\r\n", 422, "no file named photo"),
-        ("/feedback", JSON, b'{"event_id": "1", "count": 1}', 422, "event_id"),
-        ("/feedback", JSON, b'{"event_id": "11111111-2222-4333-8444-555555555555", "count": -1}', 422, "count"),
-        ("/feedback", JSON, b'{"count": 1}', 422, "event_id"),
+        ("/verify?expected_quantity=2", "image/jpeg", b"no photo", 400, "BadPhoto", "b'no photo'"),
+        ("/verify?expected_quantity=2", "image/jpeg", b"", 400, "BadPhoto", "0 bytes"),
+        ("/verify", "image/jpeg", b"\xff\xd8\xff", 422, "BadField", "expected_quantity"),
+        ("/verify?expected_quantity=-1", "image/jpeg", b"x", 422, "BadField", "expected_quantity is '-1'"),
+        ("/verify?expected_quantity=100000", "image/jpeg", b"x", 422, "BadField", "expected_quantity is '100000'"),
+        ("/verify?expected_quantity=2&weight=nan", "image/jpeg", b"x", 422, "BadField", "weight is"),
+        ("/verify?expected_quantity=2", "image/gif", b"GIF89a", 415, "UnsupportedMediaType", "'image/gif'"),
+        ("/verify?expected_quantity=2", "text/plain", b"s3://a/b", 415, "UnsupportedMediaType", "'text/plain'"),
+        ("/verify?expected_quantity=2", JSON, b"{", 400, "BadJson", "1 bytes"),
+        ("/verify?expected_quantity=2", JSON, b"\xff", 400, "BadJson", "1 bytes"),
+        ("/verify?expected_quantity=2", JSON, b"[" * 100_000, 400, "BadJson", "100000 bytes"),
+        ("/verify?expected_quantity=2", JSON, b'{"uri": "s3://a/b", "uri": "s3://a/c"}', 400, "BadJson", "twice"),
+        ("/verify?expected_quantity=2", JSON, b'{"uri": "' + b"1" * 5000 + b'"}', 422, "BadField", "uri is '111"),
+        ("/verify?expected_quantity=2", JSON, b"[]", 422, "BadField", "[]"),
+        ("/verify?expected_quantity=2", JSON, b"{}", 422, "BadField", "uri"),
+        ("/verify?expected_quantity=2", JSON, b'{"uri": "s3://a/b", "image": ""}', 422, "BadField", "image"),
+        ("/verify?expected_quantity=2", JSON, b'{"uri": 3}', 422, "BadField", "uri is 3"),
+        ("/verify?expected_quantity=2", JSON, b'{"image": "!"}', 422, "BadField", "'!'"),
+        ("/verify", JSON, b'{"image": "", "expected_quantity": "2"}', 422, "BadField", "expected_quantity is '2'"),
         (
-            "/feedback",
-            "text/plain",
-            b'{"event_id": "11111111-2222-4333-8444-555555555555", "count": 1}',
-            415,
-            "text/plain",
+            "/verify",
+            JSON,
+            b'{"image": "YQ==", "expected_quantity": true}',
+            422,
+            "BadField",
+            "expected_quantity is True",
         ),
-        ("/nothing", JSON, b"", 404, "Not Found"),
-        ("/healthz", JSON, b"", 405, "Method Not Allowed"),
-        ("/", JSON, b"", 405, "Method Not Allowed"),
+        ("/verify", JSON, b'{"image": "YQ==", "expected_quantity": 2, "price": 1}', 422, "BadField", "price is 1"),
+        ("/verify", JSON, b'{"uri": "\\ud800", "expected_quantity": 2}', 422, "BadField", "uri"),
+        (
+            "/verify",
+            JSON,
+            b'{"uri": "s3://nobody/x", "expected_quantity": 2}',
+            403,
+            "BucketNotAllowed",
+            "BINWATCH_S3_BUCKETS",
+        ),
+        ("/predict", JSON, b'{"image": "YQ==", "expected_quantity": 2}', 422, "BadField", "expected_quantity is 2"),
+        ("/verify", "multipart/form-data", b"", 400, "BadRequest", "boundary"),
+        ("/verify", "multipart/form-data; boundary=x", b"rubbish", 400, "BadRequest", "multipart"),
+        ("/verify", "multipart/form-data; boundary=x", b"--x--\r\n", 422, "BadField", "photo"),
+        ("/feedback", JSON, b'{"event_id": "1", "count": 1}', 422, "BadField", "event_id is '1'"),
+        ("/feedback", JSON, b"{" + EVENT + b', "count": -1}', 422, "BadField", "count is -1"),
+        ("/feedback", JSON, b'{"count": 1}', 422, "BadField", "event_id"),
+        ("/feedback", "text/plain", b"{" + EVENT + b', "count": 1}', 415, "UnsupportedMediaType", "'text/plain'"),
+        ("/nothing", JSON, b"", 404, "NotFound", "POST /nothing"),
+        ("/healthz", JSON, b"", 405, "MethodNotAllowed", "POST /healthz"),
+        ("/", JSON, b"", 405, "MethodNotAllowed", "POST /"),
     ],
 )
-def test_what_cannot_be_used_is_refused_with_the_reason(
-    gateway: str, path: str, kind: str, body: bytes, status: int, part: str
+def test_an_unusable_request_is_refused_with_the_reason(
+    gateway: str, path: str, content_type: str, body: bytes, status: int, kind: str, part: str
 ) -> None:
-    response = requests.post(gateway + path, data=body, headers={"Content-Type": kind}, timeout=30)
+    response = requests.post(gateway + path, data=body, headers={"Content-Type": content_type}, timeout=30)
     assert response.status_code == status, response.text
     error = response.json()
     assert set(error) == {"code", "type", "message"}
-    assert error["code"] == status
+    assert (error["code"], error["type"]) == (status, kind)
     assert part in error["message"]
     assert response.headers.items() >= HEADERS.items()
     if status == 405:
@@ -148,11 +158,11 @@ def test_what_cannot_be_used_is_refused_with_the_reason(
 
 
 def test_the_gateway_fetches_no_link(gateway: str) -> None:
-    with upstream_server() as elsewhere:
-        for link in (f"{elsewhere.url}/a.jpg", f"s3://{urlsplit(elsewhere.url).netloc}/a.jpg", "file:///etc/passwd"):
+    with upstream_server() as website:
+        for link in (f"{website.url}/a.jpg", f"s3://{urlsplit(website.url).netloc}/a.jpg", "file:///etc/passwd"):
             response = requests.post(f"{gateway}/predict", json={"uri": link}, timeout=30)
             assert response.status_code in (403, 422), response.text
-        assert elsewhere.asked == 0
+        assert website.requests == 0
 
 
 @pytest.mark.parametrize("length", [MAX_BODY + 1, 20_000_000])
@@ -169,16 +179,16 @@ def test_a_body_of_the_limit_gets_to_torchserve(gateway: str) -> None:
     assert (response.status_code, response.json()["type"]) == (400, "BadPhoto")
 
 
-def test_healthy_is_a_champion_that_answers(gateway: str, counting: Served, trained: Trained) -> None:
+def test_the_gateway_is_healthy_if_the_champion_answers(gateway: str, counting: Served, trained: Trained) -> None:
     assert requests.get(f"{gateway}/healthz", timeout=30).json() == {"status": "ok", "model_version": "3"}
     emptied(counting)
     assert requests.get(f"{counting.inference.url}/ping", timeout=30).json() == {"status": "Healthy"}
-    time.sleep(3.2)  # so long an outcome counts
+    time.sleep(3.2)  # results are cached for 3 s
     response = requests.get(f"{gateway}/healthz", timeout=30)
     assert (response.status_code, response.json()["type"]) == (503, "NoModel")
     assert int(response.headers["Retry-After"]) > 0
-    asked = requests.post(f"{gateway}/predict", data=b"x", timeout=30)
-    assert (asked.status_code, asked.json()["type"]) == (503, "NoModel")
+    prediction = requests.post(f"{gateway}/predict", data=b"x", timeout=30)
+    assert (prediction.status_code, prediction.json()["type"]) == (503, "NoModel")
     assert requests.get(f"{gateway}/livez", timeout=30).json() == {"status": "ok"}
     deploy(counting, trained.archive, "3")
     time.sleep(3.2)
@@ -193,72 +203,74 @@ def test_feedback_becomes_ground_truth_whole_lines_under_many_writers(gateway: s
     assert [response.status_code for response in answers] == [201] * 64
     assert [response.json() for response in answers] == bodies
     files = list((home / "capture" / "ground-truth").rglob("*.jsonl"))
-    found = [json.loads(line) for path in files for line in path.read_text().splitlines()]
-    assert sorted(int(each["groundTruthData"]["data"]) for each in found) == list(range(64))
-    assert {each["eventMetadata"]["eventId"] for each in found} == {event}
+    records = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    assert sorted(int(record["groundTruthData"]["data"]) for record in records) == list(range(64))
+    assert {record["eventMetadata"]["eventId"] for record in records} == {event}
     for path in files:
         hour = datetime.strptime(f"{path.parent.relative_to(home / 'capture')} +0000", "ground-truth/%Y/%m/%d/%H %z")
         assert 0 <= (datetime.now(UTC) - hour).total_seconds() < 7200
 
 
-def test_monitoring_is_the_file_s_or_says_what_to_do(gateway: str, home: Path) -> None:
+def test_monitoring_is_the_file_or_an_error_that_says_what_to_do(gateway: str, home: Path) -> None:
     missing = requests.get(f"{gateway}/monitoring", timeout=30)
     assert missing.status_code == 404
-    assert "run `python scripts/monitor.py`" in missing.json()["message"]
+    assert "scripts/monitor.py" in missing.json()["message"]
     (home / "monitoring").mkdir(exist_ok=True)
     (home / "monitoring" / "monitoring.json").write_text('{"records": 3}')
     assert requests.get(f"{gateway}/monitoring", timeout=30).json() == {"records": 3}
 
 
-def test_the_history_is_the_file_s_or_says_what_is_wrong_with_it(gateway: str, home: Path) -> None:
+def test_the_history_is_the_file_or_an_error_that_says_what_is_wrong(gateway: str, home: Path) -> None:
     missing = requests.get(f"{gateway}/history", timeout=30)
     assert (missing.status_code, missing.json()["type"]) == (404, "NoHistory")
     (home / "monitoring").mkdir(exist_ok=True)
-    for damage in ("", "{", "[1]", "[" * 100_000):
-        (home / "monitoring" / "history.json").write_text(damage)
-        found = requests.get(f"{gateway}/history", timeout=30)
-        assert (found.status_code, found.json()["type"]) == (503, "HistoryUnreadable")
+    for text in ("", "{", "[1]", "[" * 100_000):
+        (home / "monitoring" / "history.json").write_text(text)
+        response = requests.get(f"{gateway}/history", timeout=30)
+        assert (response.status_code, response.json()["type"]) == (503, "HistoryUnreadable")
     (home / "monitoring" / "history.json").write_text('{"served": []}')
     assert requests.get(f"{gateway}/history", timeout=30).json() == {"served": []}
 
 
-def test_metrics_count_what_was_asked(gateway: str, photo: bytes) -> None:
-    def numbers() -> dict[tuple[str, ...], float]:
+def test_metrics_count_requests(gateway: str, photo: bytes) -> None:
+    def read_metrics() -> dict[tuple[str, ...], float]:
         families = text_string_to_metric_families(requests.get(f"{gateway}/metrics", timeout=30).text)
-        return {(each.name, *each.labels.values()): each.value for family in families for each in family.samples}
+        return {
+            (sample.name, *sample.labels.values()): sample.value for family in families for sample in family.samples
+        }
 
-    before = numbers()
+    before = read_metrics()
     for _ in range(3):
         requests.post(f"{gateway}/verify?expected_quantity=2", data=photo, timeout=30)
     for number in range(5):
         requests.get(f"{gateway}/nothing/{number}", timeout=30)
-    after = numbers()
+    after = read_metrics()
 
-    def more(*name: str) -> float:
+    def increase(*name: str) -> float:
         return after[name] - before.get(name, 0)
 
-    assert more("binwatch_gateway_requests_total", "/verify", "200") == 3
-    assert more("binwatch_gateway_verdicts_total", "unsure") == 3
-    assert more("binwatch_gateway_requests_total", "other", "404") == 5
-    assert more("binwatch_gateway_seconds_count", "/verify") == 3
-    assert after[("binwatch_gateway_in_flight",)] == 1  # the one that asks
+    assert increase("binwatch_gateway_requests_total", "/verify", "200") == 3
+    assert increase("binwatch_gateway_verdicts_total", "unsure") == 3
+    assert increase("binwatch_gateway_requests_total", "other", "404") == 5
+    assert increase("binwatch_gateway_seconds_count", "/verify") == 3
+    assert after[("binwatch_gateway_in_flight",)] == 1  # the request for the metrics itself
 
 
-def test_the_page_comes_from_here_alone_and_runs_no_inline_script(gateway: str) -> None:
+def test_the_page_loads_nothing_from_other_sites_and_runs_no_inline_script(gateway: str) -> None:
     page = requests.get(f"{gateway}/", timeout=30)
     assert page.headers["Content-Type"].startswith("text/html")
     assert page.headers["Content-Security-Policy"].startswith("default-src 'self'; img-src 'self' blob:;")
     assert "://" not in page.text
     assert "style=" not in page.text
-    again = requests.get(f"{gateway}/", headers={"If-None-Match": page.headers["ETag"]}, timeout=30)
-    assert (again.status_code, again.content) == (304, b"")
+    cached = requests.get(f"{gateway}/", headers={"If-None-Match": page.headers["ETag"]}, timeout=30)
+    assert (cached.status_code, cached.content) == (304, b"")
     script = requests.get(f"{gateway}/static/main.js", timeout=30)
     assert script.headers["Content-Type"].startswith("text/javascript")
     for name in ("app.py", "..%2fapp.py", "%00", "index.html/", ""):
         assert requests.get(f"{gateway}/static/{name}", timeout=30).status_code == 404, name
 
 
-def test_another_site_s_page_gets_nothing(gateway: str) -> None:
+def test_pages_of_other_sites_are_refused(gateway: str) -> None:
     rebound = requests.get(f"{gateway}/livez", headers={"Host": "evil.example"}, timeout=30)
     assert (rebound.status_code, rebound.json()["type"]) == (421, "WrongHost")
     for path in ("/verify", "/feedback", "/livez"):

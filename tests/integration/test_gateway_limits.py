@@ -1,4 +1,4 @@
-"""Who gets into the gateway and how much of it: keys, rates, slow clients, and a TorchServe that does not answer."""
+"""The gateway's admission control: keys, rates, slow clients; and a TorchServe that does not answer."""
 
 import socket
 import time
@@ -13,19 +13,19 @@ from serve.local.servers import gateway_server
 from tests.integration.upstream import upstream_server
 
 
-def test_keys_are_demanded_rotated_and_revoked_while_it_runs(tmp_path: Path) -> None:
+def test_keys_are_required_rotated_and_revoked_while_it_runs(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     old = keys.add(path, "old")
     environ = {"BINWATCH_API_KEYS": str(path), "BINWATCH_RATE": "20"}
-    with upstream_server() as told, gateway_server(tmp_path, told.url, environ=environ) as url:
+    with upstream_server() as upstream, gateway_server(tmp_path, upstream.url, environ=environ) as url:
 
-        def ask(**headers: str) -> int:
-            named = {name.replace("_", "-"): value for name, value in headers.items()}
-            return requests.post(f"{url}/predict", data=b"x", headers=named, timeout=30).status_code
+        def predict(**headers: str) -> int:
+            hyphenated = {name.replace("_", "-"): value for name, value in headers.items()}
+            return requests.post(f"{url}/predict", data=b"x", headers=hyphenated, timeout=30).status_code
 
-        assert (ask(), ask(X_API_Key="bw_wrong"), ask(Authorization=f"Basic {old}")) == (401, 401, 401)
-        assert (ask(X_API_Key=old), ask(Authorization=f"Bearer {old}")) == (200, 200)
-        assert ask(X_API_Key=old, Authorization="Bearer bw_wrong") == 401
+        assert (predict(), predict(X_API_Key="bw_wrong"), predict(Authorization=f"Basic {old}")) == (401, 401, 401)
+        assert (predict(X_API_Key=old), predict(Authorization=f"Bearer {old}")) == (200, 200)
+        assert predict(X_API_Key=old, Authorization="Bearer bw_wrong") == 401
         refused = requests.get(f"{url}/monitoring", timeout=30)
         assert (refused.headers["WWW-Authenticate"], refused.json()["type"]) == ("Bearer", "NoKey")
         for open_path in ("/", "/static/main.js", "/livez"):
@@ -33,53 +33,59 @@ def test_keys_are_demanded_rotated_and_revoked_while_it_runs(tmp_path: Path) -> 
         for closed in ("/healthz", "/metrics", "/openapi.json", "/nothing", "//livez", "/static"):
             assert requests.get(url + closed, timeout=30).status_code == 401, closed
         new = keys.add(path, "new")
-        assert (ask(X_API_Key=old), ask(X_API_Key=new)) == (200, 200)
+        assert (predict(X_API_Key=old), predict(X_API_Key=new)) == (200, 200)
         keys.remove(path, "old")
-        assert (ask(X_API_Key=old), ask(X_API_Key=new)) == (401, 200)
-        with requests.Session() as session:  # trying keys is slowed down; who has one is not
+        assert (predict(X_API_Key=old), predict(X_API_Key=new)) == (401, 200)
+        with requests.Session() as session:  # guessing keys is slowed down, valid keys are not
             guesses = [session.get(f"{url}/metrics", headers={"X-API-Key": f"bw_{n}"}, timeout=30) for n in range(60)]
         assert {response.status_code for response in guesses} == {401, 429}
-        assert ask(X_API_Key=new) == 200
+        assert predict(X_API_Key=new) == 200
         path.write_text("damaged")
         time.sleep(1.1)
-        assert ask(X_API_Key=new) == 503
+        assert predict(X_API_Key=new) == 503
         path.unlink()
-        assert (ask(), ask(X_API_Key=new)) == (401, 401)
+        assert (predict(), predict(X_API_Key=new)) == (401, 401)
 
 
 def test_what_torchserve_cannot_do_is_503_or_502(tmp_path: Path) -> None:
-    with upstream_server() as told, gateway_server(tmp_path, told.url, environ={"BINWATCH_TIMEOUT_S": "1"}) as url:
+    with (
+        upstream_server() as upstream,
+        gateway_server(tmp_path, upstream.url, environ={"BINWATCH_TIMEOUT_S": "1"}) as url,
+    ):
 
-        def ask() -> tuple[int, str, bool]:
+        def predict() -> tuple[int, str, bool]:
             response = requests.post(f"{url}/predict", data=b"x", timeout=30)
             assert "Traceback" not in response.text
             return response.status_code, response.json()["type"], "Retry-After" in response.headers
 
-        told.status, told.body = 503, b'{"code": 503, "type": "ServiceUnavailableException", "message": "full"}'
-        assert ask() == (503, "Overloaded", True)
-        told.status, told.body = 500, b'{"code": 500, "type": "InternalServerException", "message": "Worker died."}'
-        assert ask() == (502, "Failed", False)
-        told.status, told.body = 200, b"<html>"
-        assert ask() == (502, "Failed", False)
-        told.delay_s = 2
-        assert ask() == (503, "TimedOut", True)
-    with gateway_server(tmp_path, told.url) as url:
-        assert ask() == (503, "Down", True)
+        upstream.status, upstream.body = 503, b'{"code": 503, "type": "ServiceUnavailableException", "message": "full"}'
+        assert predict() == (503, "Overloaded", True)
+        upstream.status, upstream.body = (
+            500,
+            b'{"code": 500, "type": "InternalServerException", "message": "Worker died."}',
+        )
+        assert predict() == (502, "Failed", False)
+        upstream.status, upstream.body = 200, b"<html>"
+        assert predict() == (502, "Failed", False)
+        upstream.delay_s = 2
+        assert predict() == (503, "TimedOut", True)
+    with gateway_server(tmp_path, upstream.url) as url:
+        assert predict() == (503, "Down", True)
 
 
-def test_many_probes_ask_once(tmp_path: Path) -> None:
-    with upstream_server() as told, gateway_server(tmp_path, told.url) as url:
-        told.delay_s = 0.3
+def test_many_probes_cause_one_prediction(tmp_path: Path) -> None:
+    with upstream_server() as upstream, gateway_server(tmp_path, upstream.url) as url:
+        upstream.delay_s = 0.3
         with ThreadPoolExecutor(16) as pool:
             answers = list(pool.map(lambda _: requests.get(f"{url}/healthz", timeout=30), range(48)))
         assert {response.status_code for response in answers} == {200}
-        assert told.asked == 1
+        assert upstream.requests == 1
 
 
 def test_more_than_the_limit_at_once_is_503_and_more_than_the_rate_429(tmp_path: Path) -> None:
     environ = {"BINWATCH_IN_FLIGHT": "4", "BINWATCH_RATE": "50"}
-    with upstream_server() as told, gateway_server(tmp_path, told.url, environ=environ) as url:
-        told.delay_s = 1
+    with upstream_server() as upstream, gateway_server(tmp_path, upstream.url, environ=environ) as url:
+        upstream.delay_s = 1
         with ThreadPoolExecutor(12) as pool:
             answers = list(pool.map(lambda _: requests.post(f"{url}/predict", data=b"x", timeout=30), range(12)))
         statuses = sorted(response.status_code for response in answers)
@@ -93,14 +99,14 @@ def test_more_than_the_limit_at_once_is_503_and_more_than_the_rate_429(tmp_path:
         assert {response.headers["Retry-After"] for response in refused} == {"1"}
 
 
-def trickle(url: str, head: bytes, drops: int, pause_s: float) -> tuple[bytes, float]:
-    """Send a request a byte at a time; what came back, and after how many seconds the connection ended."""
+def send_slowly(url: str, head: bytes, pieces: int, pause_s: float) -> tuple[bytes, float]:
+    """Send a request byte by byte. Returns the response, and the seconds until the connection was closed."""
     start = time.monotonic()
     with socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), timeout=30) as client:
         client.sendall(head)
         client.settimeout(pause_s)
-        got = b""
-        for _ in range(drops):
+        response = b""
+        for _ in range(pieces):
             try:
                 client.sendall(b"x")
                 piece = client.recv(65536)
@@ -110,22 +116,25 @@ def trickle(url: str, head: bytes, drops: int, pause_s: float) -> tuple[bytes, f
                 break
             if not piece:
                 break
-            got += piece
-        return got, time.monotonic() - start
+            response += piece
+        return response, time.monotonic() - start
 
 
-def test_slow_clients_are_let_go(tmp_path: Path) -> None:
-    with upstream_server() as told, gateway_server(tmp_path, told.url, environ={"BINWATCH_TIMEOUT_S": "2"}) as url:
+def test_slow_clients_are_disconnected(tmp_path: Path) -> None:
+    with (
+        upstream_server() as upstream,
+        gateway_server(tmp_path, upstream.url, environ={"BINWATCH_TIMEOUT_S": "2"}) as url,
+    ):
         host = urlsplit(url).netloc.encode()
         head = b"POST /predict HTTP/1.1\r\nHost: " + host + b"\r\nContent-Length: 100000\r\n"
-        body, body_s = trickle(url, head + b"\r\n", 200, 0.2)
+        body, body_s = send_slowly(url, head + b"\r\n", 200, 0.2)
         assert body.startswith(b"HTTP/1.1 408 ")
         assert b'"type": "TooSlow"' in body
         assert body_s < 20
-        headers, headers_s = trickle(url, head, 200, 0.2)
+        headers, headers_s = send_slowly(url, head, 200, 0.2)
         assert headers == b""
         assert 8 < headers_s < 15
-        rubbish, rubbish_s = trickle(url, b"\x16\x03\x01 rubbish\r\n\r\n", 5, 1)
+        rubbish, rubbish_s = send_slowly(url, b"\x16\x03\x01 rubbish\r\n\r\n", 5, 1)
         assert rubbish.startswith(b"HTTP/1.1 400 ")
         assert b'"type": "BadRequest"' in rubbish
         assert rubbish_s < 3

@@ -1,4 +1,4 @@
-"""The promoter puts right what kills, restarts and hands have done to server, store and registry."""
+"""The promoter repairs server, store and registry after kills, restarts and manual changes."""
 
 import os
 import random
@@ -20,7 +20,8 @@ from serve.rollout.rollout import Rollout
 from tests.conftest import Served, rounds
 from tests.integration.promoting import accuracy, alias, assert_only, challenger, moves, promoter
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.versions import PREVIOUS, Status
+from trainer.registry.status import Status
+from trainer.registry.versions import PREVIOUS
 from trainer.training.run import Trained
 
 PROMOTION, ROLLBACK = 13, 11
@@ -86,7 +87,7 @@ def test_another_archive_under_the_champions_number_is_replaced(
     by_hand = Path(shutil.copy(served.store / f"bin-counter-{first}.mar", served.store / "by-hand.mar"))
     served.management.register("by-hand.mar")
     served.management.scale(first, 1)
-    assert [each.version for each in served.management.loaded()] == [first]
+    assert [version.version for version in served.management.loaded()] == [first]
     assert promoter(registry, served).reconcile().did == "restored"
     by_hand.unlink()
     assert_only(registry, served, first)
@@ -132,7 +133,7 @@ def assert_settled(registry: Registry, served: Served, version: str, previous: s
     """After a kill before change number ``step`` and a round, everything agrees and nothing is left to do."""
     assert_only(registry, served, version)
     assert alias(registry, PREVIOUS) == previous, step
-    assert all(each.ended for each in registry.deployments()), step
+    assert all(deployment.ended for deployment in registry.deployments()), step
     assert promoter(registry, served).reconcile().did == "nothing", step
 
 
@@ -149,7 +150,7 @@ def test_a_promotion_that_was_killed_anywhere_is_finished_by_the_next_round(
         assert served.inference.predict(photo)["model_version"] in numbers[-2:], step
         promoter(registry, served).reconcile()
         assert_settled(registry, served, numbers[-1], before, step)
-        assert moves(registry) == [("promoted", each) for each in numbers], step
+        assert moves(registry) == [("promoted", number) for number in numbers], step
     if rounds(0, 1):  # no change was left out
         challenger(registry, trained, 0.6, compared_with=numbers[-1])
         assert dying(registry, served, 1000).stdout.split() == [str(PROMOTION)]
@@ -178,34 +179,34 @@ def test_a_rollback_that_was_killed_anywhere_is_finished_or_never_was(
         assert dying(registry, served, 1000, "roll_back").stdout.split() == [str(ROLLBACK)]
 
 
-class Watched:
-    """A server side that says when it is asked to load, and waits there for leave."""
+class BlockedLoad:
+    """A rollout whose ``load`` reports that it was ``entered`` and waits until it is ``released``."""
 
     def __init__(self, real: Rollout) -> None:
-        self._real, self.asked, self.leave = real, threading.Event(), threading.Event()
+        self._real, self.entered, self.released = real, threading.Event(), threading.Event()
 
     def load(self, version: str, fetch: Callable[[], Path]) -> None:
-        self.asked.set()
-        self.leave.wait(60)
+        self.entered.set()
+        self.released.wait(60)
         self._real.load(version, fetch)
 
     def __getattr__(self, name: str) -> Callable[..., object]:
-        found: Callable[..., object] = getattr(self._real, name)
-        return found
+        method: Callable[..., object] = getattr(self._real, name)
+        return method
 
 
 def test_of_two_promoters_one_works_and_the_other_waits(registry: Registry, served: Served, trained: Trained) -> None:
     number = challenger(registry, trained, 0.5)
-    one, other = Watched(served.rollout), Watched(served.rollout)
+    working, waiting = BlockedLoad(served.rollout), BlockedLoad(served.rollout)
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(promoter(registry, served, one).reconcile)
-        assert one.asked.wait(60)
-        second = pool.submit(promoter(registry, served, other).reconcile)
-        assert not other.asked.wait(0.5)
-        one.leave.set()
-        other.leave.set()
+        first = pool.submit(promoter(registry, served, working).reconcile)
+        assert working.entered.wait(60)
+        second = pool.submit(promoter(registry, served, waiting).reconcile)
+        assert not waiting.entered.wait(0.5)
+        working.released.set()
+        waiting.released.set()
         assert [first.result().did, second.result().did] == ["promoted", "nothing"]
-    assert not other.asked.is_set()
+    assert not waiting.entered.is_set()
     assert_only(registry, served, number)
     assert moves(registry) == [("promoted", number)]
 
@@ -237,8 +238,8 @@ def test_a_promoter_that_is_killed_lets_the_other_one_work(
     assert_only(registry, served, number)
 
 
-class Away:
-    """A server side that does not answer at one step."""
+class Unreachable:
+    """A rollout whose server does not answer at one step."""
 
     def __init__(self, real: Rollout, step: str) -> None:
         self._real, self._step = real, step
@@ -247,8 +248,8 @@ class Away:
         def fail(*_: object) -> object:
             raise ServerError("TorchServe does not answer")
 
-        found: Callable[..., object] = getattr(self._real, name)
-        return fail if name == self._step else found
+        method: Callable[..., object] = getattr(self._real, name)
+        return fail if name == self._step else method
 
 
 def test_a_promoter_that_cannot_reach_the_server_rejects_nothing(
@@ -257,6 +258,6 @@ def test_a_promoter_that_cannot_reach_the_server_rejects_nothing(
     number = challenger(registry, trained, 0.5)
     for step in ("load", "canary"):
         with pytest.raises(ServerError):
-            promoter(registry, served, Away(served.rollout, step)).reconcile()
+            promoter(registry, served, Unreachable(served.rollout, step)).reconcile()
         assert registry.version(number).status == Status.APPROVED
     assert promoter(registry, served).reconcile().did == "promoted"

@@ -1,4 +1,4 @@
-"""The Lambda's zip in awslambdaric, AWS's runtime client, beside a small Runtime API; its deployment in moto."""
+"""The Lambda function's zip in AWS's runtime client, awslambdaric, with a small Runtime API; deployment in moto."""
 
 import base64
 import json
@@ -35,7 +35,7 @@ RUNTIME = {
 
 
 @contextmanager
-def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+def http_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     """A server on loopback; yields host and port."""
     handler.log_message = lambda *_: None  # type: ignore[method-assign]
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -48,12 +48,12 @@ def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     server.server_close()
 
 
-def replied(to: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str]) -> None:
-    to.send_response(status)
+def reply(handler: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str]) -> None:
+    handler.send_response(status)
     for name, value in {**headers, "Content-Length": str(len(body))}.items():
-        to.send_header(name, value)
-    to.end_headers()
-    to.wfile.write(body)
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(body)
 
 
 class Function:
@@ -76,23 +76,23 @@ class Function:
         class RuntimeApi(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 assert self.path == NEXT
-                replied(self, 200, function.events.get(), {**RUNTIME, "Content-Type": "application/json"})
+                reply(self, 200, function.events.get(), {**RUNTIME, "Content-Type": "application/json"})
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 function.responses.put((self.path, body))
-                replied(self, 202, b"", {})
+                reply(self, 202, b"", {})
 
         return RuntimeApi
 
 
 @contextmanager
-def running(toolkits: Path, folder: Path, **environ: str) -> Iterator[Function]:
-    """The zip as Lambda unpacks it, with nothing else of ours."""
-    with zipfile.ZipFile(lambda_zip.write(folder / "lambda.zip")) as made:
-        made.extractall(folder / "task")
+def run_function(toolkits: Path, folder: Path, **environ: str) -> Iterator[Function]:
+    """Run the zip as Lambda unpacks it, without any other code of the project."""
+    with zipfile.ZipFile(lambda_zip.write(folder / "lambda.zip")) as archive:
+        archive.extractall(folder / "task")
     function = Function()
-    with listening(function.api()) as address:
+    with http_server(function.api()) as address:
         env = {
             **environ,
             "AWS_LAMBDA_RUNTIME_API": address,
@@ -114,7 +114,7 @@ def running(toolkits: Path, folder: Path, **environ: str) -> Iterator[Function]:
 
 
 @pytest.fixture
-def ours(served: Served, trained: Trained) -> str:
+def torchserve_url(served: Served, trained: Trained) -> str:
     served.rollout.load("1", lambda: trained.archive)
     served.rollout.switch("1")
     return served.inference.url
@@ -135,21 +135,21 @@ def sagemaker(torchserve: str) -> type[BaseHTTPRequestHandler]:
             answer = requests.post(f"{torchserve}/predictions/bin-counter", data=body, headers=headers, timeout=60)
             assert self.path == "/endpoints/bins/invocations"
             if answer.ok:
-                replied(self, 200, answer.content, {"Content-Type": "application/json"})
+                reply(self, 200, answer.content, {"Content-Type": "application/json"})
                 return
-            told = {
+            error = {
                 "Message": "Received client error",
                 "OriginalStatusCode": answer.status_code,
                 "OriginalMessage": answer.text,
             }
-            replied(self, 424, json.dumps(told).encode(), {"x-amzn-errortype": "ModelError"})
+            reply(self, 424, json.dumps(error).encode(), {"x-amzn-errortype": "ModelError"})
 
     return Runtime
 
 
-@pytest.mark.parametrize("whom", ["endpoint", "torchserve"])
+@pytest.mark.parametrize("upstream", ["endpoint", "torchserve"])
 def test_the_runtime_client_runs_the_zip_as_it_is_deployed(
-    toolkits: Path, ours: str, photo: bytes, tmp_path: Path, whom: str
+    toolkits: Path, torchserve_url: str, photo: bytes, tmp_path: Path, upstream: str
 ) -> None:
     encoded = base64.b64encode(photo).decode()
     event = {
@@ -166,19 +166,19 @@ def test_the_runtime_client_runs_the_zip_as_it_is_deployed(
         "isBase64Encoded": False,
         "body": json.dumps({"image": encoded, "expected_quantity": 3}),
     }
-    with listening(sagemaker(ours)) as runtime:
+    with http_server(sagemaker(torchserve_url)) as runtime:
         endpoint = {"BINWATCH_ENDPOINT_NAME": "bins", "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": f"http://{runtime}"}
-        asked = endpoint if whom == "endpoint" else {"BINWATCH_INFERENCE_URL": ours}
-        with running(toolkits, tmp_path, **asked) as function:
-            answers = [function.invoke(each) for each in (event, rest)]
-            unfit = [{"url": "s3://private/a.jpg"}, {"url": "ftp://a"}, {**event, "body": encoded[:800]}]
-            refused = [function.invoke(each) for each in (*unfit, {"httpMethod": "GET"})]
-    first, second = (json.loads(each["body"]) for each in answers)
-    assert [each["statusCode"] for each in answers] == [200, 200]
+        environ = endpoint if upstream == "endpoint" else {"BINWATCH_INFERENCE_URL": torchserve_url}
+        with run_function(toolkits, tmp_path, **environ) as function:
+            responses = [function.invoke(content) for content in (event, rest)]
+            invalid = [{"url": "s3://private/a.jpg"}, {"url": "ftp://a"}, {**event, "body": encoded[:800]}]
+            refused = [function.invoke(content) for content in (*invalid, {"httpMethod": "GET"})]
+    first, second = (json.loads(response["body"]) for response in responses)
+    assert [response["statusCode"] for response in responses] == [200, 200]
     assert first["expected_quantity"] == 3
     assert {**first, "event_id": ""} == {**second, "event_id": ""}
-    assert [each["statusCode"] for each in refused] == [403, 422, 400, 405]
-    assert [json.loads(each["body"])["code"] for each in refused] == [403, 422, 400, 405]
+    assert [response["statusCode"] for response in refused] == [403, 422, 400, 405]
+    assert [json.loads(response["body"])["code"] for response in refused] == [403, 422, 400, 405]
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def moto(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.stop()
 
 
-def test_the_function_is_made_updated_and_removed_in_moto(moto: str, tmp_path: Path) -> None:
+def test_the_function_is_created_updated_and_removed_in_moto(moto: str, tmp_path: Path) -> None:
     region, pace = "eu-west-1", Pace(0.05, 30)
     iam = boto3.client("iam", endpoint_url=moto, region_name=region)
     trust = {
@@ -203,15 +203,17 @@ def test_the_function_is_made_updated_and_removed_in_moto(moto: str, tmp_path: P
     }
     role = iam.create_role(RoleName="front", AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
     code, api = lambda_zip.write(tmp_path / "lambda.zip"), Aws(region, moto)
-    wanted = lambda_deploy.front({"name": "binwatch", "role": role, "endpoint": "bins", "url": "NONE"})
-    made = lambda_deploy.deploy(api, wanted, code, pace)
-    assert made.did == "created"
-    assert made.url.startswith("https://")
-    again = lambda_deploy.front({"name": "binwatch", "role": role, "inference_url": "http://10.0.0.5:8080"})
-    assert lambda_deploy.deploy(api, again, code, pace).did == "updated"
+    spec = lambda_deploy.read_lambda_spec({"name": "binwatch", "role": role, "endpoint": "bins", "url": "NONE"})
+    outcome = lambda_deploy.deploy(api, spec, code, pace)
+    assert outcome.did == "created"
+    assert outcome.url.startswith("https://")
+    changed_spec = lambda_deploy.read_lambda_spec(
+        {"name": "binwatch", "role": role, "inference_url": "http://10.0.0.5:8080"}
+    )
+    assert lambda_deploy.deploy(api, changed_spec, code, pace).did == "updated"
     client = boto3.client("lambda", endpoint_url=moto, region_name=region)
-    there = client.get_function_configuration(FunctionName="binwatch")
-    assert there["Environment"]["Variables"]["BINWATCH_INFERENCE_URL"] == "http://10.0.0.5:8080"
-    assert there["Handler"] == lambda_zip.HANDLER
+    configuration = client.get_function_configuration(FunctionName="binwatch")
+    assert configuration["Environment"]["Variables"]["BINWATCH_INFERENCE_URL"] == "http://10.0.0.5:8080"
+    assert configuration["Handler"] == lambda_zip.HANDLER
     assert "DeleteFunction" in lambda_deploy.destroy(api, "binwatch")
     assert lambda_deploy.destroy(api, "binwatch") == []

@@ -1,8 +1,8 @@
-"""One promotion after another under constant load: no request fails, few wait longer than at rest, nothing grows.
+"""Repeated promotions under constant load: no request fails, latency rises little, and memory does not grow.
 
-Load comes as an open loop, at 40 % of what two clients a core get. The promoter is a process of its own, as it is in
-containers. Between two promotions there is rest, so that a neighbour of this machine is as busy in the one as in the
-other. In `make proof` there are twenty promotions, and how long requests wait is judged; else there are two.
+The load is an open loop, at 40 % of the throughput of two clients per core. The promoter is a process of its own, as in
+containers. Between two promotions there is a rest, so that other load on the machine affects both alike. `make proof`
+runs twenty promotions and tests the latency; otherwise there are two.
 """
 
 import json
@@ -28,7 +28,7 @@ from tests.integration.promoting import challenger
 from tests.integration.serving import Deployed
 from trainer.registry import signing
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.versions import Status
+from trainer.registry.status import Status
 from trainer.training.run import Trained
 
 pytestmark = pytest.mark.alone
@@ -41,19 +41,19 @@ MIB = 1024**2
 
 @dataclass(frozen=True)
 class Window:
-    """A time of promotion or of rest, in seconds of the monotonic clock."""
+    """The time of a promotion or a rest, in seconds of the monotonic clock."""
 
     begun_s: float
     ended_s: float
 
-    def of(self, answers: Sequence[Answer]) -> list[Answer]:
-        """The requests that were sent meanwhile."""
-        return [each for each in answers if self.begun_s <= each.sent_s < self.ended_s]
+    def select(self, answers: Sequence[Answer]) -> list[Answer]:
+        """The answers to requests that were sent in it."""
+        return [answer for answer in answers if self.begun_s <= answer.sent_s < self.ended_s]
 
 
 @contextmanager
 def promoter_process(
-    registry: Registry, state: Path, inference: str, management: str, store: Path, keys: signing.Pair
+    registry: Registry, state: Path, inference: str, management: str, store: Path, keys: signing.KeyPair
 ) -> Iterator[None]:
     """`scripts/promote.py --watch`."""
     settings = {
@@ -76,7 +76,7 @@ def promoter_process(
         assert process.wait(60) == 0
 
 
-def promoted(registry: Registry, trained: Trained, before: str, keys: signing.Pair) -> tuple[str, Window]:
+def promoted(registry: Registry, trained: Trained, before: str, keys: signing.KeyPair) -> tuple[str, Window]:
     """Register a challenger and wait until it is promoted and the old version is gone."""
     number = challenger(registry, trained, 0.5, status=Status.REFUSED, compared_with=before, keys=keys)
     begun_s = time.monotonic()
@@ -89,12 +89,12 @@ def promoted(registry: Registry, trained: Trained, before: str, keys: signing.Pa
 
 
 def p99_ms(answers: Sequence[Answer]) -> float:
-    return 1000 * float(np.quantile([each.took_s for each in answers], 0.99))
+    return 1000 * float(np.quantile([answer.took_s for answer in answers], 0.99))
 
 
 def test_promotions_under_constant_load(registry: Registry, trained: Trained, tmp_path: Path) -> None:
     photo, times = trained.data.test.photos[0].path.read_bytes(), rounds(2, 20)
-    keys = signing.pair_in(tmp_path / "keys")
+    keys = signing.ensure_key_pair(tmp_path / "keys")
     with (
         torchserve_server(tmp_path, None, {"OMP_NUM_THREADS": "1"}) as (inference, management, store),
         promoter_process(registry, tmp_path, inference, management, store, keys),
@@ -120,23 +120,28 @@ def test_promotions_under_constant_load(registry: Registry, trained: Trained, tm
             stop.set()
         answers = loaded.result()
     report(capacity, answers, rests, swaps, memory)
-    assert {(each.status, each.failure) for each in answers} == {(200, "")}
-    assert {json.loads(each.body)["model_version"] for each in answers} == set(numbers)
+    assert {(answer.status, answer.failure) for answer in answers} == {(200, "")}
+    assert {json.loads(answer.body)["model_version"] for answer in answers} == set(numbers)
     assert memory[-1] < 1.1 * memory[0]
     if "BINWATCH_PROOF" in os.environ:
-        at_rest, swapping = ([one for each in windows for one in each.of(answers)] for windows in (rests, swaps))
+        at_rest, swapping = (
+            [answer for window in windows for answer in window.select(answers)] for windows in (rests, swaps)
+        )
         assert p99_ms(swapping) <= 2 * p99_ms(at_rest)
 
 
 def report(
     capacity: float, answers: Sequence[Answer], rests: Sequence[Window], swaps: Sequence[Window], memory: Sequence[int]
 ) -> None:
-    at_rest, swapping = ([one for each in windows for one in each.of(answers)] for windows in (rests, swaps))
-    took_s, calm_ms, busy_ms = [each.ended_s - each.begun_s for each in swaps], p99_ms(at_rest), p99_ms(swapping)
+    at_rest, swapping = (
+        [answer for window in windows for answer in window.select(answers)] for windows in (rests, swaps)
+    )
+    took_s, calm_ms, busy_ms = [window.ended_s - window.begun_s for window in swaps], p99_ms(at_rest), p99_ms(swapping)
+    failed = sum(answer.status != 200 for answer in answers)
     print(
         f"{len(swaps)} promotions of {np.median(took_s):.1f} s at {SHARE * capacity:.0f} of {capacity:.0f} requests/s: "
-        f"{len(answers)} requests, {sum(each.status != 200 for each in answers)} failed; p99 {calm_ms:.0f} ms at rest, "
+        f"{len(answers)} requests, {failed} failed; p99 {calm_ms:.0f} ms at rest, "
         f"{busy_ms:.0f} ms while swapping ({busy_ms / calm_ms:.2f} times); each swap: "
-        f"{', '.join(f'{p99_ms(each.of(answers)):.0f}' for each in swaps)} ms; "
+        f"{', '.join(f'{p99_ms(window.select(answers)):.0f}' for window in swaps)} ms; "
         f"memory {memory[0] / MIB:.0f} MiB after the first, {memory[-1] / MIB:.0f} after the last"
     )

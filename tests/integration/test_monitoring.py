@@ -1,11 +1,12 @@
-"""Monitoring with a real MLflow, a real S3 server, real captures, and the script as a user calls it."""
+"""Monitoring with a real MLflow, a real S3 server, real captures, and the script as users call it."""
 
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from serve.local.servers import s3_server
 from serve.monitoring import reader, records
 from serve.monitoring.drift import Thresholds
 from serve.monitoring.monitor import Monitor
-from tests.benchmarks import monitoring_benches
-from tests.benchmarks.monitoring_benches import draw
+from tests.benchmarks import bench_monitor
+from tests.benchmarks.drawn_capture import draw_records, draw_reference, write_records
 from tests.conftest import rounds
 from trainer.registry.mlflow_registry import Registry
 from trainer.reporting import monitoring_plots
@@ -32,8 +33,8 @@ NOW = datetime.now(UTC).replace(hour=12, minute=30, second=0, microsecond=0)
 HOURS = timedelta(hours=1)
 
 
-def crown(registry: Registry, reference: dict[str, Any] | None) -> str:
-    """A champion whose run recorded ``reference``; returns its version."""
+def make_champion(registry: Registry, reference: dict[str, Any] | None) -> str:
+    """Make a champion whose run recorded ``reference``. Returns its version."""
     with registry.run("train") as run:
         if reference:
             run.log_json(reference, "reference.json")
@@ -42,108 +43,108 @@ def crown(registry: Registry, reference: dict[str, Any] | None) -> str:
     return number
 
 
-def fill(folder: Path, version: str, start: datetime = NOW - 20 * HOURS, **how: Any) -> None:
-    monitoring_benches.write(folder, draw(600, how.pop("seed", 3), start, timedelta(hours=19), version, **how))
+def fill(folder: Path, version: str, start: datetime = NOW - 20 * HOURS, seed: int = 3, **more: Any) -> None:
+    write_records(folder, draw_records(600, seed, start, timedelta(hours=19), version, **more))
 
 
 def journal_runs(url: str) -> dict[str, Any]:
-    """The monitoring's runs by name, newest words of each."""
+    """The monitoring's runs by name."""
     client = MlflowClient(url, url)
-    found = client.get_experiment_by_name(EXPERIMENT)
-    runs = client.search_runs([found.experiment_id]) if found else []
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    runs = client.search_runs([experiment.experiment_id]) if experiment else []
     return {run.info.run_name: run for run in runs}
 
 
 @pytest.fixture(autouse=True)
-def no_monitoring(mlflow_url: str) -> Iterator[None]:
-    """A journal without runs."""
+def delete_runs(mlflow_url: str) -> Iterator[None]:
+    """Delete the monitoring's runs after each test."""
     yield
     client = MlflowClient(mlflow_url, mlflow_url)
     for run in journal_runs(mlflow_url).values():
         client.delete_run(run.info.run_id)
 
 
-def monitor(folder: Path, out: Path, url: str) -> Monitor:
-    return Monitor(reader.Folder(folder), out, 24 * HOURS, Thresholds(), journal=Journal(url))
+def new_monitor(folder: Path, out: Path, url: str) -> Monitor:
+    return Monitor(reader.FolderSource(folder), out, 24 * HOURS, Thresholds(), journal=Journal(url))
 
 
 def test_mlflow_gets_a_run_a_day_with_curves_and_pictures(registry: Registry, mlflow_url: str, tmp_path: Path) -> None:
-    version = crown(registry, monitoring_benches.reference(1000, 1))
+    version = make_champion(registry, draw_reference(1000, 1))
     fill(tmp_path, version)
-    report = monitor(tmp_path, tmp_path / "out", mlflow_url).look(NOW)
+    report = new_monitor(tmp_path, tmp_path / "out", mlflow_url).run_once(NOW)
     today, yesterday = f"monitoring {NOW:%Y-%m-%d}", f"monitoring {NOW - 24 * HOURS:%Y-%m-%d}"
     runs, client = journal_runs(mlflow_url), MlflowClient(mlflow_url, mlflow_url)
     assert set(runs) == {today, yesterday}
     assert all(run.info.status == "FINISHED" for run in runs.values())
     curve = [
-        each
+        point
         for name in (yesterday, today)
-        for each in client.get_metric_history(runs[name].info.run_id, "confidence_mean")
+        for point in client.get_metric_history(runs[name].info.run_id, "confidence_mean")
     ]
-    over = [each for each in report.buckets if each.start < f"{NOW:%Y-%m-%dT%H}"]
-    assert [each.value for each in curve] == [each.confidence_mean for each in over]
-    assert [each.step for each in curve] == [int(each.start[11:13]) * 60 for each in over]
+    complete = [bucket for bucket in report.buckets if bucket.start < f"{NOW:%Y-%m-%dT%H}"]
+    assert [point.value for point in curve] == [bucket.confidence_mean for bucket in complete]
+    assert [point.step for point in curve] == [int(bucket.start[11:13]) * 60 for bucket in complete]
     assert {"verdict_mismatch", "count_3", "psi_brightness", "window_requests"} <= set(runs[today].data.metrics)
     assert runs[today].data.tags["alerts"] == "none"
-    files = {each.path for each in client.list_artifacts(runs[today].info.run_id)}
-    assert files == {"monitoring.json", *(f"{name}.png" for name in monitoring_plots.PICTURES)}
+    files = {file.path for file in client.list_artifacts(runs[today].info.run_id)}
+    assert files == {"monitoring.json", *(f"{name}.png" for name in monitoring_plots.FIGURES)}
 
 
-def test_looking_again_logs_only_buckets_that_are_over_since(
+def test_a_further_run_logs_only_buckets_that_have_ended_since(
     registry: Registry, mlflow_url: str, tmp_path: Path
 ) -> None:
-    fill(tmp_path, crown(registry, None))
-    monitor(tmp_path, tmp_path / "out", mlflow_url).look(NOW)
-    watched = monitor(tmp_path, tmp_path / "out", mlflow_url)  # started again
+    fill(tmp_path, make_champion(registry, None))
+    new_monitor(tmp_path, tmp_path / "out", mlflow_url).run_once(NOW)
+    watching = new_monitor(tmp_path, tmp_path / "out", mlflow_url)  # a restart
     for minutes in (1, 31, 32):
-        watched.look(NOW + timedelta(minutes=minutes))
+        watching.run_once(NOW + timedelta(minutes=minutes))
     run = journal_runs(mlflow_url)[f"monitoring {NOW:%Y-%m-%d}"]
     client = MlflowClient(mlflow_url, mlflow_url)
-    steps = [each.step for each in client.get_metric_history(run.info.run_id, "requests")]
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "requests")]
     assert steps == sorted(set(steps))
     assert steps[-1] == 11 * 60
-    looks = [each.step for each in client.get_metric_history(run.info.run_id, "window_requests")]
-    assert looks == [12 * 60 + 30, 12 * 60 + 31]
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "window_requests")]
+    assert steps == [12 * 60 + 30, 12 * 60 + 31]
 
 
 def test_drift_is_measured_against_the_champions_run_and_tagged(
     registry: Registry, mlflow_url: str, tmp_path: Path
 ) -> None:
-    fill(tmp_path, crown(registry, monitoring_benches.reference(1000, 1)), brightness=0.5)
-    report = monitor(tmp_path, tmp_path / "out", mlflow_url).look(NOW)
+    fill(tmp_path, make_champion(registry, draw_reference(1000, 1)), brightness=0.5)
+    report = new_monitor(tmp_path, tmp_path / "out", mlflow_url).run_once(NOW)
     assert [alert.name for alert in report.alerts] == ["drift of brightness"]
     assert journal_runs(mlflow_url)[f"monitoring {NOW:%Y-%m-%d}"].data.tags["alerts"] == "drift of brightness"
 
 
 def test_a_new_champion_is_compared_with_its_own_reference(registry: Registry, mlflow_url: str, tmp_path: Path) -> None:
-    first = crown(registry, monitoring_benches.reference(1000, 1))
+    first = make_champion(registry, draw_reference(1000, 1))
     fill(tmp_path, first, brightness=0.5)
-    watched = monitor(tmp_path, tmp_path / "out", mlflow_url)
-    assert watched.look(NOW).alerts
-    second = crown(registry, monitoring_benches.reference(1000, 1))
+    watching = new_monitor(tmp_path, tmp_path / "out", mlflow_url)
+    assert watching.run_once(NOW).alerts
+    second = make_champion(registry, draw_reference(1000, 1))
     fill(tmp_path, second, seed=4)
-    report = watched.look(NOW)
+    report = watching.run_once(NOW)
     assert report.alerts == ()
     assert report.model_versions == {first: 600, second: 600}
 
 
 def test_a_champion_without_a_reference_leaves_drift_out(registry: Registry, mlflow_url: str, tmp_path: Path) -> None:
-    fill(tmp_path, crown(registry, None))
-    report = monitor(tmp_path, tmp_path / "out", mlflow_url).look(NOW)
+    fill(tmp_path, make_champion(registry, None))
+    report = new_monitor(tmp_path, tmp_path / "out", mlflow_url).run_once(NOW)
     assert report.drift == ()
-    assert "no reference" in report.notes[0]
+    assert len(report.notes) == 1
 
 
 def test_without_a_champion_and_without_a_record_nothing_is_logged(
     registry: Registry, mlflow_url: str, tmp_path: Path
 ) -> None:
-    assert monitor(tmp_path, tmp_path / "out", mlflow_url).look(NOW).records == 0
+    assert new_monitor(tmp_path, tmp_path / "out", mlflow_url).run_once(NOW).records == 0
     assert journal_runs(mlflow_url) == {}
 
 
-def call(*words: object, **env: str) -> "subprocess.CompletedProcess[str]":
+def run_script(*arguments: object, **env: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "scripts/monitor.py", *map(str, words)],
+        [sys.executable, "scripts/monitor.py", *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, **env},
         capture_output=True,
@@ -152,17 +153,26 @@ def call(*words: object, **env: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_the_script_summarises_what_a_real_capture_wrote(tmp_path: Path) -> None:
-    kept = capture.start(capture.Settings(target=str(tmp_path / "capture"), max_disk_use=1))
-    assert kept is not None
+def test_the_script_summarises_a_real_capture(tmp_path: Path) -> None:
+    writer = capture.start(capture.Settings(target=str(tmp_path / "capture"), max_disk_use=1))
+    assert writer is not None
     answer = {"count": 2, "probabilities": {"1": 0.25, "2": 0.75}, "verdict": "match", "model_version": "4"}
     events = [
-        Event(answer, 200, "4", 12.0, "image/jpeg", b"\xff\xd8" * 500, brightness=90.0, sharpness=3.0)
+        Event(
+            answer=answer,
+            status=200,
+            model_version="4",
+            latency_ms=12.0,
+            content_type="image/jpeg",
+            data=b"\xff\xd8" * 500,
+            brightness=90.0,
+            sharpness=3.0,
+        )
         for _ in range(20)
     ]
     for event in events:
-        kept.put(event)
-    kept.close()
+        writer.put(event)
+    writer.close()
     truth = tmp_path / "capture" / records.TRUTHS / f"{datetime.now(UTC):%Y/%m/%d/%H}" / "a.jsonl"
     truth.parent.mkdir(parents=True)
     for number, event in enumerate(events):
@@ -173,37 +183,37 @@ def test_the_script_summarises_what_a_real_capture_wrote(tmp_path: Path) -> None
         }
         with truth.open("a") as file:
             file.write(json.dumps(line) + "\n")
-    done = call("--capture", tmp_path / "capture", "--out", tmp_path / "out", "--no-tracking", "--json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found == json.loads((tmp_path / "out" / "monitoring.json").read_text())
-    assert (found["records"], found["unreadable"], found["model_versions"]) == (20, 0, {"4": 20})
-    totals = found["totals"]
+    process = run_script("--capture", tmp_path / "capture", "--out", tmp_path / "out", "--no-tracking", "--json")
+    assert process.returncode == 0, process.stderr
+    report = json.loads(process.stdout)
+    assert report == json.loads((tmp_path / "out" / "monitoring.json").read_text())
+    assert (report["records"], report["unreadable"], report["model_versions"]) == (20, 0, {"4": 20})
+    totals = report["totals"]
     assert (totals["confidence_mean"], totals["latency_p99_ms"], totals["counts"]) == (0.75, 12.0, {"2": 20})
     assert (totals["verdicts"]["match"], totals["feedback"], totals["accuracy"]) == (20, 20, 0.75)
 
 
 @pytest.mark.parametrize(
-    ("words", "env", "code", "message"),
+    ("arguments", "env", "code", "part"),
     [
-        (["--capture", "nowhere"], {}, 1, "there is no folder nowhere"),
-        (["--capture", ".", "--since", "soon"], {}, 2, "--since is 'soon'"),
+        (["--capture", "nowhere"], {}, 1, "nowhere"),
+        (["--capture", ".", "--since", "soon"], {}, 2, "'soon'"),
         (["--capture", "."], {"BINWATCH_ALERT_PSI": "x", "BINWATCH_ALERT_RECENT_S": "0"}, 2, "BINWATCH_ALERT_RECENT_S"),
         (["--capture", "."], {"BINWATCH_ALERT_WEBHOOK": "file:///etc/passwd"}, 2, "BINWATCH_ALERT_WEBHOOK"),
     ],
 )
-def test_the_script_refuses_what_it_cannot_use(
-    words: list[str], env: dict[str, str], code: int, message: str, tmp_path: Path
+def test_the_script_refuses_unusable_settings(
+    arguments: list[str], env: dict[str, str], code: int, part: str, tmp_path: Path
 ) -> None:
-    done = call(*words, "--out", tmp_path, "--no-tracking", **env)
-    assert (done.returncode, done.stdout) == (code, "")
-    assert re.match(r"error: .*", done.stderr)
-    assert message in done.stderr
+    process = run_script(*arguments, "--out", tmp_path, "--no-tracking", **env)
+    assert (process.returncode, process.stdout) == (code, "")
+    assert re.match(r"error: .*", process.stderr)
+    assert part in process.stderr
 
 
-def test_a_watching_script_writes_looks_again_and_ends_on_sigterm(tmp_path: Path) -> None:
+def test_a_watching_script_updates_the_report_and_ends_on_sigterm(tmp_path: Path) -> None:
     fill(tmp_path / "capture", "1", datetime.now(UTC) - 20 * HOURS)
-    out, beat = tmp_path / "out" / "monitoring.json", tmp_path / "beat"
+    out, heartbeat = tmp_path / "out" / "monitoring.json", tmp_path / "beat"
     command = [
         "scripts/monitor.py",
         "--watch",
@@ -215,11 +225,11 @@ def test_a_watching_script_writes_looks_again_and_ends_on_sigterm(tmp_path: Path
         "--out",
         str(out.parent),
         "--heartbeat",
-        str(beat),
+        str(heartbeat),
     ]
     with subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         try:
-            wait(lambda: beat.exists() and json.loads(out.read_text())["records"] == 600)
+            wait(lambda: heartbeat.exists() and json.loads(out.read_text())["records"] == 600)
             fill(tmp_path / "capture", "1", datetime.now(UTC) - 20 * HOURS, seed=8)
             wait(lambda: json.loads(out.read_text())["records"] == 1200)
         finally:
@@ -227,12 +237,10 @@ def test_a_watching_script_writes_looks_again_and_ends_on_sigterm(tmp_path: Path
         assert process.wait(30) == 0
 
 
-def wait(done: Any, timeout_s: float = 60) -> None:
-    import time
-
+def wait(condition: Callable[[], bool], timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
-    while not done():
-        assert time.monotonic() < deadline, "it did not come about"
+    while not condition():
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.05)
 
 
@@ -249,21 +257,23 @@ def test_a_bucket_is_read_like_a_folder(tmp_path: Path, monkeypatch: pytest.Monk
         client.create_bucket(Bucket="bins")
         for path in (tmp_path / "capture").rglob("*.jsonl"):
             client.upload_file(str(path), "bins", f"kept/{path.relative_to(tmp_path / 'capture')}")
-        folder = Monitor(reader.Folder(tmp_path / "capture"), tmp_path / "one", 24 * HOURS, Thresholds()).look(NOW)
-        bucket = reader.place_of("s3://bins/kept/", url)
-        watched = Monitor(bucket, tmp_path / "two", 24 * HOURS, Thresholds())
-        assert watched.look(NOW) == folder
+        folder = Monitor(
+            reader.FolderSource(tmp_path / "capture"), tmp_path / "one", 24 * HOURS, Thresholds()
+        ).run_once(NOW)
+        bucket = reader.open_source("s3://bins/kept/", url)
+        watching = Monitor(bucket, tmp_path / "two", 24 * HOURS, Thresholds())
+        assert watching.run_once(NOW) == folder
         assert folder.records == 600
-        assert watched.look(NOW) == folder
+        assert watching.run_once(NOW) == folder
 
 
 def test_a_day_of_capture_takes_seconds_and_little_memory(tmp_path: Path) -> None:
     """In CI a tenth of the day; `scripts/bench.py monitor` measures the whole, with and without photos."""
     number = rounds(10_000, 100_000)
-    monitoring_benches.write(tmp_path, draw(number, 1, datetime.now(UTC) - 23 * HOURS, 22 * HOURS), photo_bytes=4096)
+    write_records(tmp_path, draw_records(number, 1, datetime.now(UTC) - 23 * HOURS, 22 * HOURS), photo_bytes=4096)
     command = [sys.executable, "scripts/monitor.py", "--capture", tmp_path, "--out", tmp_path / "out", "--no-tracking"]
-    seconds, peak_mib = monitoring_benches.measured(command)
+    seconds, peak_mib = bench_monitor.measure(command)
     print(f"{number} records in {seconds:.1f} s, {peak_mib:.0f} MiB at most")
     assert json.loads((tmp_path / "out" / "monitoring.json").read_text())["records"] == number
-    assert seconds < monitoring_benches.MOST_S
-    assert 20 < peak_mib < monitoring_benches.MOST_MIB
+    assert seconds < bench_monitor.MAX_SECONDS
+    assert 20 < peak_mib < bench_monitor.MAX_MIB

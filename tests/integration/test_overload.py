@@ -1,4 +1,4 @@
-"""Ten times the load that it can carry: everybody gets an answer, nothing grows, and afterwards it is as before."""
+"""Ten times the capacity of a server: every request gets an answer, memory does not grow, and it recovers."""
 
 import json
 import threading
@@ -20,13 +20,13 @@ MEASURED_S = 5.0
 BACK_S = 5.0
 TIMES = 10
 BACK_SHARE = 0.8
-"""Of the throughput before, what must be back ``BACK_S`` after."""
+"""The share of the throughput before that must be reached ``BACK_S`` after the overload."""
 GROWTH = 1.1
 MIB = 1024**2
 
 
 class Memory:
-    """Watches the resident memory of server and workers, every half second."""
+    """Samples the resident memory of server and workers every half second."""
 
     def __init__(self, server: Deployed) -> None:
         self.samples: list[int] = []
@@ -51,13 +51,13 @@ def quantile(values: list[float], share: float) -> float:
 
 
 def throughput(server: Deployed, photo: bytes) -> tuple[float, float]:
-    """Answers a second to CLIENTS clients, and what they would be if nobody else had the worker's processor."""
+    """Answers per second to CLIENTS clients, and what they would be if the worker had its processor to itself."""
     ran_s, waited_s = server.scheduled_s()
     answers = closed(server.url, photo, CLIENTS, MEASURED_S)
     ran_s, waited_s = (after - before for after, before in zip(server.scheduled_s(), (ran_s, waited_s), strict=True))
-    assert {each.status for each in answers} == {200}
-    found = per_second(answers, MEASURED_S)
-    return found, found * (ran_s + waited_s) / ran_s
+    assert {answer.status for answer in answers} == {200}
+    rate = per_second(answers, MEASURED_S)
+    return rate, rate * (ran_s + waited_s) / ran_s
 
 
 def test_ten_times_the_load_is_answered_and_leaves_no_trace(trained: Trained, tmp_path: Path) -> None:
@@ -74,20 +74,21 @@ def test_ten_times_the_load_is_answered_and_leaves_no_trace(trained: Trained, tm
         print(f"after {BACK_S:.0f} s {after:.1f}/s; without neighbours {own_before:.1f}/s, then {own_after:.1f}/s")
         assert server.processes() == processes
     assert len(answers) == int(TIMES * before * duration_s)
-    assert not Tally(each.failure for each in answers if each.failure)
-    assert {each.status for each in answers} == {200, 503}
-    assert all(json.loads(each.body)["code"] == 503 for each in answers if each.status == 503)
+    assert not Tally(answer.failure for answer in answers if answer.failure)
+    assert {answer.status for answer in answers} == {200, 503}
+    assert all(json.loads(answer.body)["code"] == 503 for answer in answers if answer.status == 503)
     half = len(memory.samples) // 2
     assert max(memory.samples[half:]) < GROWTH * max(memory.samples[:half])
     assert own_after >= BACK_SHARE * own_before
 
 
 def report(before: float, duration_s: float, answers: list[Answer], memory: list[int]) -> None:
-    served = [each.took_s for each in answers if each.status == 200]
-    refused = [each.took_s for each in answers if each.status == 503]
+    unanswered = sum(bool(answer.failure) for answer in answers)
+    served = [answer.took_s for answer in answers if answer.status == 200]
+    refused = [answer.took_s for answer in answers if answer.status == 503]
     print(
         f"capacity {before:.1f}/s; {len(answers)} requests in {duration_s} s: {len(served)} answered, "
-        f"{len(refused)} refused, {sum(bool(each.failure) for each in answers)} without an answer; waited p50 and p99: "
+        f"{len(refused)} refused, {unanswered} without an answer; waited p50 and p99: "
         f"{quantile(served, 0.5):.2f} and {quantile(served, 0.99):.2f} s for 200, {quantile(refused, 0.5):.3f} and "
         f"{quantile(refused, 0.99):.3f} s for 503; memory {memory[0] / MIB:.0f} to {max(memory) / MIB:.0f} MiB"
     )

@@ -10,9 +10,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from serve.errors import DataError, ServerError, TrackingError
+from serve.errors import DataError, PromoterTimeoutError, TrackingError
 from serve.local.servers import free_port, mlflow_server
-from tests.conftest import TINY, Served
+from tests.conftest import Served
+from tests.models import TINY
 from trainer.data.dataset import DataSpec
 from trainer.evaluation.policy import GREATER, GatePolicy
 from trainer.pipeline.execution import Execution
@@ -20,7 +21,7 @@ from trainer.pipeline.pipeline import ExecutionOptions, execute, wait_for_promot
 from trainer.promotion.promoter import Promoter, PromotionOutcome
 from trainer.registry import runs
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.versions import Status
+from trainer.registry.status import Status
 from trainer.training.run import run_training
 
 
@@ -36,8 +37,8 @@ def steps(execution: Execution) -> dict[str, str]:
 def nested(url: str, execution_id: str) -> dict[str, Run]:
     client = MlflowClient(url, url)
     experiment = client.get_run(execution_id).info.experiment_id
-    found = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{execution_id}'")
-    return {run.info.run_name: run for run in found}
+    runs = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{execution_id}'")
+    return {run.info.run_name: run for run in runs}
 
 
 def test_the_folder_mlflow_does_not_hide_the_package() -> None:
@@ -84,15 +85,14 @@ def assert_recorded(url: str, first: Execution, second: Execution, epochs: int) 
         "step_ms",
         "data_wait_share",
     ):
-        assert [each.step for each in client.get_metric_history(train.info.run_id, metric)] == list(
-            range(1, epochs + 1)
-        )
+        history = client.get_metric_history(train.info.run_id, metric)
+        assert [point.step for point in history] == list(range(1, epochs + 1))
     assert 0 <= train.data.metrics["test_accuracy_low"] <= train.data.metrics["test_accuracy"]
     assert train.data.tags["mlflow.source.git.commit"]
     assert train.inputs
     (dataset,) = train.inputs.dataset_inputs
     assert len(dataset.dataset.digest) == 36
-    artifacts = {each.path for each in client.list_artifacts(train.info.run_id)}
+    artifacts = {file.path for file in client.list_artifacts(train.info.run_id)}
     assert artifacts >= {
         "archive",
         "evaluation.json",
@@ -105,10 +105,10 @@ def assert_recorded(url: str, first: Execution, second: Execution, epochs: int) 
     }
     assert train.data.metrics["temperature"] > 0
     assert 0 <= train.data.metrics["test_calibration_error"] <= 1
-    judged = nested(url, second.id)["evaluate"].data
-    assert judged.params["champion"] == "1"
-    assert judged.metrics["champion_test_accuracy"] == train.data.metrics["test_accuracy"]
-    assert judged.params["test_fingerprint"] == runs["evaluate"].data.params["test_fingerprint"]
+    evaluate = nested(url, second.id)["evaluate"].data
+    assert evaluate.params["champion"] == "1"
+    assert evaluate.metrics["champion_test_accuracy"] == train.data.metrics["test_accuracy"]
+    assert evaluate.params["test_fingerprint"] == runs["evaluate"].data.params["test_fingerprint"]
 
 
 def test_a_failing_step_is_recorded_and_the_champion_serves_on(
@@ -128,7 +128,7 @@ def test_waits_for_another_process_s_verdict(registry: Registry) -> None:
     with registry.run("train") as run:
         pass
     version = registry.register(run.id, Status.APPROVED, "better", "").number
-    with pytest.raises(ServerError, match="is it running"):
+    with pytest.raises(PromoterTimeoutError, match=f"version {version}"):
         wait_for_promoter(registry, version, timeout_s=0.2)
     marking = Thread(target=partial(registry.mark, version, Status.REJECTED, "canary"))
     marking.start()
@@ -143,15 +143,15 @@ def test_an_mlflow_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.M
 
 
 def test_scripts_that_start_together_on_an_empty_mlflow_share_one_experiment(registry: Registry) -> None:
-    everyone = Barrier(8)
+    barrier = Barrier(8)
     run = MlflowClient(registry.uri).create_run(registry._experiment).info.run_id
 
     def experiment(name: str) -> str:
-        everyone.wait()
+        barrier.wait()
         return Registry(registry.uri, name)._experiment
 
     def version(reason: str) -> str:
-        everyone.wait()
+        barrier.wait()
         return registry.register(run, "refused", reason, "").number
 
     with ThreadPoolExecutor(8) as threads:
@@ -170,26 +170,23 @@ def test_what_mlflow_does_not_take_while_it_is_away_is_sent_later(
         run.buffer_metrics({"loss": 3.0}, 1)
     run.buffer_metrics({"loss": 2.0}, 2)
     run.buffer_tags({"rule.overfit": "epoch 2"})
-    assert "it is kept, 2 so far" in caplog.text
-    with pytest.raises(TrackingError, match="did not do what was asked"):
+    assert "2 calls are buffered" in caplog.text
+    with pytest.raises(TrackingError, match=url):
         run.flush(timeout_s=0)
     with mlflow_server(tmp_path, port) as url:
         run.buffer_metrics({"loss": 1.0}, 3)
         run.flush()
         client = MlflowClient(url, url)
-        assert [(each.step, each.value) for each in client.get_metric_history(run.id, "loss")] == [
-            (1, 3.0),
-            (2, 2.0),
-            (3, 1.0),
-        ]
+        history = client.get_metric_history(run.id, "loss")
+        assert [(point.step, point.value) for point in history] == [(1, 3.0), (2, 2.0), (3, 1.0)]
         assert client.get_run(run.id).data.tags["rule.overfit"] == "epoch 2"
 
 
-def test_a_rule_that_fires_is_seen_in_mlflow(drawn: Path, tmp_path: Path, registry: Registry) -> None:
+def test_a_rule_that_fires_is_recorded_in_mlflow(drawn: Path, tmp_path: Path, registry: Registry) -> None:
     recipe = replace(TINY, learning_rate=1e-12, epochs=4, schedule="constant")
     with registry.run("train") as run:
         run_training(DataSpec(drawn, limit=100), recipe, tmp_path, run, stop_on=frozenset({"stuck-on-majority"}))
-    found = MlflowClient(registry.uri).get_run(run.id).data
-    assert found.tags["stopped_by"] == "stuck-on-majority"
-    assert "get the same answer" in found.tags["rule.stuck-on-majority"]
-    assert found.metrics["rule_stuck-on-majority"] == 1
+    data = MlflowClient(registry.uri).get_run(run.id).data
+    assert data.tags["stopped_by"] == "stuck-on-majority"
+    assert data.tags["rule.stuck-on-majority"]
+    assert data.metrics["rule_stuck-on-majority"] == 1

@@ -8,7 +8,8 @@ from tests.integration.promoting import accuracy, alias, assert_only, challenger
 from tests.integration.test_serving import altered
 from trainer.promotion import decisions
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.versions import PREVIOUS, Status
+from trainer.registry.status import Status
+from trainer.registry.versions import PREVIOUS
 from trainer.training.run import Trained
 
 
@@ -59,24 +60,24 @@ def test_an_undecided_version_goes_through_the_gate(registry: Registry, served: 
     same = challenger(registry, trained, 0.5, status="")
     assert promoter(registry, served).reconcile().did == "nothing"
     assert registry.version(same).status == Status.REFUSED
-    assert "50.0% on 30 test photos is not greater than the champion's 50.0%" in registry.version(same).reason
-    decision, told = decisions.tell(registry, decisions.NEWEST)
+    assert "50.0% on 30" in registry.version(same).reason
+    decision, text = decisions.find_and_explain(registry, decisions.NEWEST)
     assert (decision.promote, decision.p_value) == (False, 1.0)
-    assert f"The gate refused version {same} (policy: significant)" in told
+    assert f"refused version {same} (policy: significant)" in text
     assert decisions.find(registry, registry.version(first)).first
     others = challenger(registry, trained, 0.9, status="", fingerprint="others")
     assert promoter(registry, served).reconcile().did == "nothing"
     assert "evaluated on different photos" in registry.version(others).reason
-    assert "run the pipeline" in decisions.tell(registry, others)[1]
+    assert "run the pipeline" in decisions.find_and_explain(registry, others)[1]
     assert_only(registry, served, first)
 
 
 def test_a_decision_that_is_not_recorded_is_one_clear_error(registry: Registry, trained: Trained) -> None:
-    with pytest.raises(DataError, match="no version is registered yet"):
-        decisions.tell(registry, decisions.NEWEST)
+    with pytest.raises(DataError, match="no version"):
+        decisions.find_and_explain(registry, decisions.NEWEST)
     old = challenger(registry, trained, 0.5)
-    with pytest.raises(DataError, match=rf"of version {old} no decision\.json is recorded; .* approved, because"):
-        decisions.tell(registry, old)
+    with pytest.raises(DataError, match=rf"decision\.json .*version {old}\b.* approved, because"):
+        decisions.find_and_explain(registry, old)
 
 
 def test_a_version_that_cannot_be_judged_is_refused_and_holds_up_nobody(

@@ -1,4 +1,4 @@
-"""Every form of a request, every status, and the record of each, against a real TorchServe and a real S3 server."""
+"""Every format of a request, every status and the capture of each, with a real TorchServe and a real S3 server."""
 
 import atexit
 import base64
@@ -15,6 +15,8 @@ import requests
 
 from serve import hour_files, links
 from serve.archives.archive import unpacked
+from serve.capture_record import Record
+from serve.counter import Answer
 from serve.handler import BinCounterHandler
 from serve.links import MAX_BYTES
 from serve.local.servers import free_port, s3_server
@@ -36,7 +38,7 @@ def photo(trained: Trained) -> bytes:
 def s3(tmp_path_factory: pytest.TempPathFactory, photo: bytes) -> Iterator[str]:
     """A store with the buckets ``bins``, which links may name, and ``private``."""
     with s3_server(tmp_path_factory.mktemp("s3")) as url:
-        client = links.client(url, 20, 1)
+        client = links.s3_client(url, 20, 1)
         for bucket in ("bins", "private", "captured"):
             client.create_bucket(Bucket=bucket)
             client.put_object(Bucket=bucket, Key="a b/é.jpg", Body=photo)
@@ -58,12 +60,12 @@ def server(tmp_path_factory: pytest.TempPathFactory, trained: Trained, s3: str) 
     assert "Traceback" not in running.log()
 
 
-def ask(server: Deployed, content: Any, **headers: str) -> requests.Response:
+def ask(server: Deployed, content: object, **headers: str) -> requests.Response:
     return requests.post(server.url, json=content, headers=headers, timeout=60)
 
 
-def same(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer without what is new in each."""
+def same(answer: Answer) -> Answer:
+    """An answer without what differs in every response."""
     return {name: value for name, value in answer.items() if name not in ("event_id", "status")}
 
 
@@ -92,7 +94,7 @@ def test_every_form_of_a_request_gets_the_same_answer(server: Deployed, photo: b
         assert response.status_code == 200, response.text
         assert same(response.json()) == expected
     listed = ask(server, {"instances": [{"image": encoded(photo)}, {"uri": "s3://bins/a b/é.jpg"}]}).json()
-    assert [same(each) for each in listed] == [expected, expected]
+    assert [same(answer) for answer in listed] == [expected, expected]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_each_photo_of_a_list_has_the_status_that_it_has_alone(server: Deployed)
     response = ask(server, [content for content, _, _ in STATUSES])
     assert response.status_code == 200
     answers = response.json()
-    assert [each["status"] for each in answers] == [status for _, status, _ in STATUSES]
+    assert [answer["status"] for answer in answers] == [status for _, status, _ in STATUSES]
     for (content, status, kind), listed in zip(STATUSES, answers, strict=True):
         alone = ask(server, content)
         assert (alone.status_code, alone.json().get("type")) == (status, kind)
@@ -191,8 +193,8 @@ def test_no_link_makes_the_server_connect_anywhere_but_to_the_store(server: Depl
             bait.accept()
 
 
-def records(server: Deployed) -> dict[str, dict[str, Any]]:
-    return {each["eventMetadata"]["eventId"]: each for each in lines(server.state / "capture")}
+def records(server: Deployed) -> dict[str, Record]:
+    return {line["eventMetadata"]["eventId"]: line for line in lines(server.state / "capture")}
 
 
 def test_every_answer_is_in_the_record_with_what_was_asked(server: Deployed, photo: bytes) -> None:
@@ -201,21 +203,21 @@ def test_every_answer_is_in_the_record_with_what_was_asked(server: Deployed, pho
     response = requests.post(server.url, data=photo, headers={HEADER: "expected_quantity=3"}, timeout=60)
     listed = ask(server, [{"uri": "s3://bins/a b/é.jpg"}, {"image": "%"}]).json()
     until(lambda: len(records(server)) >= before + 3)
-    found = records(server)[response.json()["event_id"]]
-    assert json.loads(found["captureData"]["endpointOutput"]["data"]) == response.json()
-    assert found["captureData"]["endpointInput"]["observedContentType"] == "image/jpeg"
-    assert base64.b64decode(found["captureData"]["endpointInput"]["data"]) == photo
-    assert found["eventMetadata"]["customAttributes"] == ["expected_quantity=3"]
-    about = found["eventMetadata"]["binwatch"]
-    assert (about["status"], about["model_version"]) == (200, "1")
-    assert 0 < about["latency_ms"] < 10_000
-    assert 0 < about["brightness"] < 255
-    assert about["sharpness"] > 0
+    captured = records(server)[response.json()["event_id"]]
+    assert json.loads(captured["captureData"]["endpointOutput"]["data"]) == response.json()
+    assert captured["captureData"]["endpointInput"]["observedContentType"] == "image/jpeg"
+    assert base64.b64decode(captured["captureData"]["endpointInput"]["data"]) == photo
+    assert captured["eventMetadata"]["customAttributes"] == ["expected_quantity=3"]
+    measurements = captured["eventMetadata"]["binwatch"]
+    assert (measurements["status"], measurements["model_version"]) == (200, "1")
+    assert 0 < measurements["latency_ms"] < 10_000
+    assert 0 < measurements["brightness"] < 255
+    assert measurements["sharpness"] > 0
     assert probed.json()["expected_quantity"] == 3
     assert probed.json()["event_id"] not in records(server)  # asked before the others, which are there
     linked = records(server)[listed[0]["event_id"]]["captureData"]["endpointInput"]
     assert json.loads(linked["data"]) == {"uri": "s3://bins/a b/é.jpg"}
-    assert [each["eventMetadata"]["binwatch"]["status"] for each in records(server).values()].count(422) >= 1
+    assert [line["eventMetadata"]["binwatch"]["status"] for line in records(server).values()].count(422) >= 1
 
 
 def test_a_worker_that_is_stopped_writes_its_record_before_it_lets_go_of_torchserve(
@@ -231,7 +233,7 @@ def test_a_worker_that_is_stopped_writes_its_record_before_it_lets_go_of_torchse
             sent = send(handler, folder, [("image/jpeg", photo)] * 8)
             with pytest.raises(SystemExit):
                 os.kill(os.getpid(), signal.SIGTERM)
-            written = {each["eventMetadata"]["eventId"] for each in lines(tmp_path)}
+            written = {line["eventMetadata"]["eventId"] for line in lines(tmp_path)}
         finally:
             signal.signal(signal.SIGTERM, before)
             atexit.unregister(handler.capture.close)
@@ -247,7 +249,7 @@ def test_a_worker_that_is_killed_leaves_whole_lines_and_a_stopped_one_all_of_the
         os.kill(worker, signum)
         until(lambda worker=worker: worker not in server.workers())  # type: ignore[misc]
         until(lambda: requests.post(server.url, data=photo, timeout=60).ok, 60)
-        missing = {each["event_id"] for each in answers} - records(server).keys()
+        missing = {answer["event_id"] for answer in answers} - records(server).keys()
         print(f"{signum.name}: {len(missing)} of the 20 answers just before are not in the record")
         assert signum == signal.SIGKILL or not missing
         for path in (server.state / "capture").rglob("*.jsonl"):
@@ -255,18 +257,18 @@ def test_a_worker_that_is_killed_leaves_whole_lines_and_a_stopped_one_all_of_the
 
 
 def test_what_is_captured_for_s3_comes_there_in_files_and_waits_while_it_cannot(s3: str, tmp_path: Path) -> None:
-    client = links.client(s3, 20, 1)
+    client = links.s3_client(s3, 20, 1)
     down = Spool(tmp_path, "s3://captured/some/prefix", f"http://127.0.0.1:{free_port()}", every_s=0.2)
     for number in range(3):
         down.append(MOMENT, b"%d\n" % number)
         until(lambda number=number: len(list(hour_files.unlocked_files(tmp_path))) == number + 1)  # type: ignore[misc]
     down.close()
-    assert Spool(tmp_path, "s3://captured", None, max_bytes=1).full() == "6 bytes wait for s3://captured"
+    assert Spool(tmp_path, "s3://captured", None, max_bytes=1).full_reason() == "6 bytes wait for s3://captured"
     up = Spool(tmp_path, "s3://captured/some/prefix", s3, every_s=0.2)
     up.append(MOMENT, b"3\n")
     until(lambda: not any(tmp_path.rglob("*.jsonl")))
     up.close()
-    keys = [each["Key"] for each in client.list_objects_v2(Bucket="captured", Prefix="some/")["Contents"]]
+    keys = [entry["Key"] for entry in client.list_objects_v2(Bucket="captured", Prefix="some/")["Contents"]]
     assert all(key.startswith("some/prefix/2026/11/24/05/") for key in keys)
     bodies = sorted(client.get_object(Bucket="captured", Key=key)["Body"].read() for key in keys)
     assert bodies == [b"0\n", b"1\n", b"2\n", b"3\n"]

@@ -1,4 +1,4 @@
-"""Pruning for real: files leave MLflow's store, the capture's folder and bucket; what may still serve stays."""
+"""Pruning with a real MLflow and a real bucket: files are removed; what may still serve stays."""
 
 import json
 from collections.abc import Iterator
@@ -12,12 +12,13 @@ from botocore.config import Config
 
 from serve.local.servers import mlflow_server, s3_server
 from tests.integration.test_scripts import call
-from trainer.artifacts import ARCHIVE
+from trainer.artifacts import ARCHIVE, PRUNED_TAG
 from trainer.data import s3
 from trainer.pipeline import disposal
-from trainer.pipeline.retention import Places, RetentionPolicy, prune
+from trainer.pipeline.retention import Places, prune
+from trainer.pipeline.trainer_settings import RetentionPolicy
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.versions import Status
+from trainer.registry.status import Status
 
 HOUR = "bin-counter/AllTraffic/2020/01/01/00"
 
@@ -39,46 +40,44 @@ def stored(state: Path) -> int:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A real MLflow of its own, since all of it is pruned, and where its files are."""
+class OwnMlflow:
+    """An MLflow of this module's own, since all of it is pruned, and the folder of its files."""
 
     url: str
     state: Path
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+def own_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnMlflow]:
     state = tmp_path_factory.mktemp("mlflow")
     with mlflow_server(state) as url:
-        yield Kept(url, state)
+        yield OwnMlflow(url, state)
 
 
-def test_archives_really_leave_the_store_but_for_those_that_may_serve(kept: Kept, tmp_path: Path) -> None:
-    registry = Registry(kept.url)
+def test_archives_really_leave_the_store_but_for_those_that_may_serve(own_mlflow: OwnMlflow, tmp_path: Path) -> None:
+    registry = Registry(own_mlflow.url)
     runs = {name: trained_run(registry, tmp_path) for name in ("old", "previous", "champion", "waits", "refused")}
-    words = {
+    statuses = {
         "old": Status.REFUSED,
         "previous": Status.PROMOTED,
         "champion": Status.PROMOTED,
         "waits": Status.APPROVED,
         "refused": Status.REFUSED,
     }
-    of = {name: registry.register(runs[name], status, "", "").number for name, status in words.items()}
-    registry.set_champion(of["champion"])
-    registry.set_previous(of["previous"])
+    numbers = {name: registry.register(runs[name], status, "", "").number for name, status in statuses.items()}
+    registry.set_champion(numbers["champion"])
+    registry.set_previous(numbers["previous"])
     capture = tmp_path / "capture" / HOUR / "a.jsonl"
     capture.parent.mkdir(parents=True)
     capture.write_text("12345\n")
-    places, policy = (
-        Places(registry, str(tmp_path / "capture"), tmp_path / "state"),
-        RetentionPolicy(versions=1, capture_days=1),
-    )
-    planned = [each.to_json() for each in prune(places, policy, dry_run=True)]
-    assert (stored(kept.state), capture.exists()) == (5, True)
+    places = Places(registry, str(tmp_path / "capture"), tmp_path / "state")
+    policy = RetentionPolicy(versions=1, capture_days=1)
+    planned = [removal.to_json() for removal in prune(places, policy, dry_run=True)]
+    assert (stored(own_mlflow.state), capture.exists()) == (5, True)
     done = call(
         "scripts/prune.py",
         "--tracking-uri",
-        kept.url,
+        own_mlflow.url,
         "--state",
         places.state,
         "--capture",
@@ -88,32 +87,34 @@ def test_archives_really_leave_the_store_but_for_those_that_may_serve(kept: Kept
         BINWATCH_KEEP_CAPTURE_DAYS="1",
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert [(each["kind"], each["name"]) for each in told["pruned"]] == [("archive", runs["old"]), ("capture", HOUR)]
-    assert told["pruned"][0] == planned[0]
+    result = json.loads(done.stdout)
+    removed = [(removal["kind"], removal["name"]) for removal in result["pruned"]]
+    assert removed == [("archive", runs["old"]), ("capture", HOUR)]
+    assert result["pruned"][0] == planned[0]
     assert planned[0]["reason"] == "4 versions are newer, 1 are kept"
-    assert (told["bytes"], told["dry_run"]) == (1006, False)
-    assert (stored(kept.state), capture.exists()) == (4, False)
+    assert (result["bytes"], result["dry_run"]) == (1006, False)
+    assert (stored(own_mlflow.state), capture.exists()) == (4, False)
     assert registry.artifacts(runs["old"]).keys() == {"evaluation.json", "rules.json"}
     assert all(ARCHIVE in registry.artifacts(runs[name]) for name in ("previous", "champion", "waits", "refused"))
-    assert len(registry.versions()) == 5  # the history is whole
+    assert len(registry.versions()) == 5  # the history stays complete
     assert prune(places, policy) == []
 
 
-def test_old_runs_keep_what_the_history_reads(kept: Kept, tmp_path: Path) -> None:
-    registry = Registry(kept.url)
+def test_old_runs_keep_what_the_history_reads(own_mlflow: OwnMlflow, tmp_path: Path) -> None:
+    registry = Registry(own_mlflow.url)
     with registry.run("execution") as execution:
-        under_way = trained_run(registry, tmp_path, execution.id)
+        unfinished = trained_run(registry, tmp_path, execution.id)
         old = trained_run(registry, tmp_path)
         places = Places(registry, str(tmp_path / "capture"), tmp_path)
-        fresh = prune(places, RetentionPolicy(versions=0, days=1))
-        assert old not in {each.thing.name for each in fresh}
-        gone = prune(places, RetentionPolicy(versions=0, days=1e-9))
-        assert {each.thing.kind for each in gone if each.thing.name == old} == {"archive", "artifacts"}
-        assert under_way not in {each.thing.name for each in gone}
+        recent = prune(places, RetentionPolicy(versions=0, days=1))
+        assert old not in {removal.candidate.name for removal in recent}
+        removals = prune(places, RetentionPolicy(versions=0).model_copy(update={"days": 1e-9}))
+        candidates = [removal.candidate for removal in removals]
+        assert {candidate.kind for candidate in candidates if candidate.name == old} == {"archive", "artifacts"}
+        assert unfinished not in {candidate.name for candidate in candidates}
         assert registry.artifacts(old).keys() == {"evaluation.json"}
-        assert ARCHIVE in registry.artifacts(under_way)
-        assert registry.tags(old)[disposal.PRUNED] == "archive, artifacts"
+        assert ARCHIVE in registry.artifacts(unfinished)
+        assert registry.tags(old)[PRUNED_TAG] == "archive, artifacts"
 
 
 def test_old_hours_leave_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

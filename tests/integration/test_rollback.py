@@ -21,9 +21,10 @@ from serve.rollout.torchserve_client import Metrics
 from tests.conftest import Served, rounds
 from tests.integration.promoting import alias, ask_until, assert_only, challenger, moves, promoter
 from tests.integration.test_serving import altered
-from trainer.promotion.promoter import WATCHED
+from trainer.promotion.promoter import Upkeep
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.versions import PREVIOUS, Status
+from trainer.registry.status import Status
+from trainer.registry.versions import PREVIOUS
 from trainer.training.run import Trained
 
 ROOT = Path(__file__).parents[2]
@@ -38,29 +39,31 @@ def registered(registry: Registry) -> str:
 def test_deployments_are_runs_that_tell_what_served_since_when(registry: Registry) -> None:
     first, second = registered(registry), registered(registry)
     assert registry.deployments() == []
-    registry.record_deployment(first, "promoted", "the first")
-    registry.record_deployment(second, "promoted", "better")
-    registry.record_deployment(first, "rolled-back", "it was not")
-    found = registry.deployments()
-    assert [(each.version, each.did, each.reason) for each in found] == [
+    registry.record_deployment(first, Status.PROMOTED, "the first")
+    registry.record_deployment(second, Status.PROMOTED, "better")
+    registry.record_deployment(first, Status.ROLLED_BACK, "it was not")
+    deployments = registry.deployments()
+    assert [(deployment.version, deployment.did, deployment.reason) for deployment in deployments] == [
         (first, "rolled-back", "it was not"),
         (second, "promoted", "better"),
-        (first, "promoted", "the first"),
+        (first, Status.PROMOTED, "the first"),
     ]
-    assert found[0].at_s > found[1].at_s > found[2].at_s
-    assert all(each.ended for each in found)
-    assert [each.train_run for each in found] == [registry.version(each.version).run_id for each in found]
+    assert deployments[0].at_s > deployments[1].at_s > deployments[2].at_s
+    assert all(deployment.ended for deployment in deployments)
+    assert [deployment.train_run for deployment in deployments] == [
+        registry.version(deployment.version).run_id for deployment in deployments
+    ]
 
 
 def watching(served: Served, policy: ProbationPolicy) -> Rollout:
-    """The server side with its metrics."""
+    """A rollout with metrics and a probation."""
     metrics = Metrics(metrics_url(served.store.parent))
     return Rollout(served.inference, served.management, served.store, metrics=metrics, policy=policy)
 
 
 @contextmanager
 def traffic(served: Served, photo: bytes) -> Iterator[None]:
-    """Two clients that ask all the time, whatever they are answered."""
+    """Two clients that send requests without a pause, whatever the answers are."""
     stop = threading.Event()
     with ThreadPoolExecutor(2) as pool:
         for _ in range(2):
@@ -71,45 +74,46 @@ def traffic(served: Served, photo: bytes) -> Iterator[None]:
             stop.set()
 
 
-TO_PEOPLE = b"        replies = []\n"
-PROBED = b"any(each.probe for each in requests)"
-ENTRIES = b"            entries = [answers.entry(each, self.version) for each in own]\n"
+TO_CLIENTS = b"        responses = []\n"
+PROBED = b"any(request.probe for request in requests)"
+ENTRIES = b"            entries = [answers.response_entry(outcome, self.version) for outcome in outcomes]\n"
 
 
 def faults(golden: int) -> dict[str, dict[bytes, bytes]]:
-    """What makes a handler's answers bad once its canary has passed, by what the watch says of it."""
-    count = b"            self.asked = getattr(self, 'asked', 0) + 1\n"
-    wrong = b"            entries = [{**one, 'probabilities': {}} for one in entries] if self.asked > %d else entries\n"
+    """Changes of a handler that make its answers bad after its canary; the key: what the fault's reason contains."""
+    count = b"            self.requests = getattr(self, 'requests', 0) + 1\n"
+    late = b"            if self.requests > %d:\n"
+    empty = b"                entries = [{**entry, 'probabilities': {}} for entry in entries]\n"
     return {
         "requests failed": {
-            TO_PEOPLE: b"        if not " + PROBED + b":\n            raise RuntimeError\n" + TO_PEOPLE
+            TO_CLIENTS: b"        if not " + PROBED + b":\n            raise RuntimeError\n" + TO_CLIENTS
         },
-        "on average": {TO_PEOPLE: b"        time.sleep(0.0 if " + PROBED + b" else 0.7)\n" + TO_PEOPLE},
-        "golden photos did not get": {ENTRIES: ENTRIES + count + wrong % (2 * golden)},
+        "on average": {TO_CLIENTS: b"        time.sleep(0.0 if " + PROBED + b" else 0.7)\n" + TO_CLIENTS},
+        "golden photos did not get": {ENTRIES: ENTRIES + count + late % (2 * golden) + empty},
     }
 
 
-@pytest.mark.parametrize("said", list(faults(0))[: rounds(1, 3)])
+@pytest.mark.parametrize("reason", list(faults(0))[: rounds(1, 3)])
 def test_a_version_that_does_badly_on_live_traffic_is_taken_back_by_itself(
-    registry: Registry, served: Served, trained: Trained, tmp_path: Path, said: str
+    registry: Registry, served: Served, trained: Trained, tmp_path: Path, reason: str
 ) -> None:
     first = challenger(registry, trained, 0.5)
     server = watching(served, ProbationPolicy(duration_s=120, least_requests=10))
     mine = promoter(registry, served, server)
     assert mine.reconcile_once().did == "promoted"  # nothing to return to: the first one is not watched
-    change = faults(len(golden_photos(trained.archive)))[said]
+    change = faults(len(golden_photos(trained.archive)))[reason]
     bad = altered(trained.archive, tmp_path / "bin-counter.mar", "handler.py", change)
     second = challenger(registry, trained, 0.6, compared_with=first, archive=bad)
     begun = time.monotonic()
-    asks = "golden" not in said  # without traffic the golden photos must tell
-    with traffic(served, trained.data.test.photos[0].path.read_bytes()) if asks else threading.Lock():
+    has_traffic = "golden" not in reason  # without traffic, only the golden photos show the fault
+    with traffic(served, trained.data.test.photos[0].path.read_bytes()) if has_traffic else threading.Lock():
         outcome = mine.reconcile()
     print(f"{outcome.did} after {time.monotonic() - begun:.1f} s with its loading: {outcome.reason}")
     assert (outcome.did, outcome.version) == ("rolled-back", second)
-    assert said in outcome.reason
+    assert reason in outcome.reason
     assert_only(registry, served, first)
-    found = registry.version(second)
-    assert (found.status, found.reason) == (Status.ROLLED_BACK, outcome.reason)
+    rolled_back = registry.version(second)
+    assert (rolled_back.status, rolled_back.reason) == (Status.ROLLED_BACK, outcome.reason)
     assert alias(registry, PREVIOUS) is None
     assert moves(registry) == [("promoted", first), ("promoted", second), ("rolled-back", first)]
     assert mine.reconcile().did == "nothing"
@@ -122,11 +126,11 @@ def test_the_old_version_stays_loaded_until_the_watch_is_over_also_across_a_rest
     promoter(registry, served).reconcile()
     second = challenger(registry, trained, 0.6, compared_with=first)
     before = promoter(registry, served, watching(served, ProbationPolicy(duration_s=600)))
-    assert before.reconcile_once().did == WATCHED
+    assert before.reconcile_once().did == Upkeep.WATCHED
     after = promoter(registry, served, watching(served, ProbationPolicy(duration_s=2)))
-    assert after.reconcile_once().did == WATCHED
+    assert after.reconcile_once().did == Upkeep.WATCHED
     assert served.rollout.serving() == second
-    assert {each.version for each in served.management.loaded()} == {first, second}
+    assert {version.version for version in served.management.loaded()} == {first, second}
     assert registry.version(second).status == Status.APPROVED
     assert after.reconcile().did == "promoted"
     assert_only(registry, served, second)
@@ -183,8 +187,8 @@ def test_a_rollback_by_hand_takes_seconds_and_is_not_undone_by_a_promoter_that_w
     assert "error" not in log.lower(), log
     assert promoter(registry, served).reconcile().did == "nothing"
     assert_only(registry, served, first)
-    found = registry.version(second)
-    assert (found.status, found.reason) == (Status.ROLLED_BACK, "it counts too many")
+    rolled_back = registry.version(second)
+    assert (rolled_back.status, rolled_back.reason) == (Status.ROLLED_BACK, "it counts too many")
     assert moves(registry) == [("promoted", first), ("promoted", second), ("rolled-back", first)]
 
 

@@ -1,4 +1,4 @@
-"""code/inference.py in AWS's PyTorch inference server, from model.tar.gz as it is deployed, beside our TorchServe."""
+"""code/inference.py in AWS's PyTorch inference server, from a model.tar.gz, compared with the project's TorchServe."""
 
 import base64
 import json
@@ -7,7 +7,6 @@ import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
@@ -21,6 +20,7 @@ from trainer.aws.endpoint import images, package
 from trainer.training.run import Trained
 
 VERSION = "7"
+Body = bytes | str
 DRIVER = Path(__file__).with_name("transformer.py")
 
 
@@ -31,9 +31,9 @@ def photo(trained: Trained) -> bytes:
 
 @pytest.fixture(scope="module")
 def base(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An /opt/ml with model.tar.gz unpacked as SageMaker does it."""
+    """An /opt/ml with an unpacked model.tar.gz."""
     folder = tmp_path_factory.mktemp("ml")
-    built = package.build(package.Chosen(VERSION, trained.archive, 0.3), images.ONNX, folder / "built")
+    built = package.build(package.ModelChoice(VERSION, trained.archive, 0.3), images.ModelForm.ONNX, folder / "built")
     with tarfile.open(built.path) as tar:
         tar.extractall(folder / "model", filter="data")
     return folder
@@ -42,7 +42,7 @@ def base(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory, photo: bytes) -> Iterator[str]:
     with s3_server(tmp_path_factory.mktemp("s3")) as url:
-        client = links.client(url, 20, 1)
+        client = links.s3_client(url, 20, 1)
         client.create_bucket(Bucket="bins")
         client.put_object(Bucket="bins", Key="a b/é.jpg", Body=photo)
         client.put_object(Bucket="bins", Key="text.jpg", Body=b"no photo")
@@ -51,17 +51,17 @@ def s3(tmp_path_factory: pytest.TempPathFactory, photo: bytes) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def url(toolkits: Path, base: Path, s3: str) -> Iterator[str]:
-    """The address where the server takes invocations."""
-    need("sagemaker", namespaces_work(), "this user may not have namespaces")
+    """The address for invocations."""
+    need("sagemaker", namespaces_work(), "this user may not create namespaces")
     settings = {"BINWATCH_MODEL_VERSION": VERSION, "BINWATCH_S3_BUCKETS": "bins", "BINWATCH_S3_ENDPOINT": s3}
     with inference_server(toolkits, base, settings) as address:
-        until_healthy(address, base)
+        wait_until_healthy(address, base)
         yield f"{address}/invocations"
     assert "Traceback" not in (base / "logs" / "model_log.log").read_text()
 
 
-def until_healthy(address: str, base: Path, timeout_s: float = 120) -> None:
-    """As SageMaker waits for a container."""
+def wait_until_healthy(address: str, base: Path, timeout_s: float = 120) -> None:
+    """Poll /ping, as SageMaker does."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
@@ -72,13 +72,13 @@ def until_healthy(address: str, base: Path, timeout_s: float = 120) -> None:
     pytest.fail(f"no answer from {address}: {(base / 'server.log').read_text()[-2000:]}")
 
 
-def ask(url: str, body: Any, kind: str, **attributes: object) -> requests.Response:
+def ask(url: str, body: Body, content_type: str, **attributes: object) -> requests.Response:
     header = {ATTRIBUTES: ",".join(f"{name}={value}" for name, value in attributes.items())} if attributes else {}
-    return requests.post(url, data=body, headers={"Content-Type": kind, **header}, timeout=120)
+    return requests.post(url, data=body, headers={"Content-Type": content_type, **header}, timeout=120)
 
 
-def same(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer without what is new in each, and what names the server's own version."""
+def comparable(answer: dict[str, object]) -> dict[str, object]:
+    """An answer without its id, and without the server's version."""
     return {name: value for name, value in answer.items() if name not in ("event_id", "model_version", "status")}
 
 
@@ -87,26 +87,29 @@ def encoded(photo: bytes) -> str:
 
 
 @pytest.fixture
-def ours(served: Served, trained: Trained) -> str:
-    """Our TorchServe's address for the same archive."""
+def torchserve_url(served: Served, trained: Trained) -> str:
+    """The address of the project's TorchServe with the same archive."""
     served.rollout.load("1", lambda: trained.archive)
     served.rollout.switch("1")
     return f"{served.inference.url}/predictions/bin-counter"
 
 
-def test_fifty_real_photos_get_the_answers_of_our_torchserve(url: str, ours: str, abid: Path) -> None:
+def test_fifty_real_photos_get_the_answers_of_our_torchserve(url: str, torchserve_url: str, abid: Path) -> None:
     paths = sorted((abid / "bin-images").glob("*.jpg"))[::7][:50]
     assert len(paths) == 50
     for number, path in enumerate(paths):
-        both = [ask(each, path.read_bytes(), "image/jpeg", expected_quantity=number % 7) for each in (url, ours)]
-        assert [each.status_code for each in both] == [200, 200]
-        theirs, own = (each.json() for each in both)
-        assert same(theirs) == same(own)
-        assert theirs["model_version"] == VERSION
+        answers = [
+            ask(address, path.read_bytes(), "image/jpeg", expected_quantity=number % 7)
+            for address in (url, torchserve_url)
+        ]
+        assert [answer.status_code for answer in answers] == [200, 200]
+        sagemaker, torchserve = (answer.json() for answer in answers)
+        assert comparable(sagemaker) == comparable(torchserve)
+        assert sagemaker["model_version"] == VERSION
 
 
-def test_errors_are_those_of_our_torchserve(url: str, ours: str, photo: bytes) -> None:
-    wrong: list[tuple[Any, str]] = [
+def test_errors_are_those_of_our_torchserve(url: str, torchserve_url: str, photo: bytes) -> None:
+    invalid: list[tuple[Body, str]] = [
         (photo[:900], "image/jpeg"),
         (b"no photo", "image/png"),
         (b"", "image/jpeg"),
@@ -119,44 +122,45 @@ def test_errors_are_those_of_our_torchserve(url: str, ours: str, photo: bytes) -
         (b"http://127.0.0.1/a.jpg", "string/url"),
         (b"s3://private/a.jpg", "string/url"),
     ]
-    for body, kind in wrong:
-        theirs, own = ask(url, body, kind), ask(ours, body, kind)
-        assert (theirs.status_code, theirs.json()["type"]) == (own.status_code, own.json()["type"]), (kind, theirs.text)
-        assert 400 <= theirs.status_code < 500
-        assert "Traceback" not in theirs.text
-    unfit = [ask(each, photo, "image/jpeg", expected_quantity="three") for each in (url, ours)]
-    assert [each.status_code for each in unfit] == [422, 422]
-    assert unfit[0].json() == unfit[1].json()
+    for body, content_type in invalid:
+        sagemaker, torchserve = (ask(address, body, content_type) for address in (url, torchserve_url))
+        assert sagemaker.status_code == torchserve.status_code, (content_type, sagemaker.text)
+        assert sagemaker.json()["type"] == torchserve.json()["type"], (content_type, sagemaker.text)
+        assert 400 <= sagemaker.status_code < 500
+        assert "Traceback" not in sagemaker.text
+    refusals = [ask(address, photo, "image/jpeg", expected_quantity="three") for address in (url, torchserve_url)]
+    assert [refusal.status_code for refusal in refusals] == [422, 422]
+    assert refusals[0].json() == refusals[1].json()
 
 
 def test_jpeg_link_and_json_get_the_same_answer(url: str, photo: bytes) -> None:
     expected = ask(url, photo, "image/jpeg", expected_quantity=2).json()
     assert expected["expected_quantity"] == 2
     link = "s3://bins/a b/é.jpg"
-    forms: list[tuple[Any, str]] = [
+    forms: list[tuple[Body, str]] = [
         (link.encode(), "string/url"),
         (b"https://bins.s3.amazonaws.com/a%20b/%C3%A9.jpg", "string/url"),
         (json.dumps({"uri": link}), "application/json"),
         (json.dumps({"image": encoded(photo)}), "application/json; charset=utf-8"),
         (photo, "application/octet-stream"),
     ]
-    for body, kind in forms:
-        answer = ask(url, body, kind, expected_quantity=2)
+    for body, content_type in forms:
+        answer = ask(url, body, content_type, expected_quantity=2)
         assert answer.status_code == 200, answer.text
         assert answer.headers["Content-Type"] == "application/json"
-        assert same(answer.json()) == same(expected)
+        assert comparable(answer.json()) == comparable(expected)
 
 
 def test_a_list_succeeds_or_fails_photo_by_photo(url: str, photo: bytes) -> None:
-    sent = [
+    instances = [
         {"image": encoded(photo)},
         {"uri": "s3://bins/text.jpg"},
         {"uri": "s3://bins/none.jpg"},
         {"uri": "s3://b/x"},
     ]
-    answer = ask(url, json.dumps({"instances": sent}), "application/json")
+    answer = ask(url, json.dumps({"instances": instances}), "application/json")
     assert answer.status_code == 200
-    assert [each["status"] for each in answer.json()] == [200, 400, 404, 422]
+    assert [result["status"] for result in answer.json()] == [200, 400, 404, 422]
 
 
 def test_the_transformer_alone_gives_the_same(
@@ -174,5 +178,7 @@ def test_the_transformer_alone_gives_the_same(
     answered, broken = map(json.loads, done.stdout.splitlines()[-2:])
     assert answered["status"] == 200
     assert answered["content_type"] == "application/json"
-    assert same(json.loads(answered["body"])) == same(ask(url, photo, "image/jpeg", expected_quantity=3).json())
+    assert comparable(json.loads(answered["body"])) == comparable(
+        ask(url, photo, "image/jpeg", expected_quantity=3).json()
+    )
     assert (broken["status"], json.loads(broken["body"])["type"]) == (400, "BadPhoto")

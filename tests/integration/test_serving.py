@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 import shutil
@@ -16,7 +17,8 @@ from serve.counter import Counter
 from serve.errors import ArchiveError, CanaryError, PhotoError
 from serve.manifest import INT8_MODEL, MANIFEST_FILE, Calibration
 from serve.rollout.torchserve_client import Inference
-from tests.conftest import SURE, TINY, Served
+from tests.conftest import Served
+from tests.models import SURE, TINY
 from trainer.data.dataset import DataSpec
 from trainer.evaluation.evaluate import predict
 from trainer.training.export import write_archive
@@ -28,35 +30,33 @@ def deploy(served: Served, path: Path, version: str) -> None:
     served.rollout.load(version, lambda: path)
     served.rollout.canary(version)
     served.rollout.switch(version)
-    served.rollout.retire(version)
+    served.rollout.retire_others(version)
 
 
-def altered(path: Path, target: Path, name: str, change: "dict[bytes, bytes]") -> Path:
-    """A copy of an archive with bytes of one file replaced and its checksum made right again."""
+def altered(path: Path, target: Path, name: str, changes: dict[bytes, bytes]) -> Path:
+    """A copy of an archive with bytes of one file replaced and its checksum updated."""
     with zipfile.ZipFile(path) as source:
-        files = {each: source.read(each) for each in source.namelist()}
-    for old, new in change.items():
+        files = {member: source.read(member) for member in source.namelist()}
+    for old, new in changes.items():
         assert old in files[name]
         files[name] = files[name].replace(old, new)
     manifest = json.loads(files[MANIFEST_FILE])
-    import hashlib
-
-    manifest["files"] = {each: hashlib.sha256(files[each]).hexdigest() for each in manifest["files"]}
+    manifest["files"] = {member: hashlib.sha256(files[member]).hexdigest() for member in manifest["files"]}
     files[MANIFEST_FILE] = json.dumps(manifest).encode()
     with zipfile.ZipFile(target, "w") as copy:
-        for each, data in files.items():
-            copy.writestr(each, data)
+        for member, data in files.items():
+            copy.writestr(member, data)
     return target
 
 
 def test_the_server_answers_what_the_evaluation_found(served: Served, trained: Trained) -> None:
     deploy(served, trained.archive, "3")
     photos = trained.data.test.photos
-    for photo, found in zip(photos, predict(trained.archive, photos), strict=True):
+    for photo, prediction in zip(photos, predict(trained.archive, photos), strict=True):
         answer = served.inference.predict(photo.path.read_bytes())
-        assert answer["count"] == found.count
-        assert answer["expected_count"] == pytest.approx(found.expected_count, abs=1e-4)
-        assert list(answer["probabilities"].values()) == pytest.approx(found.probabilities, abs=1e-5)
+        assert answer["count"] == prediction.count
+        assert answer["expected_count"] == pytest.approx(prediction.expected_count, abs=1e-4)
+        assert list(answer["probabilities"].values()) == pytest.approx(prediction.probabilities, abs=1e-5)
         assert answer["model_version"] == "3"
         assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
@@ -88,9 +88,9 @@ def post(url: str, photo: bytes, quantity: object) -> requests.Response:
 def test_full_size_photos_get_the_evaluation_s_answer_and_nearly_that_of_their_small_twins(
     served: Served, abid: Path, full_size: Path, tmp_path: Path
 ) -> None:
-    made = run_training(DataSpec(abid, limit=600), replace(SURE, size_px=64), tmp_path, None)
-    deploy(served, made.archive, "1")
-    with unpacked(made.archive) as folder:
+    archive = run_training(DataSpec(abid, limit=600), replace(SURE, size_px=64), tmp_path, None).archive
+    deploy(served, archive, "1")
+    with unpacked(archive) as folder:
         counter = Counter(folder)
         distances = []
         for path in sorted(full_size.iterdir()):
@@ -149,15 +149,15 @@ def test_a_model_that_breaks_its_promise_does_not_pass_the_canary(
     served: Served, trained: Trained, tmp_path: Path
 ) -> None:
     deploy(served, trained.archive, "1")
-    other = tmp_path / "other.mar"
-    shutil.copy(trained.archive, other)
-    manifest = manifest_of(other)
-    golden = tuple(replace(each, probabilities=each.probabilities[::-1]) for each in manifest.golden)
-    with zipfile.ZipFile(trained.archive) as source, zipfile.ZipFile(other, "w") as copy:
+    broken = tmp_path / "broken.mar"
+    shutil.copy(trained.archive, broken)
+    manifest = manifest_of(broken)
+    golden = tuple(replace(photo, probabilities=photo.probabilities[::-1]) for photo in manifest.golden)
+    with zipfile.ZipFile(trained.archive) as source, zipfile.ZipFile(broken, "w") as copy:
         for name in source.namelist():
             text = replace(manifest, golden=golden, exact=None).to_json().encode()
             copy.writestr(name, text if name == MANIFEST_FILE else source.read(name))
-    served.rollout.load("2", lambda: other)
+    served.rollout.load("2", lambda: broken)
     with pytest.raises(CanaryError, match="answers golden photo"):
         served.rollout.canary("2")
     assert served.rollout.serving() == "1"
@@ -165,13 +165,13 @@ def test_a_model_that_breaks_its_promise_does_not_pass_the_canary(
 
 def test_what_a_gpu_would_answer_passes_the_canary_too(served: Served, trained: Trained, tmp_path: Path) -> None:
     manifest = manifest_of(trained.archive)
-    promised = tuple(each.probabilities for each in manifest.golden)
-    other = tuple(replace(each, probabilities=each.probabilities[::-1]) for each in manifest.golden)
+    promised = tuple(photo.probabilities for photo in manifest.golden)
+    reversed_golden = tuple(replace(photo, probabilities=photo.probabilities[::-1]) for photo in manifest.golden)
     exact = Calibration(manifest.temperature, manifest.scores, promised)
     path = tmp_path / "a.mar"
     with zipfile.ZipFile(trained.archive) as source, zipfile.ZipFile(path, "w") as copy:
         for name in source.namelist():
-            text = replace(manifest, golden=other, exact=exact).to_json().encode()
+            text = replace(manifest, golden=reversed_golden, exact=exact).to_json().encode()
             copy.writestr(name, text if name == MANIFEST_FILE else source.read(name))
     deploy(served, path, "1")
     assert served.rollout.serving() == "1"
@@ -182,13 +182,13 @@ def test_the_server_runs_the_form_that_the_manifest_names(served: Served, traine
     network = create("small", 5, 32)
     network.head.bias.data[2] = 3.0  # always the same count, so that int8 is accepted
     selection, calibration = trained.data.validation.halves(0)
-    made = write_archive(
+    export = write_archive(
         network, trained.data, TINY, tmp_path, run_id="", metrics={}, selection=selection, calibration=calibration
     )
-    assert made.cpu_model == INT8_MODEL
-    deploy(served, made.archive, "1")
+    assert export.cpu_model == INT8_MODEL
+    deploy(served, export.archive, "1")
     photo = trained.data.test.photos[0].path.read_bytes()
-    with unpacked(made.archive) as folder:
+    with unpacked(export.archive) as folder:
         (int8,), (fp32,) = Counter(folder).answer([photo]), Counter(folder, device="cpu:0").answer([photo])
     assert not isinstance(int8, PhotoError)
     assert not isinstance(fp32, PhotoError)
@@ -203,24 +203,23 @@ def test_photos_that_wait_together_are_answered_together_and_alike(served: Serve
     alone = [served.inference.predict(photo)["probabilities"] for photo in photos]
     with ThreadPoolExecutor(12) as pool:
         together = [answer["probabilities"] for answer in pool.map(Inference(served.inference.url).predict, photos)]
-    for one, other in zip(alone, together, strict=True):
-        assert one == pytest.approx(other, abs=1e-5)
-    work = served.management.loaded()
-    assert [each.pending for each in work] == [0]
+    for single, batched in zip(alone, together, strict=True):
+        assert single == pytest.approx(batched, abs=1e-5)
+    assert [version.pending for version in served.management.loaded()] == [0]
 
 
 def test_a_damaged_model_does_not_load(served: Served, trained: Trained, tmp_path: Path) -> None:
     deploy(served, trained.archive, "1")
-    model, path, told = manifest_of(trained.archive).cpu_model, tmp_path / "damaged.mar", tmp_path / "told.mar"
+    model, path, relisted = manifest_of(trained.archive).cpu_model, tmp_path / "damaged.mar", tmp_path / "relisted.mar"
     with zipfile.ZipFile(trained.archive) as source, zipfile.ZipFile(path, "w") as copy:
         whole = source.read(model)
         for name in source.namelist():
             copy.writestr(name, b"damaged" if name == model else source.read(name))
     with pytest.raises(ArchiveError, match=model):
         served.rollout.load("2", lambda: path)
-    altered(trained.archive, told, model, {whole: b"damaged"})  # what its manifest says of it is right again
+    altered(trained.archive, relisted, model, {whole: b"damaged"})  # its checksum is right again
     with pytest.raises(CanaryError, match="does not load"):
-        served.rollout.load("2", lambda: told)
+        served.rollout.load("2", lambda: relisted)
     served.rollout.discard("2")
-    assert [each.version for each in served.management.loaded()] == ["1"]
+    assert [version.version for version in served.management.loaded()] == ["1"]
     assert served.inference.predict(trained.data.test.photos[0].path.read_bytes())["model_version"] == "1"

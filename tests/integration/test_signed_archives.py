@@ -1,4 +1,4 @@
-"""Only archives that this installation signed are promoted: a real MLflow, and a server that takes what it is given."""
+"""Only archives that this installation signed are promoted: a real MLflow, and a server that accepts everything."""
 
 import json
 import os
@@ -22,32 +22,33 @@ from trainer.promotion.promoter import Promoter
 from trainer.registry import signing
 from trainer.registry.mlflow_registry import Registry
 from trainer.registry.signed_archive import fetch
-from trainer.registry.versions import CHAMPION, Status
-from trainer.reporting.lineage import lineage
+from trainer.registry.status import Status
+from trainer.registry.versions import CHAMPION
+from trainer.reporting.lineage import trace_lineage
 
 ROOT = Path(__file__).parents[2]
 
 
 class Shelf:
-    """A server without a model in it: it stores archives as the real one does, and answers with the newest."""
+    """A server without a model: it stores archives as the real one does, and serves what it is switched to."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.version = folder, ""
         folder.mkdir()
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         yield
 
     def serving(self) -> str | None:
         return self.version or None
 
-    def keep(self, version: str, fetch: Callable[[], Path]) -> None:
+    def store_archive(self, version: str, fetch: Callable[[], Path]) -> None:
         if not (self.folder / f"{version}.mar").exists():
             stamp(fetch(), self.folder / f"{version}.mar", version)
 
     def load(self, version: str, fetch: Callable[[], Path]) -> None:
-        self.keep(version, fetch)
+        self.store_archive(version, fetch)
 
     def canary(self, version: str) -> None:
         assert (self.folder / f"{version}.mar").is_file()
@@ -56,9 +57,9 @@ class Shelf:
         self.version = version
 
     def observe(self, version: str) -> Observation:
-        raise AssertionError("nothing is watched here")
+        raise AssertionError("no version is on probation here")
 
-    def retire(self, version: str, spare: str | None) -> None:
+    def retire_others(self, version: str, fallback: str | None) -> None:
         pass
 
     def discard(self, version: str) -> None:
@@ -66,24 +67,24 @@ class Shelf:
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> signing.Pair:
-    return signing.pair_in(tmp_path / "keys")
+def keys(tmp_path: Path) -> signing.KeyPair:
+    return signing.ensure_key_pair(tmp_path / "keys")
 
 
 Change = Callable[[Path, Path], object]
-"""Does something to an archive and its signature before they are logged."""
+"""Changes an archive and its signature before they are logged."""
 
 
-def logged(registry: Registry, keys: signing.Pair, folder: Path, change: Change = lambda *_: None) -> str:
-    """A run with a signed archive of its own, which ``change`` has seen; returns its id."""
+def logged(registry: Registry, keys: signing.KeyPair, folder: Path, change: Change = lambda *_: None) -> str:
+    """A run with a signed archive of its own, to which ``change`` was applied; returns its id."""
     folder.mkdir(exist_ok=True)
     with registry.run("train") as run:
         path = small.packed(folder / Path(ARCHIVE).name, small.contents(run_id=run.id))
         signature = signing.sign(path, signing.private_key(keys.private))
         change(path, signature)
-        for each in (signature, path):
-            if each.exists():
-                run.log_file(each, "archive")
+        for file in (signature, path):
+            if file.exists():
+                run.log_file(file, "archive")
         run.log_json({"binwatch": {}}, EVALUATION)
     return run.id
 
@@ -97,10 +98,10 @@ def gone(path: Path, _: Path) -> None:
 
 
 def tampered(path: Path, _: Path) -> None:
-    held = small.unpacked(path)
-    held["handler.py"] = b"import os\n"
-    held[MANIFEST_FILE] = small.manifest({name: held[name] for name in (*small.FILES, "model.pt2")})
-    small.packed(path, held)
+    files = small.unpacked(path)
+    files["handler.py"] = b"import os\n"
+    files[MANIFEST_FILE] = small.manifest({name: files[name] for name in (*small.FILES, "model.pt2")})
+    small.packed(path, files)
 
 
 def truncated(path: Path, _: Path) -> None:
@@ -117,23 +118,23 @@ def cut_signature(_: Path, signature: Path) -> None:
 
 
 def signed_elsewhere(path: Path, _: Path) -> None:
-    signing.sign(path, signing.private_key(signing.pair_in(path.parent / "elsewhere").private))
+    signing.sign(path, signing.private_key(signing.ensure_key_pair(path.parent / "elsewhere").private))
 
 
 WRONG: dict[str, tuple[Change, str]] = {
     "unsigned": (unsigned, "is not signed.*scripts/sign.py"),
     "gone": (gone, "has no archive/bin-counter.mar"),
-    "tampered": (tampered, "not what was signed"),
-    "truncated": (truncated, "not what was signed"),
-    "longer": (oversized, "not what was signed"),
-    "signature-cut": (cut_signature, "has 63 bytes: damaged"),
-    "elsewhere": (signed_elsewhere, "another installation signed it"),
+    "tampered": (tampered, "its signature fits none"),
+    "truncated": (truncated, "its signature fits none"),
+    "longer": (oversized, "its signature fits none"),
+    "signature-cut": (cut_signature, "63 bytes"),
+    "elsewhere": (signed_elsewhere, "its signature fits none"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_was_not_signed_here_is_rejected_with_its_reason_and_the_old_model_serves_on(
-    registry: Registry, keys: signing.Pair, tmp_path: Path, case: str
+    registry: Registry, keys: signing.KeyPair, tmp_path: Path, case: str
 ) -> None:
     change, reason = WRONG[case]
     shelf = Shelf(tmp_path / "shelf")
@@ -148,9 +149,9 @@ def test_what_was_not_signed_here_is_rejected_with_its_reason_and_the_old_model_
     bad = registry.register(logged(registry, keys, tmp_path / "two", change), Status.APPROVED, "because", first)
     outcome = promoter.reconcile()
     assert (outcome.did, outcome.version) == ("rejected", bad.number)
-    found = registry.version(bad.number)
-    assert found.status == Status.REJECTED
-    assert re.search(reason, found.reason), found.reason
+    rejected = registry.version(bad.number)
+    assert rejected.status == Status.REJECTED
+    assert re.search(reason, rejected.reason), rejected.reason
     champion = registry.alias(CHAMPION)
     assert champion is not None
     assert (champion.number, shelf.serving()) == (first, first)
@@ -158,32 +159,32 @@ def test_what_was_not_signed_here_is_rejected_with_its_reason_and_the_old_model_
     assert promoter.reconcile().did == "nothing"
 
 
-def test_archives_that_change_places_are_refused(registry: Registry, keys: signing.Pair, tmp_path: Path) -> None:
+def test_archives_that_change_places_are_refused(registry: Registry, keys: signing.KeyPair, tmp_path: Path) -> None:
     first = logged(registry, keys, tmp_path / "one")
 
     def swapped(path: Path, signature: Path) -> None:
-        for each in (path, signature):
-            each.write_bytes((tmp_path / "one" / each.name).read_bytes())
+        for file in (path, signature):
+            file.write_bytes((tmp_path / "one" / file.name).read_bytes())
 
     second = logged(registry, keys, tmp_path / "two", swapped)
     assert fetch(registry, first, tmp_path, keys.public).is_file()
-    with pytest.raises(ArchiveError, match=f"the archive of run {second} is that of run {first}"):
+    with pytest.raises(ArchiveError, match=f"{second} .*{first}"):
         fetch(registry, second, tmp_path, keys.public)
 
 
 def test_one_above_the_limit_is_refused_before_it_is_fetched(
-    registry: Registry, keys: signing.Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, keys: signing.KeyPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = logged(registry, keys, tmp_path / "one")
     monkeypatch.setattr("trainer.registry.signed_archive.MAX_BYTES", 1000)
     assert safe_zip.MAX_BYTES > 1000
-    with pytest.raises(ArchiveError, match="at most 1000 are allowed"):
+    with pytest.raises(ArchiveError, match="at most 1000"):
         fetch(registry, run, tmp_path / "here", keys.public)
     assert not (tmp_path / "here").exists()
 
 
 def test_a_version_of_before_is_signed_by_hand_and_its_lineage_says_so(
-    registry: Registry, mlflow_url: str, keys: signing.Pair, tmp_path: Path
+    registry: Registry, mlflow_url: str, keys: signing.KeyPair, tmp_path: Path
 ) -> None:
     run = logged(registry, keys, tmp_path / "one", unsigned)
     version = registry.register(run, Status.REJECTED, "not signed", "").number
@@ -194,14 +195,14 @@ def test_a_version_of_before_is_signed_by_hand_and_its_lineage_says_so(
         "MLFLOW_TRACKING_URI": mlflow_url,
     }
 
-    assert "is not signed" in lineage(registry, version, keys.public).signature
-    words = [sys.executable, "scripts/sign.py", version, "--again"]
-    done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert "is not signed" in trace_lineage(registry, version, keys.public).signature
+    command = [sys.executable, "scripts/sign.py", version, "--again"]
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
     assert f"version {version}, run {run}, is signed" in done.stdout, done.stderr
     assert registry.version(version).status == ""
-    found = lineage(registry, version, keys.public)
+    lineage = trace_lineage(registry, version, keys.public)
     archive = fetch(registry, run, tmp_path / "fetched", keys.public)
-    assert found.signature == "fits a key that is trusted here"
-    assert found.archive_sha256 == sha256(archive)
-    assert found.run_id in found.address
-    assert (found.served, found.revision) == ((), registry.tags(run)["mlflow.source.git.commit"])
+    assert lineage.signature == "fits a trusted key"
+    assert lineage.archive_sha256 == registry.tags(run)["archive_sha256"] == sha256(archive)
+    assert lineage.run_id in lineage.address
+    assert (lineage.served, lineage.revision) == ((), registry.tags(run)["mlflow.source.git.commit"])

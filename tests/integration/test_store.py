@@ -1,11 +1,11 @@
-"""Photos of links from stores that fail in every way: each costs its own photo alone, and not much time."""
+"""Photos of links from stores that fail in every way: each costs only its own photo, and not much time."""
 
 import http.server
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
@@ -18,11 +18,11 @@ class BadStore(http.server.BaseHTTPRequestHandler):
     """A store that fails in the way that the key names."""
 
     protocol_version = "HTTP/1.1"
-    asked: ClassVar[list[str]] = []
+    requested: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
         key = self.path.partition("?")[0].rpartition("/")[2]
-        self.asked.append(key)
+        self.requested.append(key)
         if key == "stalls":
             time.sleep(6)
         elif key in ("500", "503", "403"):
@@ -38,7 +38,7 @@ class BadStore(http.server.BaseHTTPRequestHandler):
                 time.sleep(0.05 if key == "drips" else 0)
             self.close_connection = key == "cut"
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, *_: object) -> None:
         pass
 
 
@@ -56,9 +56,9 @@ def bad_store() -> Iterator[str]:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    begun = time.monotonic()
+    start_s = time.monotonic()
     yield
-    assert time.monotonic() - begun < seconds
+    assert time.monotonic() - start_s < seconds
 
 
 def read(store: PhotoStore, *keys: str) -> list[bytes | RequestError]:
@@ -99,7 +99,7 @@ def test_slow_photos_of_a_request_do_not_add_up(bad_store: str) -> None:
 
 
 def test_a_bucket_that_is_not_allowed_is_never_asked(bad_store: str) -> None:
-    BadStore.asked.clear()
+    BadStore.requested.clear()
     (error,) = read(PhotoStore(frozenset(), bad_store), "fine")
     assert "BINWATCH_S3_BUCKETS (none)" in str(error)
-    assert not BadStore.asked
+    assert not BadStore.requested

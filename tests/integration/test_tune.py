@@ -1,8 +1,9 @@
-"""The search: what Optuna asks for becomes jobs, and a search that was killed goes on."""
+"""The hyperparameter search: its trials are jobs, and a killed search resumes."""
 
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,10 +18,10 @@ from mlflow import MlflowClient
 
 from serve.errors import DataError, TrainingError
 from tests.conftest import rounds
-from trainer.data import prepared
 from trainer.data.counts import Counts
+from trainer.data.prepare import prepare
 from trainer.experiments import runners, tune
-from trainer.experiments.runners import EPOCHS, Job, Running
+from trainer.experiments.runners import EPOCHS, EpochReport, Job, RunningJob
 from trainer.experiments.search_plots import importances, parallel_coordinates, search_history
 from trainer.experiments.tune import Search, Space
 from trainer.registry.mlflow_registry import Registry
@@ -29,8 +30,8 @@ ROOT = Path(__file__).parents[2]
 SPACE = Space(("resnet18", "alexnet"))
 
 
-class Pretended:
-    """A job that writes the losses that its learning rate earns, and ends."""
+class FakeJob:
+    """A job that writes losses that depend on its learning rate, and ends."""
 
     def __init__(self, job: Job) -> None:
         rate, lines = float(job.hyperparameters["learning_rate"]), []
@@ -47,7 +48,7 @@ class Pretended:
         self.code = 143
 
 
-class Failing(Pretended):
+class Failing(FakeJob):
     """A job that fails."""
 
     def __init__(self, job: Job) -> None:
@@ -55,78 +56,79 @@ class Failing(Pretended):
         self.code = 1
 
 
-def search(out: Path, runner: runners.Runner = Pretended, **changes: object) -> Search:
-    made = Search(out, out, {"recipe": "hpo-frozen", "epochs": "3"}, {}, SPACE, runner)
-    return replace(made, **changes)  # type: ignore[arg-type]
+def search(out: Path, runner: runners.Runner = FakeJob, **changes: object) -> Search:
+    fixed = {"recipe": "hpo-frozen", "epochs": "3"}
+    standard = Search(out=out, data=out, fixed=fixed, environment={}, space=SPACE, runner=runner)
+    return replace(standard, **changes)  # type: ignore[arg-type]
 
 
 def test_takes_as_many_trials_as_were_asked_for(tmp_path: Path) -> None:
-    found = search(tmp_path, trials=6, parallel=2).run()
-    assert len(found) == 6
-    assert {each.state for each in found} <= {"complete", "pruned"}
-    for each in found:
-        assert 0.001 <= each.params["learning_rate"] <= 0.1
-        assert each.params["batch_size"] in (16, 32, 64)
-        assert each.params["architecture"] in SPACE.architectures
-    assert len({json.dumps(each.params) for each in found}) == 6
-    assert search(tmp_path, trials=6).run() == found, "nothing is left to do"
+    trials = search(tmp_path, trials=6, parallel=2).run()
+    assert len(trials) == 6
+    assert {trial.state for trial in trials} <= {"complete", "pruned"}
+    for trial in trials:
+        assert 0.001 <= float(trial.params["learning_rate"]) <= 0.1
+        assert trial.params["batch_size"] in (16, 32, 64)
+        assert trial.params["architecture"] in SPACE.architectures
+    assert len({json.dumps(trial.params) for trial in trials}) == 6
+    assert search(tmp_path, trials=6).run() == trials, "nothing is left to do"
     assert len(search(tmp_path, trials=8).run()) == 8
 
 
 def test_the_same_seed_searches_the_same_places(tmp_path: Path) -> None:
     first, second = (search(tmp_path / name).run() for name in "ab")
-    assert [each.params for each in first] == [each.params for each in second]
+    assert [trial.params for trial in first] == [trial.params for trial in second]
 
 
 def test_hopeless_trials_are_pruned(tmp_path: Path) -> None:
-    found = search(tmp_path, trials=12).run()
-    assert Counter(each.state for each in found)["pruned"] > 0
-    best = min(each.loss for each in found if each.loss is not None)
-    assert all(each.loss is None for each in found if each.state == "pruned")
+    trials = search(tmp_path, trials=12).run()
+    assert Counter(trial.state for trial in trials)["pruned"] > 0
+    best = min(trial.loss for trial in trials if trial.loss is not None)
+    assert all(trial.loss is None for trial in trials if trial.state == "pruned")
     assert best < 1.02
 
 
 def test_a_trial_that_fails_is_named_and_the_search_goes_on(tmp_path: Path) -> None:
-    def sometimes(job: Job) -> Running:
-        return (Failing if float(job.hyperparameters["learning_rate"]) > 0.01 else Pretended)(job)
+    def sometimes(job: Job) -> RunningJob:
+        return (Failing if float(job.hyperparameters["learning_rate"]) > 0.01 else FakeJob)(job)
 
-    found = search(tmp_path, sometimes, trials=8).run()
-    assert len(found) == 8
-    failed = [each for each in found if each.state == "fail"]
+    trials = search(tmp_path, sometimes, trials=8).run()
+    assert len(trials) == 8
+    failed = [trial for trial in trials if trial.state == "fail"]
     assert failed
-    assert all("the disk is full" in each.reason for each in failed)
-    with pytest.raises(TrainingError, match=r"none of 2 trials ended well; the first: .*the disk is full"):
+    assert all("the disk is full" in trial.reason for trial in failed)
+    with pytest.raises(TrainingError, match=r"\b2 trials .*the disk is full"):
         search(tmp_path / "bad", Failing, trials=2).run()
 
 
 def test_an_earlier_study_warms_the_next_one_up(tmp_path: Path) -> None:
     search(tmp_path / "old", trials=5).run()
-    found = search(tmp_path / "new", trials=3).run(warm_start=tmp_path / "old")
-    assert len(found) == 3
+    trials = search(tmp_path / "new", trials=3).run(warm_start=tmp_path / "old")
+    assert len(trials) == 3
     assert tune.importance(tmp_path / "new").keys() == {"learning_rate", "batch_size", "architecture"}
-    with pytest.raises(DataError, match=r"it has no study\.log"):
+    with pytest.raises(DataError, match=r"study\.log"):
         search(tmp_path / "third").run(warm_start=tmp_path)
 
 
 def test_two_searches_in_one_folder_are_refused(tmp_path: Path) -> None:
-    with tune._alone(tmp_path), pytest.raises(DataError, match="another search works in"):
+    with tune._exclusive(tmp_path), pytest.raises(DataError, match=re.escape(str(tmp_path))):
         search(tmp_path).run()
 
 
 def test_the_pictures_show_every_trial(tmp_path: Path) -> None:
-    found = search(tmp_path, trials=6).run()
-    good = [each for each in found if each.loss is not None]
-    (axes,) = parallel_coordinates(found).axes
-    assert len(axes.lines) == len(good)
-    (axes,) = search_history(found).axes
-    assert len(axes.collections[0].get_offsets()) == len(good)  # type: ignore[arg-type]
+    trials = search(tmp_path, trials=6).run()
+    completed = [trial for trial in trials if trial.loss is not None]
+    (axes,) = parallel_coordinates(trials).axes
+    assert len(axes.lines) == len(completed)
+    (axes,) = search_history(trials).axes
+    assert len(axes.collections[0].get_offsets()) == len(completed)  # type: ignore[arg-type]
     (axes,) = importances(tune.importance(tmp_path)).axes
     assert len(axes.patches) == 3
 
 
 @pytest.fixture
 def data(drawn: Path, tmp_path: Path) -> Path:
-    return prepared.prepare(drawn, tmp_path / "data", Counts()).folder
+    return prepare(drawn, tmp_path / "data", Counts()).folder
 
 
 def job(tmp_path: Path, data: Path, **hyperparameters: str) -> Job:
@@ -135,25 +137,25 @@ def job(tmp_path: Path, data: Path, **hyperparameters: str) -> Job:
 
 
 def test_a_process_runs_a_job(tmp_path: Path, data: Path) -> None:
-    told: list[int] = []
+    numbers: list[int] = []
 
-    def on_epoch(numbers: dict[str, object]) -> bool:
-        told.append(int(str(numbers["number"])))
+    def on_epoch(epoch: EpochReport) -> bool:
+        numbers.append(epoch.number)
         return True
 
     runners.run(runners.runner("process"), job(tmp_path, data), on_epoch)
-    assert told == [1, 2]
-    with pytest.raises(TrainingError, match="there is no model 'resnet99'"):
+    assert numbers == [1, 2]
+    with pytest.raises(TrainingError, match="'resnet99'"):
         runners.run(runners.runner("process"), job(tmp_path, data, architecture="resnet99"))
 
 
 def test_a_job_is_stopped_when_it_is_not_wanted_any_more(tmp_path: Path, data: Path) -> None:
     long = job(tmp_path, data, epochs="5000")
-    runners.run(runners.runner("process"), long, lambda numbers: numbers["number"] < 3)
+    runners.run(runners.runner("process"), long, lambda epoch: epoch.number < 3)
     assert 3 <= len(long.epochs()) < 5000
 
 
-def words(study: Path, data: Path, url: str, parallel: int) -> list[str]:
+def command(study: Path, data: Path, url: str, parallel: int) -> list[str]:
     return [
         sys.executable,
         "scripts/tune.py",
@@ -185,19 +187,19 @@ def test_a_search_killed_in_the_middle_of_a_trial_is_finished_by_the_next_start(
     tmp_path: Path, data: Path, registry: Registry, parallel: int, seed: int
 ) -> None:
     study = tmp_path / "study"
-    killed = subprocess.Popen(words(study, data, registry.uri, parallel), cwd=ROOT, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 120
-    while not list(study.glob("trials/*/checkpoints/*.pt")) and time.monotonic() < until:
+    killed = subprocess.Popen(command(study, data, registry.uri, parallel), cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(study.glob("trials/*/checkpoints/*.pt")) and time.monotonic() < deadline:
         threading.Event().wait(0.05)
     threading.Event().wait(random.Random(seed).uniform(0, 3))  # the moment is the test
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    begun = {path.name for path in study.glob("trials/*")}
-    done = subprocess.run(words(study, data, registry.uri, parallel), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    started = {path.name for path in study.glob("trials/*")}
+    finished = subprocess.run(command(study, data, registry.uri, parallel), cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout)
     assert len(result["trials"]) == 3
-    assert begun <= {path.name for path in study.glob("trials/*")}
+    assert started <= {path.name for path in study.glob("trials/*")}
     assert len(list(study.glob("trials/*"))) == 3, "nothing lost, nothing twice"
     client = MlflowClient(registry.uri, registry.uri)
     experiment = client.get_run(result["run"]).info.experiment_id
@@ -207,7 +209,7 @@ def test_a_search_killed_in_the_middle_of_a_trial_is_finished_by_the_next_start(
     ended = Counter(run.info.run_name for run in nested if run.info.status == "FINISHED")
     assert set(ended.values()) == {1}
     assert client.get_run(result["run"]).info.status == "FINISHED"
-    artifacts = {each.path for each in client.list_artifacts(result["run"])}
+    artifacts = {artifact.path for artifact in client.list_artifacts(result["run"])}
     assert artifacts == {"trials.json", "history.png", "parallel_coordinates.png", "importance.png"}
     assert not any(_alive(path) for path in study.glob("trials/*/pid")), "no job was left behind"
 

@@ -1,6 +1,6 @@
-"""sagemaker-inference's Transformer without a server: MODEL PHOTO -> what it makes of the photo, and of a broken one.
+"""sagemaker-inference's Transformer without a server: MODEL PHOTO -> its answers to the photo and to a broken one.
 
-Run in the environment of AWS's toolkits, with code/ on PYTHONPATH; prints a line of JSON for each.
+It runs in the environment of AWS's toolkits, with code/ on PYTHONPATH, and prints a line of JSON for each answer.
 """
 
 import json
@@ -20,8 +20,8 @@ def main(model: str, photo: Path) -> None:
     for body in (photo.read_bytes(), photo.read_bytes()[:900]):
         context.request_processor = [RequestProcessor(HEADERS)]
         (answer,) = transformer.transform([{"body": body}], context)
-        told = {"status": context.get_response_status(0)[0], "content_type": context.get_response_content_type(0)}
-        print(json.dumps({**told, "body": answer}))
+        status, content_type = context.get_response_status(0)[0], context.get_response_content_type(0)
+        print(json.dumps({"status": status, "content_type": content_type, "body": answer}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A server in TorchServe's place, for answers that the real one cannot be made to give."""
+"""A replacement for TorchServe, for answers that the real one cannot be made to give."""
 
 import threading
 import time
@@ -9,15 +9,15 @@ from typing import Any
 
 
 class Upstream:
-    """A server in TorchServe's place that answers as it is told, where the real one cannot be made to."""
+    """A server that answers every request after ``delay_s`` with ``status`` and ``body``, and counts them."""
 
     def __init__(self) -> None:
-        self.status, self.body, self.delay_s, self.asked = 200, b'{"count": 1, "model_version": "9"}', 0.0, 0
-        self.url = ""
+        self.status, self.body, self.delay_s = 200, b'{"count": 1, "model_version": "9"}', 0.0
+        self.requests, self.url = 0, ""
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """Read the request, wait, answer."""
-        self.asked += 1
+        self.requests += 1
         request.rfile.read(int(request.headers.get("Content-Length", 0)))
         time.sleep(self.delay_s)
         request.send_response(self.status)
@@ -28,11 +28,11 @@ class Upstream:
 
 @contextmanager
 def upstream_server() -> Iterator[Upstream]:
-    told = Upstream()
+    upstream = Upstream()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            told.answer(self)
+            upstream.answer(self)
 
         do_GET = do_POST
 
@@ -40,7 +40,7 @@ def upstream_server() -> Iterator[Upstream]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        told.url = f"http://127.0.0.1:{server.server_port}"
+        upstream.url = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield told
+        yield upstream
         server.shutdown()

@@ -1,5 +1,6 @@
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ def test_takes_the_photos_of_a_file_list_beside_or_above(source: Path, place: st
     (source / place / "file_list.json").write_text(json.dumps(lists))
     inventory = read_inventory(source, Counts((1, 2)))
     assert [photo.id for photo in inventory.photos] == ["00010", "00020"]
-    assert [(each.id, each.reason) for each in inventory.skipped] == [("00099", "the record is missing")]
+    assert [(photo.id, photo.reason) for photo in inventory.skipped] == [("00099", "the record is missing")]
 
 
 def test_skips_a_photo_whose_record_contradicts_the_file_list(source: Path) -> None:
@@ -93,13 +94,13 @@ def test_reads_counts_that_the_file_list_does_not_name_from_the_folder(source: P
 @pytest.mark.parametrize("text", ["[1]", "{", '{"x": []}', '{"1": [3]}'])
 def test_refuses_a_damaged_file_list(source: Path, text: str) -> None:
     (source / "file_list.json").write_text(text)
-    with pytest.raises(DataError, match="not a file list"):
+    with pytest.raises(DataError, match=r"file_list\.json"):
         read_inventory(source, Counts((1, 2)))
 
 
 def test_refuses_an_id_under_two_counts(source: Path) -> None:
     (source / "file_list.json").write_text('{"1": ["metadata/00010.json"], "2": ["metadata/00010.json"]}')
-    with pytest.raises(DataError, match="00010 under 1 and under 2"):
+    with pytest.raises(DataError, match=r"00010.*1.*2"):
         read_inventory(source, Counts((1, 2)))
 
 
@@ -109,7 +110,7 @@ def test_an_id_that_leaves_the_folder_stays_inside(source: Path) -> None:
 
 
 def test_says_which_class_is_empty(source: Path) -> None:
-    with pytest.raises(DataError, match="no usable photo with 3 or 4 objects"):
+    with pytest.raises(DataError, match="3 or 4"):
         read_inventory(source, Counts((1, 2, 3, 4)))
 
 
@@ -121,9 +122,9 @@ def test_says_which_folder_is_missing(tmp_path: Path) -> None:
 def test_neighbours_that_share_a_product_are_one_bin(tmp_path: Path) -> None:
     for number, products in (("00001", "ab"), ("00003", "bc"), ("00006", "c"), ("00008", "d")):
         put(tmp_path, number, record(1 + (number == "00003"), *products))
-    found = bins(tmp_path)
-    assert found["00001"] == found["00003"]
-    assert len({found["00003"], found["00006"], found["00008"]}) == 3
+    bin_of = bins(tmp_path)
+    assert bin_of["00001"] == bin_of["00003"]
+    assert len({bin_of["00003"], bin_of["00006"], bin_of["00008"]}) == 3
 
 
 def test_neighbours_of_which_one_names_no_product_are_one_bin(tmp_path: Path) -> None:
@@ -137,8 +138,8 @@ def test_padded_and_unpadded_ids_are_ordered_apart(tmp_path: Path) -> None:
     put(tmp_path, "1", record(1, "a"))
     put(tmp_path, "00001", record(2, "a"))
     put(tmp_path, "00002", record(2, "a"))
-    found = bins(tmp_path)
-    assert found["00001"] == found["00002"] != found["1"]
+    bin_of = bins(tmp_path)
+    assert bin_of["00001"] == bin_of["00002"] != bin_of["1"]
 
 
 def test_bins_of_labels_csv_come_before_guesses(tmp_path: Path) -> None:
@@ -167,16 +168,16 @@ def test_reads_and_writes_counts(text: str, counts: Counts, written: str) -> Non
 
 @pytest.mark.parametrize("text", ["", "a", "1-", "5-1", "3", "3+", "1;2", "1+-5", "1-5++"])
 def test_refuses_counts_that_say_nothing(text: str) -> None:
-    with pytest.raises(DataError, match="COUNTS is"):
+    with pytest.raises(DataError, match=re.escape(repr(text))):
         parse(text)
 
 
 def test_an_open_top_takes_every_larger_quantity(tmp_path: Path) -> None:
     for number, quantity in (("00001", 1), ("00010", 3), ("00020", 4), ("00030", 99), ("00040", 2)):
         put(tmp_path, number, record(quantity, number))
-    found = read_inventory(tmp_path, parse("1,3+"))
-    assert {photo.id: photo.count for photo in found.photos} == {"00001": 1, "00010": 3, "00020": 3, "00030": 3}
-    assert [(each.id, each.reason) for each in found.skipped] == [("00040", "the count 2 is outside COUNTS")]
+    inventory = read_inventory(tmp_path, parse("1,3+"))
+    assert {photo.id: photo.count for photo in inventory.photos} == {"00001": 1, "00010": 3, "00020": 3, "00030": 3}
+    assert [(photo.id, photo.reason) for photo in inventory.skipped] == [("00040", "the count 2 is outside COUNTS")]
     assert parse("1,3+").names == ("1", "3+")
 
 
@@ -199,7 +200,7 @@ def test_odd_records_are_skipped_and_never_stop_the_reading(tmp_path: Path) -> N
             data[rng.randrange(len(data))] = rng.randrange(256)
         put(tmp_path, f"x{number}", None)
         (tmp_path / "metadata" / f"x{number}.json").write_bytes(bytes(data))
-    found = read_inventory(tmp_path, Counts((1, 2)))
-    assert {photo.id for photo in found.photos} >= {"00001", "00010"}
-    assert all(photo.count in (1, 2) for photo in found.photos)
-    assert len(found.photos) + len(found.skipped) == 2 + rounds(200, 3000)
+    inventory = read_inventory(tmp_path, Counts((1, 2)))
+    assert {photo.id for photo in inventory.photos} >= {"00001", "00010"}
+    assert all(photo.count in (1, 2) for photo in inventory.photos)
+    assert len(inventory.photos) + len(inventory.skipped) == 2 + rounds(200, 3000)

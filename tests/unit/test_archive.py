@@ -8,7 +8,7 @@ from serve.archives.archive import TORCHSERVE_MANIFEST, ask, golden_photos, mani
 from serve.counter import Counter
 from serve.errors import ArchiveError, PhotoError
 from serve.manifest import MANIFEST_FILE
-from tests.conftest import TINY
+from tests.models import TINY
 from trainer.training.run import Trained
 
 
@@ -33,7 +33,7 @@ def test_an_archive_holds_all_that_serving_needs(trained: Trained) -> None:
     with zipfile.ZipFile(trained.archive) as content:
         names = set(content.namelist())
     assert names >= {"handler.py", "serve/photo.py", "model.onnx", "binwatch.json"}
-    assert names == {*manifest.files, *(each.file for each in manifest.golden), MANIFEST_FILE, TORCHSERVE_MANIFEST}
+    assert names == {*manifest.files, *(photo.file for photo in manifest.golden), MANIFEST_FILE, TORCHSERVE_MANIFEST}
     assert not any(name.endswith((".pt", ".pth", ".pkl", ".pyc")) for name in names)
 
 

@@ -7,7 +7,6 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -41,11 +40,11 @@ def good(tmp_path: Path) -> Path:
     return small.packed(tmp_path / "good.mar", small.contents())
 
 
-def entry(name: str, **how: int) -> zipfile.ZipInfo:
-    made = zipfile.ZipInfo(name)
-    for key, value in how.items():
-        setattr(made, key, value)
-    return made
+def entry(name: str, **attributes: int) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    for key, value in attributes.items():
+        setattr(info, key, value)
+    return info
 
 
 def directory(data: bytes | bytearray) -> int:
@@ -54,21 +53,21 @@ def directory(data: bytes | bytearray) -> int:
 
 
 def test_what_is_stored_is_what_was_checked_and_the_version(good: Path, tmp_path: Path) -> None:
-    found = small.unpacked(stored(good, tmp_path / "store"))
-    named = json.loads(found.pop(TORCHSERVE_MANIFEST))
-    assert named.pop("model")["modelVersion"] == "7"
-    assert named == {"runtime": "python", "archiverVersion": "0.12.0"}
+    files = small.unpacked(stored(good, tmp_path / "store"))
+    manifest = json.loads(files.pop(TORCHSERVE_MANIFEST))
+    assert manifest.pop("model")["modelVersion"] == "7"
+    assert manifest == {"runtime": "python", "archiverVersion": "0.12.0"}
     expected = small.contents()
     del expected[TORCHSERVE_MANIFEST]
-    assert found == expected
+    assert files == expected
 
 
 def test_a_real_archive_passes_and_holds_no_pickle(trained: Trained, tmp_path: Path) -> None:
-    found = small.unpacked(stored(trained.archive, tmp_path / "store"))
+    files = small.unpacked(stored(trained.archive, tmp_path / "store"))
     with zipfile.ZipFile(trained.archive) as content, content.open(GPU_PROGRAM) as program:
-        inside = {each.filename: each.file_size for each in zipfile.ZipFile(program).infolist()}
+        inside = {part.filename: part.file_size for part in zipfile.ZipFile(program).infolist()}
     assert [size for name, size in inside.items() if name.endswith(".pt")] == [0]
-    assert not [name for name, data in found.items() if data.startswith((b"\x80\x02", b"\x80\x04"))]
+    assert not [name for name, data in files.items() if data.startswith((b"\x80\x02", b"\x80\x04"))]
 
 
 @pytest.mark.parametrize(
@@ -79,21 +78,21 @@ def test_a_real_archive_passes_and_holds_no_pickle(trained: Trained, tmp_path: P
         ("serve/../../x", "leave its folder"),
         ("..\\evil.py", "leave its folder"),
         ("C:/evil.py", "leave its folder"),
-        ("golden/./0.jpg", "no name of a file"),
-        ("serve//x.py", "no name of a file"),
-        ("serve/", "no name of a file"),
-        ("a b", "no name of a file"),
-        ("x" * 300, "no name of a file"),
-        ("s\u00e9rve.py", "no name of a file"),
+        ("golden/./0.jpg", "not a valid file name"),
+        ("serve//x.py", "not a valid file name"),
+        ("serve/", "not a valid file name"),
+        ("a b", "not a valid file name"),
+        ("x" * 300, "not a valid file name"),
+        ("s\u00e9rve.py", "not a valid file name"),
         ("weights.pkl", "may be a pickle"),
         ("model.pt", "may be a pickle"),
         ("serve/weights.pth", "may be a pickle"),
         ("serve/extra.py", "does not list"),
         ("golden/9.jpg", "does not list"),
-        ("setup.py", "no part of an archive"),
-        ("other/handler.py", "no part of an archive"),
-        ("requirements.txt", "no part of an archive"),
-        ("serve/native.so", "no part of an archive"),
+        ("setup.py", "does not belong in an archive"),
+        ("other/handler.py", "does not belong in an archive"),
+        ("requirements.txt", "does not belong in an archive"),
+        ("serve/native.so", "does not belong in an archive"),
         ("model.onnx/x", "both as a file and as a folder"),
     ],
 )
@@ -137,8 +136,8 @@ def test_a_program_that_is_no_zip_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["model.onnx", "handler.py", "serve/__init__.py", "golden/0.jpg", "model.pt2"])
 def test_a_file_that_was_changed_or_left_out_is_refused(tmp_path: Path, name: str) -> None:
     held = small.contents()
-    other = small.program(byteorder=b"big") if name == "model.pt2" else b"other"
-    bad = small.packed(tmp_path / "bad.mar", {**held, name: other})
+    changed = small.program(byteorder=b"big") if name == "model.pt2" else b"changed"
+    bad = small.packed(tmp_path / "bad.mar", {**held, name: changed})
     refused(bad, tmp_path, f"{name} in the archive has SHA-256 .* damaged")
     del held[name]
     refused(small.packed(tmp_path / "bad.mar", held), tmp_path, f"has no {name}, which its manifest lists")
@@ -170,7 +169,7 @@ def test_torchserve_is_told_to_load_nothing_else(tmp_path: Path, text: bytes, re
 
 
 @pytest.mark.parametrize(
-    "said",
+    "changes",
     [
         {"files": []},
         {"files": None},
@@ -180,8 +179,8 @@ def test_torchserve_is_told_to_load_nothing_else(tmp_path: Path, text: bytes, re
         {"golden": [{"file": "../x", "probabilities": []}]},
     ],
 )
-def test_a_manifest_that_says_nonsense_is_refused(tmp_path: Path, said: dict[str, Any]) -> None:
-    refused(small.packed(tmp_path / "bad.mar", small.contents(**said)), tmp_path, "damaged")
+def test_a_manifest_that_says_nonsense_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    refused(small.packed(tmp_path / "bad.mar", small.contents(**changes)), tmp_path, "damaged")
 
 
 def test_a_manifest_nested_without_end_is_refused(tmp_path: Path) -> None:
@@ -209,7 +208,7 @@ def test_a_size_that_a_header_invents_is_refused(good: Path, tmp_path: Path) -> 
 def test_entries_that_lie_on_one_another_are_refused(good: Path, tmp_path: Path) -> None:
     data = bytearray(good.read_bytes())
     with zipfile.ZipFile(good) as content:
-        largest = max(content.infolist(), key=lambda each: each.file_size)
+        largest = max(content.infolist(), key=lambda info: info.file_size)
         entries = len(content.infolist())
     at = directory(data)
     for _ in range(entries):  # each entry says that it is the largest one
@@ -240,21 +239,22 @@ def test_a_text_above_the_limit_is_not_read_into_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "reason"), [(stat.S_IFLNK, "symbolic link"), (stat.S_IFIFO, "no ordinary file"), (stat.S_IFDIR, "no ord")]
+    ("kind", "reason"),
+    [(stat.S_IFLNK, "symbolic link"), (stat.S_IFIFO, "not a regular file"), (stat.S_IFDIR, "not a reg")],
 )
 def test_a_link_is_refused(tmp_path: Path, kind: int, reason: str) -> None:
-    with zipfile.ZipFile(tmp_path / "bad.mar", "w") as made:
+    with zipfile.ZipFile(tmp_path / "bad.mar", "w") as out:
         for name, data in small.contents().items():
-            made.writestr(entry(name, external_attr=(kind if name == "model.onnx" else stat.S_IFREG) << 16), data)
+            out.writestr(entry(name, external_attr=(kind if name == "model.onnx" else stat.S_IFREG) << 16), data)
     refused(tmp_path / "bad.mar", tmp_path, reason)
 
 
 def test_a_name_twice_is_refused(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "bad.mar", "w") as made:
+    with zipfile.ZipFile(tmp_path / "bad.mar", "w") as out:
         for name, data in small.contents().items():
-            made.writestr(name, data)
+            out.writestr(name, data)
         with pytest.warns(UserWarning, match="Duplicate"):
-            made.writestr("handler.py", b"evil")
+            out.writestr("handler.py", b"evil")
     refused(tmp_path / "bad.mar", tmp_path, "'handler.py' more than once")
 
 
@@ -287,27 +287,27 @@ def test_a_zip_that_was_cut_or_joined_is_refused(good: Path, tmp_path: Path, cha
 
 def mutated(data: bytes, dice: random.Random) -> bytes:
     """``data`` with a few bytes changed, cut off, doubled, or its parts in another order."""
-    made = bytearray(data)
-    at, other = sorted(dice.sample(range(len(made)), 2))
+    copy = bytearray(data)
+    start, end = sorted(dice.sample(range(len(copy)), 2))
     kind = dice.randrange(5)
     if kind == 0:
         for _ in range(dice.randint(1, 8)):
-            made[dice.randrange(len(made))] ^= 1 << dice.randrange(8)
+            copy[dice.randrange(len(copy))] ^= 1 << dice.randrange(8)
     elif kind == 1:
-        del made[at:]
+        del copy[start:]
     elif kind == 2:
-        del made[at:other]
+        del copy[start:end]
     elif kind == 3:
-        made[at:at] = made[at:other]
+        copy[start:start] = copy[start:end]
     else:
-        made = made[other:] + made[at:other] + made[:at]
-    return bytes(made)
+        copy = copy[end:] + copy[start:end] + copy[:start]
+    return bytes(copy)
 
 
 def swapped(held: dict[str, bytes], dice: random.Random) -> dict[str, bytes]:
     """The same names with two contents exchanged."""
-    one, other = dice.sample(sorted(held), 2)
-    return {**held, one: held[other], other: held[one]}
+    first, second = dice.sample(sorted(held), 2)
+    return {**held, first: held[second], second: held[first]}
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -318,7 +318,7 @@ def test_no_mutation_passes_the_signature_and_none_that_passes_the_checks_has_ot
     good: Path, tmp_path: Path
 ) -> None:
     """Every mutation is refused for its signature. Without one, what would be stored is what the manifest lists."""
-    keys = signing.pair_in(tmp_path / "keys")
+    keys = signing.ensure_key_pair(tmp_path / "keys")
     signature = signing.sign(good, signing.private_key(keys.private))
     trusted, whole, dice = signing.public_keys(keys.public), good.read_bytes(), random.Random(7)
     bad, refusals = tmp_path / "bad.mar", 0
@@ -333,9 +333,9 @@ def test_no_mutation_passes_the_signature_and_none_that_passes_the_checks_has_ot
         with pytest.raises(ArchiveError):
             signing.verify(bad, signature, trusted)
         try:
-            found = small.unpacked(stored(bad, tmp_path / "store"))
-            assert {name: found[name] for name in small.FILES} == small.FILES
-            assert set(found) == set(small.contents())
+            files = small.unpacked(stored(bad, tmp_path / "store"))
+            assert {name: files[name] for name in small.FILES} == small.FILES
+            assert set(files) == set(small.contents())
         except ArchiveError:
             refusals += 1
             assert list((tmp_path / "store").iterdir()) == []
@@ -366,6 +366,6 @@ def test_whatever_a_zip_is_called_and_holds_nothing_leaves_the_target(tmp_path: 
         pass
     assert {path.name for path in tmp_path.iterdir()} <= outside
     assert {path.name for path in (tmp_path / "store").iterdir()} <= {"bin-counter-7.mar"}
-    kept = tmp_path / "store" / "bin-counter-7.mar"
-    assert not kept.exists() or not added
-    kept.unlink(missing_ok=True)
+    archive = tmp_path / "store" / "bin-counter-7.mar"
+    assert not archive.exists() or not added
+    archive.unlink(missing_ok=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from serve.errors import ServerError, SettingsError
-from serve.rollout.autoscale import Autoscaler, Change, Decision, Sample, ScalingPolicy, busy_share, decide, policy_from
-from serve.rollout.torchserve_client import Loaded, Work, work
+from serve.rollout.autoscale import Autoscaler, Change, Decision, Sample, ScalingPolicy, busy_share, decide
+from serve.rollout.torchserve_client import LoadedVersion, Work, parse_work
+from serve.settings import read
 
 POLICY = ScalingPolicy()
 STEP_S = 3.0
@@ -24,12 +25,14 @@ def series(
     batch: int = 1,
 ) -> list[Sample]:
     """Samples every 3 s of a server whose clients ask for ``load(second)`` workers' time; 20 ms a batch."""
-    made, busy_s = [], 0.0
+    samples, busy_s = [], 0.0
     for step in range(int(duration_s / STEP_S) + 1):
         batches = busy_s / 0.02
-        made.append(Sample(start_s + step * STEP_S, version, workers, Work(batches * batch, batches, busy_s * batch)))
+        samples.append(
+            Sample(start_s + step * STEP_S, version, workers, Work(batches * batch, batches, busy_s * batch))
+        )
         busy_s += min(load(step * STEP_S), workers) * STEP_S
-    return made
+    return samples
 
 
 def decided(samples: list[Sample], last: Change | None = None, policy: ScalingPolicy = POLICY) -> Decision:
@@ -37,9 +40,9 @@ def decided(samples: list[Sample], last: Change | None = None, policy: ScalingPo
 
 
 def test_a_steady_load_below_the_target_changes_nothing() -> None:
-    found = decided(series(lambda _: 0.3, 60))
-    assert found.workers == 1
-    assert found.busy == pytest.approx(0.3)
+    decision = decided(series(lambda _: 0.3, 60))
+    assert decision.workers == 1
+    assert decision.busy == pytest.approx(0.3)
 
 
 def test_a_saturated_worker_gets_a_second_one_and_two_saturated_ones_a_third() -> None:
@@ -51,7 +54,7 @@ def test_a_saturated_worker_gets_a_second_one_and_two_saturated_ones_a_third() -
 def test_scales_out_to_the_ceiling_of_what_the_target_needs() -> None:
     assert decided(series(lambda _: 0.71, 30)).workers == 2
     assert decided(series(lambda _: 0.7, 30)).workers == 1
-    assert decided(series(lambda _: 4, 30, workers=4), policy=replace(POLICY, most=9)).workers == 6
+    assert decided(series(lambda _: 4, 30, workers=4), policy=ScalingPolicy(most=9)).workers == 6
 
 
 def test_a_batch_of_eight_requests_keeps_its_worker_busy_once() -> None:
@@ -71,8 +74,10 @@ class Simulated:
     actual: int = 1
     broken: bool = False
 
-    def loaded(self) -> list[Loaded]:
-        return [Loaded(each, each == "1", self.actual, self.actual, 0, "x.mar") for each in self.versions]
+    def loaded(self) -> list[LoadedVersion]:
+        return [
+            LoadedVersion(version, version == "1", self.actual, self.actual, 0, "x.mar") for version in self.versions
+        ]
 
     def work(self) -> Work:
         return Work(self.busy_s / 0.02, self.busy_s / 0.02, self.busy_s)
@@ -91,11 +96,11 @@ class Simulated:
 
 def run(server: Simulated, duration_s: float, dry_run: bool = False, policy: ScalingPolicy = POLICY) -> list[Decision]:
     scaler = Autoscaler(server, server, server, policy, dry_run, clock=lambda: server.now_s)
-    made = []
+    decisions = []
     for _ in range(int(duration_s / STEP_S)):
-        made.append(scaler.step())
+        decisions.append(scaler.step())
         server.advance(STEP_S)
-    return made
+    return decisions
 
 
 def test_a_ramp_up_and_down_gets_one_two_three_and_goes_back_one_by_one() -> None:
@@ -163,20 +168,20 @@ def test_counters_that_started_again_are_not_compared_with_those_before() -> Non
 
 def test_another_version_or_another_number_of_workers_starts_the_window_again() -> None:
     samples = series(lambda _: 9, 60)
-    for other in (replace(samples[-1], version="2"), replace(samples[-1], workers=2)):
-        later = replace(other, at_s=samples[-1].at_s + 3)
+    for changed in (replace(samples[-1], version="2"), replace(samples[-1], workers=2)):
+        later = replace(changed, at_s=samples[-1].at_s + 3)
         assert decided([*samples, later]).workers == later.workers
 
 
 def test_a_number_of_workers_set_by_hand_is_brought_back_into_the_bounds() -> None:
-    assert decided(series(lambda _: 9, 3, workers=1), policy=replace(POLICY, least=2)).workers == 2
+    assert decided(series(lambda _: 9, 3, workers=1), policy=ScalingPolicy(least=2)).workers == 2
     assert decided(series(lambda _: 9, 30, workers=5)).workers == 4
     assert decided(series(lambda _: 1.9, 30, workers=3)).workers == 3
 
 
 def test_cooling_down_after_scaling_in_does_not_hold_up_scaling_out() -> None:
     busy, idle = series(lambda _: 9, 30), series(lambda _: 0, 30, workers=2)
-    slow = replace(POLICY, out_cooldown_s=60, in_cooldown_s=60)
+    slow = ScalingPolicy(out_cooldown_s=60, in_cooldown_s=60)
     assert decided(busy, Change(0, out=False), slow).workers == 2
     assert decided(busy, Change(0, out=True), slow).workers == 1
     assert decided(idle, Change(0, out=False), slow).workers == 2
@@ -222,19 +227,19 @@ def test_two_samples_without_an_answer_between_them_are_idle() -> None:
 
 
 def test_never_more_workers_than_cores_unless_told() -> None:
-    assert policy_from({}, cores=2) == ScalingPolicy(most=2)
-    assert policy_from({}, cores=16) == ScalingPolicy(most=3)
-    assert policy_from({"BINWATCH_MAX_WORKERS": "4"}, cores=2).most == 4
-    assert policy_from({"BINWATCH_MIN_WORKERS": "3"}, cores=2).most == 3
+    assert read(ScalingPolicy, {}).fitted_to(cores=2) == ScalingPolicy(most=2)
+    assert read(ScalingPolicy, {}).fitted_to(cores=16) == ScalingPolicy(most=3)
+    assert read(ScalingPolicy, {"BINWATCH_MAX_WORKERS": "4"}).fitted_to(cores=2).most == 4
+    assert read(ScalingPolicy, {"BINWATCH_MIN_WORKERS": "3"}).fitted_to(cores=2).most == 3
 
 
 def test_all_problems_of_the_settings_are_named_at_once() -> None:
     environ = {"BINWATCH_MIN_WORKERS": "two", "BINWATCH_TARGET_UTILISATION": "70", "BINWATCH_SCALE_IN_COOLDOWN_S": "-1"}
     with pytest.raises(SettingsError) as caught:
-        policy_from(environ, cores=2)
+        read(ScalingPolicy, environ)
     assert all(name in str(caught.value) for name in environ)
-    with pytest.raises(SettingsError, match="less than"):
-        policy_from({"BINWATCH_MIN_WORKERS": "3", "BINWATCH_MAX_WORKERS": "2"})
+    with pytest.raises(SettingsError, match="BINWATCH_MAX_WORKERS is '2'; give BINWATCH_MIN_WORKERS, 3, or more"):
+        read(ScalingPolicy, {"BINWATCH_MIN_WORKERS": "3", "BINWATCH_MAX_WORKERS": "2"})
 
 
 PAGE = """# TYPE PredictionTime histogram
@@ -252,14 +257,14 @@ ts_inference_latency_microseconds_sum{model_name="bin-counter",model_version="1"
 
 
 def test_reads_what_torchserve_counts_over_all_versions_of_our_model() -> None:
-    assert work(PAGE) == Work(answered=12, batches=9, held_s=2.5)
+    assert parse_work(PAGE) == Work(answered=12, batches=9, held_s=2.5)
     only_types = "".join(line + "\n" for line in PAGE.splitlines() if line.startswith("#"))
-    assert work(only_types) == Work(0, 0, 0)
+    assert parse_work(only_types) == Work(0, 0, 0)
 
 
 def test_a_server_that_counts_nothing_is_told_from_one_that_did_nothing() -> None:
     with pytest.raises(ServerError, match="metrics_mode=prometheus"):
-        work("# TYPE Requests2XX counter\n")
+        parse_work("# TYPE Requests2XX counter\n")
 
 
 def test_the_policy_is_the_reports() -> None:

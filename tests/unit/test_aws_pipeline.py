@@ -2,7 +2,7 @@ import json
 import re
 import shutil
 import tarfile
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,50 +13,51 @@ from serve.errors import AwsError, DataError, SettingsError
 from trainer.artifacts import EVALUATION
 from trainer.aws import account, pipeline_commands, pipelines, processing_steps, training_log
 from trainer.aws.definition import CONDITION, DEPLOYED, PARAMETERS, REPORT, TRAINING, definition
-from trainer.aws.requests import AwsRequest, Recorder, check, problems
+from trainer.aws.requests import Answer, AwsRequest, Recorder, check, problems
 from trainer.aws.training_jobs import Training, metric_definitions, training_job
 from trainer.training.run import Trained
 
 ROOT = Path(__file__).parents[2]
 ROLE = "arn:aws:iam::123456789012:role/binwatch"
 IMAGE = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/binwatch-trainer:0.1.0"
-HERE = account.account({"role": ROLE, "image": IMAGE, "bucket": "our-bins"})
+HERE = account.read_account({"role": ROLE, "image": IMAGE, "bucket": "our-bins"})
+TRAINING_JOB = Training(hyperparameters={"recipe": "best"}, data="s3://b/d", output="s3://b/o", checkpoints="s3://b/c")
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 
 
-def asked(*words: str) -> list[AwsRequest]:
-    """The requests that the script's words make, each checked against the service's description."""
+def recorded(*options: str) -> list[AwsRequest]:
+    """The requests that the script's options cause; the recorder validates each."""
     parser = ArgumentParser()
     account.add_options(parser, {})
     pipeline_commands.add_options(parser)
     api = Recorder()
-    pipeline_commands.run(api, HERE, parser.parse_args(words), NOW)
+    pipeline_commands.run(api, HERE, parser.parse_args(options), NOW)
     return api.requests
 
 
-def resolved(value: Any) -> Any:
-    """A definition's value with parameters as they are without being given, and other variables as a text."""
+def resolve(value: Any) -> Any:
+    """A part of a definition, with the defaults of parameters, and a string in place of other references."""
     if isinstance(value, list):
-        return [resolved(each) for each in value]
+        return [resolve(item) for item in value]
     if not isinstance(value, dict):
         return value
     if "Get" in value:
         name = value["Get"].removeprefix("Parameters.")
         return {"InputData": HERE.uri("data"), **PARAMETERS}.get(name, "s3://our-bins/later")
     if "Std:Join" in value:
-        return value["Std:Join"]["On"].join(resolved(value["Std:Join"]["Values"]))
-    return {key: resolved(each) for key, each in value.items()}
+        return value["Std:Join"]["On"].join(resolve(value["Std:Join"]["Values"]))
+    return {key: resolve(item) for key, item in value.items()}
 
 
-def all_steps() -> dict[str, Any]:
-    found = {each["Name"]: each for each in definition(HERE)["Steps"]}
-    branches = found[CONDITION]["Arguments"]
-    return {**found, **{each["Name"]: each for each in (*branches["IfSteps"], *branches["ElseSteps"])}}
+def all_steps() -> Answer:
+    steps = {step["Name"]: step for step in definition(HERE)["Steps"]}
+    branches = steps[CONDITION]["Arguments"]
+    return {**steps, **{step["Name"]: step for step in (*branches["IfSteps"], *branches["ElseSteps"])}}
 
 
-def test_the_script_s_words_become_requests_that_aws_takes() -> None:
-    made = asked("--upsert", "--start", "--train", "--tune", "--status")
-    assert [each.operation for each in made] == [
+def test_the_script_s_options_become_requests_that_aws_takes() -> None:
+    requests = recorded("--upsert", "--start", "--train", "--tune", "--status")
+    assert [request.operation for request in requests] == [
         "PutObject",
         "CreatePipeline",
         "UpdatePipeline",
@@ -68,15 +69,15 @@ def test_the_script_s_words_become_requests_that_aws_takes() -> None:
         "DescribePipelineExecution",
         "ListPipelineExecutionSteps",
     ]
-    assert {each.service for each in made} == {"sagemaker", "s3"}
-    assert not [problem for each in made for problem in problems(each)]
+    assert {request.service for request in requests} == {"sagemaker", "s3"}
+    assert not [problem for request in requests for problem in problems(request)]
 
 
 @pytest.mark.parametrize("name", ["binwatch-train-1", "binwatch-tune-1"])
 def test_asking_about_a_job_is_a_request_that_aws_takes(name: str) -> None:
-    (made,) = asked("--status", name)
-    assert made.operation.startswith("Describe")
-    assert name in made.parameters.values()
+    (request,) = recorded("--status", name)
+    assert request.operation.startswith("Describe")
+    assert name in request.parameters.values()
 
 
 def test_every_step_s_job_is_one_that_aws_takes() -> None:
@@ -84,15 +85,15 @@ def test_every_step_s_job_is_one_that_aws_takes() -> None:
         "Training": ("CreateTrainingJob", "TrainingJobName"),
         "Processing": ("CreateProcessingJob", "ProcessingJobName"),
     }
-    made = {name: each for name, each in all_steps().items() if name != CONDITION}
-    assert len(made) == 4
-    for step in made.values():
+    steps = [step for name, step in all_steps().items() if name != CONDITION]
+    assert len(steps) == 4
+    for step in steps:
         operation, name = operations[step["Type"]]
-        check(AwsRequest("sagemaker", operation, {name: "some-job", **resolved(step["Arguments"])}))
+        check(AwsRequest("sagemaker", operation, {name: "some-job", **resolve(step["Arguments"])}))
 
 
 def test_what_aws_would_refuse_is_found_in_a_job() -> None:
-    job = training_job(HERE, "x", Training({"recipe": "best"}, "s3://b/d", "s3://b/o", "s3://b/c"))
+    job = training_job(HERE, "x", TRAINING_JOB)
     check(AwsRequest("sagemaker", "CreateTrainingJob", job))
     for wrong in ({"TrainingJobName": "-x"}, {"RoleArn": "binwatch"}, {"HyperParameters": {"epochs": 3}}):
         assert problems(AwsRequest("sagemaker", "CreateTrainingJob", {**job, **wrong})), wrong
@@ -101,8 +102,8 @@ def test_what_aws_would_refuse_is_found_in_a_job() -> None:
 def test_the_condition_is_greater_and_compares_the_two_files_of_the_evaluation() -> None:
     (better,) = all_steps()[CONDITION]["Arguments"]["Conditions"]
     assert better["Type"] == "GreaterThan"
-    files = {each["PropertyFileName"]: each for each in all_steps()["Evaluation"]["PropertyFiles"]}
-    assert {name: each["FilePath"] for name, each in files.items()} == {
+    files = all_steps()["Evaluation"]["PropertyFiles"]
+    assert {file["PropertyFileName"]: file["FilePath"] for file in files} == {
         REPORT: "evaluation.json",
         DEPLOYED: "accuracy.json",
     }
@@ -113,33 +114,34 @@ def test_the_condition_is_greater_and_compares_the_two_files_of_the_evaluation()
 def test_every_variable_is_a_parameter_or_comes_from_an_earlier_step() -> None:
     text = json.dumps(definition(HERE))
     gets = set(re.findall(r'"Get": "([^"]+)"', text))
-    declared = {f"Parameters.{each['Name']}" for each in definition(HERE)["Parameters"]}
-    assert declared <= gets, "a parameter that nothing uses"
-    others = {each for each in gets - declared if not each.startswith(("Steps.Training.", "Steps.Evaluation."))}
+    declared = {f"Parameters.{parameter['Name']}" for parameter in definition(HERE)["Parameters"]}
+    assert declared <= gets, "an unused parameter"
+    others = {name for name in gets - declared if not name.startswith(("Steps.Training.", "Steps.Evaluation."))}
     assert others == {"Execution.PipelineName", "Execution.PipelineExecutionId"}
 
 
 def test_only_the_training_is_cached_and_nothing_in_its_arguments_differs_between_executions() -> None:
-    cached = {name for name, each in all_steps().items() if each.get("CacheConfig", {}).get("Enabled")}
+    cached = {name for name, step in all_steps().items() if step.get("CacheConfig", {}).get("Enabled")}
     assert cached == {TRAINING}
     assert "Execution." not in json.dumps(all_steps()[TRAINING])
     assert "Parameters.DataVersion" in json.dumps(all_steps()[TRAINING])
 
 
-def test_deploying_is_tried_again_only_where_it_has_not_begun() -> None:
-    kinds = {kind for each in all_steps()["Update-endpoint"]["RetryPolicies"] for kind in each["ExceptionType"]}
+def test_deploying_is_retried_only_where_it_has_not_started() -> None:
+    policies = all_steps()["Update-endpoint"]["RetryPolicies"]
+    kinds = {kind for policy in policies for kind in policy["ExceptionType"]}
     assert "SageMaker.JOB_INTERNAL_ERROR" not in kinds
     assert kinds == {"Step.SERVICE_FAULT", "Step.THROTTLING", "SageMaker.CAPACITY_ERROR", "SageMaker.RESOURCE_LIMIT"}
 
 
-def test_the_update_step_runs_words_that_the_deploying_script_takes() -> None:
-    application = definition(HERE, ("--update", "all-at-once"))["Steps"][2]["Arguments"]["IfSteps"][0]["Arguments"][
-        "AppSpecification"
-    ]
+def test_the_update_step_uses_options_of_the_deploying_script() -> None:
+    branches = definition(HERE, ("--update", "all-at-once"))["Steps"][2]["Arguments"]
+    application = branches["IfSteps"][0]["Arguments"]["AppSpecification"]
     script = ROOT / application["ContainerEntrypoint"][1]
-    sources = [script, ROOT / "trainer" / "aws" / "wanted.py", ROOT / "trainer" / "aws" / "choose.py"]
-    known = set(re.findall(r'"(--[a-z-]+)"', "".join(each.read_text() for each in sources)))
-    options = {each for each in application["ContainerArguments"] if each.startswith("--")}
+    endpoint = ROOT / "trainer" / "aws" / "endpoint"
+    sources = [script, endpoint / "endpoint_spec.py", endpoint / "choose.py"]
+    known = set(re.findall(r'"(--[a-z-]+)"', "".join(source.read_text() for source in sources)))
+    options = {word for word in application["ContainerArguments"] if word.startswith("--")}
     assert options == {"--archive", "--evaluation", "--role", "--bucket", "--prefix", "--update"}
     assert options <= known
 
@@ -147,15 +149,14 @@ def test_the_update_step_runs_words_that_the_deploying_script_takes() -> None:
 def test_the_pipeline_s_hyperparameters_are_ones_that_the_trainer_reads(tmp_path: Path) -> None:
     from trainer.aws import training_container
 
-    values = resolved(all_steps()[TRAINING]["Arguments"]["HyperParameters"])
+    values = resolve(all_steps()[TRAINING]["Arguments"]["HyperParameters"])
     (tmp_path / "input" / "config").mkdir(parents=True)
     (tmp_path / "input" / "data" / "training" / "bin-images").mkdir(parents=True)
     (tmp_path / "input" / "config" / "hyperparameters.json").write_text(json.dumps(values))
-    recipe = training_container.read_job(tmp_path, {"TRAINING_JOB_NAME": "x"}).recipe
+    job = training_container.read_job(tmp_path, {"TRAINING_JOB_NAME": "x"})
+    recipe = job.recipe
     assert (recipe.name, recipe.epochs, recipe.batch_size, recipe.learning_rate) == ("resnet34-pipeline", 3, 64, 0.01)
-    assert (
-        training_container.read_job(tmp_path, {"TRAINING_JOB_NAME": "x"}).checkpoints == tmp_path / "checkpoints" / "x"
-    )
+    assert job.checkpoints == tmp_path / "checkpoints" / "x"
 
 
 def test_sagemaker_s_patterns_find_the_numbers_that_the_trainer_prints() -> None:
@@ -164,32 +165,32 @@ def test_sagemaker_s_patterns_find_the_numbers_that_the_trainer_prints() -> None
         training_log.epoch_line(3, numbers, 1.25),
         training_log.evaluation_line({"test_accuracy": 0.5, "test_rmse": 1.0}),
     ]
-    found = {each["Name"]: re.findall(each["Regex"], "\n".join(lines)) for each in metric_definitions()}
+    matches = {metric["Name"]: re.findall(metric["Regex"], "\n".join(lines)) for metric in metric_definitions()}
     expected = {**numbers, "best_validation_loss": 1.25, "test_accuracy": 0.5, "test_rmse": 1.0}
-    assert found == {name: [f"{value:.4f}"] for name, value in expected.items()}
+    assert matches == {name: [f"{value:.4f}"] for name, value in expected.items()}
 
 
 def test_a_search_is_bayesian_over_the_report_s_space_on_spot_instances_with_checkpoints() -> None:
-    made = asked("--tune", "--trials", "9", "--parallel", "3", "--set", "epochs=2")[0].parameters
-    config, job = made["HyperParameterTuningJobConfig"], made["TrainingJobDefinition"]
+    parameters = recorded("--tune", "--trials", "9", "--parallel", "3", "--set", "epochs=2")[0].parameters
+    config, job = parameters["HyperParameterTuningJobConfig"], parameters["TrainingJobDefinition"]
     assert config["Strategy"] == "Bayesian"
     assert config["HyperParameterTuningJobObjective"] == {"Type": "Minimize", "MetricName": "best_validation_loss"}
     assert config["ResourceLimits"] == {"MaxNumberOfTrainingJobs": 9, "MaxParallelTrainingJobs": 3}
     (rate,) = config["ParameterRanges"]["ContinuousParameterRanges"]
     assert (rate["MinValue"], rate["MaxValue"], rate["ScalingType"]) == ("0.001", "0.1", "Logarithmic")
-    choices = {each["Name"]: each["Values"] for each in config["ParameterRanges"]["CategoricalParameterRanges"]}
+    choices = {choice["Name"]: choice["Values"] for choice in config["ParameterRanges"]["CategoricalParameterRanges"]}
     assert choices == {"batch-size": ["16", "32", "64"], "architecture": ["resnet34", "vgg16", "alexnet"]}
     assert job["EnableManagedSpotTraining"]
-    assert job["CheckpointConfig"]["S3Uri"] == HERE.uri("checkpoints", made["HyperParameterTuningJobName"])
+    assert job["CheckpointConfig"]["S3Uri"] == HERE.uri("checkpoints", parameters["HyperParameterTuningJobName"])
     assert job["StoppingCondition"]["MaxWaitTimeInSeconds"] >= job["StoppingCondition"]["MaxRuntimeInSeconds"]
     assert job["StaticHyperParameters"] == {"recipe": "hpo-frozen", "epochs": "2", "export": "false"}
 
 
 def test_on_demand_leaves_spot_and_checkpoints_away() -> None:
-    made = asked("--train", "--on-demand")[0].parameters
-    assert "EnableManagedSpotTraining" not in made
-    assert "CheckpointConfig" not in made
-    assert "MaxWaitTimeInSeconds" not in made["StoppingCondition"]
+    parameters = recorded("--train", "--on-demand")[0].parameters
+    assert "EnableManagedSpotTraining" not in parameters
+    assert "CheckpointConfig" not in parameters
+    assert "MaxWaitTimeInSeconds" not in parameters["StoppingCondition"]
 
 
 @pytest.mark.parametrize(
@@ -205,20 +206,20 @@ def test_on_demand_leaves_spot_and_checkpoints_away() -> None:
         ({"role": "x", "image": "y", "bucket": "Z"}, ["role 'x'", "image 'y'", "'Z'"]),
     ],
 )
-def test_settings_that_cannot_be_are_all_named(options: dict[str, str], reasons: list[str]) -> None:
+def test_all_invalid_settings_are_named(options: dict[str, str], reasons: list[str]) -> None:
     with pytest.raises(SettingsError) as caught:
-        account.account(options)
-    assert all(each in str(caught.value) for each in reasons), caught.value
+        account.read_account(options)
+    assert all(reason in str(caught.value) for reason in reasons), caught.value
 
 
 def test_an_image_by_its_digest_is_taken() -> None:
     image = IMAGE.replace(":0.1.0", "@sha256:" + "ab" * 32)
-    found = account.account({"role": ROLE, "image": image, "bucket": "our-bins"})
-    assert (found.region, found.image_version) == ("eu-central-1", "ab" * 6)
+    by_digest = account.read_account({"role": ROLE, "image": image, "bucket": "our-bins"})
+    assert (by_digest.region, by_digest.image_version) == ("eu-central-1", "ab" * 6)
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"),
+    ("options", "reason"),
     [
         (["--start", "--set", "Recpie=best"], "no parameter Recpie; it has InputData, Training"),
         (["--start", "--set", "Recipe"], "'Recipe' is not NAME=VALUE"),
@@ -229,39 +230,39 @@ def test_an_image_by_its_digest_is_taken() -> None:
         (["--train", "--instance-type", "g4dn"], "InstanceType is 'g4dn'"),
     ],
 )
-def test_words_that_cannot_be_are_refused_before_aws_is_asked(words: list[str], reason: str) -> None:
+def test_invalid_options_are_refused_before_a_request_is_sent(options: list[str], reason: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(reason)):
-        asked(*words)
+        recorded(*options)
 
 
-class Answers:
-    """Answers as AWS would, from a list by operation; each request is checked as before it is sent."""
+class CannedApi:
+    """Answers from lists by operation, and validates the requests."""
 
-    def __init__(self, **answers: list[dict[str, Any]]) -> None:
+    def __init__(self, **answers: list[Answer]) -> None:
         self.answers, self.requests = answers, list[AwsRequest]()
 
-    def call(self, request: AwsRequest) -> dict[str, Any]:
+    def call(self, request: AwsRequest) -> Answer:
         check(request)
         self.requests.append(request)
         return self.answers[request.operation].pop(0)
 
 
 def test_photos_that_change_change_the_version_of_the_data() -> None:
-    def page(etag: str, more: str = "") -> dict[str, Any]:
-        found = {"KeyCount": 1, "Contents": [{"Key": f"binwatch/data/{etag}", "ETag": etag, "Size": 3}]}
-        return {**found, "NextContinuationToken": more} if more else found
+    def page(etag: str, token: str = "") -> Answer:
+        content = {"KeyCount": 1, "Contents": [{"Key": f"binwatch/data/{etag}", "ETag": etag, "Size": 3}]}
+        return {**content, "NextContinuationToken": token} if token else content
 
     versions = [
-        pipelines.data_version(Answers(ListObjectsV2=pages), "s3://our-bins/binwatch/data")
+        pipelines.data_version(CannedApi(ListObjectsV2=pages), "s3://our-bins/binwatch/data")
         for pages in ([page("a")], [page("a")], [page("b")], [page("a", "t"), page("b")])
     ]
     assert versions[0] == versions[1]
     assert len(set(versions)) == 3
-    with pytest.raises(AwsError, match="nothing lies below s3://our-bins/binwatch/data"):
-        pipelines.data_version(Answers(ListObjectsV2=[{"KeyCount": 0}]), "s3://our-bins/binwatch/data")
+    with pytest.raises(AwsError, match="s3://our-bins/binwatch/data"):
+        pipelines.data_version(CannedApi(ListObjectsV2=[{"KeyCount": 0}]), "s3://our-bins/binwatch/data")
 
 
-def test_an_execution_is_told_with_its_steps_page_by_page() -> None:
+def test_an_execution_is_described_with_the_steps_of_all_pages() -> None:
     then = datetime(2026, 3, 1, tzinfo=UTC)
     one = {
         "StepName": "Training",
@@ -278,7 +279,7 @@ def test_an_execution_is_told_with_its_steps_page_by_page() -> None:
         "FailureReason": "no photos",
     }
     three = {"StepName": "Other", "StepStatus": "Executing", "StartTime": then}
-    api = Answers(
+    api = CannedApi(
         DescribePipelineExecution=[{"PipelineExecutionStatus": "Failed", "FailureReason": "a step failed"}],
         ListPipelineExecutionSteps=[
             {"PipelineExecutionSteps": [one], "NextToken": "more"},
@@ -286,14 +287,14 @@ def test_an_execution_is_told_with_its_steps_page_by_page() -> None:
         ],
     )
     arn = "arn:aws:sagemaker:eu-central-1:123456789012:pipeline/binwatch/execution/abcdefghijkl"
-    found = pipelines.execution(api, HERE, "binwatch", arn)
-    assert found.steps == (
-        pipelines.Step("Training", "Succeeded", 120.0, True, ""),
-        pipelines.Step("Evaluation", "Failed", 5.0, False, "no photos"),
-        pipelines.Step("Other", "Executing", None, False, ""),
+    execution = pipelines.describe_execution(api, HERE, "binwatch", arn)
+    assert execution.steps == (
+        pipelines.StepSummary("Training", "Succeeded", 120.0, True, ""),
+        pipelines.StepSummary("Evaluation", "Failed", 5.0, False, "no photos"),
+        pipelines.StepSummary("Other", "Executing", None, False, ""),
     )
-    assert str(found).splitlines()[0] == f"Failed: a step failed  {arn}"
-    assert "no photos" in str(found)
+    assert str(execution).splitlines()[0] == f"Failed: a step failed  {arn}"
+    assert "no photos" in str(execution)
 
 
 def test_the_best_of_a_search_is_trained_with_its_hyperparameters() -> None:
@@ -301,12 +302,12 @@ def test_the_best_of_a_search_is_trained_with_its_hyperparameters() -> None:
         "TunedHyperParameters": {"learning-rate": "0.002", "batch-size": "16", "architecture": "vgg16"},
         "FinalHyperParameterTuningJobObjectiveMetric": {"Value": 1.4321},
     }
-    told = {"HyperParameterTuningJobStatus": "Completed", "BestTrainingJob": best}
-    found = pipelines.job(Answers(DescribeHyperParameterTuningJob=[told]), "binwatch-tune-1")
-    assert (found.status, found.loss, found.best["architecture"]) == ("Completed", 1.4321, "vgg16")
+    answer = {"HyperParameterTuningJobStatus": "Completed", "BestTrainingJob": best}
+    job = pipelines.describe_job(CannedApi(DescribeHyperParameterTuningJob=[answer]), "binwatch-tune-1")
+    assert (job.status, job.loss, job.best["architecture"]) == ("Completed", 1.4321, "vgg16")
     parser = ArgumentParser()
     pipeline_commands.add_options(parser)
-    api = Answers(DescribeHyperParameterTuningJob=[told], CreateTrainingJob=[{"TrainingJobArn": "x"}])
+    api = CannedApi(DescribeHyperParameterTuningJob=[answer], CreateTrainingJob=[{"TrainingJobArn": "x"}])
     pipeline_commands.run(
         api, HERE, parser.parse_args(["--train", "--best-of", "binwatch-tune-1", "--set", "epochs=9"]), NOW
     )
@@ -328,20 +329,20 @@ def processing(trained: Trained, drawn: Path, tmp_path: Path) -> Path:
     with tarfile.open(tmp_path / "model" / "model.tar.gz", "w:gz") as tar:
         for path in trained.archive.parent.iterdir():
             tar.add(path, path.name)
-    deployed(tmp_path, **pipelines.NOTHING_DEPLOYED)
+    write_deployed(tmp_path, **pipelines.NOTHING_DEPLOYED)
     return tmp_path
 
 
-def deployed(base: Path, **content: Any) -> None:
+def write_deployed(base: Path, **content: object) -> None:
     (base / "accuracy" / "accuracy.json").write_text(json.dumps(content))
 
 
-def nothing_is_fetched(uri: str, folder: Path) -> Path:
+def fetch_nothing(uri: str, folder: Path) -> Path:
     raise AssertionError(f"{uri} was fetched")
 
 
 def test_the_evaluation_writes_what_the_condition_compares(processing: Path, trained: Trained) -> None:
-    challenger, accuracy = processing_steps.evaluate_step(processing, None, nothing_is_fetched)
+    challenger, accuracy = processing_steps.evaluate_step(processing, None, fetch_nothing)
     before = json.loads(trained.archive.with_name(EVALUATION).read_text())["binwatch"]
     assert challenger.accuracy == before["accuracy"], "the training job evaluated the same archive on the same photos"
     assert challenger.fingerprint == before["fingerprint"]
@@ -353,29 +354,21 @@ def test_the_evaluation_writes_what_the_condition_compares(processing: Path, tra
     assert written["accuracy.json"]["accuracy"] == 0.1
 
 
-def test_what_was_tested_on_other_photos_is_fetched_and_asked_again(
+def test_a_model_that_was_tested_on_other_photos_is_fetched_and_evaluated_again(
     processing: Path, trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    deployed(processing, accuracy=0.99, version="3", fingerprint="of others", archive="s3://b/m/bin-counter.mar")
+    write_deployed(processing, accuracy=0.99, version="3", fingerprint="of others", archive="s3://b/m/bin-counter.mar")
 
-    def fetched(uri: str, folder: Path) -> Path:
+    def fetch(uri: str, folder: Path) -> Path:
         assert uri == "s3://b/m/bin-counter.mar"
         return Path(shutil.copy(trained.archive, folder / "deployed.mar"))
 
-    challenger, accuracy = processing_steps.evaluate_step(processing, "1-5", fetched)
+    challenger, accuracy = processing_steps.evaluate_step(processing, "1-5", fetch)
     assert accuracy == challenger.accuracy, "it is the same archive"
-    parser = ArgumentParser()
-    assert processing_steps.main(parser.parse_args([], _step("keep", processing))) == 0
-    said = capsys.readouterr().out
-    assert f"{challenger.accuracy:.1%} is not greater than the deployed {accuracy:.1%}: it stays" in said
-    deployed(processing, accuracy=0.99, version="3", fingerprint=challenger.fingerprint)
-    assert processing_steps.evaluate_step(processing, "1-5", nothing_is_fetched)[1] == 0.99
-
-
-def _step(name: str, base: Path) -> Any:
-    import argparse
-
-    return argparse.Namespace(step=name, base=base, counts=None)
+    assert processing_steps.main(Namespace(step="keep", base=processing, counts=None)) == 0
+    assert f"{challenger.accuracy:.1%} is not greater than the deployed {accuracy:.1%}" in capsys.readouterr().out
+    write_deployed(processing, accuracy=0.99, version="3", fingerprint=challenger.fingerprint)
+    assert processing_steps.evaluate_step(processing, "1-5", fetch_nothing)[1] == 0.99
 
 
 @pytest.mark.parametrize(
@@ -389,4 +382,4 @@ def _step(name: str, base: Path) -> Any:
 def test_what_cannot_be_compared_is_an_error(processing: Path, content: str, reason: str) -> None:
     (processing / "accuracy" / "accuracy.json").write_text(content)
     with pytest.raises(DataError, match=reason):
-        processing_steps.evaluate_step(processing, None, nothing_is_fetched)
+        processing_steps.evaluate_step(processing, None, fetch_nothing)

@@ -49,9 +49,8 @@ def test_the_halves_of_validation_share_no_bin(trained: Trained) -> None:
     assert len(first) + len(second) == len(trained.data.validation)
     assert abs(len(first) - len(second)) < 0.2 * len(trained.data.validation)
     assert not {photo.bin for photo in first.photos} & {photo.bin for photo in second.photos}
-    assert np.array_equal(
-        second.pixels[:1], trained.data.validation.pixels[[trained.data.validation.photos.index(second.photos[0])]]
-    )
+    row = trained.data.validation.photos.index(second.photos[0])
+    assert np.array_equal(second.pixels[:1], trained.data.validation.pixels[row : row + 1])
 
 
 def test_an_archive_answers_with_the_temperature_of_its_manifest(trained: Trained) -> None:

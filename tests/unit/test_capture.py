@@ -7,59 +7,58 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from serve import hour_files
-from serve.capture import VARIANT, Capture, Folder, settings, start
-from serve.capture_record import Event, record, sampled
+from serve.capture import VARIANT, Capture, Folder, settings_from, start
+from serve.capture_record import Event, Record, is_sampled, record
 from serve.hour_files import HourFiles
 from tests.conftest import rounds
 
 MOMENT = datetime(2026, 11, 24, 5, 40, 0, 999999, tzinfo=UTC)
 EVENT = Event(
-    {"count": 3, "event_id": "x"},
-    200,
-    "7",
-    12.3456,
-    "image/jpeg",
-    b"\xff\xd8",
-    "",
-    "expected_quantity=3",
-    99.5,
-    12.25,
-    "c0ffee00-0000-4000-8000-000000000000",
-    MOMENT,
+    answer={"count": 3, "event_id": "x"},
+    status=200,
+    model_version="7",
+    latency_ms=12.3456,
+    content_type="image/jpeg",
+    data=b"\xff\xd8",
+    attributes="expected_quantity=3",
+    brightness=99.5,
+    sharpness=12.25,
+    event_id="c0ffee00-0000-4000-8000-000000000000",
+    moment=MOMENT,
 )
 
 
 def event(number: int = 0, size: int = 10) -> Event:
-    return Event({"count": number}, 200, "1", 1.0, data=bytes(size), moment=MOMENT)
+    return replace(EVENT, answer={"count": number}, data=bytes(size), event_id=str(uuid.uuid4()))
 
 
-def lines(folder: Path) -> list[dict[str, Any]]:
-    found = [path.read_bytes() for path in sorted(folder.rglob("*.jsonl"))]
-    return [json.loads(line) for text in found for line in text.splitlines()]
+def lines(folder: Path) -> list[Record]:
+    contents = [path.read_bytes() for path in sorted(folder.rglob("*.jsonl"))]
+    return [json.loads(line) for content in contents for line in content.splitlines()]
 
 
 def counts(folder: Path) -> list[int]:
-    return [json.loads(each["captureData"]["endpointOutput"]["data"])["count"] for each in lines(folder)]
+    return [json.loads(line["captureData"]["endpointOutput"]["data"])["count"] for line in lines(folder)]
 
 
-def until(true: Callable[[], bool], timeout_s: float = 20) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
     deadline = time.monotonic() + timeout_s
-    while not true():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 def test_a_record_has_sagemaker_s_form_with_the_input_last() -> None:
-    found = record(EVENT)
-    assert json.dumps(found) == json.dumps(
+    assert json.dumps(record(EVENT)) == json.dumps(
         {
             "eventVersion": "0",
             "eventMetadata": {
@@ -94,25 +93,28 @@ def test_a_record_has_sagemaker_s_form_with_the_input_last() -> None:
 
 def test_a_record_without_photos_or_of_a_link_is_short() -> None:
     assert record(EVENT, photos=False)["captureData"]["endpointInput"]["data"] == ""
-    linked = Event({}, 200, "1", 1.0, data=b"the photo", link="s3://bins/1.jpg")
-    sent = record(linked)["captureData"]["endpointInput"]
-    assert (sent["data"], sent["encoding"]) == ('{"uri": "s3://bins/1.jpg"}', "JSON")
+    linked = replace(EVENT, data=b"the photo", link="s3://bins/1.jpg")
+    endpoint_input = record(linked)["captureData"]["endpointInput"]
+    assert (endpoint_input["data"], endpoint_input["encoding"]) == ('{"uri": "s3://bins/1.jpg"}', "JSON")
+
+
+def sample(ids: list[str], share: float) -> list[str]:
+    return [event_id for event_id in ids if is_sampled(event_id, share)]
 
 
 def test_the_share_decides_by_the_event_s_id_alone() -> None:
     ids = [str(number) for number in range(4000)]
     for share in (0.0, 0.1, 0.5, 1.0):
-        chosen = [each for each in ids if sampled(each, share)]
-        assert len(chosen) / len(ids) == pytest.approx(share, abs=0.025)
-        assert chosen == [each for each in ids if sampled(each, share)]
-    assert {each for each in ids if sampled(each, 0.1)} < {each for each in ids if sampled(each, 0.5)}
+        assert len(sample(ids, share)) / len(ids) == pytest.approx(share, abs=0.025)
+        assert sample(ids, share) == sample(ids, share)
+    assert set(sample(ids, 0.1)) < set(sample(ids, 0.5))
 
 
 def test_events_lie_in_the_file_of_their_hour(tmp_path: Path) -> None:
     capture = Capture(Folder(tmp_path), disk_use=lambda _: 0.0)
-    later = Event({"count": 2}, 200, "1", 1.0, moment=MOMENT.replace(hour=6))
-    for each in (event(0), event(1), later):
-        capture.put(each)
+    later = replace(event(2), moment=MOMENT.replace(hour=6))
+    for captured in (event(0), event(1), later):
+        capture.put(captured)
     capture.close()
     assert sorted(path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jsonl")) == [
         "2026/11/24/05",
@@ -141,7 +143,7 @@ def test_what_does_not_fit_the_buffer_is_dropped_counted_and_reported(
     assert few.dropped == {"buffer full": 3}
     assert small.dropped == {"buffer full": 3}
     assert counts(tmp_path / "few") == counts(tmp_path / "small") == [0, 1]
-    assert sum("3 captured answers more were dropped" in text for text in caplog.messages) == 2
+    assert sum("3 more captured answers were dropped" in text for text in caplog.messages) == 2
 
 
 @pytest.mark.parametrize("limit", [0.75, 0.9])
@@ -156,7 +158,7 @@ def test_a_full_disk_stops_it_with_one_warning_until_there_is_room(
         until(lambda number=number: capture.dropped["disk full"] == number + 1)  # type: ignore[misc]
     assert not lines(tmp_path)
     use[0] = limit
-    until(lambda: "capture goes on" in caplog.messages)
+    until(lambda: "capture resumes" in caplog.messages)
     capture.put(event(3))
     capture.close()
     assert counts(tmp_path) == [3]
@@ -170,12 +172,12 @@ def test_an_unwritable_folder_is_tried_again_and_nothing_is_lost(
 ) -> None:
     (tmp_path / "capture").write_text("a file where the folder should be")
     capture = Capture(Folder(tmp_path / "capture" / VARIANT), disk_use=lambda _: 0.0)
-    begun = time.monotonic()
+    start_s = time.monotonic()
     for number in range(1000):
         capture.put(event(number))
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - start_s < 1
     until(lambda: any("cannot be written" in text for text in caplog.messages))
-    time.sleep(2.2)  # two more tries, which say nothing new
+    time.sleep(2.2)  # two more attempts, which log nothing new
     (tmp_path / "capture").unlink()
     until(lambda: len(lines(tmp_path)) == 1000)
     capture.close()
@@ -190,7 +192,7 @@ def test_a_line_that_the_disk_takes_half_of_is_taken_back(tmp_path: Path) -> Non
 import resource, sys
 from datetime import datetime, UTC
 from pathlib import Path
-from serve.hourly import HourFiles
+from serve.hour_files import HourFiles
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 files = HourFiles(Path(sys.argv[1]))
 written = 0
@@ -203,8 +205,8 @@ for number in range(3):
         break
 files.append(datetime.now(UTC), b"y" * 599 + b"\\n")
 """
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
-    assert "400 of 600 bytes were written" in done.stdout
+    process = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert "400 of 600 bytes were written" in process.stdout
     assert sorted(path.read_bytes() for path in tmp_path.rglob("*.jsonl")) == [
         b"x" * 599 + b"\n",
         b"y" * 599 + b"\n",
@@ -212,7 +214,7 @@ files.append(datetime.now(UTC), b"y" * 599 + b"\\n")
 
 
 @pytest.mark.parametrize(
-    ("content", "mended"),
+    ("content", "whole_lines"),
     [
         (b'{"a": 1}\n', b'{"a": 1}\n'),
         (b'{"a": 1}\n{"b', b'{"a": 1}\n'),
@@ -222,11 +224,11 @@ files.append(datetime.now(UTC), b"y" * 599 + b"\\n")
         (b"y" * 65_537, b""),
     ],
 )
-def test_a_cut_line_is_taken_off(tmp_path: Path, content: bytes, mended: bytes) -> None:
+def test_a_partial_line_is_removed(tmp_path: Path, content: bytes, whole_lines: bytes) -> None:
     (tmp_path / "05").mkdir()
     (tmp_path / "05" / "a.jsonl").write_bytes(content)
-    assert hour_files.drop_partial_lines(tmp_path) == (content != mended)
-    assert (tmp_path / "05" / "a.jsonl").read_bytes() == mended
+    assert hour_files.drop_partial_lines(tmp_path) == (content != whole_lines)
+    assert (tmp_path / "05" / "a.jsonl").read_bytes() == whole_lines
 
 
 def test_a_file_in_use_is_left_alone(tmp_path: Path) -> None:
@@ -247,13 +249,13 @@ WORKER = """
 import sys, time
 from pathlib import Path
 from serve.capture import Capture, Folder
-from serve.event import Event
+from serve.capture_record import Event
 capture = Capture(Folder(Path(sys.argv[1])), max_bytes=2**30, disk_use=lambda _: 0.0)
 photo = bytes(2_000_000)  # a line of 2.7 MB is written page by page, and a kill can come between two
 for number in range(1_000_000):
-    each = Event({"count": 1}, 200, "1", 1.0, data=photo)
-    print(each.event_id, flush=True)
-    capture.put(each)
+    event = Event(answer={"count": 1}, status=200, model_version="1", latency_ms=1.0, data=photo)
+    print(event.event_id, flush=True)
+    capture.put(event)
     time.sleep(0.04)
 """
 
@@ -270,27 +272,27 @@ def test_kill_9_loses_the_last_seconds_at_most_and_leaves_no_line_torn(tmp_path:
         cut += hour_files.drop_partial_lines(folder)  # as the worker that TorchServe starts in its place does
         (path,) = folder.rglob("*.jsonl")
         assert path.read_bytes().endswith(b"\n")
-        written = [each["eventMetadata"]["eventId"] for each in lines(folder)]
+        written = [line["eventMetadata"]["eventId"] for line in lines(folder)]
         assert written == ids[: len(written)]
         lost.append(len(ids) - len(written))
         path.unlink()
     print(
-        f"{len(lost)} kills cut {cut} lines, which were taken off; {max(lost) / 25:.1f} s of events were lost at most"
+        f"{len(lost)} kills left {cut} partial lines, all removed; at most {max(lost) / 25:.1f} s of events were lost"
     )
     assert max(lost) < 100
 
 
 def test_the_settings_come_from_the_environment(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert start(settings({})) is None
-    assert start(settings({"BINWATCH_CAPTURE": str(tmp_path), "BINWATCH_CAPTURE_SHARE": "0"})) is None
-    given = settings(
+    assert start(settings_from({})) is None
+    assert start(settings_from({"BINWATCH_CAPTURE": str(tmp_path), "BINWATCH_CAPTURE_SHARE": "0"})) is None
+    half = settings_from(
         {"BINWATCH_CAPTURE": str(tmp_path), "BINWATCH_CAPTURE_SHARE": "0.5", "BINWATCH_CAPTURE_PHOTOS": "0"}
     )
-    assert (given.share, given.photos) == (0.5, False)
-    assert settings({"BINWATCH_CAPTURE_SHARE": "5"}).share == 1
-    assert settings({"BINWATCH_CAPTURE_SHARE": "half"}).share == 1
-    assert settings({}).max_disk_use == 0.75
-    assert settings({"BINWATCH_CAPTURE_DISK": "0.9"}).max_disk_use == 0.9
-    assert settings({"BINWATCH_CAPTURE_DISK": "75"}).max_disk_use == 0.75
-    said = [text for text in caplog.messages if "give a number from 0 to 1" in text]
-    assert [text.split()[0] for text in said] == ["BINWATCH_CAPTURE_SHARE"] * 2 + ["BINWATCH_CAPTURE_DISK"]
+    assert (half.share, half.photos) == (0.5, False)
+    assert settings_from({"BINWATCH_CAPTURE_SHARE": "5"}).share == 1
+    assert settings_from({"BINWATCH_CAPTURE_SHARE": "half"}).share == 1
+    assert settings_from({}).max_disk_use == 0.75
+    assert settings_from({"BINWATCH_CAPTURE_DISK": "0.9"}).max_disk_use == 0.9
+    assert settings_from({"BINWATCH_CAPTURE_DISK": "75"}).max_disk_use == 0.75
+    warnings = [text for text in caplog.messages if "give a number from 0 to 1" in text]
+    assert [text.split()[0] for text in warnings] == ["BINWATCH_CAPTURE_SHARE"] * 2 + ["BINWATCH_CAPTURE_DISK"]

@@ -1,4 +1,4 @@
-"""A training that was interrupted goes on as if it had not been."""
+"""An interrupted training resumes and ends with the same result as one without an interruption."""
 
 import errno
 import os
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from serve.errors import TrainingError
-from tests.conftest import TINY, rounds
+from tests.conftest import rounds
+from tests.models import TINY
 from trainer.data.dataset import Dataset, DataSpec, load
 from trainer.training import checkpoint, networks, train
 from trainer.training.networks import Architecture
@@ -33,7 +34,7 @@ def data(drawn: Path) -> Dataset:
 
 @pytest.fixture(scope="module")
 def whole(data: Dataset) -> TrainingResult:
-    """The training, undisturbed."""
+    """The training without an interruption."""
     return fit(data, RECIPE)
 
 
@@ -41,32 +42,33 @@ class Killed(BaseException):
     """The process is gone."""
 
 
-def same(one: TrainingResult, other: TrainingResult) -> None:
-    for key, value in one.model.state_dict().items():
-        assert torch.equal(value, other.model.state_dict()[key]), key
-    timeless = [
-        [replace(each, photos_per_second=0, step_ms=0, data_wait_share=0, seconds=0) for each in fitted.epochs]
-        for fitted in (one, other)
-    ]
-    assert timeless[0] == timeless[1]
-    assert (one.best_epoch, one.fired) == (other.best_epoch, other.fired)
+def without_times(result: TrainingResult) -> list[Epoch]:
+    times = {"photos_per_second": 0.0, "step_ms": 0.0, "data_wait_share": 0.0, "seconds": 0.0}
+    return [replace(epoch, **times) for epoch in result.epochs]  # type: ignore[arg-type]
+
+
+def assert_same(result: TrainingResult, expected: TrainingResult) -> None:
+    for key, value in result.model.state_dict().items():
+        assert torch.equal(value, expected.model.state_dict()[key]), key
+    assert without_times(result) == without_times(expected)
+    assert (result.best_epoch, result.fired) == (expected.best_epoch, expected.fired)
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_killed_after_an_epoch(data: Dataset, whole: TrainingResult, tmp_path: Path, epoch: int) -> None:
-    def die(found: Epoch) -> None:
-        if found.number == epoch + 1:
+    def die(current: Epoch) -> None:
+        if current.number == epoch + 1:
             raise Killed
 
     with pytest.raises(Killed):
         fit(data, RECIPE, die, checkpoints=tmp_path)
-    told: list[int] = []
-    resumed = fit(data, RECIPE, lambda found: told.append(found.number), checkpoints=tmp_path)
+    numbers: list[int] = []
+    resumed = fit(data, RECIPE, lambda current: numbers.append(current.number), checkpoints=tmp_path)
     assert resumed.resumed_at == epoch + 1
-    assert resumed.earlier_s == pytest.approx(sum(each.seconds for each in resumed.epochs[:epoch]))
+    assert resumed.earlier_s == pytest.approx(sum(past.seconds for past in resumed.epochs[:epoch]))
     assert resumed.earlier_s > 0
-    assert told == [1, 2, 3], "the new record is whole"
-    same(resumed, whole)
+    assert numbers == [1, 2, 3], "the new record is whole"
+    assert_same(resumed, whole)
 
 
 @pytest.mark.parametrize("batch", range(1, 1 + rounds(2, 8)))
@@ -85,26 +87,26 @@ def test_sigterm_in_the_middle_of_an_epoch(
 
     with monkeypatch.context() as patched:
         patched.setattr(train._Training, "_step", terminate)
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as exit_info:
             fit(data, RECIPE, checkpoints=tmp_path)
-    assert left.value.code == 143
+    assert exit_info.value.code == 143
     assert ran == batch
     resumed = fit(data, RECIPE, checkpoints=tmp_path)
     assert (resumed.earlier_s > 0, whole.earlier_s) == (True, 0)
-    same(resumed, whole)
+    assert_same(resumed, whole)
 
 
 def test_a_checkpoint_of_another_training_is_refused(data: Dataset, drawn: Path, tmp_path: Path) -> None:
     fit(data, TINY, checkpoints=tmp_path)
-    with pytest.raises(TrainingError, match=r"its learning_rate is 0\.003, now it is 0\.01"):
+    with pytest.raises(TrainingError, match=r"learning_rate .*0\.003.*0\.01"):
         fit(data, replace(TINY, learning_rate=0.01), checkpoints=tmp_path)
-    with pytest.raises(TrainingError, match="its dataset is"):
+    with pytest.raises(TrainingError, match="dataset"):
         fit(load(DataSpec(drawn, limit=110), 32), TINY, checkpoints=tmp_path)
 
 
 def test_a_damaged_checkpoint_is_refused(data: Dataset, tmp_path: Path) -> None:
     (tmp_path / checkpoint.NAME).write_bytes(b"nothing of the kind")
-    with pytest.raises(TrainingError, match="remove it to begin anew"):
+    with pytest.raises(TrainingError, match=r"(?s)checkpoint\.pt .*remove it"):
         fit(data, TINY, checkpoints=tmp_path)
 
 
@@ -125,7 +127,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(
 
 
 class Breaking(nn.Module):
-    """A body that gives no numbers from its 14th training batch on."""
+    """A body whose features are NaN from its 14th training batch on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,8 +136,8 @@ class Breaking(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         self.batches += self.training
-        found: Tensor = self.pool(images).flatten(1)
-        return found * float("nan") if self.batches >= 14 else found
+        features: Tensor = self.pool(images).flatten(1)
+        return features * float("nan") if self.batches >= 14 else features
 
 
 def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(
@@ -143,17 +145,17 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(
 ) -> None:
     monkeypatch.setitem(networks.ARCHITECTURES, "breaking", Architecture(Breaking, 12, dict))
     recipe = replace(TINY, architecture="breaking", epochs=3, batch_size=7)  # ten batches an epoch
-    with pytest.raises(TrainingError, match=r"became nan in epoch 2, batch 4 of 10; lower the learning rate"):
+    with pytest.raises(TrainingError, match=r"nan .*epoch 2, batch 4 of 10"):
         fit(data, recipe, checkpoints=tmp_path)
-    kept = torch.load(tmp_path / checkpoint.NAME, weights_only=True)
-    assert (kept["done"]["epoch"], kept["done"]["batch"]) == (2, 0)
-    assert all(value.isfinite().all() for value in kept["model"].values())
+    state = torch.load(tmp_path / checkpoint.NAME, weights_only=True)
+    assert (state["done"]["epoch"], state["done"]["batch"]) == (2, 0)
+    assert all(value.isfinite().all() for value in state["model"].values())
 
 
 def test_a_script_that_is_killed_and_started_again_gives_the_same_archive(drawn: Path, tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
 
-    def words(out: str) -> list[str]:
+    def command(out: str) -> list[str]:
         return [
             sys.executable,
             "scripts/train.py",
@@ -169,18 +171,18 @@ def test_a_script_that_is_killed_and_started_again_gives_the_same_archive(drawn:
             str(tmp_path / out),
         ]
 
-    clean = subprocess.run(words("clean"), cwd=root, capture_output=True, text=True, timeout=300)
+    clean = subprocess.run(command("clean"), cwd=root, capture_output=True, text=True, timeout=300)
     assert clean.returncode == 0, clean.stderr
-    process = subprocess.Popen(words("torn"), cwd=root, stderr=subprocess.PIPE, text=True)
-    place = tmp_path / "torn" / checkpoint.NAME
-    until = time.monotonic() + 120
-    while not place.is_file() and time.monotonic() < until and process.poll() is None:
+    process = subprocess.Popen(command("torn"), cwd=root, stderr=subprocess.PIPE, text=True)
+    path = tmp_path / "torn" / checkpoint.NAME
+    deadline = time.monotonic() + 120
+    while not path.is_file() and time.monotonic() < deadline and process.poll() is None:
         threading.Event().wait(0.01)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it was still training"
-    again = subprocess.run(words("torn"), cwd=root, capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0, again.stderr
-    assert not place.exists()
-    text = (tmp_path / "clean" / "evaluation.json").read_text()
-    assert text == (tmp_path / "torn" / "evaluation.json").read_text()
+    resumed = subprocess.run(command("torn"), cwd=root, capture_output=True, text=True, timeout=300)
+    assert resumed.returncode == 0, resumed.stderr
+    assert not path.exists()
+    evaluation = (tmp_path / "clean" / "evaluation.json").read_text()
+    assert evaluation == (tmp_path / "torn" / "evaluation.json").read_text()

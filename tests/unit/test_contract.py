@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from serve.errors import DataError, SettingsError
-from tests.conftest import LEFT
+from tests.models import LEFT
 from trainer.aws import training_container
 from trainer.aws.training_jobs import metric_definitions
 from trainer.data.counts import Counts
@@ -86,7 +86,7 @@ def test_a_job_leaves_the_archive_and_the_evaluation(base: Path, capsys: pytest.
     assert {path.name for path in (base / "model").iterdir()} == LEFT
     assert not (base / "output" / "failure").exists()
     log = capsys.readouterr().out
-    assert all(len(re.findall(each["Regex"], log)) == 1 for each in metric_definitions()), "what SageMaker reads"
+    assert all(len(re.findall(metric["Regex"], log)) == 1 for metric in metric_definitions()), "what SageMaker reads"
 
 
 @pytest.mark.parametrize(
@@ -121,20 +121,20 @@ def test_a_data_error_is_one_line(base: Path) -> None:
         training_container.train(job, {})
 
 
-def test_a_job_that_is_told_to_stop_is_resumed_by_the_next(base: Path) -> None:
+def test_a_job_that_is_stopped_is_resumed_by_the_next(base: Path) -> None:
     put(base, recipe="resnet18-small", epochs="5", size_px="32", limit="200")
-    words = [sys.executable, "-m", "trainer.aws.training_container"]
+    command = [sys.executable, "-m", "trainer.aws.training_container"]
     environ = {**os.environ, **environment(base), "MLFLOW_TRACKING_URI": ""}
-    job = subprocess.Popen(words, env=environ, stderr=subprocess.PIPE, text=True)
-    kept, until = base / "checkpoints" / "checkpoint.pt", time.monotonic() + 120
-    while not kept.is_file() and time.monotonic() < until and job.poll() is None:
+    job = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
+    checkpoint, deadline = base / "checkpoints" / "checkpoint.pt", time.monotonic() + 120
+    while not checkpoint.is_file() and time.monotonic() < deadline and job.poll() is None:
         threading.Event().wait(0.01)
     job.send_signal(signal.SIGTERM)
     job.communicate(timeout=120)
     assert job.returncode == 143
     assert not (base / "output" / "failure").exists()
-    done = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "training resnet18-small:   0%" not in done.stderr, "it began where the other ended"
+    assert "training resnet18-small:   0%" not in done.stderr, "it resumes where the first one stopped"
     assert (base / "model" / "bin-counter.mar").is_file()
-    assert not kept.exists()
+    assert not checkpoint.exists()

@@ -1,11 +1,18 @@
-from trainer.registry.deployments import PROMOTED, ROLLED_BACK, Deployment, deduplicate, previous_version
+from trainer.registry.deployments import Deployment, deduplicate, previous_version
+from trainer.registry.status import Status
 
 
 def records(*moves: str) -> list[Deployment]:
     """Deployments, newest first, from moves in order: ``3`` promotes version 3, ``<2`` rolls back to version 2."""
     return [
-        Deployment(move.lstrip("<"), ROLLED_BACK if move.startswith("<") else PROMOTED, "", float(at), move.lstrip("<"))
-        for at, move in enumerate(moves)
+        Deployment(
+            version=move.lstrip("<"),
+            did=Status.ROLLED_BACK if move.startswith("<") else Status.PROMOTED,
+            reason="",
+            at_s=float(at_s),
+            train_run=move.lstrip("<"),
+        )
+        for at_s, move in enumerate(moves)
     ][::-1]
 
 
@@ -38,4 +45,4 @@ def test_a_version_of_another_registry_is_none_to_return_to() -> None:
 
 def test_a_record_that_was_sent_twice_counts_once_and_from_the_first_time_on() -> None:
     twice = records("1", "2", "2", "<1")
-    assert [(each.version, each.at_s) for each in deduplicate(twice)] == [("1", 3.0), ("2", 1.0), ("1", 0.0)]
+    assert [(record.version, record.at_s) for record in deduplicate(twice)] == [("1", 3.0), ("2", 1.0), ("1", 0.0)]

@@ -19,18 +19,18 @@ HYPERPARAMETERS = {
     "learning_rate": "0.0001",
 }
 CLOSE = 4e-3
-"""Rounding differs, and AdamW, which divides by the gradient's size, makes it grow; the losses are about 1.5."""
+"""Rounding differs, and AdamW amplifies it, because it divides by the size of the gradient; losses are about 1.5."""
 
 
-def job(base: Path, drawn: Path, current_host: str = "", **more: str) -> Path:
-    """An /opt/ml; with ``current_host`` one of two hosts."""
+def job(base: Path, drawn: Path, current_host: str = "", **hyperparameters: str) -> Path:
+    """A folder like /opt/ml; with ``current_host``, that of one of two hosts."""
     for folder in ("input/config", "input/data"):
         (base / folder).mkdir(parents=True)
     (base / "input" / "data" / "training").symlink_to(drawn)
-    (base / "input" / "config" / "hyperparameters.json").write_text(json.dumps({**HYPERPARAMETERS, **more}))
+    (base / "input" / "config" / "hyperparameters.json").write_text(json.dumps({**HYPERPARAMETERS, **hyperparameters}))
     if current_host:
-        about = {"current_host": current_host, "hosts": ["localhost", "127.0.0.1"], "network_interface_name": "lo"}
-        (base / "input" / "config" / "resourceconfig.json").write_text(json.dumps(about))
+        config = {"current_host": current_host, "hosts": ["localhost", "127.0.0.1"], "network_interface_name": "lo"}
+        (base / "input" / "config" / "resourceconfig.json").write_text(json.dumps(config))
     return base
 
 
@@ -66,7 +66,7 @@ def test_two_processes_learn_what_one_learns(drawn: Path, tmp_path: Path, alone:
     assert start(base, 2).wait(300) == 0, (base / "log").read_text()
     print(f"losses of one process {alone}, of two {losses(base)}")
     assert losses(base) == pytest.approx(alone, abs=CLOSE)
-    # one archive, one evaluation, by the first of them
+    # the first process writes the archive and the evaluation
     assert {"bin-counter.mar", "evaluation.json"} <= {path.name for path in (base / "model").iterdir()}
 
 
@@ -82,17 +82,17 @@ def test_two_hosts_learn_what_one_learns(drawn: Path, tmp_path: Path, alone: lis
 def test_of_several_processes_that_fail_the_reason_is_told_once(drawn: Path, tmp_path: Path) -> None:
     base = job(tmp_path / "ml", drawn, architecture="resnet5")
     assert start(base, 2).wait(200) == 1
-    assert "there is no model 'resnet5'" in (base / "output" / "failure").read_text()
+    assert "'resnet5'" in (base / "output" / "failure").read_text()
 
 
 def test_one_process_needs_no_launcher(tmp_path: Path) -> None:
-    assert distributed.launcher(tmp_path, {"BINWATCH_PROCESSES": "1"}, "m") is None
-    assert distributed.launcher(tmp_path, {"WORLD_SIZE": "2", "BINWATCH_PROCESSES": "2"}, "m") is None
+    assert distributed.launch_command(tmp_path, {"BINWATCH_PROCESSES": "1"}, "m") is None
+    assert distributed.launch_command(tmp_path, {"WORLD_SIZE": "2", "BINWATCH_PROCESSES": "2"}, "m") is None
 
 
 def test_what_cannot_be_a_number_of_processes_or_a_host_is_refused(drawn: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="BINWATCH_PROCESSES is '0'"):
-        distributed.launcher(tmp_path, {"BINWATCH_PROCESSES": "0"}, "m")
+    with pytest.raises(SettingsError, match=r"BINWATCH_PROCESSES .*'0'"):
+        distributed.launch_command(tmp_path, {"BINWATCH_PROCESSES": "0"}, "m")
     base = job(tmp_path / "ml", drawn, "algo-7")
     with pytest.raises(SettingsError, match="algo-7"):
-        distributed.launcher(base, {}, "m")
+        distributed.launch_command(base, {}, "m")

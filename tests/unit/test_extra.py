@@ -12,6 +12,7 @@ from serve.errors import DataError, TrainingError
 from trainer.data import prepared, synthetic
 from trainer.data.counts import Counts, all_counts, parse
 from trainer.data.dataset import DataSpec, load
+from trainer.data.prepare import prepare
 from trainer.training import features
 from trainer.training.batches import soft_labels
 from trainer.training.features import Stem, Tail
@@ -35,7 +36,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def out(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, prepared."""
     folder = tmp_path_factory.mktemp("prepared") / "out"
-    prepared.prepare(many, folder, COUNTS, extra=True)
+    prepare(many, folder, COUNTS, extra=True)
     return folder
 
 
@@ -54,13 +55,13 @@ def test_photos_of_other_counts_are_learned_from_and_judge_nothing(many: Path) -
     assert data.fingerprint != without.fingerprint
     assert set(Counter(photo.count for photo in data.extra.photos)) == {6, 7, 8}
     assert [all_counts(COUNTS).values[label] for label in data.extra.labels] == [
-        each.count for each in data.extra.photos
+        photo.count for photo in data.extra.photos
     ]
     judged = {photo.bin for part in (data.validation, data.test) for photo in part.photos}
     assert not judged & {photo.bin for photo in data.extra.photos}
     # what is left out is named
-    left = [each.id for each in data.skipped if "shows a bin of validation or test" in each.reason]
-    assert len(left) + len(data.extra) == 90
+    left_out = [photo.id for photo in data.skipped if "shows a bin of validation or test" in photo.reason]
+    assert len(left_out) + len(data.extra) == 90
 
 
 def test_a_bin_that_judges_teaches_nothing(many: Path, tmp_path: Path) -> None:
@@ -75,14 +76,14 @@ def test_a_bin_that_judges_teaches_nothing(many: Path, tmp_path: Path) -> None:
     groups.write_text("id,bin_group\n" + "".join(f"{name},{group}\n" for name, group in rows))
     for folder in ("bin-images", "metadata"):
         (tmp_path / folder).symlink_to(many / folder)
-    again = load(DataSpec(tmp_path), 32, extra=True)
-    side = next(
+    regrouped = load(DataSpec(tmp_path), 32, extra=True)
+    split = next(
         name
         for name in ("train", "validation", "test")
-        if test.id in {photo.id for photo in getattr(again, name).photos}
+        if test.id in {photo.id for photo in getattr(regrouped, name).photos}
     )
-    assert again.extra is not None
-    assert (victim.id in {photo.id for photo in again.extra.photos}) == (side == "train")
+    assert regrouped.extra is not None
+    assert (victim.id in {photo.id for photo in regrouped.extra.photos}) == (split == "train")
 
 
 def test_prepared_they_are_the_same(many: Path, out: Path) -> None:
@@ -90,17 +91,17 @@ def test_prepared_they_are_the_same(many: Path, out: Path) -> None:
     assert memory.extra is not None
     assert disk.extra is not None
     assert disk.fingerprint == memory.fingerprint
-    assert [each.id for each in disk.extra.photos] == [each.id for each in memory.extra.photos]
+    assert [photo.id for photo in disk.extra.photos] == [photo.id for photo in memory.extra.photos]
     assert np.array_equal(disk.extra.pixels[np.arange(9)], memory.extra.pixels[np.arange(9)])
     # and brought up to date with the others
     assert prepared.is_prepared(out / prepared.EXTRA)
-    prepared.prepare(many, out, COUNTS)
+    prepare(many, out, COUNTS)
     assert prepared.load_any(DataSpec(out), 32, extra=True).fingerprint == disk.fingerprint
 
 
 def test_data_that_was_prepared_without_them_is_refused(drawn: Path, tmp_path: Path) -> None:
-    prepared.prepare(drawn, tmp_path / "out", COUNTS)
-    with pytest.raises(DataError, match="again with --extra"):
+    prepare(drawn, tmp_path / "out", COUNTS)
+    with pytest.raises(DataError, match="--extra"):
         prepared.load_any(DataSpec(tmp_path / "out"), 32, extra=True)
 
 
@@ -111,17 +112,17 @@ def test_a_source_without_other_counts_trains_too(drawn: Path) -> None:
 
 def test_frozen_blocks_see_what_they_see_in_the_whole_network() -> None:
     torch.manual_seed(0)
-    counter = create("efficientnet-lite0", 9, 64, "pretrained", answers=(1, 2, 3, 4, 5), mirrored=True)
-    counter.freeze_early(5)
+    counter = create("efficientnet-lite0", 9, 64, "pretrained", class_indices=(1, 2, 3, 4, 5), mirrored=True)
+    counter.freeze_blocks(5)
     pixels = torch.randint(0, 255, (4, 64, 64, 3), dtype=torch.uint8)
     with torch.inference_mode():
-        seen = Stem(counter).eval()(pixels)
-        whole, tail = counter.eval()(pixels), Tail(counter).eval()(seen)
+        stem = Stem(counter).eval()(pixels)
+        whole, tail = counter.eval()(pixels), Tail(counter).eval()(stem)
         assert torch.allclose(counter(pixels), counter(pixels.flip(2)), atol=1e-5)
-    assert seen.dtype == torch.float16
+    assert stem.dtype == torch.float16
     assert whole.shape == (4, 5)
     assert torch.allclose(whole, tail, atol=0.02)
-    learning = [name for name, each in counter.named_parameters() if each.requires_grad]
+    learning = [name for name, weights in counter.named_parameters() if weights.requires_grad]
     assert not [name for name in learning if "_conv_stem" in name or "_blocks.4." in name]
     assert [name for name in learning if "_blocks.5." in name]
     assert not counter.train().body.network._bn0.training  # type: ignore[union-attr]
@@ -129,23 +130,22 @@ def test_frozen_blocks_see_what_they_see_in_the_whole_network() -> None:
 
 def test_compiled_they_see_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     counter = create("efficientnet-lite0", 9, 64, "pretrained")
-    counter.freeze_early(5)
+    counter.freeze_blocks(5)
     photos = np.random.default_rng(0).integers(0, 256, (7, 64, 64, 3), dtype=np.uint8)
-    plainly = features.make_predictor(Stem(counter), photos, 7)(slice(0, 7))
-    monkeypatch.setattr(features, "WORTH_COMPILING", 1)
+    plain = features.make_predictor(Stem(counter), photos, 7)(slice(0, 7))
+    monkeypatch.setattr(features, "MIN_PHOTOS_TO_COMPILE", 1)
     for rows in (slice(0, 7), slice(2, 3)):
-        found = features.make_predictor(Stem(counter), photos, 7)(rows)
-        assert found.dtype == plainly.dtype == np.float16
-        assert np.abs(found.astype(np.float32) - plainly[rows].astype(np.float32)).max() < 0.01
-    one = features.make_predictor(Stem(counter), photos[:1], 1)(
-        slice(0, 1)
-    )  # a single photo is compiled for any number too
-    assert one.shape == plainly[:1].shape
+        compiled = features.make_predictor(Stem(counter), photos, 7)(rows)
+        assert compiled.dtype == plain.dtype == np.float16
+        assert np.abs(compiled.astype(np.float32) - plain[rows].astype(np.float32)).max() < 0.01
+    # compiled for one photo, it takes any number of them too
+    one = features.make_predictor(Stem(counter), photos[:1], 1)(slice(0, 1))
+    assert one.shape == plain[:1].shape
 
 
 def test_only_a_network_with_blocks_has_frozen_blocks() -> None:
     with pytest.raises(TrainingError, match="only efficientnet-lite0"):
-        create("resnet18", 5).freeze_early(2)
+        create("resnet18", 5).freeze_blocks(2)
 
 
 def test_a_soft_label_is_wide_as_far_as_counts_are_near() -> None:
@@ -161,8 +161,7 @@ def test_best_learns_and_answers_only_what_is_asked(out: Path, tmp_path: Path) -
     evaluation = run_evaluation(trained).evaluation
     assert evaluation.classes == ("1", "2", "3", "4", "5")
     assert evaluation.photos == len(trained.data.test)
-    kept = {path.name for path in (out / "cache").glob("*blocks*")}
-    assert len(kept) == 1
+    assert len(list((out / "cache").glob("*blocks*"))) == 1
 
 
 @pytest.mark.parametrize("mixup", [0.0, 0.4])
@@ -180,7 +179,7 @@ def test_interrupted_and_resumed_it_ends_with_the_same_weights(out: Path, tmp_pa
 
     with pytest.raises(Killed):
         fit(data, recipe, kill, checkpoints=tmp_path)
-    again = fit(data, recipe, checkpoints=tmp_path)
-    assert again.resumed_at == 2
+    resumed = fit(data, recipe, checkpoints=tmp_path)
+    assert resumed.resumed_at == 2
     for name, weights in whole.model.state_dict().items():
-        assert torch.equal(weights, again.model.state_dict()[name]), name
+        assert torch.equal(weights, resumed.model.state_dict()[name]), name

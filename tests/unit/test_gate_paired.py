@@ -1,4 +1,4 @@
-"""The tests behind the gate, against scipy's, against counting every case, and on models that are equally good."""
+"""The statistical tests of the gate: against scipy, against full enumeration, and on equally good models."""
 
 from itertools import product
 
@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binom, binomtest
 
-from tests.benchmarks.gate_benches import Setting, outcomes, promoted
+from tests.benchmarks.bench_gate import Setting, outcomes, promoted
 from tests.conftest import rounds
-from trainer.evaluation.paired import by_bin, exact_p, exchange_p
+from trainer.evaluation.paired import exact_p, permutation_p, sum_by_bin
 from trainer.evaluation.policy import GREATER, SIGNIFICANT
 from trainer.evaluation.statistics import rmse_difference_interval
 
@@ -23,9 +23,9 @@ examples = settings(deadline=None, max_examples=rounds(60, 1000))
 @examples
 @given(GAINS)
 def test_with_a_photo_a_bin_it_is_mcnemar_s_exact_test(gains: list[int]) -> None:
-    ours, theirs = gains.count(1), gains.count(-1)
-    asked = binomtest(ours, ours + theirs, 0.5, alternative="greater").pvalue if ours + theirs else 1.0
-    assert exact_p(np.array(gains), np.arange(len(gains))) == pytest.approx(asked, rel=1e-9)
+    won, discordant = gains.count(1), gains.count(1) + gains.count(-1)
+    p_value = binomtest(won, discordant, 0.5, alternative="greater").pvalue if discordant else 1.0
+    assert exact_p(np.array(gains), np.arange(len(gains))) == pytest.approx(p_value, rel=1e-9)
 
 
 @examples
@@ -65,17 +65,17 @@ def test_one_model_s_luck_is_the_other_s_bad_luck(rows: list[tuple[int, int]]) -
 def test_exchanging_at_random_comes_to_what_is_counted() -> None:
     rng = np.random.default_rng(1)
     right, bins = rng.random((2, 200)) < [[0.55], [0.45]], rng.integers(0, 80, 200)
-    parts = np.stack([by_bin(row[:, None].astype(np.float64), bins) for row in right])
+    parts = np.stack([sum_by_bin(row[:, None].astype(np.float64), bins) for row in right])
     counted = exact_p(right[0].astype(int) - right[1], bins)
-    sampled = exchange_p(parts, lambda sums: np.asarray(sums[..., 0]))
+    sampled = permutation_p(parts, lambda sums: np.asarray(sums[..., 0]))
     assert 0.001 < counted < 0.5
     assert sampled == pytest.approx(counted, abs=4 * (counted / 2000) ** 0.5)
 
 
 def test_a_random_exchange_is_never_certain() -> None:
     parts = np.stack([np.ones((100, 1)), np.zeros((100, 1))])
-    assert exchange_p(parts, lambda sums: np.asarray(sums[..., 0])) == 1 / 2000
-    assert exchange_p(parts[::-1], lambda sums: np.asarray(sums[..., 0])) == 1
+    assert permutation_p(parts, lambda sums: np.asarray(sums[..., 0])) == 1 / 2000
+    assert permutation_p(parts[::-1], lambda sums: np.asarray(sums[..., 0])) == 1
 
 
 def equally_good_bins(rng: np.random.Generator, bins: int, photos: int) -> NDArray[np.bool_]:
@@ -118,20 +118,20 @@ def test_simulated_pairs_are_photos_of_random_hardness(shared: float, gain: floa
     hardness = rng.random((2, 200_000))
     alike = rng.random(200_000) < shared
     hardness[1, alike] = hardness[0, alike]
-    ours, theirs = hardness < [[0.42 + gain], [0.42]]
-    found = [(ours & ~theirs).mean(), (theirs & ~ours).mean(), (ours == theirs).mean()]
-    assert outcomes(Setting(1, gain, shared)) == pytest.approx(found, abs=0.005)
+    challenger, champion = hardness < [[0.42 + gain], [0.42]]
+    shares = [(challenger & ~champion).mean(), (champion & ~challenger).mean(), (challenger == champion).mean()]
+    assert outcomes(Setting(1, gain, shared)) == pytest.approx(shares, abs=0.005)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.2])
 def test_the_interval_of_the_rmse_holds_the_truth(scale: float) -> None:
-    rng, held = np.random.default_rng(0), 0
+    rng, covered = np.random.default_rng(0), 0
     tries = rounds(15, 400)
     for number in range(tries):
         squared = np.square(rng.normal(0, [[scale], [1.0]], (2, 300)))
         low, high = rmse_difference_interval(squared, list(range(300)), number)
-        held += low <= scale - 1 <= high
-    assert held >= binom.ppf(0.001, tries, 0.94)
+        covered += low <= scale - 1 <= high
+    assert covered >= binom.ppf(0.001, tries, 0.94)
 
 
 def test_the_interval_of_the_rmse_knows_of_bins() -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -21,13 +22,13 @@ def test_a_key_is_shown_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
     assert token not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     (key,) = keys.read(path)
-    assert (key.name, key.sha256) == ("dock-3", keys.fingerprint(token))
+    assert (key.name, key.sha256) == ("dock-3", keys.hash_token(token))
     assert key.created.endswith("Z")
 
 
 def test_no_two_keys_are_the_same(tmp_path: Path) -> None:
-    made = {keys.add(tmp_path / "keys.json", f"key {number}") for number in range(50)}
-    assert len(made) == 50
+    tokens = {keys.add(tmp_path / "keys.json", f"key {number}") for number in range(50)}
+    assert len(tokens) == 50
 
 
 def test_several_keys_are_valid_at_once_and_a_removed_one_is_not(tmp_path: Path) -> None:
@@ -47,14 +48,14 @@ def test_what_is_no_key_is_none(tmp_path: Path, token: str) -> None:
     assert Keys(path).name_of(keys.read(path)[0].sha256) is None  # who has read the file has no key
 
 
-def test_without_a_file_no_key_is_demanded_until_one_was_made_and_then_for_ever(tmp_path: Path) -> None:
+def test_without_a_file_no_key_is_required_until_one_exists_and_then_for_ever(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     running = Keys(path)
-    assert not running.demanded()
+    assert not running.required()
     keys.add(path, "a")
-    assert running.demanded()
+    assert running.required()
     path.unlink()
-    assert running.demanded()
+    assert running.required()
     assert running.names() == ()
 
 
@@ -64,26 +65,26 @@ def test_without_a_file_no_key_is_demanded_until_one_was_made_and_then_for_ever(
 def test_a_file_that_holds_no_keys_is_an_error_not_an_open_door(tmp_path: Path, text: str) -> None:
     path = tmp_path / "keys.json"
     path.write_text(text)
-    with pytest.raises(SettingsError, match="is no file of API keys"):
+    with pytest.raises(SettingsError, match=re.escape(str(path))):
         Keys(path)
 
 
 @pytest.mark.parametrize("name", ["", " ", "x" * 65, "a\nb"])
 def test_a_key_needs_a_name_that_can_be_read(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SettingsError, match="is no name for a key"):
+    with pytest.raises(SettingsError, match=re.escape(repr(name[:64]))):
         keys.add(tmp_path / "keys.json", name)
     assert not (tmp_path / "keys.json").exists()
 
 
 def test_a_name_is_taken_once(tmp_path: Path) -> None:
     keys.add(tmp_path / "keys.json", "a")
-    with pytest.raises(SettingsError, match="there is a key 'a'"):
+    with pytest.raises(SettingsError, match="'a'"):
         keys.add(tmp_path / "keys.json", "a")
-    with pytest.raises(SettingsError, match=r"there is no key 'b' .* there is a"):
+    with pytest.raises(SettingsError, match=r"'b' .*: a$"):
         keys.remove(tmp_path / "keys.json", "b")
 
 
-def script(path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+def run_script(path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     env = {**os.environ, "BINWATCH_API_KEYS": str(path)}
     return subprocess.run(
         [sys.executable, ROOT / "scripts" / "api_key.py", *words], env=env, capture_output=True, text=True
@@ -92,13 +93,14 @@ def script(path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 
 def test_the_script_adds_lists_and_removes(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
-    added = script(path, "add", "dock-3")
+    added = run_script(path, "add", "dock-3")
     assert Keys(path).name_of(added.stdout.strip()) == "dock-3"
-    listed = script(path, "list").stdout
+    listed = run_script(path, "list").stdout
     assert "dock-3" in listed
     assert added.stdout.strip() not in listed
-    assert script(path, "remove", "dock-3").returncode == 0
+    assert run_script(path, "remove", "dock-3").returncode == 0
     assert json.loads(path.read_text()) == {"keys": []}
-    again = script(path, "remove", "dock-3")
-    assert (again.returncode, "error: there is no key 'dock-3'" in again.stderr) == (1, True)
-    assert script(path).returncode == 2
+    repeated = run_script(path, "remove", "dock-3")
+    assert repeated.returncode == 1
+    assert re.match("error: .*'dock-3'", repeated.stderr)
+    assert run_script(path).returncode == 2

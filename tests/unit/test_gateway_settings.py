@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,13 +8,21 @@ import pytest
 
 from serve.errors import SettingsError
 from serve.gateway import keys
-from serve.gateway.settings import from_env, is_loopback
+from serve.gateway.settings import LOOPBACK, GatewaySettings, is_loopback
+from serve.settings import read
 
 
 def test_without_settings_it_is_on_loopback_without_keys() -> None:
-    made = from_env({})
-    assert (made.listen, made.bind, made.port) == ("127.0.0.1", "127.0.0.1", 8000)
-    assert not made.needs_keys
+    settings = read(GatewaySettings, {})
+    assert (settings.listen, settings.bind, settings.port) == ("127.0.0.1", "127.0.0.1", 8000)
+    assert settings.hosts == LOOPBACK
+    assert not settings.needs_keys
+
+
+def test_it_answers_to_its_address_and_to_the_names_that_are_listed() -> None:
+    settings = GatewaySettings(extra_hosts="Bins.example.com, , other.example.com", bind="127.0.0.2")
+    assert settings.hosts == LOOPBACK | {"bins.example.com", "other.example.com", "127.0.0.2"}
+    assert settings.listen == "127.0.0.2"
 
 
 def test_all_problems_are_named_at_once() -> None:
@@ -26,7 +35,7 @@ def test_all_problems_are_named_at_once() -> None:
         "BINWATCH_GATEWAY_BIND": "0.0.0.0",
     }
     with pytest.raises(SettingsError) as caught:
-        from_env(wrong)
+        read(GatewaySettings, wrong)
     for name, value in wrong.items():
         assert name in str(caught.value) or f" {value}," in str(caught.value), name
     assert "give a whole number from 1 to 65535" in str(caught.value)
@@ -67,22 +76,42 @@ def test_only_this_machine_reaches_loopback(address: str, loopback: bool) -> Non
 def test_any_other_bind_needs_a_file_with_keys(tmp_path: Path, environ: dict[str, str]) -> None:
     path = tmp_path / "keys.json"
     with pytest.raises(SettingsError, match=r"which is not loopback, and BINWATCH_API_KEYS names no file"):
-        from_env(environ)
-    named = {**environ, "BINWATCH_API_KEYS": str(path)}
-    with pytest.raises(SettingsError, match=r"holds no API key; make one with `python scripts/api_key.py add NAME`"):
-        from_env(named)
+        read(GatewaySettings, environ)
+    with_file = {**environ, "BINWATCH_API_KEYS": str(path)}
+    with pytest.raises(SettingsError, match=r"holds no API key; add one with `python scripts/api_key.py add NAME`"):
+        read(GatewaySettings, with_file)
     keys.add(path, "a")
-    assert from_env(named).needs_keys
+    assert read(GatewaySettings, with_file).needs_keys
 
 
 def test_a_container_whose_port_is_published_on_loopback_needs_none() -> None:
-    made = from_env({"BINWATCH_GATEWAY_LISTEN": "0.0.0.0", "BINWATCH_GATEWAY_BIND": "127.0.0.1"})
-    assert (made.listen, made.needs_keys) == ("0.0.0.0", False)
+    environ = {"BINWATCH_GATEWAY_LISTEN": "0.0.0.0", "BINWATCH_GATEWAY_BIND": "127.0.0.1"}
+    settings = read(GatewaySettings, environ)
+    assert (settings.listen, settings.needs_keys) == ("0.0.0.0", False)
 
 
 def test_the_process_refuses_to_start_and_says_what_to_do() -> None:
     env = {**os.environ, "BINWATCH_GATEWAY_BIND": "0.0.0.0"}
-    done = subprocess.run([sys.executable, "-m", "serve.gateway"], env=env, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: the gateway is reached at 0.0.0.0, which is not loopback")
-    assert "Traceback" not in done.stderr
+    command = [sys.executable, "-m", "serve.gateway"]
+    process = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: the gateway is reached at 0.0.0.0, which is not loopback")
+    assert "Traceback" not in process.stderr
+
+
+def test_the_image_holds_all_that_the_gateway_imports(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    for line in (root / "serve/gateway/Dockerfile").read_text().splitlines():
+        if line.startswith(("COPY serve", "COPY scripts")):
+            *sources, target = line.split()[1:]
+            for source in sources:
+                place = tmp_path / target
+                if (root / source).is_dir():
+                    shutil.copytree(root / source, place)
+                else:
+                    place.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(root / source, place)
+    code = "import serve.gateway.__main__, runpy; runpy.run_path('scripts/api_key.py', run_name='imported')"
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=True
+    )

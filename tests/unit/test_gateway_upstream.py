@@ -9,11 +9,11 @@ from PIL import Image
 
 from serve.gateway import feedback
 from serve.gateway.feedback import GroundTruth
-from serve.gateway.health import drawn_png
-from serve.gateway.parsing import ATTRIBUTES, Fields, Question
-from serve.gateway.refusal import meaning
-from serve.gateway.routes import HISTORY, MONITORING, written
-from serve.gateway.schemas import Refusal, as_json
+from serve.gateway.health import gradient_png
+from serve.gateway.parsing import ATTRIBUTES, Fields, ModelRequest
+from serve.gateway.refusal import to_refusal
+from serve.gateway.routes import HISTORY, MONITORING, read_monitoring_file
+from serve.gateway.schemas import Refusal, json_response
 
 EVENT = UUID("11111111-2222-4333-8444-555555555555")
 NOW = datetime(2026, 11, 24, 5, 40, tzinfo=UTC)
@@ -42,36 +42,36 @@ NOW = datetime(2026, 11, 24, 5, 40, tzinfo=UTC)
 def test_what_an_answer_of_torchserve_means(
     status: int, body: dict[str, object] | None, expected: int, kind: str
 ) -> None:
-    found = meaning(status, body)
-    assert found is not None
-    assert (found.status, found.kind) == (expected, kind)
-    assert ("Retry-After" in found.headers) == (expected == 503)
-    assert "Worker died" not in found.message
+    refusal = to_refusal(status, body)
+    assert refusal is not None
+    assert (refusal.status, refusal.kind) == (expected, kind)
+    assert ("Retry-After" in refusal.headers) == (expected == 503)
+    assert "Worker died" not in refusal.message
 
 
 def test_an_answer_is_no_error() -> None:
-    assert meaning(200, {"count": 2}) is None
+    assert to_refusal(200, {"count": 2}) is None
 
 
 def test_fields_become_attributes() -> None:
-    assert Question(b"", "image/jpeg").headers == {"Content-Type": "image/jpeg"}
+    assert ModelRequest(b"", "image/jpeg").headers == {"Content-Type": "image/jpeg"}
     fields = Fields(expected_quantity=3, weight=1.25)
-    assert Question(b"", "image/png", fields).headers[ATTRIBUTES] == "expected_quantity=3,weight=1.25"
+    assert ModelRequest(b"", "image/png", fields).headers[ATTRIBUTES] == "expected_quantity=3,weight=1.25"
     assert (
-        Question(b"", "image/png", Fields(expected_quantity=0), "probe=1").headers[ATTRIBUTES]
+        ModelRequest(b"", "image/png", Fields(expected_quantity=0), "probe=1").headers[ATTRIBUTES]
         == "expected_quantity=0,probe=1"
     )
 
 
 def test_the_photo_of_the_health_check_is_a_photo() -> None:
-    with Image.open(io.BytesIO(drawn_png())) as image:
+    with Image.open(io.BytesIO(gradient_png())) as image:
         image.load()
         assert (image.format, image.size, image.mode) == ("PNG", (32, 32), "RGB")
         assert image.getpixel((1, 2)) == (8, 16, 90)
 
 
 def test_a_lone_surrogate_does_not_break_an_answer() -> None:
-    assert json.loads(bytes(as_json({"message": "\ud800"}).body)) == {"message": "\ud800"}
+    assert json.loads(bytes(json_response({"message": "\ud800"}).body)) == {"message": "\ud800"}
 
 
 def test_ground_truth_is_sagemaker_s_record_one_line_each(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_feedback_within_an_hour_is_bounded(tmp_path: Path) -> None:
     truth = GroundTruth(str(tmp_path), max_bytes=400)
     truth.append(EVENT, 3, NOW)
     truth.append(EVENT, 3, NOW)
-    with pytest.raises(Refusal, match="no more are kept") as caught:
+    with pytest.raises(Refusal, match=r"\b\d{3} bytes") as caught:
         truth.append(EVENT, 3, NOW)
     assert (caught.value.status, caught.value.headers["Retry-After"]) == (503, "600")
     (path,) = tmp_path.rglob("*.jsonl")
@@ -110,9 +110,9 @@ def test_a_full_disk_keeps_no_half_line() -> None:
 
 def test_a_folder_that_cannot_be_written_is_503(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(Refusal, match="cannot be written") as caught:
+    with pytest.raises(Refusal) as caught:
         GroundTruth(str(tmp_path / "file")).append(EVENT, 3, NOW)
-    assert caught.value.status == 503
+    assert (caught.value.status, caught.value.kind) == (503, "NoRoom")
 
 
 @pytest.mark.parametrize("capture", ["", "s3://bucket/prefix"])
@@ -126,9 +126,9 @@ def test_without_a_folder_feedback_is_refused_with_the_reason(capture: str) -> N
 def test_monitoring_that_is_not_there_says_what_to_do(name: str, tmp_path: Path) -> None:
     for folder in (None, tmp_path):
         with pytest.raises(Refusal, match=r"scripts/monitor.py") as caught:
-            written(folder, name, "Monitoring")
+            read_monitoring_file(folder, name, "Monitoring")
         assert caught.value.status == 404
     (tmp_path / name).write_text('{"records"')
-    with pytest.raises(Refusal, match="cannot be read") as caught:
-        written(tmp_path, name, "Monitoring")
-    assert caught.value.status == 503
+    with pytest.raises(Refusal, match=name) as caught:
+        read_monitoring_file(tmp_path, name, "Monitoring")
+    assert (caught.value.status, caught.value.kind) == (503, "MonitoringUnreadable")

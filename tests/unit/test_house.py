@@ -72,7 +72,7 @@ def test_nothing_shadows_a_builtin() -> None:
     assert [shadow for shadow in shadows if shadow.rpartition(" ")[2] in names - FIELDS] == []
 
 
-FIELDS = frozenset({"id", "format"})
+FIELDS = frozenset({"id", "format", "bin"})
 """Builtins that are fields of records which are written to disk under these names."""
 
 

@@ -5,13 +5,14 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from serve.aws.lambda_event import Question, question
-from serve.aws.lambda_upstream import answered, connected
+from serve.aws.lambda_event import ModelRequest, to_model_request
+from serve.aws.lambda_upstream import connect, handle
 from serve.errors import AwsError, ServerError, SettingsError
 from serve.gateway.refusal import Refusal
 from serve.local.servers import free_port
@@ -19,7 +20,7 @@ from serve.payload import ATTRIBUTES
 from tests.imports import closure
 from trainer.aws import lambda_deploy, lambda_zip
 from trainer.aws.endpoint.deploy import Pace
-from trainer.aws.requests import AwsRequest, Recorder
+from trainer.aws.requests import AwsRequest, Change, Recorder
 
 ROLE = "arn:aws:iam::123456789012:role/binwatch-lambda"
 API = "arn:aws:execute-api:eu-west-1:123456789012:abc/*/POST/count"
@@ -54,16 +55,22 @@ LINK = b'{"uri": "s3://bins/a.jpg"}'
 @pytest.mark.parametrize(
     ("event", "expected"),
     [
-        ({"url": "s3://bins/a.jpg"}, Question(LINK, "application/json")),
-        ({"uri": "s3://bins/a.jpg"}, Question(LINK, "application/json")),
-        (rest('{"url": "s3://bins/a.jpg"}'), Question(LINK, "application/json")),
-        (http(encoded(LINK), True, headers={"content-type": "application/json"}), Question(LINK, "application/json")),
-        (rest(encoded(PHOTO), True, **JPEG), Question(PHOTO, "image/jpeg")),
-        (http(encoded(PHOTO), True), Question(PHOTO, "application/octet-stream")),
-        (http("s3://bins/a.jpg", headers={"content-type": "string/url"}), Question(b"s3://bins/a.jpg", "string/url")),
+        ({"url": "s3://bins/a.jpg"}, ModelRequest(LINK, "application/json")),
+        ({"uri": "s3://bins/a.jpg"}, ModelRequest(LINK, "application/json")),
+        (rest('{"url": "s3://bins/a.jpg"}'), ModelRequest(LINK, "application/json")),
+        (
+            http(encoded(LINK), True, headers={"content-type": "application/json"}),
+            ModelRequest(LINK, "application/json"),
+        ),
+        (rest(encoded(PHOTO), True, **JPEG), ModelRequest(PHOTO, "image/jpeg")),
+        (http(encoded(PHOTO), True), ModelRequest(PHOTO, "application/octet-stream")),
+        (
+            http("s3://bins/a.jpg", headers={"content-type": "string/url"}),
+            ModelRequest(b"s3://bins/a.jpg", "string/url"),
+        ),
         (
             http("", queryStringParameters={"expected_quantity": "3", "x": "y"}),
-            Question(b"", "application/json", "expected_quantity=3"),
+            ModelRequest(b"", "application/json", "expected_quantity=3"),
         ),
         (
             rest(
@@ -72,14 +79,14 @@ LINK = b'{"uri": "s3://bins/a.jpg"}'
                 multiValueQueryStringParameters={"weight": ["4"]},
                 queryStringParameters={"weight": "4"},
             ),
-            Question(b"", "application/json", "expected_quantity=3,weight=4"),
+            ModelRequest(b"", "application/json", "expected_quantity=3,weight=4"),
         ),
-        (rest("[1"), Question(b"[1", "application/json")),
-        (rest('{"url": "a", "url": "b"}'), Question(b'{"url": "a", "url": "b"}', "application/json")),
+        (rest("[1"), ModelRequest(b"[1", "application/json")),
+        (rest('{"url": "a", "url": "b"}'), ModelRequest(b'{"url": "a", "url": "b"}', "application/json")),
     ],
 )
-def test_an_event_is_a_question(event: Any, expected: Question) -> None:
-    assert question(event) == expected
+def test_an_event_is_a_request_to_the_model(event: Any, expected: ModelRequest) -> None:
+    assert to_model_request(event) == expected
 
 
 @pytest.mark.parametrize(
@@ -94,20 +101,20 @@ def test_an_event_is_a_question(event: Any, expected: Question) -> None:
         (rest("", multiValueQueryStringParameters={"expected_quantity": ["3", "4"]}), 422),
     ],
 )
-def test_an_event_that_asks_nothing_is_refused(event: Any, status: int) -> None:
+def test_an_event_that_is_no_request_is_refused(event: Any, status: int) -> None:
     with pytest.raises(Refusal) as refused:
-        question(event)
+        to_model_request(event)
     assert refused.value.status == status
 
 
 @dataclass
 class Stub:
-    """A server that gives the next answer, and keeps what it was asked: path, headers in lower case, body."""
+    """A server with prepared answers that records requests: path, headers in lower case, body."""
 
     url: str
     answers: list[tuple[int, dict[str, str], Any]] = field(default_factory=list)
-    asked: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
-    held: threading.Event = field(default_factory=threading.Event)
+    requests: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
+    released: threading.Event = field(default_factory=threading.Event)
 
 
 @pytest.fixture
@@ -115,11 +122,13 @@ def stub() -> Iterator[Stub]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            made.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
-            if not made.answers:
-                made.held.wait(10)
+            server_stub.requests.append(
+                (self.path, {name.lower(): value for name, value in self.headers.items()}, body)
+            )
+            if not server_stub.answers:
+                server_stub.released.wait(10)
                 return
-            status, headers, content = made.answers.pop(0)
+            status, headers, content = server_stub.answers.pop(0)
             sent = json.dumps(content).encode()
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(sent))}.items():
@@ -131,11 +140,11 @@ def stub() -> Iterator[Stub]:
             """Quiet."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made = Stub(f"http://127.0.0.1:{server.server_port}")
+    server_stub = Stub(f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
-    yield made
-    made.held.set()
+    yield server_stub
+    server_stub.released.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -143,7 +152,7 @@ def stub() -> Iterator[Stub]:
 
 @pytest.fixture
 def endpoint(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Stub:
-    """The same as SageMaker's runtime, asked by the real boto3."""
+    """The same server as SageMaker's runtime for the real boto3."""
     for name, value in {
         "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": stub.url,
         "AWS_DEFAULT_REGION": "eu-west-1",
@@ -154,22 +163,27 @@ def endpoint(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Stub:
     return stub
 
 
+def json_of(response: dict[str, object]) -> Any:
+    """The content of a response's body."""
+    return json.loads(str(response["body"]))
+
+
 def error(code: str, message: str, **more: Any) -> tuple[int, dict[str, str], Any]:
     return 424 if code == "ModelError" else 400, {"x-amzn-errortype": code}, {"Message": message, **more}
 
 
-def test_the_endpoint_is_asked_and_its_answer_returned(endpoint: Stub) -> None:
+def test_the_endpoint_is_invoked_and_its_answer_returned(endpoint: Stub) -> None:
     endpoint.answers = [(200, {}, COUNTED), (200, {}, [COUNTED])]
-    upstream = connected({"BINWATCH_ENDPOINT_NAME": "bins"})
+    upstream = connect({"BINWATCH_ENDPOINT_NAME": "bins"})
     event = http(
         encoded(PHOTO), True, headers={"content-type": "image/jpeg"}, queryStringParameters={"expected_quantity": "3"}
     )
-    given = answered(event, upstream)
-    assert (given["statusCode"], json.loads(given["body"]), given["isBase64Encoded"]) == (200, COUNTED, False)
-    path, headers, body = endpoint.asked[0]
+    response = handle(event, upstream)
+    assert (response["statusCode"], json_of(response), response["isBase64Encoded"]) == (200, COUNTED, False)
+    path, headers, body = endpoint.requests[0]
     assert (path, body, headers["content-type"]) == ("/endpoints/bins/invocations", PHOTO, "image/jpeg")
     assert headers[ATTRIBUTES.lower()] == "expected_quantity=3"
-    assert json.loads(answered({"instances": [{"uri": "s3://b/x"}]}, upstream)["body"]) == [COUNTED]
+    assert json_of(handle({"instances": [{"uri": "s3://b/x"}]}, upstream)) == [COUNTED]
 
 
 BAD = {"code": 400, "type": "BadPhoto", "message": "no photo"}
@@ -193,38 +207,38 @@ BAD = {"code": 400, "type": "BadPhoto", "message": "no photo"}
 )
 def test_errors_of_the_endpoint_are_mapped(endpoint: Stub, answer: Any, status: int, kind: str) -> None:
     endpoint.answers = [answer]
-    given = answered({"url": "s3://b/x"}, connected({"BINWATCH_ENDPOINT_NAME": "bins"}))
-    body = json.loads(given["body"])
-    assert (given["statusCode"], body["code"], body["type"]) == (status, status, kind)
+    response = handle({"url": "s3://b/x"}, connect({"BINWATCH_ENDPOINT_NAME": "bins"}))
+    body = json_of(response)
+    assert (response["statusCode"], body["code"], body["type"]) == (status, status, kind)
     assert "Traceback" not in body["message"]
-    assert ("Retry-After" in given["headers"]) == (status in (429, 503, 504))
-    assert len(endpoint.asked) == 1  # the caller tries again, not the Lambda
+    assert ("Retry-After" in cast("dict[str, str]", response["headers"])) == (status in (429, 503, 504))
+    assert len(endpoint.requests) == 1  # the caller may retry, the Lambda function does not
 
 
-@pytest.mark.parametrize("whom", ["BINWATCH_ENDPOINT_NAME", "BINWATCH_INFERENCE_URL"])
+@pytest.mark.parametrize("variable", ["BINWATCH_ENDPOINT_NAME", "BINWATCH_INFERENCE_URL"])
 def test_what_does_not_answer_in_time_is_504_and_what_is_down_503(
-    endpoint: Stub, whom: str, monkeypatch: pytest.MonkeyPatch
+    endpoint: Stub, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = {"BINWATCH_ENDPOINT_NAME": "bins", "BINWATCH_INFERENCE_URL": endpoint.url}[whom]
-    given = answered({"url": "s3://b/x"}, connected({whom: name, "BINWATCH_TIMEOUT_S": "0.3"}))
-    assert (given["statusCode"], json.loads(given["body"])["type"]) == (504, "TimedOut")
+    name = {"BINWATCH_ENDPOINT_NAME": "bins", "BINWATCH_INFERENCE_URL": endpoint.url}[variable]
+    response = handle({"url": "s3://b/x"}, connect({variable: name, "BINWATCH_TIMEOUT_S": "0.3"}))
+    assert (response["statusCode"], json_of(response)["type"]) == (504, "TimedOut")
     nobody = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", nobody)
-    given = answered({"url": "s3://b/x"}, connected({whom: "bins" if name == "bins" else nobody}))
-    assert (given["statusCode"], json.loads(given["body"])["type"]) == (503, "Down")
+    response = handle({"url": "s3://b/x"}, connect({variable: "bins" if name == "bins" else nobody}))
+    assert (response["statusCode"], json_of(response)["type"]) == (503, "Down")
 
 
-def test_a_torchserve_of_ones_own_is_asked_the_same(stub: Stub) -> None:
+def test_your_own_torchserve_gets_the_same_request(stub: Stub) -> None:
     stub.answers = [
         (200, {}, COUNTED),
         (404, {}, {"code": 404, "type": "ModelNotFoundException", "message": "x"}),
         (422, {}, {"code": 422, "type": "BadField", "message": "y"}),
     ]
-    upstream = connected({"BINWATCH_INFERENCE_URL": f"{stub.url}/"})
+    upstream = connect({"BINWATCH_INFERENCE_URL": f"{stub.url}/"})
     event = rest(encoded(PHOTO), True, **JPEG, queryStringParameters={"expected_quantity": "3"})
-    given = [answered(event, upstream) for _ in range(3)]
-    assert [each["statusCode"] for each in given] == [200, 503, 422]
-    path, headers, body = stub.asked[0]
+    responses = [handle(event, upstream) for _ in range(3)]
+    assert [response["statusCode"] for response in responses] == [200, 503, 422]
+    path, headers, body = stub.requests[0]
     assert (path, body, headers[ATTRIBUTES.lower()]) == ("/predictions/bin-counter", PHOTO, "expected_quantity=3")
 
 
@@ -237,98 +251,97 @@ def test_a_torchserve_of_ones_own_is_asked_the_same(stub: Stub) -> None:
         {"BINWATCH_ENDPOINT_NAME": "a", "BINWATCH_TIMEOUT_S": "soon"},
     ],
 )
-def test_settings_that_name_nobody_are_refused(environ: dict[str, str]) -> None:
+def test_settings_without_a_usable_server_are_refused(environ: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match="BINWATCH_"):
-        connected(environ)
+        connect(environ)
 
 
 def test_the_zip_has_what_the_handler_imports_and_the_same_bytes_each_time(tmp_path: Path) -> None:
     first, second = lambda_zip.write(tmp_path / "a.zip"), lambda_zip.write(tmp_path / "b" / "c.zip")
     assert first.read_bytes() == second.read_bytes()
-    with zipfile.ZipFile(first) as made:
-        made.extractall(tmp_path / "code")
+    with zipfile.ZipFile(first) as archive:
+        archive.extractall(tmp_path / "code")
     modules = {path for path in (tmp_path / "code").rglob("*.py") if path.name != "__init__.py"}
     assert modules == closure("lambda_function.py", root=tmp_path / "code")
 
 
-class Fake:
-    """A Lambda service that keeps one function, its URL and its permissions; every change takes one look."""
+class FakeLambda:
+    """A Lambda service with one function, its URL and its permissions; every change takes until the next poll."""
 
-    def __init__(self, fails: str = "") -> None:
-        self.recorder, self.fails = Recorder(), fails
+    def __init__(self, state: str = "Active") -> None:
+        self.recorder, self.state = Recorder(), state
         self.function: dict[str, Any] | None = None
         self.url, self.allowed, self.pending = "", set[str](), False
 
     def call(self, request: AwsRequest) -> dict[str, Any]:
-        self.recorder.call(request)  # checks it against the service's description
-        about = dict(request.parameters)
-        found: dict[str, Any] = getattr(self, request.operation)(about)
-        return found
+        self.recorder.call(request)  # validates it against the service's description
+        response: dict[str, Any] = getattr(self, request.operation)(dict(request.parameters))
+        return response
 
-    def _there(self) -> dict[str, Any]:
+    def _existing(self) -> dict[str, Any]:
         if self.function is None:
-            raise gone("function")
+            raise not_found("function")
         return self.function
 
     def GetFunctionConfiguration(self, _: dict[str, Any]) -> dict[str, Any]:
-        there, waits, self.pending = self._there(), self.pending, False
-        return {**there, "State": self.fails or "Active", "LastUpdateStatus": "InProgress" if waits else "Successful"}
+        function, pending, self.pending = self._existing(), self.pending, False
+        return {**function, "State": self.state, "LastUpdateStatus": "InProgress" if pending else "Successful"}
 
-    def CreateFunction(self, about: dict[str, Any]) -> dict[str, Any]:
-        self.function, self.pending = about, True
-        return about
+    def CreateFunction(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        self.function, self.pending = parameters, True
+        return parameters
 
-    def UpdateFunctionCode(self, about: dict[str, Any]) -> dict[str, Any]:
+    def UpdateFunctionCode(self, parameters: dict[str, Any]) -> dict[str, Any]:
         if self.pending:
-            raise AssertionError("changed while it was being changed")
+            raise AssertionError("updated during an update")
         self.pending = True
-        return {**self._there(), **about}
+        return {**self._existing(), **parameters}
 
     UpdateFunctionConfiguration = UpdateFunctionCode
 
     def GetFunctionUrlConfig(self, _: dict[str, Any]) -> dict[str, Any]:
         if not self.url:
-            raise gone("URL")
+            raise not_found("URL")
         return {"AuthType": self.url}
 
-    def CreateFunctionUrlConfig(self, about: dict[str, Any]) -> dict[str, Any]:
-        self.url = about["AuthType"]
+    def CreateFunctionUrlConfig(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        self.url = parameters["AuthType"]
         return {"FunctionUrl": "https://abc.lambda-url.eu-west-1.on.aws/"}
 
     UpdateFunctionUrlConfig = CreateFunctionUrlConfig
 
-    def DeleteFunctionUrlConfig(self, about: dict[str, Any]) -> dict[str, Any]:
-        self.GetFunctionUrlConfig(about)
+    def DeleteFunctionUrlConfig(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        self.GetFunctionUrlConfig(parameters)
         self.url = ""
         return {}
 
-    def AddPermission(self, about: dict[str, Any]) -> dict[str, Any]:
-        if about["StatementId"] in self.allowed:
+    def AddPermission(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        if parameters["StatementId"] in self.allowed:
             raise conflict()
-        self.allowed.add(about["StatementId"])
+        self.allowed.add(parameters["StatementId"])
         return {}
 
-    def RemovePermission(self, about: dict[str, Any]) -> dict[str, Any]:
-        if about["StatementId"] not in self.allowed:
-            raise gone("statement")
-        self.allowed.remove(about["StatementId"])
+    def RemovePermission(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        if parameters["StatementId"] not in self.allowed:
+            raise not_found("statement")
+        self.allowed.remove(parameters["StatementId"])
         return {}
 
     def DeleteFunction(self, _: dict[str, Any]) -> dict[str, Any]:
-        self._there()
+        self._existing()
         self.function = None
         return {}
 
     def operations(self) -> list[str]:
-        return [each.operation for each in self.recorder.requests]
+        return [request.operation for request in self.recorder.requests]
 
 
-def gone(what: str) -> Exception:
-    return AwsError(f"no {what}", "ResourceNotFoundException", f"no {what}")
+def not_found(resource: str) -> Exception:
+    return AwsError(f"no {resource}", "ResourceNotFoundException", f"no {resource}")
 
 
 def conflict() -> Exception:
-    return AwsError("there already", "ResourceConflictException", "there already")
+    return AwsError("it exists", "ResourceConflictException", "it exists")
 
 
 @pytest.fixture
@@ -339,16 +352,16 @@ def code(tmp_path: Path) -> Path:
 PACE = Pace(0.001, 5)
 
 
-def test_a_function_is_made_opened_updated_closed_and_removed(code: Path) -> None:
-    api = Fake()
-    opened = lambda_deploy.front({"name": "binwatch", "role": ROLE, "url": "NONE", "api": API})
-    assert lambda_deploy.deploy(api, opened, code, PACE) == lambda_deploy.Fronted(
-        "created", "binwatch", "https://abc.lambda-url.eu-west-1.on.aws/"
+def test_a_function_is_created_opened_updated_closed_and_removed(code: Path) -> None:
+    api = FakeLambda()
+    opened = lambda_deploy.read_lambda_spec({"name": "binwatch", "role": ROLE, "url": "NONE", "api": API})
+    assert lambda_deploy.deploy(api, opened, code, PACE) == lambda_deploy.LambdaOutcome(
+        Change.CREATED, "binwatch", "https://abc.lambda-url.eu-west-1.on.aws/"
     )
     assert api.allowed == {"binwatch-url", "binwatch-url-invoke", "binwatch-api"}
     assert lambda_deploy.deploy(api, opened, code, PACE).did == "updated"
     assert api.allowed == {"binwatch-url", "binwatch-url-invoke", "binwatch-api"}
-    closed = lambda_deploy.front(
+    closed = lambda_deploy.read_lambda_spec(
         {
             "name": "binwatch",
             "role": ROLE,
@@ -364,24 +377,31 @@ def test_a_function_is_made_opened_updated_closed_and_removed(code: Path) -> Non
 
 
 def test_a_function_that_does_not_come_up_is_an_error(code: Path) -> None:
-    with pytest.raises(ServerError, match="did not come up"):
-        lambda_deploy.deploy(Fake("Failed"), lambda_deploy.front({"name": "a", "role": ROLE}), code, PACE)
+    with pytest.raises(ServerError, match="the function a "):
+        lambda_deploy.deploy(
+            FakeLambda("Failed"), lambda_deploy.read_lambda_spec({"name": "a", "role": ROLE}), code, PACE
+        )
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_a_plan_is_what_a_deployment_asks(code: Path, exists: bool) -> None:
-    wanted, api = lambda_deploy.front({"name": "a", "role": ROLE, "url": "AWS_IAM"}), Fake()
+def test_a_plan_lists_the_requests_of_a_deployment(code: Path, exists: bool) -> None:
+    spec, api = lambda_deploy.read_lambda_spec({"name": "a", "role": ROLE, "url": "AWS_IAM"}), FakeLambda()
     if exists:
-        lambda_deploy.deploy(api, wanted, code, PACE)
+        lambda_deploy.deploy(api, spec, code, PACE)
     before = len(api.operations())
-    lambda_deploy.deploy(api, wanted, code, PACE)
-    planned = [each.operation for each in lambda_deploy.plan(wanted, code, exists)]
-    asked = api.operations()[before:]
-    unrepeated = [name for number, name in enumerate(asked) if asked[number - 1 : number] != [name]]
-    assert unrepeated == [name for number, name in enumerate(planned) if planned[number - 1 : number] != [name]]
+    lambda_deploy.deploy(api, spec, code, PACE)
+    planned = [request.operation for request in lambda_deploy.plan(spec, code, exists)]
+    assert without_repeats(api.operations()[before:]) == without_repeats(planned)
 
 
-def test_a_command_line_that_cannot_be_is_refused_with_all_its_problems() -> None:
-    with pytest.raises(SettingsError, match=r"not both.*no ARN.*--subnets and --groups"):
-        lambda_deploy.front({"name": "a", "role": "x", "endpoint": "a", "inference_url": "http://b", "subnets": "c"})
-    assert lambda_deploy.front({"name": "a"}, dry_run=True).role.endswith("placeholder")
+def without_repeats(names: list[str]) -> list[str]:
+    """Drop each name that follows the same name: polls are repeated until they succeed."""
+    return [name for name, _ in groupby(names)]
+
+
+def test_a_contradictory_command_line_is_refused_with_all_its_problems() -> None:
+    with pytest.raises(SettingsError, match=r"not both.*'x'.*--subnets and --groups"):
+        lambda_deploy.read_lambda_spec(
+            {"name": "a", "role": "x", "endpoint": "a", "inference_url": "http://b", "subnets": "c"}
+        )
+    assert lambda_deploy.read_lambda_spec({"name": "a"}, dry_run=True).role.endswith("placeholder")

@@ -1,8 +1,10 @@
-"""Capture lines in, a report out; files that grow, are torn or foreign; alerts that begin and end."""
+"""Reports on captured lines; files that grow, are torn or foreign; alerts that start and end."""
 
 import base64
+import io
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,51 +20,50 @@ import pytest
 from serve.capture_record import Event, record
 from serve.errors import DataError, SettingsError, TrackingError
 from serve.monitoring import alerts, drift, monitor, reader, records
+from serve.monitoring.alerts import AlertEvent
 from serve.monitoring.drift import Alert, Thresholds
 from serve.monitoring.monitor import Monitor
-from serve.monitoring.report import Reference, bucket_width, summarise
-from tests.benchmarks import monitoring_benches
-from tests.benchmarks.monitoring_benches import draw, with_input
+from serve.monitoring.report import Reference, Report, bucket_width, summarise
+from tests.benchmarks.drawn_capture import draw_records, draw_reference, with_input
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
 LIMITS = Thresholds()
 
 
-def rows(lines: list[bytes]) -> tuple[records.Rows, int]:
-    import io
-
-    found, tally = records.read(io.BytesIO(b"".join(lines)), records.parse_answer, records.ANSWER, settled=True)
-    return found, tally.unreadable
+def parsed(lines: list[bytes]) -> tuple[records.Rows, int]:
+    """The rows of some lines, and the number of unreadable ones."""
+    file = io.BytesIO(b"".join(lines))
+    rows, progress = records.read(file, records.parse_answer, records.ANSWER_DTYPE, settled=True)
+    return rows, progress.unreadable
 
 
 def answer(count: int = 3, p: float = 0.7, **more: Any) -> dict[str, Any]:
-    rest = {str(each): round((1 - p) / 4, 6) for each in range(1, 6) if each != count}
-    return {"count": count, "probabilities": {**rest, str(count): p}, "model_version": "1", **more}
+    others = {str(number): round((1 - p) / 4, 6) for number in range(1, 6) if number != count}
+    return {"count": count, "probabilities": {**others, str(count): p}, "model_version": "1", **more}
 
 
 def event(minutes_ago: float = 0.0, status: int = 200, latency_ms: float = 20.0, **more: Any) -> Event:
-    given = {"answer": answer(), "model_version": "1", "brightness": 100.0, "sharpness": 50.0, **more}
+    fields = {"answer": answer(), "model_version": "1", "brightness": 100.0, "sharpness": 50.0, **more}
     moment = NOW - timedelta(minutes=minutes_ago)
-    return Event(status=status, latency_ms=latency_ms, moment=moment, **given)
+    return Event(status=status, latency_ms=latency_ms, moment=moment, **fields)
 
 
-def line(of: Event) -> bytes:
-    return json.dumps(record(of)).encode() + b"\n"
+def line(event: Event) -> bytes:
+    return json.dumps(record(event)).encode() + b"\n"
 
 
 def test_reads_what_the_capture_writes() -> None:
-    ours = event(answer=answer(2, 0.6, verdict="mismatch"), latency_ms=12.5, data=b"\xff" * 9000)
-    found, unreadable = rows([line(ours)])
+    captured = event(answer=answer(2, 0.6, verdict="mismatch"), latency_ms=12.5, data=b"\xff" * 9000)
+    (row,), unreadable = parsed([line(captured)])
     assert unreadable == 0
-    (row,) = found
     assert (row["count"], row["version"], row["verdict"], row["status"]) == (b"2", b"1", b"mismatch", 200)
     assert (row["confidence"], row["latency_ms"], row["brightness"], row["sharpness"]) == (0.6, 12.5, 100, 50)
     assert row["time_s"] == NOW.timestamp()
 
 
 def test_reads_records_as_sagemaker_writes_them() -> None:
-    """Other order of keys, no numbers of ours, the output in base64, no status."""
+    """Another order of keys, no measurements by binwatch, the output in base64, no status."""
     output = base64.b64encode(json.dumps(answer(4, 0.5)).encode()).decode()
     foreign = {
         "captureData": {
@@ -82,20 +83,20 @@ def test_reads_records_as_sagemaker_writes_them() -> None:
         "eventMetadata": {"eventId": "not-a-uuid", "inferenceTime": "2026-11-24T11:59:00Z"},
         "eventVersion": "0",
     }
-    found, unreadable = rows(
+    rows, unreadable = parsed(
         [json.dumps(foreign).encode() + b"\n", json.dumps(foreign, separators=(",", ":")).encode()]
     )
     assert unreadable == 0
-    assert found["count"].tolist() == [b"4", b"4"]
-    assert np.isnan(found["latency_ms"]).all()
-    assert found["version"][0] == b"1"
+    assert rows["count"].tolist() == [b"4", b"4"]
+    assert np.isnan(rows["latency_ms"]).all()
+    assert rows["version"][0] == b"1"
 
 
 def test_an_input_that_is_text_with_braces_is_read_too() -> None:
-    found, unreadable = rows(
+    rows, unreadable = parsed(
         [line(event(link='s3://b/{"endpointInput"}.jpg')), line(event(attributes="endpointInput"))]
     )
-    assert (len(found), unreadable) == (2, 0)
+    assert (len(rows), unreadable) == (2, 0)
 
 
 BROKEN = [
@@ -117,60 +118,56 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=range(len(BROKEN)))
-def test_a_line_that_is_none_of_ours_is_counted_and_the_others_are_read(broken: bytes) -> None:
-    found, unreadable = rows([line(event()), broken, b"\n", line(event())])
-    assert (len(found), unreadable) == (2, 1)
+def test_a_line_that_is_no_record_is_counted_and_the_others_are_read(broken: bytes) -> None:
+    rows, unreadable = parsed([line(event()), broken, b"\n", line(event())])
+    assert (len(rows), unreadable) == (2, 1)
 
 
 def test_every_way_to_tear_a_line_is_survived() -> None:
     whole = line(event(data=b"\x01" * 30))
     for cut in range(1, len(whole) - 2):
-        found, unreadable = rows([whole, whole[:cut] + b"\n", whole])
-        assert (len(found), unreadable) == (2, 1), whole[:cut]
+        rows, unreadable = parsed([whole, whole[:cut] + b"\n", whole])
+        assert (len(rows), unreadable) == (2, 1), whole[:cut]
 
 
 def test_a_line_longer_than_any_is_skipped_without_being_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "MAX_LINE_BYTES", 5000)
-    found, unreadable = rows([line(event()), line(event(data=b"x" * 20_000)), line(event())])
-    assert (len(found), unreadable) == (2, 1)
+    rows, unreadable = parsed([line(event()), line(event(data=b"x" * 20_000)), line(event())])
+    assert (len(rows), unreadable) == (2, 1)
 
 
-def report(
-    lines: list[bytes],
-    truths: list[tuple[str, int]] | None = None,
-    since: timedelta = DAY,
-    reference: Reference | None = None,
-    limits: Thresholds = LIMITS,
-) -> Any:
-    found, unreadable = rows(lines)
-    known = np.array([(hash(name), count) for name, count in truths or []], records.TRUTH)
-    return summarise(found, known, unreadable, NOW, since, reference, limits)
+def report_on(
+    lines: list[bytes], truths: list[tuple[str, int]] | None = None, reference: Reference | None = None
+) -> Report:
+    """The report on the last day. ``truths``: event_id and count."""
+    rows, unreadable = parsed(lines)
+    counts = np.array([(hash(event_id), count) for event_id, count in truths or []], records.TRUTH_DTYPE)
+    return summarise(rows, counts, unreadable, NOW, DAY, reference, LIMITS)
 
 
 def test_a_bucket_holds_its_hour() -> None:
     lines = [line(event(minutes_ago=90 + i, latency_ms=float(i), answer=answer(3, 0.5 + i / 100))) for i in range(11)]
     lines += [line(event(minutes_ago=10, status=400, answer={"code": 400})) for _ in range(2)]
-    found = report([*lines, line(event(minutes_ago=60 * 25))])
-    first, second = found.buckets
+    report = report_on([*lines, line(event(minutes_ago=60 * 25))])
+    first, second = report.buckets
     assert (first.start, first.requests, first.errors) == ("2026-11-24T10:00:00Z", 11, 0)
     assert (first.confidence_mean, first.confidence_p10) == (0.55, 0.51)
     assert (first.latency_p50_ms, first.latency_p99_ms) == (5.0, 9.9)
     assert (second.requests, second.errors, second.confidence_mean, second.counts) == (2, 2, None, {})
-    assert (found.totals.requests, found.totals.errors, found.records) == (13, 2, 13)
-    assert found.model_versions == {"1": 13}
-    assert json.dumps(found.to_json(), allow_nan=False)
+    assert (report.totals.requests, report.totals.errors, report.records) == (13, 2, 13)
+    assert report.model_versions == {"1": 13}
+    assert json.dumps(report.to_json(), allow_nan=False)
 
 
 def test_the_buckets_add_up_to_the_totals() -> None:
-    lines = [with_input(made).encode() for _, made in draw(3000, 5, NOW - timedelta(hours=23), timedelta(hours=22))]
-    found = report(lines)
+    report = report_on(drawn(5, 3000))
     for field in ("requests", "errors", "feedback"):
-        assert sum(getattr(each, field) for each in found.buckets) == getattr(found.totals, field)
+        assert sum(getattr(bucket, field) for bucket in report.buckets) == getattr(report.totals, field)
     for field in ("counts", "verdicts"):
-        for name, number in getattr(found.totals, field).items():
-            assert sum(getattr(each, field).get(name, 0) for each in found.buckets) == number
-    assert sum(found.totals.counts.values()) == found.totals.requests - found.totals.errors
-    assert list(found.totals.counts) == ["1", "2", "3", "4", "5"]
+        for name, number in getattr(report.totals, field).items():
+            assert sum(getattr(bucket, field).get(name, 0) for bucket in report.buckets) == number
+    assert sum(report.totals.counts.values()) == report.totals.requests - report.totals.errors
+    assert list(report.totals.counts) == ["1", "2", "3", "4", "5"]
 
 
 @pytest.mark.parametrize(("hours", "minutes"), [(1, 5), (8, 5), (9, 60), (24, 60), (96, 60), (101, 1440), (8760, 1440)])
@@ -190,51 +187,52 @@ def test_late_ground_truth_gives_the_accuracy_of_the_time_of_the_answer() -> Non
         (failed.event_id, 1),
         ("of another day", 1),
     ]
-    found = report([line(each) for each in (old, new, top, failed)], truths)
-    first, second = found.buckets
+    report = report_on([line(captured) for captured in (old, new, top, failed)], truths)
+    first, second = report.buckets
     assert (first.feedback, first.accuracy) == (1, 1.0)
-    assert (second.feedback, second.accuracy) == (2, 0.5)  # the last one for ``new`` counts, and 11 is 8 and above
-    assert (found.totals.accuracy_low, found.totals.accuracy_high) == pytest.approx(drift.wilson(2, 3), abs=1e-4)
-    assert report([line(old)]).totals.accuracy is None
+    assert (second.feedback, second.accuracy) == (2, 0.5)  # the last count for ``new`` wins, and 11 is 8 and above
+    assert (report.totals.accuracy_low, report.totals.accuracy_high) == pytest.approx(drift.wilson(2, 3), abs=1e-4)
+    assert report_on([line(old)]).totals.accuracy is None
 
 
 def reference(photos: int = 1000, seed: int = 77) -> Reference:
-    return Reference("1", monitoring_benches.reference(photos, seed))
+    return Reference("1", draw_reference(photos, seed))
 
 
-def drawn(seed: int, number: int = 600, **how: Any) -> list[bytes]:
-    made = draw(number, seed, NOW - timedelta(hours=23), timedelta(hours=22.9), **how)
-    return [with_input(each).encode() for _, each in made]
+def drawn(seed: int, number: int = 600, **options: Any) -> list[bytes]:
+    """Random lines of almost a day."""
+    answers = draw_records(number, seed, NOW - timedelta(hours=23), timedelta(hours=22.9), **options)
+    return [with_input(content).encode() for _, content in answers]
 
 
 def test_nothing_that_changed_raises_no_alert_for_twenty_days() -> None:
     """Four indices a day at 1 false alarm in 1,000: 20 days have one with a probability of 8 %; these have none."""
     for seed in range(20):
-        found = report(drawn(seed), reference=reference(seed=1000 + seed))
-        assert [each.name for each in found.drift] == ["counts", "confidence", "brightness", "sharpness"]
-        assert found.alerts == ()
+        report = report_on(drawn(seed), reference=reference(seed=1000 + seed))
+        assert [index.name for index in report.drift] == ["counts", "confidence", "brightness", "sharpness"]
+        assert report.alerts == ()
 
 
 def test_half_the_brightness_raises_an_alert_of_that_alone() -> None:
     for seed in range(5):
-        found = report(drawn(seed, brightness=0.5), reference=reference())
-        assert [alert.name for alert in found.alerts] == ["drift of brightness"]
-        assert "brightness" in found.alerts[0].message
+        report = report_on(drawn(seed, brightness=0.5), reference=reference())
+        assert [alert.name for alert in report.alerts] == ["drift of brightness"]
+        assert "brightness" in report.alerts[0].message
 
 
 def test_only_answers_of_the_references_version_are_compared() -> None:
-    found = report(drawn(1) + drawn(2, version="2", brightness=0.5), reference=reference())
-    assert found.alerts == ()
-    assert found.model_versions == {"1": 600, "2": 600}
-    few = report(drawn(1, number=100), reference=reference())
+    report = report_on(drawn(1) + drawn(2, version="2", brightness=0.5), reference=reference())
+    assert report.alerts == ()
+    assert report.model_versions == {"1": 600, "2": 600}
+    few = report_on(drawn(1, number=100), reference=reference())
     assert few.alerts == ()
-    assert "fewer than 200" in few.notes[0]
+    assert "200" in few.notes[0]
 
 
 def test_without_a_reference_drift_is_left_out_with_a_note() -> None:
-    found = report(drawn(1))
-    assert found.drift == ()
-    assert "no reference" in found.notes[0]
+    report = report_on(drawn(1))
+    assert report.drift == ()
+    assert len(report.notes) == 1
 
 
 def test_errors_and_slow_answers_of_the_last_hour_raise_alerts() -> None:
@@ -250,68 +248,68 @@ def test_errors_and_slow_answers_of_the_last_hour_raise_alerts() -> None:
         )
         for i in range(300)
     ]
-    assert {alert.name for alert in report(lines).alerts} == {"errors", "latency"}
+    assert {alert.name for alert in report_on(lines).alerts} == {"errors", "latency"}
 
 
-def write(capture: Path, of: Event, name: str = "a.jsonl", data: bytes | None = None) -> Path:
-    path = capture / records.ANSWERS / f"{of.moment:%Y/%m/%d/%H}" / name
+def write(capture: Path, event: Event, name: str = "a.jsonl", data: bytes | None = None) -> Path:
+    path = capture / records.ANSWERS / f"{event.moment:%Y/%m/%d/%H}" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
-        file.write(line(of) if data is None else data)
+        file.write(line(event) if data is None else data)
     return path
 
 
 def new_monitor(capture: Path, out: Path, **more: Any) -> Monitor:
-    return Monitor(reader.Folder(capture), out, DAY, LIMITS, **more)
+    return Monitor(reader.FolderSource(capture), out, DAY, LIMITS, **more)
 
 
-def test_a_half_written_last_line_is_left_for_the_next_look(tmp_path: Path) -> None:
-    watched = new_monitor(tmp_path, tmp_path / "out")
+def test_a_half_written_last_line_is_left_for_the_next_report(tmp_path: Path) -> None:
+    watching = new_monitor(tmp_path, tmp_path / "out")
     second = line(event(data=b"photo"))
     path = write(tmp_path, event())
     write(tmp_path, event(), data=second[:200])
-    assert (watched.look(NOW).records, watched.look(NOW).unreadable) == (1, 0)
+    assert (watching.run_once(NOW).records, watching.run_once(NOW).unreadable) == (1, 0)
     write(tmp_path, event(), data=second[200:])
-    assert (watched.look(NOW).records, watched.look(NOW).unreadable) == (2, 0)
+    assert (watching.run_once(NOW).records, watching.run_once(NOW).unreadable) == (2, 0)
     write(tmp_path, event(), data=second[:200])
-    watched.look(NOW)
+    watching.run_once(NOW)
     os.utime(path, (time.time() - 3600,) * 2)  # nobody writes it any more
-    assert (watched.look(NOW).records, watched.look(NOW).unreadable) == (2, 1)
+    assert (watching.run_once(NOW).records, watching.run_once(NOW).unreadable) == (2, 1)
 
 
 def test_a_file_is_read_once_and_only_its_new_lines_after_that(tmp_path: Path) -> None:
     opened: list[tuple[str, int]] = []
 
-    class Counted(reader.Folder):
+    class CountingSource(reader.FolderSource):
         def open(self, name: str, offset: int) -> Any:
             opened.append((name[-7:], offset))
             return super().open(name, offset)
 
-    watched = Monitor(Counted(tmp_path), tmp_path / "out", DAY, LIMITS)
+    watching = Monitor(CountingSource(tmp_path), tmp_path / "out", DAY, LIMITS)
     size = write(tmp_path, event(), "a.jsonl").stat().st_size
     write(tmp_path, event(), "b.jsonl")
-    assert watched.look(NOW).records == 2
-    assert watched.look(NOW).records == 2
+    assert watching.run_once(NOW).records == 2
+    assert watching.run_once(NOW).records == 2
     write(tmp_path, event(), "a.jsonl")
-    assert watched.look(NOW).records == 3
+    assert watching.run_once(NOW).records == 3
     assert opened == [("a.jsonl", 0), ("b.jsonl", 0), ("a.jsonl", size)]
 
 
 def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
-    watched = new_monitor(tmp_path, tmp_path / "out")
+    watching = new_monitor(tmp_path, tmp_path / "out")
     path = write(tmp_path, event())
     write(tmp_path, event())
-    assert watched.look(NOW).records == 2
+    assert watching.run_once(NOW).records == 2
     path.write_bytes(line(event()))
-    assert watched.look(NOW).records == 1
+    assert watching.run_once(NOW).records == 1
 
 
 def test_an_empty_or_missing_capture_gives_an_empty_report(tmp_path: Path) -> None:
     write(tmp_path, event(), data=b"")
-    found = new_monitor(tmp_path, tmp_path / "out").look(NOW)
-    assert (found.records, found.buckets, found.totals.confidence_mean) == (0, (), None)
-    with pytest.raises(DataError, match="there is no folder"):
-        reader.place_of(str(tmp_path / "nothing"))
+    report = new_monitor(tmp_path, tmp_path / "out").run_once(NOW)
+    assert (report.records, report.buckets, report.totals.confidence_mean) == (0, (), None)
+    with pytest.raises(DataError, match=str(tmp_path / "nothing")):
+        reader.open_source(str(tmp_path / "nothing"))
 
 
 def test_the_report_has_the_fields_that_the_page_reads_and_replaces_the_last_one_whole(tmp_path: Path) -> None:
@@ -327,9 +325,9 @@ def test_the_report_has_the_fields_that_the_page_reads_and_replaces_the_last_one
     out = tmp_path / "out"
     out.mkdir()
     (out / monitor.FILE).write_text("damaged")
-    new_monitor(tmp_path, out).look(NOW)
-    found = json.loads((out / monitor.FILE).read_text())
-    assert found.keys() >= {
+    new_monitor(tmp_path, out).run_once(NOW)
+    content = json.loads((out / monitor.FILE).read_text())
+    assert content.keys() >= {
         "made_at",
         "from",
         "to",
@@ -341,7 +339,7 @@ def test_the_report_has_the_fields_that_the_page_reads_and_replaces_the_last_one
         "alerts",
         "model_versions",
     }
-    assert found["totals"].keys() == {
+    assert content["totals"].keys() == {
         "start",
         "requests",
         "errors",
@@ -356,77 +354,77 @@ def test_the_report_has_the_fields_that_the_page_reads_and_replaces_the_last_one
         "accuracy_low",
         "accuracy_high",
     }
-    assert (found["from"], found["to"]) == ("2026-11-23T12:00:00Z", "2026-11-24T12:00:00Z")
-    assert found["unreadable"] == 2
-    assert [each.name for each in out.iterdir()] == [monitor.FILE]
+    assert (content["from"], content["to"]) == ("2026-11-23T12:00:00Z", "2026-11-24T12:00:00Z")
+    assert content["unreadable"] == 2
+    assert [path.name for path in out.iterdir()] == [monitor.FILE]
 
 
-class Journal:
-    """A journal that is away."""
+class DownJournal:
+    """A journal that does not answer."""
 
     def reference(self) -> None:
-        raise TrackingError("MLflow is away")
+        raise TrackingError("MLflow does not answer")
 
     def log(self, report: Any) -> None:
-        raise AssertionError("what has no reference is not logged")
+        raise AssertionError("no report is logged while MLflow does not answer")
 
 
-def test_a_journal_that_is_away_does_not_keep_the_report_from_being_written(tmp_path: Path) -> None:
+def test_the_report_is_written_even_if_the_journal_does_not_answer(tmp_path: Path) -> None:
     write(tmp_path, event())
     with pytest.raises(TrackingError):
-        new_monitor(tmp_path, tmp_path / "out", journal=Journal()).look(NOW)
+        new_monitor(tmp_path, tmp_path / "out", journal=DownJournal()).run_once(NOW)
     assert json.loads((tmp_path / "out" / monitor.FILE).read_text())["records"] == 1
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(DataError, match="--out"):
-        new_monitor(tmp_path, tmp_path / "out").look(NOW)
+        new_monitor(tmp_path, tmp_path / "out").run_once(NOW)
 
 
-def test_a_watch_goes_on_after_a_look_that_failed(tmp_path: Path) -> None:
-    stop, heartbeat, tried = threading.Event(), tmp_path / "heartbeat", []
+def test_a_watch_goes_on_after_a_run_that_failed(tmp_path: Path) -> None:
+    stop, heartbeat, beats = threading.Event(), tmp_path / "heartbeat", []
 
-    def look() -> None:
-        tried.append(heartbeat.exists())
-        if len(tried) == 1:
+    def run_once() -> None:
+        beats.append(heartbeat.exists())
+        if len(beats) == 1:
             raise DataError("no")
-        if len(tried) == 3:
+        if len(beats) == 3:
             stop.set()
 
-    monitor.watch(look, heartbeat, 0.01, stop)
-    assert tried == [False, False, True]
+    monitor.watch(run_once, heartbeat, 0.01, stop)
+    assert beats == [False, False, True]
 
 
 @pytest.mark.parametrize(("text", "hours"), [("30m", 0.5), ("24h", 24), ("7d", 168)])
-def test_a_span_is_minutes_hours_or_days(text: str, hours: float) -> None:
-    assert monitor.span(text) == timedelta(hours=hours)
+def test_a_window_is_minutes_hours_or_days(text: str, hours: float) -> None:
+    assert monitor.parse_window(text) == timedelta(hours=hours)
 
 
 @pytest.mark.parametrize("text", ["", "24", "0h", "-1h", "1w", "400d", "1.5h"])
-def test_another_span_is_refused(text: str) -> None:
-    with pytest.raises(SettingsError, match="30m, 24h, 7d"):
-        monitor.span(text)
+def test_another_window_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(repr(text))):
+        monitor.parse_window(text)
 
 
 DARK, SLOW = Alert("drift of brightness", 0.5, 0.2, "it is dark"), Alert("latency", 2000.0, 1000.0, "it is slow")
 
 
-def test_an_alert_is_told_when_it_begins_and_when_it_ends() -> None:
-    assert alerts.changes((), (DARK,)) == [("alert started", DARK)]
-    assert alerts.changes((DARK,), (Alert(DARK.name, 0.6, 0.2, "darker"),)) == []
-    assert alerts.changes((DARK,), (SLOW,)) == [("alert started", SLOW), ("alert ended", DARK)]
+def test_an_alert_is_notified_when_it_starts_and_when_it_ends() -> None:
+    assert alerts.diff((), (DARK,)) == [("alert started", DARK)]
+    assert alerts.diff((DARK,), (Alert(DARK.name, 0.6, 0.2, "darker"),)) == []
+    assert alerts.diff((DARK,), (SLOW,)) == [("alert started", SLOW), ("alert ended", DARK)]
 
 
 @contextmanager
-def hook(answer: Callable[[int], int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A web server that answers the n-th POST with ``answer(n)``; its address, and what it was sent."""
-    got: list[dict[str, Any]] = []
+def webhook(status_of: Callable[[int], int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A web server that answers the n-th POST with the status ``status_of(n)``; its address, and what it received."""
+    received: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            status = answer(len(got))
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            status = status_of(len(received))
             self.send_response(status)
             if 300 <= status < 400:
                 self.send_header("Location", "/elsewhere")
@@ -440,39 +438,42 @@ def hook(answer: Callable[[int], int]) -> Iterator[tuple[str, list[dict[str, Any
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}/hook?token=secret", got
+            yield f"http://127.0.0.1:{server.server_port}/hook?token=secret", received
         finally:
             server.shutdown()
             thread.join()
 
 
-def test_the_webhook_is_told_once_across_looks_and_restarts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_webhook_is_notified_once_across_reports_and_restarts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for i in range(300):
         write(tmp_path, event(minutes_ago=i / 10, latency_ms=3000.0))
-    with hook(lambda _: 200) as (url, got):
-        for _ in range(2):  # a monitor that was started again
-            watched = new_monitor(tmp_path, tmp_path / "out", webhook=url)
-            watched.look(NOW)
-            watched.look(NOW)
-        new_monitor(tmp_path, tmp_path / "out", webhook=url).look(NOW + timedelta(hours=5))
-    assert [(each["event"], each["name"]) for each in got] == [("alert started", "latency"), ("alert ended", "latency")]
-    assert got[0].keys() == {"event", "name", "value", "threshold", "message", "at"}
+    with webhook(lambda _: 200) as (url, received):
+        for _ in range(2):  # the second monitor is a restart
+            watching = new_monitor(tmp_path, tmp_path / "out", webhook=url)
+            watching.run_once(NOW)
+            watching.run_once(NOW)
+        new_monitor(tmp_path, tmp_path / "out", webhook=url).run_once(NOW + timedelta(hours=5))
+    events = [(content["event"], content["name"]) for content in received]
+    assert events == [("alert started", "latency"), ("alert ended", "latency")]
+    assert received[0].keys() == {"event", "name", "value", "threshold", "message", "at"}
     assert [message for message in caplog.messages if message.startswith("alert")] == [
-        f"{each['event']}: latency: {each['message']}" for each in got
+        f"{content['event']}: latency: {content['message']}" for content in received
     ]
 
 
-def test_a_webhook_that_fails_once_is_asked_again_and_one_that_is_gone_stops_nothing(
+def test_a_webhook_is_retried_once_and_one_that_is_down_stops_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with hook(lambda number: 500 if number == 1 else 204) as (url, got):
-        alerts.tell([("alert started", DARK)], url, "now")
-    assert len(got) == 2
-    assert "did not take" not in caplog.text
-    with hook(lambda _: 302) as (url, got):
-        alerts.tell([("alert started", DARK)], url, "now")
-    assert len(got) == alerts.TRIES  # where it points to is not followed
-    alerts.tell([("alert started", DARK)], url, "now")
-    assert "it answered 302" in caplog.text
+    with webhook(lambda number: 500 if number == 1 else 204) as (url, received):
+        alerts.notify([(AlertEvent.STARTED, DARK)], url, "now")
+    assert len(received) == 2
+    assert "500" not in caplog.text
+    with webhook(lambda _: 302) as (url, received):
+        alerts.notify([(AlertEvent.STARTED, DARK)], url, "now")
+    assert len(received) == alerts.MAX_ATTEMPTS  # redirects are not followed
+    alerts.notify([(AlertEvent.STARTED, DARK)], url, "now")
+    assert "302" in caplog.text
     assert "ConnectionError" in caplog.text
     assert "secret" not in caplog.text

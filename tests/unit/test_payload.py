@@ -1,18 +1,18 @@
 import base64
 import json
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
 from serve.errors import BodyError, FieldError, RequestError, TooLargeError
 from serve.links import MAX_BYTES, Link
-from serve.payload import ATTRIBUTES, MAX_PHOTOS, Asked, Fields, PredictionRequest, media_type, parse
+from serve.payload import ATTRIBUTES, MAX_PHOTOS, Fields, PhotoInput, PredictionRequest, media_type, parse
 
 PHOTO = b"\xff\xd8\xff\xe0 a photo, as far as this module is concerned"
 BASE64 = base64.b64encode(PHOTO).decode()
 
 
-def of_json(content: Any, header: str = "") -> PredictionRequest:
+def of_json(content: object, header: str = "") -> PredictionRequest:
     text = content if isinstance(content, bytes) else json.dumps(content).encode()
     headers = {"Content-Type": "application/json", "body": {"content-type": "application/json"}, ATTRIBUTES: header}
     return parse({"body": text}, headers)
@@ -26,43 +26,43 @@ def reason(request: PredictionRequest, kind: type[RequestError] = FieldError) ->
 
 def fields(request: PredictionRequest) -> Fields:
     (only,) = request.photos
-    assert isinstance(only, Asked), only
+    assert isinstance(only, PhotoInput), only
     return only.fields
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "", "application/octet-stream", "text/plain", "video/mp4"])
 def test_a_body_of_any_other_type_is_a_photo_s_bytes(kind: str) -> None:
     request = parse({"body": PHOTO}, {"body": {"content-type": kind}, "Content-Type": kind})
-    assert request == PredictionRequest((Asked(PHOTO),), False, kind, "", PHOTO)
+    assert request == PredictionRequest((PhotoInput(PHOTO),), False, kind, "", PHOTO)
 
 
 @pytest.mark.parametrize("kind", ["string/url", "String/URL; charset=utf-8"])
 def test_a_text_body_is_a_link(kind: str) -> None:
     request = parse({"body": b"s3://bins/a/b.jpg\n"}, {"content-type": kind})
-    assert request.photos == (Asked(Link("bins", "a/b.jpg")),)
+    assert request.photos == (PhotoInput(Link("bins", "a/b.jpg")),)
 
 
 def test_json_holds_a_link_or_the_photo_itself() -> None:
-    assert of_json({"uri": "s3://bins/1.jpg"}).photos == (Asked(Link("bins", "1.jpg")),)
-    assert of_json({"image": BASE64}).photos == (Asked(PHOTO),)
+    assert of_json({"uri": "s3://bins/1.jpg"}).photos == (PhotoInput(Link("bins", "1.jpg")),)
+    assert of_json({"image": BASE64}).photos == (PhotoInput(PHOTO),)
     assert not of_json({"image": BASE64}).listed
 
 
-@pytest.mark.parametrize("wrap", [lambda some: some, lambda some: {"instances": some}])
-def test_of_a_list_each_photo_succeeds_or_fails_by_itself(wrap: Any) -> None:
+@pytest.mark.parametrize("wrap", [lambda photos: photos, lambda photos: {"instances": photos}])
+def test_of_a_list_each_photo_succeeds_or_fails_by_itself(wrap: Callable[[list[object]], object]) -> None:
     request = of_json(wrap([{"image": BASE64}, {"image": "!"}, 3, {"uri": "s3://bins/1.jpg", "expected_quantity": 4}]))
     assert request.listed
-    assert request.photos[0] == Asked(PHOTO)
+    assert request.photos[0] == PhotoInput(PHOTO)
     assert isinstance(request.photos[1], FieldError)
     assert isinstance(request.photos[2], FieldError)
-    assert request.photos[3] == Asked(Link("bins", "1.jpg"), Fields(4))
+    assert request.photos[3] == PhotoInput(Link("bins", "1.jpg"), Fields(4))
 
 
 def test_a_repeated_name_spoils_its_own_photo_alone() -> None:
     text = f'[{{"image": "{BASE64}"}}, {{"image": "{BASE64}", "image": "x"}}]'.encode()
     first, second = of_json(text).photos
-    assert first == Asked(PHOTO)
-    assert str(second).startswith("'image' is there twice")
+    assert first == PhotoInput(PHOTO)
+    assert str(second).startswith("'image' appears twice")
 
 
 @pytest.mark.parametrize("number", [0, MAX_PHOTOS + 1, 1000])
@@ -73,11 +73,11 @@ def test_a_list_has_a_photo_and_not_too_many(number: int) -> None:
 @pytest.mark.parametrize(
     ("body", "part"),
     [
-        (b"{nope", "no JSON: Expecting property name"),
-        (b"", "no JSON"),
-        (b"\xff\xfe\xfd", "no JSON"),
-        (b'{"image": "\xff"}', "no JSON"),
-        (PHOTO, "no JSON"),
+        (b"{nope", "Expecting property name"),
+        (b"", "not JSON"),
+        (b"\xff\xfe\xfd", "not JSON"),
+        (b'{"image": "\xff"}', "not JSON"),
+        (PHOTO, "not JSON"),
     ],
 )
 def test_a_body_that_is_no_json_is_the_body_s_fault(body: bytes, part: str) -> None:
@@ -93,10 +93,10 @@ def test_a_body_that_is_no_json_is_the_body_s_fault(body: bytes, part: str) -> N
         ({"uri": "s3://bins/1.jpg", "image": BASE64}, "uri and image"),
         ({"uri": 3}, "uri is int, not text"),
         ({"image": [BASE64]}, "image is list, not text"),
-        ({"image": "not base64!"}, "is no base64"),
-        ({"image": BASE64[:-3]}, "is no base64"),
+        ({"image": "not base64!"}, "is not base64"),
+        ({"image": BASE64[:-3]}, "is not base64"),
         ({"image": f"data:image/jpeg;base64,{BASE64}"}, "without line breaks or a data: address"),
-        ({"image": "é" * 4}, "is no base64"),
+        ({"image": "é" * 4}, "is not base64"),
         ({"uri": "\ud800"}, "give s3://bucket/key"),
         ({"uri": "s3://bins/\ud800"}, "give s3://bucket/key"),
         ("s3://bins/1.jpg", "given as str"),
@@ -106,17 +106,17 @@ def test_a_body_that_is_no_json_is_the_body_s_fault(body: bytes, part: str) -> N
         ({"instances": [], "uri": "s3://bins/1.jpg"}, "put every photo into instances"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 100_000, "nested too deeply"),
-        (b'{"image": "a", "image": "b"}', "'image' is there twice"),
+        (b'{"image": "a", "image": "b"}', "'image' appears twice"),
     ],
 )
-def test_what_is_wrong_in_json_is_said(content: Any, part: str) -> None:
+def test_what_is_wrong_in_json_is_said(content: object, part: str) -> None:
     assert part in reason(of_json(content))
 
 
 @pytest.mark.parametrize(
     "quantity", [-1, 100_000, 2.0, 2.5, "2.5", "many", "", True, [3], {"a": 3}, 10**30, float("nan"), float("inf"), "٣"]
 )
-def test_a_quantity_is_a_whole_number(quantity: Any) -> None:
+def test_a_quantity_is_a_whole_number(quantity: object) -> None:
     assert reason(of_json({"image": BASE64, "expected_quantity": quantity})).startswith("expected_quantity is ")
 
 
@@ -127,7 +127,7 @@ def test_a_number_of_thousands_of_digits_is_refused() -> None:
 
 @pytest.mark.parametrize("weight", [0, -1, "heavy", float("nan"), float("inf"), True, [1], 10**400, "1e999", ""])
 @pytest.mark.parametrize("name", ["weight", "expected_weight"])
-def test_a_weight_is_a_number_above_0(name: str, weight: Any) -> None:
+def test_a_weight_is_a_number_above_0(name: str, weight: object) -> None:
     content = {"image": BASE64, "weight": 1, "expected_weight": 2, name: weight}
     assert reason(of_json(content)).startswith(f"{name} is ")
 
@@ -148,12 +148,12 @@ def test_fields_come_from_json_before_the_form_before_the_header() -> None:
 
 def test_the_header_speaks_for_every_photo_of_a_list() -> None:
     request = of_json([{"image": BASE64}, {"image": BASE64, "expected_quantity": 5}], "expected_quantity=1")
-    assert [each.fields.expected_quantity for each in request.photos if isinstance(each, Asked)] == [1, 5]
+    assert [photo.fields.expected_quantity for photo in request.photos if isinstance(photo, PhotoInput)] == [1, 5]
     first, second = of_json(
         [{"image": BASE64}, {"image": BASE64, "expected_quantity": 5}], "expected_quantity=x"
     ).photos
     assert isinstance(first, FieldError)
-    assert isinstance(second, Asked)
+    assert isinstance(second, PhotoInput)
 
 
 def test_the_header_says_everything_once() -> None:
@@ -166,31 +166,31 @@ def test_the_header_says_everything_once() -> None:
 def test_a_form_has_the_photo_as_a_part(name: str) -> None:
     headers = {name: {"content-type": "image/png"}, "content-type": "multipart/form-data; boundary=x"}
     request = parse({name: PHOTO, "expected_quantity": b"2", "other": b"?"}, headers)
-    assert request.photos == (Asked(PHOTO, Fields(2)),)
+    assert request.photos == (PhotoInput(PHOTO, Fields(2)),)
     assert request.content_type == "image/png"
 
 
 def test_a_form_has_a_link_as_a_part() -> None:
-    assert parse({"uri": b"s3://bins/1.jpg"}, {}).photos == (Asked(Link("bins", "1.jpg")),)
+    assert parse({"uri": b"s3://bins/1.jpg"}, {}).photos == (PhotoInput(Link("bins", "1.jpg")),)
     assert "data and uri" in reason(parse({"uri": b"s3://bins/1.jpg", "data": PHOTO}, {}))
 
 
 def test_a_request_without_a_photo_is_told_how_to_send_one() -> None:
     assert "send its bytes as the body" in reason(parse({}, {}))
     assert "send its bytes as the body" in reason(parse({"expected_quantity": b"3"}, {}))
-    assert parse({"body": b"", "expected_quantity": b"3"}, {}).photos == (Asked(b"", Fields(3)),)
+    assert parse({"body": b"", "expected_quantity": b"3"}, {}).photos == (PhotoInput(b"", Fields(3)),)
 
 
 def test_a_photo_larger_than_the_limit_is_too_large() -> None:
     assert "send a smaller one" in reason(parse({"body": bytes(MAX_BYTES + 1)}, {}), TooLargeError)
-    assert parse({"body": bytes(MAX_BYTES)}, {}).photos == (Asked(bytes(MAX_BYTES)),)
+    assert parse({"body": bytes(MAX_BYTES)}, {}).photos == (PhotoInput(bytes(MAX_BYTES)),)
     large = base64.b64encode(bytes(MAX_BYTES + 1)).decode()
     assert "send a smaller one" in reason(of_json({"image": large}), TooLargeError)
 
 
 def test_a_part_that_bears_a_header_s_name_is_no_header() -> None:
     headers = {ATTRIBUTES: {"content-type": "text/plain"}, "content-type": {"content-type": "x"}}
-    assert parse({"data": PHOTO, ATTRIBUTES: b"expected_quantity=3"}, headers).photos == (Asked(PHOTO),)
+    assert parse({"data": PHOTO, ATTRIBUTES: b"expected_quantity=3"}, headers).photos == (PhotoInput(PHOTO),)
 
 
 def test_a_photo_is_known_by_its_first_bytes() -> None:

@@ -96,7 +96,7 @@ def as_pil(data: bytes, size_px: int) -> NDArray[np.int16]:
 @pytest.mark.parametrize("vectorised", [True, False])
 def test_squashes_as_pil_does(size: tuple[int, int], vectorised: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not vectorised:  # as on a processor that the library has no wheel for
-        monkeypatch.setattr(photo, "fast", None)
+        monkeypatch.setattr(photo, "resizer", None)
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     data = encode(Image.fromarray(noise))
     assert np.abs(photo.read(data, 64) - as_pil(data, 64)).max() <= 1
@@ -110,8 +110,8 @@ def test_real_photos_are_within_the_tolerance_of_a_whole_decode(
     for path in sorted(full_size.iterdir())[:: rounds(4, 1)]:
         data = path.read_bytes()
         distances.append(np.abs(photo.read(data, size_px) - as_pil(data, size_px)))
-    assert max(int(each.max()) for each in distances) <= most
-    assert max(float(each.mean()) for each in distances) <= mean
+    assert max(int(distance.max()) for distance in distances) <= most
+    assert max(float(distance.mean()) for distance in distances) <= mean
 
 
 def test_a_photo_far_larger_than_needed_is_decoded_smaller() -> None:

@@ -1,7 +1,6 @@
 import copy
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -14,68 +13,70 @@ from serve.archives.archive import manifest_of, unpacked
 from serve.counter import Counter, device_of, onnx_runner, torch_runner
 from serve.errors import ArchiveError, PhotoError
 from serve.manifest import FP32_MODEL, GPU_PROGRAM, INT8_MODEL
-from tests.conftest import TINY
+from tests.models import TINY
 from trainer.evaluation.calibration import calibrate, conformal_scores
 from trainer.training import networks
-from trainer.training.export import Exported, write_archive
-from trainer.training.quantise import TOLERANCE, candidates, decide, quantise, sample
+from trainer.training.export import ExportResult, write_archive
+from trainer.training.quantise import MAX_PROBABILITY_SHIFT, decide, fp32_shares, quantise, sample_pixels
 from trainer.training.run import Trained
 
 GOLDEN = np.array([[0.7, 0.3], [0.2, 0.8]])
 
 
-def answers(labels: NDArray[Any], wrong: int) -> NDArray[np.float64]:
-    """Probabilities (N, 2) whose first ``wrong`` answers are wrong."""
-    right: NDArray[np.float64] = np.eye(2)[labels] * 0.8 + 0.1
-    right[:wrong] = right[:wrong, ::-1]
-    return right
+def predictions(labels: NDArray[np.int64], wrong: int) -> NDArray[np.float64]:
+    """Probabilities (N, 2) of which the first ``wrong`` are for the wrong class."""
+    probabilities: NDArray[np.float64] = np.eye(2)[labels] * 0.8 + 0.1
+    probabilities[:wrong] = probabilities[:wrong, ::-1]
+    return probabilities
 
 
 @pytest.mark.parametrize(("lost", "accepted"), [(0, True), (1, True), (2, False)])
 def test_at_most_half_a_point_of_200_photos_may_be_lost(lost: int, accepted: bool) -> None:
     labels = np.arange(200) % 2
-    choice = decide(answers(labels, 50), answers(labels, 50 + lost), labels, GOLDEN, GOLDEN)
-    assert choice.accepted is accepted
-    assert f"150 are right as fp32, {150 - lost} as int8 ({lost} lost, 0 gained)" in choice.reason
-    assert (choice.fp32_accuracy, choice.int8_accuracy) == pytest.approx((0.75, 0.75 - lost / 200))
+    decision = decide(predictions(labels, 50), predictions(labels, 50 + lost), labels, GOLDEN, GOLDEN)
+    assert decision.accepted is accepted
+    assert f"({lost} lost, 0 gained)" in decision.reason
+    assert (decision.fp32_accuracy, decision.int8_accuracy) == pytest.approx((0.75, 0.75 - lost / 200))
 
 
 def test_what_is_lost_and_what_is_gained_are_counted_in_pairs() -> None:
     labels = np.arange(200) % 2
-    int8 = answers(labels, 0)
+    int8 = predictions(labels, 0)
     int8[100:120] = int8[100:120, ::-1]
-    choice = decide(answers(labels, 19), int8, labels, GOLDEN, GOLDEN)
-    assert choice.accepted
-    assert "(20 lost, 19 gained)" in choice.reason
+    decision = decide(predictions(labels, 19), int8, labels, GOLDEN, GOLDEN)
+    assert decision.accepted
+    assert "(20 lost, 19 gained)" in decision.reason
 
 
-@pytest.mark.parametrize(("moved", "accepted"), [(TOLERANCE - 1e-6, True), (TOLERANCE + 1e-6, False)])
-def test_a_golden_probability_may_move_so_far(moved: float, accepted: bool) -> None:
+@pytest.mark.parametrize(("shift", "accepted"), [(-1e-6, True), (1e-6, False)])
+def test_a_golden_probability_may_move_so_far(shift: float, accepted: bool) -> None:
     labels = np.arange(200) % 2
-    found = GOLDEN + np.array([[moved, -moved], [0, 0]])
-    choice = decide(answers(labels, 0), answers(labels, 0), labels, GOLDEN, found)
-    assert choice.accepted is accepted
-    assert "0 get another count, and a probability moves by 0.100" in choice.reason
+    shift += MAX_PROBABILITY_SHIFT
+    moved = GOLDEN + np.array([[shift, -shift], [0, 0]])
+    decision = decide(predictions(labels, 0), predictions(labels, 0), labels, GOLDEN, moved)
+    assert decision.accepted is accepted
+    assert "0.100" in decision.reason
 
 
 def test_a_golden_photo_with_another_count_refuses_it() -> None:
     labels, even = np.arange(200) % 2, np.array([[0.51, 0.49], [0.2, 0.8]])
-    choice = decide(answers(labels, 0), answers(labels, 0), labels, even, even + np.array([[-0.02, 0.02], [0, 0]]))
-    assert not choice.accepted
-    assert "of 2 golden photos 1 get another count" in choice.reason
+    swapped = even + np.array([[-0.02, 0.02], [0, 0]])
+    decision = decide(predictions(labels, 0), predictions(labels, 0), labels, even, swapped)
+    assert not decision.accepted
+    assert "of 2 golden photos 1 " in decision.reason
 
 
 def test_answers_that_are_not_finite_and_no_answers_refuse_it() -> None:
     labels = np.arange(200) % 2
-    broken = answers(labels, 0)
+    broken = predictions(labels, 0)
     broken[3] = np.nan
-    assert not decide(answers(labels, 1), broken, labels, GOLDEN, GOLDEN).accepted
-    assert not decide(answers(labels, 0), answers(labels, 0), labels, GOLDEN, GOLDEN * np.nan).accepted
+    assert not decide(predictions(labels, 1), broken, labels, GOLDEN, GOLDEN).accepted
+    assert not decide(predictions(labels, 0), predictions(labels, 0), labels, GOLDEN, GOLDEN * np.nan).accepted
     nothing = np.empty((0, 2))
     assert not decide(nothing, nothing, np.empty(0, dtype=int), GOLDEN, GOLDEN).accepted
 
 
-def export(trained: Trained, network: networks.Counter, out: Path) -> Exported:
+def export(trained: Trained, network: networks.Counter, out: Path) -> ExportResult:
     selection, calibration = trained.data.validation.halves(0)
     return write_archive(
         network, trained.data, TINY, out, run_id="", metrics={"mine": 1.0}, selection=selection, calibration=calibration
@@ -84,20 +85,20 @@ def export(trained: Trained, network: networks.Counter, out: Path) -> Exported:
 
 @pytest.fixture(scope="module")
 def network() -> networks.Counter:
-    """An untrained network: its answers are far from even, so int8 finds the same counts."""
+    """An untrained network: its predictions are far from even, so int8 predicts the same counts."""
     torch.manual_seed(0)
     return networks.create("resnet18", 5, 32)
 
 
 @pytest.fixture(scope="module")
-def accepted(trained: Trained, network: networks.Counter, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def accepted(trained: Trained, network: networks.Counter, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
     """An archive whose int8 form was accepted."""
-    made = export(trained, network, tmp_path_factory.mktemp("accepted"))
-    assert made.choice.accepted, made.choice.reason
-    return made
+    exported = export(trained, network, tmp_path_factory.mktemp("accepted"))
+    assert exported.int8.accepted, exported.int8.reason
+    return exported
 
 
-def test_an_accepted_form_is_what_a_cpu_runs(accepted: Exported, trained: Trained) -> None:
+def test_an_accepted_form_is_what_a_cpu_runs(accepted: ExportResult, trained: Trained) -> None:
     pixels = trained.data.test.pixels[:16]
     with unpacked(accepted.archive) as folder:
         counter = Counter(folder)
@@ -109,33 +110,33 @@ def test_an_accepted_form_is_what_a_cpu_runs(accepted: Exported, trained: Traine
     assert size[INT8_MODEL] < 0.3 * size[FP32_MODEL]
     metrics = manifest_of(accepted.archive).metrics
     assert metrics["mine"] == 1.0
-    assert metrics["int8_accuracy"] == accepted.choice.int8_accuracy
-    assert metrics["fp32_accuracy"] == accepted.choice.fp32_accuracy
+    assert metrics["int8_accuracy"] == accepted.int8.int8_accuracy
+    assert metrics["fp32_accuracy"] == accepted.int8.fp32_accuracy
 
 
-def test_what_is_calibrated_rests_on_the_form_that_serves(accepted: Exported, trained: Trained) -> None:
+def test_what_is_calibrated_rests_on_the_form_that_serves(accepted: ExportResult, trained: Trained) -> None:
     _, part = trained.data.validation.halves(0)
     manifest = manifest_of(accepted.archive)
     assert manifest.exact
     with unpacked(accepted.archive) as folder:
-        for name, found in ((INT8_MODEL, manifest), (FP32_MODEL, manifest.on_gpu())):
+        for name, form in ((INT8_MODEL, manifest), (FP32_MODEL, manifest.for_gpu())):
             logits = onnx_runner(folder / name)(part.pixels[: len(part)])
-            assert found.temperature == pytest.approx(calibrate(logits, part.labels)["temperature"], rel=1e-3)
+            assert form.temperature == pytest.approx(calibrate(logits, part.labels)["temperature"], rel=1e-3)
             for count, scores in conformal_scores(logits, part.labels, manifest.names).items():
-                assert found.scores[count] == pytest.approx(scores, abs=1e-5)
+                assert form.scores[count] == pytest.approx(scores, abs=1e-5)
     assert manifest.scores != manifest.exact.scores
 
 
-def test_golden_photos_give_what_is_promised_on_either_device(accepted: Exported) -> None:
+def test_golden_photos_give_what_is_promised_on_either_device(accepted: ExportResult) -> None:
     with unpacked(accepted.archive) as folder:
         for counter in (Counter(folder), Counter(folder, device="cpu:0")):
-            for each in counter.manifest.golden:
-                (answer,) = counter.answer([(folder / each.file).read_bytes()])
+            for golden in counter.manifest.golden:
+                (answer,) = counter.answer([(folder / golden.file).read_bytes()])
                 assert not isinstance(answer, PhotoError)
-                assert list(answer["probabilities"].values()) == pytest.approx(each.probabilities, abs=1e-5)
+                assert list(answer["probabilities"].values()) == pytest.approx(golden.probabilities, abs=1e-5)
 
 
-def test_the_torch_program_answers_as_onnx_does(accepted: Exported, trained: Trained) -> None:
+def test_the_torch_program_answers_as_onnx_does(accepted: ExportResult, trained: Trained) -> None:
     pixels = trained.data.test.pixels[:5]
     with unpacked(accepted.archive) as folder:
         onnx_logits = onnx_runner(folder / FP32_MODEL)(pixels)
@@ -151,30 +152,30 @@ def test_a_worker_without_a_gpu_that_torch_can_use_runs_on_the_cpu() -> None:
     assert device_of(0) == ("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
-def harmed(network: networks.Counter) -> networks.Counter:
-    """The same function, of which one channel is so large that it takes all steps of an int8 range for itself."""
-    found = copy.deepcopy(network)
-    for block in found.modules():
+def with_large_channel(network: networks.Counter) -> networks.Counter:
+    """The same function, but one channel is so large that it alone takes up the whole int8 range."""
+    harmed = copy.deepcopy(network)
+    for block in harmed.modules():
         if isinstance(block, BasicBlock):
             with torch.no_grad():
                 for values in (block.bn1.weight, block.bn1.bias):
                     values[0] = (values[0].abs() + 1) * 1e5
                 block.conv2.weight[:, 0] = 0
-    return found
+    return harmed
 
 
 def test_a_form_that_is_worse_is_refused_with_its_figures(
     trained: Trained, network: networks.Counter, tmp_path: Path
 ) -> None:
-    made = export(trained, harmed(network), tmp_path)
-    assert not made.choice.accepted
-    assert made.cpu_model == FP32_MODEL
-    assert "golden photos" in made.choice.reason
-    manifest = manifest_of(made.archive)
+    exported = export(trained, with_large_channel(network), tmp_path)
+    assert not exported.int8.accepted
+    assert exported.cpu_model == FP32_MODEL
+    assert "golden photos" in exported.int8.reason
+    manifest = manifest_of(exported.archive)
     assert manifest.cpu_model == FP32_MODEL
     assert manifest.exact is None
     assert INT8_MODEL not in manifest.files
-    assert manifest.metrics["int8_accuracy"] == made.choice.int8_accuracy
+    assert manifest.metrics["int8_accuracy"] == exported.int8.int8_accuracy
 
 
 @pytest.mark.parametrize(("groups", "shares"), [(1, (0.0, 0.25, 0.5)), (8, (0.25, 0.5))])
@@ -184,39 +185,35 @@ def test_depthwise_networks_keep_their_early_layers_in_fp32(
     plain = onnx.helper.make_node("Conv", ["x", "w"], ["y"], group=1)
     graph = onnx.helper.make_graph([plain, onnx.helper.make_node("Conv", ["y", "v"], ["z"], group=groups)], "g", [], [])
     onnx.save(onnx.helper.make_model(graph), tmp_path / "model.onnx")
-    assert candidates(tmp_path / "model.onnx") == shares
+    assert fp32_shares(tmp_path / "model.onnx") == shares
 
 
 def test_so_much_of_a_network_as_is_spared_stays_in_fp32_and_so_does_its_head(
-    accepted: Exported, trained: Trained, tmp_path: Path
+    accepted: ExportResult, trained: Trained, tmp_path: Path
 ) -> None:
-    pixels = sample(trained.data.train, 0)[:16]
+    pixels = sample_pixels(trained.data.train, 0)[:16]
     quantised = {}
     with unpacked(accepted.archive) as folder:
-        for spared in (0.0, 0.5):
-            quantise(folder / FP32_MODEL, tmp_path / "q.onnx", pixels, spared)
+        for fp32_share in (0.0, 0.5):
+            quantise(folder / FP32_MODEL, tmp_path / "q.onnx", pixels, fp32_share)
             graph = onnx.load(tmp_path / "q.onnx").graph
             source = {output: node.op_type for node in graph.node for output in node.output}
             kinds = ("Conv", "Gemm")
             rows = [(node.op_type, source.get(node.input[0])) for node in graph.node if node.op_type in kinds]
-            quantised[spared] = [made == "DequantizeLinear" for _, made in rows]
+            quantised[fp32_share] = [operator == "DequantizeLinear" for _, operator in rows]
             assert rows[-1][0] == "Gemm"
-            assert (
-                onnx.numpy_helper.to_array(
-                    next(each for each in graph.initializer if each.name.endswith("weight_scale"))
-                ).size
-                > 1
-            )
+            scale = next(tensor for tensor in graph.initializer if tensor.name.endswith("weight_scale"))
+            assert onnx.numpy_helper.to_array(scale).size > 1
     assert quantised[0.0] == [True] * 20 + [False]
     assert not any(quantised[0.5][:8])
     assert all(quantised[0.5][12:20])
 
 
 def test_the_sample_is_of_training_photos_and_the_same_again(trained: Trained) -> None:
-    first, again = sample(trained.data.train, 3), sample(trained.data.train, 3)
-    assert np.array_equal(first, again)
+    first, second = sample_pixels(trained.data.train, 3), sample_pixels(trained.data.train, 3)
+    assert np.array_equal(first, second)
     assert len(first) == min(256, len(trained.data.train))
 
 
-def test_the_quantiser_leaves_the_log_s_level_as_it_was(accepted: Exported) -> None:
+def test_the_quantiser_leaves_the_log_s_level_as_it_was(accepted: ExportResult) -> None:
     assert logging.getLogger().level != logging.ERROR

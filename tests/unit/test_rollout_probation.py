@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 
 from serve.errors import SettingsError
-from serve.rollout.probation import ProbationPolicy, Traffic, assess, policy_from
-from serve.rollout.torchserve_client import traffic
+from serve.rollout.probation import ProbationPolicy, Traffic, assess
+from serve.rollout.torchserve_client import parse_traffic
+from serve.settings import read
 
 POLICY = ProbationPolicy(duration_s=30)
 BEFORE = Traffic(requests=1000, failed=10, answered=990, seconds=99.0)  # 1 % failed, 100 ms on average
@@ -15,7 +16,7 @@ def test_a_version_that_does_as_before_stays_when_the_time_is_over() -> None:
     early, late = assess(POLICY, 29.9, BEFORE, GOOD, ()), assess(POLICY, 30, BEFORE, GOOD, ())
     assert (early.over, late.over) == (False, True)
     assert early.fault == late.fault == ""
-    assert "100 requests, 2.0% failed, 204 ms on average (before: 1000 requests, 1.0% failed, 100 ms" in late.said
+    assert "100 requests, 2.0% failed, 204 ms on average (before: 1000 requests, 1.0% failed, 100 ms" in late.summary
 
 
 def test_failed_requests_are_a_fault_beyond_what_failed_before() -> None:
@@ -69,14 +70,13 @@ ts_inference_latency_microseconds_sum{model_name="bin-counter",model_version="2"
 
 
 def test_only_requests_without_a_version_are_live_traffic() -> None:
-    assert traffic(METRICS) == Traffic(requests=93, failed=3, answered=90, seconds=1.8)
-    assert traffic("") == Traffic()
+    assert parse_traffic(METRICS) == Traffic(requests=93, failed=3, answered=90, seconds=1.8)
+    assert parse_traffic("") == Traffic()
 
 
 def test_the_environment_sets_the_watch_and_all_problems_are_named_at_once() -> None:
-    assert policy_from({}) == ProbationPolicy(duration_s=30)
-    assert policy_from({"BINWATCH_WATCH_S": "5", "BINWATCH_WATCH_MIN_REQUESTS": "7"}) == ProbationPolicy(
-        5, least_requests=7
-    )
+    assert read(ProbationPolicy, {}) == ProbationPolicy(duration_s=30)
+    environ = {"BINWATCH_WATCH_S": "5", "BINWATCH_WATCH_MIN_REQUESTS": "7"}
+    assert read(ProbationPolicy, environ) == ProbationPolicy(duration_s=5, least_requests=7)
     with pytest.raises(SettingsError, match=r"BINWATCH_WATCH_S is 'long'.*BINWATCH_WATCH_ERROR_SHARE is '2'"):
-        policy_from({"BINWATCH_WATCH_S": "long", "BINWATCH_WATCH_ERROR_SHARE": "2"})
+        read(ProbationPolicy, {"BINWATCH_WATCH_S": "long", "BINWATCH_WATCH_ERROR_SHARE": "2"})

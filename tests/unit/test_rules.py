@@ -1,4 +1,4 @@
-"""Every rule is tripped by a training, and a healthy one trips none."""
+"""Every rule fires in some training, and none in a healthy one."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from serve.errors import TrainingError
-from tests.conftest import TINY
+from tests.models import TINY
 from trainer.data.dataset import Dataset, DataSpec, load
 from trainer.training import networks, optimiser, rules
 from trainer.training.networks import Architecture
-from trainer.training.rules import Fired
+from trainer.training.rules import FiredRule
 from trainer.training.train import fit
 
 PLAIN = replace(
@@ -22,7 +22,7 @@ PLAIN = replace(
 
 
 class Scaled(nn.Module):
-    """Features of almost nothing."""
+    """Makes features almost zero."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * 1e-12
@@ -49,25 +49,25 @@ def data(drawn: Path) -> Dataset:
 
 def fired(
     data: Dataset, monkeypatch: pytest.MonkeyPatch, body: Callable[[], nn.Module], width: int = 8, **recipe: object
-) -> dict[str, Fired]:
+) -> dict[str, FiredRule]:
     monkeypatch.setitem(networks.ARCHITECTURES, "small", Architecture(body, width, dict))
-    told: list[Fired] = []
-    fitted = fit(data, replace(PLAIN, **recipe), on_rule=told.append)  # type: ignore[arg-type]
-    assert told == fitted.fired
-    assert len({each.rule for each in told}) == len(told)
-    return {each.rule: each for each in told}
+    reported: list[FiredRule] = []
+    result = fit(data, replace(PLAIN, **recipe), on_rule=reported.append)  # type: ignore[arg-type]
+    assert reported == result.fired
+    assert len({rule.rule for rule in reported}) == len(reported)
+    return {rule.rule: rule for rule in reported}
 
 
 def test_weights_that_are_all_the_same(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = fired(data, monkeypatch, constant)["poor-initialisation"]
-    assert (found.epoch, found.step) == (1, 0)
-    assert "body.0.weight" in found.reason
+    rule = fired(data, monkeypatch, constant)["poor-initialisation"]
+    assert (rule.epoch, rule.step) == (1, 0)
+    assert "body.0.weight" in rule.reason
 
 
 def test_a_vanishing_gradient(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = fired(data, monkeypatch, faint)["vanishing-gradient"]
-    assert found.step == 1
-    assert "body.0.0.weight" in found.reason
+    rule = fired(data, monkeypatch, faint)["vanishing-gradient"]
+    assert rule.step == 1
+    assert "body.0.0.weight" in rule.reason
 
 
 def test_an_exploding_tensor(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,20 +75,20 @@ def test_an_exploding_tensor(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_loss_that_does_not_decrease(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = fired(data, monkeypatch, small, learning_rate=1e-12, epochs=4)
-    assert found["loss-not-decreasing"].epoch == 4
-    assert found["stuck-on-majority"].epoch == 2
+    by_name = fired(data, monkeypatch, small, learning_rate=1e-12, epochs=4)
+    assert by_name["loss-not-decreasing"].epoch == 4
+    assert by_name["stuck-on-majority"].epoch == 2
 
 
 def test_overfitting_and_overtraining(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = fired(data, monkeypatch, nn.Flatten, width=3 * 32 * 32, epochs=12)
-    assert found["overfit"].epoch <= found["overtraining"].epoch
+    by_name = fired(data, monkeypatch, nn.Flatten, width=3 * 32 * 32, epochs=12)
+    assert by_name["overfit"].epoch <= by_name["overtraining"].epoch
 
 
 def test_a_gpu_that_waits(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimiser, "utilisation", lambda device: [0.2])
+    monkeypatch.setattr(optimiser, "gpu_utilisation", lambda device: [0.2])
     assert "20%" in fired(data, monkeypatch, small)["low-gpu-utilisation"].reason
-    monkeypatch.setattr(optimiser, "utilisation", lambda device: [0.9])
+    monkeypatch.setattr(optimiser, "gpu_utilisation", lambda device: [0.9])
     assert "low-gpu-utilisation" not in fired(data, monkeypatch, small)
 
 
@@ -113,15 +113,15 @@ def test_every_rule_was_tripped() -> None:
 def test_a_rule_can_end_the_training(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(networks.ARCHITECTURES, "small", Architecture(small, 8, dict))
     recipe = replace(PLAIN, learning_rate=1e-12, epochs=9)
-    fitted = fit(data, recipe, stop_on=frozenset({"stuck-on-majority"}))
-    assert fitted.stopped_by == "stuck-on-majority"
-    assert len(fitted.epochs) == 2
-    assert fitted.best_epoch in (1, 2)
+    result = fit(data, recipe, stop_on=frozenset({"stuck-on-majority"}))
+    assert result.stopped_by == "stuck-on-majority"
+    assert len(result.epochs) == 2
+    assert result.best_epoch in (1, 2)
 
 
 def test_a_rule_that_ends_it_before_an_epoch_says_why(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(networks.ARCHITECTURES, "small", Architecture(constant, 8, dict))
-    with pytest.raises(TrainingError, match=r"poor-initialisation stopped .* have a spread of"):
+    with pytest.raises(TrainingError, match=r"poor-initialisation .*body\.0\.weight"):
         fit(data, PLAIN, stop_on=frozenset({"poor-initialisation"}))
 
 
@@ -129,5 +129,5 @@ def test_weights_that_were_loaded_are_not_suspected(data: Dataset, tmp_path: Pat
     counter = networks.create("resnet18", 5, 32)
     nn.init.constant_(counter.body.layer4[1].conv2.weight, 0.0)  # type: ignore[union-attr,index,arg-type]
     torch.save(counter.state_dict(), tmp_path / "weights.pt")
-    fitted = fit(data, replace(TINY, architecture="resnet18", weights=str(tmp_path / "weights.pt")))
-    assert "poor-initialisation" not in {each.rule for each in fitted.fired}
+    result = fit(data, replace(TINY, architecture="resnet18", weights=str(tmp_path / "weights.pt")))
+    assert "poor-initialisation" not in {rule.rule for rule in result.fired}

@@ -1,4 +1,4 @@
-"""What TorchServe answers when a version is unloaded, from a server that can be made to answer so."""
+"""Unloading a version, against a server that answers as TorchServe can."""
 
 import threading
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from serve.rollout.torchserve_client import Management
 
 @contextmanager
 def answering(*statuses: int) -> Iterator[tuple[str, list[str]]]:
-    """A server that gives these statuses in turn; its address, and the paths that it was asked to delete."""
-    asked: list[str] = []
+    """A server that answers with these statuses in turn; its address, and the paths of its DELETE requests."""
+    deleted: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_DELETE(self) -> None:
-            self.send_response(statuses[len(asked)])
-            asked.append(self.path)
+            self.send_response(statuses[len(deleted)])
+            deleted.append(self.path)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -28,18 +28,18 @@ def answering(*statuses: int) -> Iterator[tuple[str, list[str]]]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield f"http://127.0.0.1:{server.server_port}", deleted
         server.shutdown()
 
 
 def test_a_version_that_torchserve_put_back_is_unloaded_at_the_second_request() -> None:
-    with answering(500, 200) as (url, asked):
+    with answering(500, 200) as (url, deleted):
         Management(url).unregister("3")
-    assert asked == ["/models/bin-counter/3"] * 2
+    assert deleted == ["/models/bin-counter/3"] * 2
 
 
 @pytest.mark.parametrize("statuses", [(500, 500), (403,)])
 def test_a_version_that_stays_loaded_is_an_error(statuses: tuple[int, ...]) -> None:
-    with answering(*statuses) as (url, asked), pytest.raises(RefusedError, match=f"answered {statuses[-1]} to DELETE"):
+    with answering(*statuses) as (url, deleted), pytest.raises(RefusedError, match=str(statuses[-1])):
         Management(url).unregister("3")
-    assert len(asked) == len(statuses)
+    assert len(deleted) == len(statuses)

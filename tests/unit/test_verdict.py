@@ -3,9 +3,21 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from serve.answers import configured
+from serve.answers import predictor_from
 from serve.errors import SettingsError
-from serve.verdict import MATCH, MISMATCH, UNSURE, Verdict, fit, joined, needed, p_value, reach_verdict, score, weigh
+from serve.verdict import (
+    Verdict,
+    VerdictKind,
+    combine,
+    min_calibration_photos,
+    nonconformity,
+    p_value,
+    p_values,
+    reach_verdict,
+    weight_verdict,
+)
+
+MATCH, MISMATCH, UNSURE = VerdictKind
 
 SCORES = {name: [i / 100 for i in range(100)] for name in ("1", "2", "3")}
 
@@ -13,7 +25,9 @@ SCORES = {name: [i / 100 for i in range(100)] for name in ("1", "2", "3")}
 def ask(name: str, *probabilities: float, alpha: float = 0.05, scores: dict[str, list[float]] | None = None) -> Verdict:
     named = dict(zip(("1", "2", "3"), probabilities, strict=True))
     known = SCORES if scores is None else scores
-    return reach_verdict(name, named, fit(named, known), {name: len(each) for name, each in known.items()}, alpha)
+    return reach_verdict(
+        name, named, p_values(named, known), {count: len(scores) for count, scores in known.items()}, alpha
+    )
 
 
 @pytest.mark.parametrize(
@@ -27,19 +41,19 @@ def ask(name: str, *probabilities: float, alpha: float = 0.05, scores: dict[str,
 def test_a_record_matches_mismatches_or_neither(
     name: str, probabilities: tuple[float, ...], verdict: str, fitting: tuple[str, ...]
 ) -> None:
-    found = ask(name, *probabilities)
-    assert (found.verdict, found.counts_that_fit) == (verdict, fitting)
+    judgement = ask(name, *probabilities)
+    assert (judgement.verdict, judgement.counts_that_fit) == (verdict, fitting)
 
 
 def test_a_quantity_that_the_model_does_not_know_is_unsure_and_says_why() -> None:
-    found = reach_verdict("7", {"1": 0.5, "2": 0.5}, {"1": 1.0, "2": 1.0}, {"1": 100, "2": 100})
-    assert (found.verdict, found.probability) == (UNSURE, None)
-    assert found.reason == "the model does not know 7 objects; it knows 1, 2"
+    judgement = reach_verdict("7", {"1": 0.5, "2": 0.5}, {"1": 1.0, "2": 1.0}, {"1": 100, "2": 100})
+    assert (judgement.verdict, judgement.probability) == (UNSURE, None)
+    assert judgement.reason == "the model does not know 7 objects; it knows 1, 2"
 
 
 @pytest.mark.parametrize(("alpha", "photos"), [(0.05, 19), (0.01, 99), (0.2, 4), (0.5, 1)])
 def test_too_few_calibration_photos_for_alpha_are_unsure(alpha: float, photos: int) -> None:
-    assert needed(alpha) == photos
+    assert min_calibration_photos(alpha) == photos
     enough = ask("1", 0.0, 0.5, 0.5, alpha=alpha, scores={"1": [0.5] * photos})
     few = ask("1", 0.0, 0.5, 0.5, alpha=alpha, scores={"1": [0.5] * (photos - 1)})
     assert enough.verdict == MISMATCH
@@ -47,15 +61,19 @@ def test_too_few_calibration_photos_for_alpha_are_unsure(alpha: float, photos: i
     assert f"it takes {photos}" in few.reason
 
 
+def drawn_scores(rng: np.random.Generator, photos: int) -> list[float]:
+    """The nonconformity of the right count in photos of a mediocre model with two counts."""
+    return [nonconformity(right, max(right, 1 - right)) for right in rng.beta(2, 3, photos)]
+
+
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1, 0.2])
 def test_of_right_records_at_most_alpha_raises_the_alarm(alpha: float) -> None:
-    """Drawn answers of a mediocre model: the promise needs no good one."""
+    """The promise does not need a good model."""
     rng = np.random.default_rng(0)
     alarms = []
     for _ in range(300):
-        right = rng.beta(2, 3, 150)  # what the model gives the right count, calibration and new photos alike
-        scores = [score(each, max(each, 1 - each)) for each in right]
-        alarms += [p_value(score(each, max(each, 1 - each)), scores) <= alpha for each in rng.beta(2, 3, 50)]
+        scores = drawn_scores(rng, 150)
+        alarms += [p_value(score, scores) <= alpha for score in drawn_scores(rng, 50)]
     share = float(np.mean(alarms))
     print(f"alpha {alpha}: {share:.4f} of {len(alarms)} right records raised the alarm")
     assert alpha - 0.015 < share < alpha + 0.005
@@ -64,7 +82,7 @@ def test_of_right_records_at_most_alpha_raises_the_alarm(alpha: float) -> None:
 @pytest.mark.parametrize("text", ["5", "-0.1", "nan", "5%"])
 def test_an_alpha_that_is_no_share_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match=f"BINWATCH_ALPHA is '{text}'; give a number from 0 to 1"):
-        configured(Mock(), {"BINWATCH_ALPHA": text})
+        predictor_from(Mock(), {"BINWATCH_ALPHA": text})
 
 
 def test_a_record_that_is_the_most_probable_count_raises_no_alarm() -> None:
@@ -77,9 +95,9 @@ def test_a_record_that_is_the_most_probable_count_raises_no_alarm() -> None:
     ("weight", "verdict"), [(2.0, MATCH), (2.099, MATCH), (1.901, MATCH), (2.11, MISMATCH), (1.89, MISMATCH)]
 )
 def test_a_weight_agrees_within_a_twentieth_of_the_record_s(weight: float, verdict: str) -> None:
-    found = weigh(weight, 2.0)
-    assert found.verdict == verdict
-    assert f"weigh {weight:g}, by the record 2" in found.reason
+    judgement = weight_verdict(weight, 2.0)
+    assert judgement.verdict == verdict
+    assert f"weigh {weight:g}, by the record 2" in judgement.reason
 
 
 @pytest.mark.parametrize(
@@ -93,7 +111,7 @@ def test_a_weight_agrees_within_a_twentieth_of_the_record_s(weight: float, verdi
         (UNSURE, MISMATCH, MISMATCH),
     ],
 )
-def test_a_photo_and_a_scale_are_joined(photo: str, scale: str, together: str) -> None:
-    seen = Verdict(photo, "seen", 0.3, ("1", "2"))
-    found = joined(seen, Verdict(scale, "weighed", None, ()))
-    assert found == Verdict(together, "seen; weighed", 0.3, ("1", "2"))
+def test_a_photo_and_a_scale_are_combined(photo: VerdictKind, scale: VerdictKind, together: VerdictKind) -> None:
+    of_photo = Verdict(photo, "looks right", 0.3, ("1", "2"))
+    combined = combine(of_photo, Verdict(scale, "weighed", None, ()))
+    assert combined == Verdict(together, "looks right; weighed", 0.3, ("1", "2"))

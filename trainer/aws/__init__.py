@@ -1,1 +1,1 @@
-"""The AWS path: the same project on SageMaker. Requests are values; nothing at run time depends on it."""
+"""The project on AWS: SageMaker and Lambda. Nothing else in the project imports it."""

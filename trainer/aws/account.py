@@ -1,10 +1,9 @@
-"""Where on AWS the work happens: a role, an image of the trainer, a bucket. Pure: settings in, an Account out."""
+"""The AWS account in which the pipeline runs: a role, the trainer's image, a bucket. Pure."""
 
 import re
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from serve.errors import SettingsError
 
@@ -19,7 +18,7 @@ PREFIX = re.compile(r"[\w.-]+(?:/[\w.-]+)*")
 
 @dataclass(frozen=True)
 class Account:
-    """``role``: what jobs may do; ``image``: the trainer's in ECR; all files lie below ``bucket``/``prefix``."""
+    """``role``: of the jobs; ``image``: the trainer's in ECR; all files are below ``bucket``/``prefix``."""
 
     role: str
     image: str
@@ -28,38 +27,38 @@ class Account:
 
     @property
     def region(self) -> str:
-        """The region of the image, in which everything else must be too."""
-        found = IMAGE.fullmatch(self.image)
-        return found["region"] if found else ""
+        """The region of the image; everything else must be in the same one."""
+        match = IMAGE.fullmatch(self.image)
+        return match["region"] if match else ""
 
     @property
     def image_version(self) -> str:
         """The image's tag, or the start of its digest."""
-        found = IMAGE.fullmatch(self.image)
-        return (found["tag"] or found["digest"][:12]) if found else ""
+        match = IMAGE.fullmatch(self.image)
+        return (match["tag"] or match["digest"][:12]) if match else ""
 
     def uri(self, *parts: str) -> str:
-        """An address below the prefix."""
+        """The address ``s3://bucket/prefix/parts``."""
         return "/".join((f"s3://{self.bucket}/{self.prefix}", *parts))
 
 
-def add_options(to: ArgumentParser, environ: Mapping[str, str]) -> None:
-    """--role, --image, --bucket, --prefix, --endpoint-url, from BINWATCH_AWS_... without."""
-    get = environ.get
-    to.add_argument("--role", default=get("BINWATCH_AWS_ROLE"), help="ARN of what jobs may do")
-    to.add_argument("--image", default=get("BINWATCH_AWS_IMAGE"), help="the trainer's image in ECR, with its version")
-    to.add_argument("--bucket", default=get("BINWATCH_AWS_BUCKET"), help="where photos and models lie")
-    to.add_argument("--prefix", default=get("BINWATCH_AWS_PREFIX") or Account.prefix, help="below which they lie")
-    to.add_argument("--endpoint-url", default=get("AWS_ENDPOINT_URL"), help="another service than AWS itself")
+def add_options(parser: ArgumentParser, environ: Mapping[str, str]) -> None:
+    """--role, --image, --bucket, --prefix and --endpoint-url, which default to environment variables."""
+    add, get = parser.add_argument, environ.get
+    add("--role", default=get("BINWATCH_AWS_ROLE"), help="ARN of the role of the jobs")
+    add("--image", default=get("BINWATCH_AWS_IMAGE"), help="the trainer's image in ECR, with its version")
+    add("--bucket", default=get("BINWATCH_AWS_BUCKET"), help="the bucket of photos and models")
+    add("--prefix", default=get("BINWATCH_AWS_PREFIX") or Account.prefix, help="prefix of everything in the bucket")
+    add("--endpoint-url", default=get("AWS_ENDPOINT_URL"), help="address of a stand-in for AWS")
 
 
-def account(options: Mapping[str, Any]) -> Account:
-    """The account that ``role``, ``image``, ``bucket`` and ``prefix`` name. Raises SettingsError, with all problems."""
+def read_account(options: Mapping[str, object]) -> Account:
+    """Read ``role``, ``image``, ``bucket`` and ``prefix``. Raises SettingsError with all problems."""
     role, image, bucket = (str(options.get(key) or "") for key in ("role", "image", "bucket"))
     prefix = str(options.get("prefix") or Account.prefix).strip("/")
     problems = [*_role(role), *_image(image), *_bucket(bucket)]
     if not PREFIX.fullmatch(prefix):
-        problems.append(f"the prefix {prefix!r} has other signs than letters, digits and . _ - /")
+        problems.append(f"the prefix {prefix!r} has other characters than letters, digits and . _ - /")
     if problems:
         raise SettingsError("; ".join(problems))
     return Account(role, image, bucket, prefix)
@@ -76,17 +75,17 @@ def _image(image: str) -> list[str]:
     shape = "ACCOUNT.dkr.ecr.REGION.amazonaws.com/binwatch-trainer:VERSION"
     if not image:
         return [f"no image: give --image or BINWATCH_AWS_IMAGE, the trainer's image in ECR, {shape}"]
-    found = IMAGE.fullmatch(image)
-    if not found:
+    match = IMAGE.fullmatch(image)
+    if not match:
         return [f"the image {image!r} is not in ECR with a tag or digest; it looks like {shape}"]
-    if found["tag"] == "latest":
-        return [f"the image {image!r} has the tag latest, which says nothing to a cache; push it with a version"]
+    if match["tag"] == "latest":
+        return [f"the image {image!r} has the tag latest, which identifies no version for the cache; push a version"]
     return []
 
 
 def _bucket(bucket: str) -> list[str]:
     if not bucket:
-        return ["no bucket: give --bucket or BINWATCH_AWS_BUCKET, where photos and models lie"]
+        return ["no bucket: give --bucket or BINWATCH_AWS_BUCKET, for photos and models"]
     if not BUCKET.fullmatch(bucket):
-        return [f"{bucket!r} is no name of a bucket: 3-63 small letters, digits, dots and hyphens, without s3://"]
+        return [f"{bucket!r} is no name of a bucket: 3-63 lowercase letters, digits, dots and hyphens, without s3://"]
     return []

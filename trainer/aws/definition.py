@@ -1,26 +1,26 @@
-"""The pipeline as SageMaker runs it: train, evaluate, a condition on both accuracies, update or keep. Pure.
+"""The definition of the pipeline on SageMaker: train, evaluate, compare the accuracies, update or keep. Pure.
 
-    Training      the trainer's image trains and leaves the archive
-    Evaluation    the same image asks the archive about the test photos: evaluation.json; and what is deployed, where
-                  it was tested on other photos, about the same ones: accuracy.json
+    Training      the trainer's image trains and writes the archive
+    Evaluation    the same image evaluates the archive on the test photos: evaluation.json; and the deployed model too,
+                  where that was tested on other photos: accuracy.json
     condition     the accuracy of evaluation.json is greater than that of accuracy.json
     Update        the same image runs scripts/deploy_sagemaker.py, which writes accuracy.json last
-    Keep          the same image says why nothing changes
+    Keep          the same image logs why nothing changes
 
-Only Training is cached: what it depends on is in its arguments (of the photos, ``DataVersion``), while the other steps
-depend on what is deployed, which is not. Format: https://aws-sagemaker-mlops.github.io/sagemaker-model-building-pipeline-definition-JSON-schema/
+Only Training is cached: its arguments contain all that it depends on (``DataVersion`` stands for the photos). The
+other steps also depend on what is deployed, which no argument contains.
+Format: https://aws-sagemaker-mlops.github.io/sagemaker-model-building-pipeline-definition-JSON-schema/
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from trainer import artifacts
 from trainer.aws.account import Account
 from trainer.aws.training_jobs import VOLUME_GB, Arguments, Training, Value, training_arguments
 
 VERSION = "2020-12-01"
-ACCURACY = "accuracy.json"
 PROCESSING = "/opt/ml/processing"
 TRAINING, EVALUATION, CONDITION = "Training", "Evaluation", "Is-the-new-model-better"
 UPDATE, KEEP = "Update-endpoint", "Keep-the-deployed-model"
@@ -28,7 +28,7 @@ REPORT, DEPLOYED = "EvaluationReport", "DeployedAccuracy"
 CACHE = {"Enabled": True, "ExpireAfter": "P30D"}
 
 NOT_LISTED = "not-listed"
-"""DataVersion of an execution that was started without looking at the photos."""
+"""DataVersion of an execution that was started without listing the photos."""
 
 PARAMETERS = {
     "TrainingInstanceType": "ml.g4dn.xlarge",
@@ -40,7 +40,7 @@ PARAMETERS = {
     "Counts": "1-5",
     "DataVersion": NOT_LISTED,
 }
-"""Parameters and what they are without being given: the report's. InputData comes from the account."""
+"""Parameters and their defaults, those of the report (docs/background.md). That of InputData is in the account."""
 
 HYPERPARAMETERS = {
     "recipe": "Recipe",
@@ -49,19 +49,19 @@ HYPERPARAMETERS = {
     "learning-rate": "LearningRate",
     "counts": "Counts",
 }
-"""The trainer's hyperparameters, and the pipeline's parameters that they come from."""
+"""Hyperparameter of the trainer -> parameter of the pipeline."""
 
 
 @dataclass(frozen=True)
-class Retry:
-    """When a step is tried again; each wait is twice the one before."""
+class RetryPolicy:
+    """On which errors a step is retried, with exponential backoff."""
 
     exceptions: tuple[str, ...]
     interval_s: int
     attempts: int
 
-    def policy(self) -> Arguments:
-        """As the definition has it."""
+    def to_definition(self) -> Arguments:
+        """In the format of the definition."""
         return {
             "ExceptionType": list(self.exceptions),
             "IntervalSeconds": self.interval_s,
@@ -70,19 +70,19 @@ class Retry:
         }
 
 
-OF_A_STEP = Retry(("Step.SERVICE_FAULT", "Step.THROTTLING"), 10, 5)
-OF_A_JOB = Retry(("SageMaker.JOB_INTERNAL_ERROR",), 30, 3)
-NO_MACHINE = Retry(("SageMaker.CAPACITY_ERROR", "SageMaker.RESOURCE_LIMIT"), 300, 6)
-"""With these numbers up to five hours are waited for a machine."""
+STEP_FAULT = RetryPolicy(("Step.SERVICE_FAULT", "Step.THROTTLING"), 10, 5)
+JOB_FAULT = RetryPolicy(("SageMaker.JOB_INTERNAL_ERROR",), 30, 3)
+NO_CAPACITY = RetryPolicy(("SageMaker.CAPACITY_ERROR", "SageMaker.RESOURCE_LIMIT"), 300, 6)
+"""This waits up to five hours for a machine."""
 
 
 def parameter(name: str) -> Value:
-    """What stands for a parameter's value."""
+    """A reference to a parameter of the pipeline."""
     return {"Get": f"Parameters.{name}"}
 
 
 def join(*parts: Value) -> Value:
-    """An address put together when the pipeline runs."""
+    """Parts joined with slashes when the pipeline runs."""
     return {"Std:Join": {"On": "/", "Values": list(parts)}}
 
 
@@ -91,7 +91,7 @@ ARCHIVE: Value = {"Get": f"Steps.{TRAINING}.ModelArtifacts.S3ModelArtifacts"}
 
 
 def definition(account: Account, deploy: Sequence[str] = ()) -> Arguments:
-    """The whole definition. ``deploy``: words for scripts/deploy_sagemaker.py beyond the archive's."""
+    """The whole definition. ``deploy``: further options of scripts/deploy_sagemaker.py in the update step."""
     defaults = {"InputData": account.uri("data"), **PARAMETERS}
     return {
         "Version": VERSION,
@@ -102,13 +102,13 @@ def definition(account: Account, deploy: Sequence[str] = ()) -> Arguments:
     }
 
 
-def text(of: Mapping[str, Any]) -> str:
+def to_text(pipeline: Mapping[str, object]) -> str:
     """A definition as CreatePipeline takes it."""
-    return json.dumps(of)
+    return json.dumps(pipeline)
 
 
 def _training(account: Account) -> Arguments:
-    wanted = Training(
+    training = Training(
         hyperparameters={name: parameter(source) for name, source in HYPERPARAMETERS.items()},
         data=parameter("InputData"),
         output=account.uri("models"),
@@ -118,7 +118,7 @@ def _training(account: Account) -> Arguments:
         instance_type=parameter("TrainingInstanceType"),
         environment={"BINWATCH_DATA_VERSION": parameter("DataVersion")},
     )
-    step = _step(TRAINING, "Training", training_arguments(account, wanted), (OF_A_STEP, OF_A_JOB, NO_MACHINE))
+    step = _step(TRAINING, "Training", training_arguments(account, training), (STEP_FAULT, JOB_FAULT, NO_CAPACITY))
     return {**step, "CacheConfig": CACHE}
 
 
@@ -136,11 +136,11 @@ def _evaluation(account: Account) -> Arguments:
         account,
         ("python", "-m", "trainer.aws.processing_steps", "evaluate"),
         ("--counts", parameter("Counts")),
-        {"model": ARCHIVE, "photos": parameter("InputData"), "accuracy": account.uri(ACCURACY)},
+        {"model": ARCHIVE, "photos": parameter("InputData"), "accuracy": account.uri(artifacts.ACCURACY)},
     )
     arguments["ProcessingOutputConfig"] = {"Outputs": [output]}
-    files = {REPORT: "evaluation.json", DEPLOYED: ACCURACY}
-    step = _step(EVALUATION, "Processing", arguments, (OF_A_STEP, OF_A_JOB, NO_MACHINE))
+    files = {REPORT: artifacts.EVALUATION, DEPLOYED: artifacts.ACCURACY}
+    step = _step(EVALUATION, "Processing", arguments, (STEP_FAULT, JOB_FAULT, NO_CAPACITY))
     return {
         **step,
         "PropertyFiles": [
@@ -160,7 +160,7 @@ def _condition(account: Account, deploy: Sequence[str]) -> Arguments:
 
 
 def _update(account: Account, deploy: Sequence[str]) -> Arguments:
-    """Deploying is not tried again after an error of its own: it has rolled back, and somebody must look."""
+    """There is no retry after a failed job: the deployment has rolled back, and somebody must find out why."""
     arguments = _processing(
         account,
         ("python", "scripts/deploy_sagemaker.py"),
@@ -177,18 +177,18 @@ def _update(account: Account, deploy: Sequence[str]) -> Arguments:
             account.prefix,
             *deploy,
         ),
-        {"model": ARCHIVE, "evaluation": _evaluated()},
+        {"model": ARCHIVE, "evaluation": _evaluation_uri()},
     )
-    return _step(UPDATE, "Processing", arguments, (OF_A_STEP, NO_MACHINE))
+    return _step(UPDATE, "Processing", arguments, (STEP_FAULT, NO_CAPACITY))
 
 
 def _keep(account: Account) -> Arguments:
-    words = ("python", "-m", "trainer.aws.processing_steps", "keep")
-    arguments = _processing(account, words, (), {"evaluation": _evaluated()})
-    return _step(KEEP, "Processing", arguments, (OF_A_STEP, OF_A_JOB, NO_MACHINE))
+    entrypoint = ("python", "-m", "trainer.aws.processing_steps", "keep")
+    arguments = _processing(account, entrypoint, (), {"evaluation": _evaluation_uri()})
+    return _step(KEEP, "Processing", arguments, (STEP_FAULT, JOB_FAULT, NO_CAPACITY))
 
 
-def _evaluated() -> Value:
+def _evaluation_uri() -> Value:
     return {"Get": f"Steps.{EVALUATION}.ProcessingOutputConfig.Outputs['evaluation'].S3Output.S3Uri"}
 
 
@@ -196,18 +196,19 @@ def _number(file: str, path: str) -> Arguments:
     return {"Std:JsonGet": {"PropertyFile": {"Get": f"Steps.{EVALUATION}.PropertyFiles.{file}"}, "Path": path}}
 
 
-def _step(name: str, kind: str, arguments: Arguments, retries: Sequence[Retry]) -> Arguments:
-    return {"Name": name, "Type": kind, "Arguments": arguments, "RetryPolicies": [each.policy() for each in retries]}
+def _step(name: str, kind: str, arguments: Arguments, retries: Sequence[RetryPolicy]) -> Arguments:
+    policies = [retry.to_definition() for retry in retries]
+    return {"Name": name, "Type": kind, "Arguments": arguments, "RetryPolicies": policies}
 
 
 def _processing(
-    account: Account, entrypoint: Sequence[str], words: Sequence[Value], inputs: Mapping[str, Value]
+    account: Account, entrypoint: Sequence[str], options: Sequence[Value], inputs: Mapping[str, Value]
 ) -> Arguments:
-    """A processing job of the trainer's image. ``inputs``: what lies below /opt/ml/processing when it starts."""
+    """A processing job of the trainer's image. ``inputs``: folder below /opt/ml/processing -> address."""
     cluster = {"InstanceType": parameter("ProcessingInstanceType"), "InstanceCount": 1, "VolumeSizeInGB": VOLUME_GB}
     application: Arguments = {"ImageUri": account.image, "ContainerEntrypoint": list(entrypoint)}
-    if words:
-        application["ContainerArguments"] = list(words)
+    if options:
+        application["ContainerArguments"] = list(options)
     return {
         "RoleArn": account.role,
         "ProcessingResources": {"ClusterConfig": cluster},
@@ -218,7 +219,7 @@ def _processing(
 
 
 def _input(name: str, source: Value) -> Arguments:
-    how = {
+    transfer = {
         "S3DataType": "S3Prefix",
         "S3InputMode": "File",
         "S3DataDistributionType": "FullyReplicated",
@@ -227,5 +228,5 @@ def _input(name: str, source: Value) -> Arguments:
     return {
         "InputName": name,
         "AppManaged": False,
-        "S3Input": {"S3Uri": source, "LocalPath": f"{PROCESSING}/{name}", **how},
+        "S3Input": {"S3Uri": source, "LocalPath": f"{PROCESSING}/{name}", **transfer},
     }

@@ -1,7 +1,7 @@
-"""The Lambda in front of the model: made or updated, given a URL and permissions where that is asked for, removed.
+"""Deploys the Lambda in front of the model: creates, updates and removes it, with a URL and permissions on demand.
 
-What is deployed is a value, ``Front``; the requests are made of it. The role is given, not made: docs/aws.md has the
-policy. Every function can be run again after a crash at any point.
+A ``LambdaSpec`` says what is deployed; the requests are derived from it. The role must exist; its policy is in
+docs/aws.md. Every function is idempotent: it can be repeated after a crash at any point.
 """
 
 import time
@@ -14,25 +14,26 @@ from typing import Any
 from serve.errors import AwsError, ServerError, SettingsError
 from trainer.aws.account import ROLE
 from trainer.aws.endpoint.deploy import Pace
-from trainer.aws.endpoint.endpoint_spec import NOWHERE_ROLE, EndpointSpec
+from trainer.aws.endpoint.endpoint_spec import PLACEHOLDER_ROLE, EndpointSpec
 from trainer.aws.lambda_zip import HANDLER
-from trainer.aws.requests import Api, AwsRequest, FileBody, found
+from trainer.aws.requests import Api, AwsRequest, Change, FileBody, call_if_exists
 
 LAMBDA = "lambda"
 MARGIN_S = 5
-"""The function has so much longer than one answer may take: to say that it came too late."""
+"""The function's timeout exceeds that of an answer by this, so that it can answer that the timeout was reached."""
 NO_AUTH, IAM = "NONE", "AWS_IAM"
 _CONFLICT = "ResourceConflictException"
 _ALL = _URL, _URL_INVOKE, _API = "binwatch-url", "binwatch-url-invoke", "binwatch-api"
 _SETTLED = {"Active", "Inactive"}
 
 
-@dataclass(frozen=True)
-class Front:
-    """A function. ``url``: who may call its URL, AWS_IAM or NONE, which is everybody; empty: it gets none.
+@dataclass(frozen=True, kw_only=True)
+class LambdaSpec:
+    """A Lambda function, in front of the SageMaker ``endpoint`` or of the TorchServe at ``inference_url``.
 
-    ``api``: the ARN of an API Gateway's route that may call it; ``subnets`` and ``groups``: of the VPC that
-    ``inference_url`` is in; ``timeout_s``: of one answer.
+    ``timeout_s``: of one answer; ``url``: who may call the function URL, AWS_IAM or NONE (everybody); "": no URL;
+    ``api``: the ARN of an API Gateway's route that may call the function; ``subnets``, ``groups``: of the VPC that
+    ``inference_url`` is in.
     """
 
     name: str
@@ -49,10 +50,10 @@ class Front:
     groups: tuple[str, ...] = ()
 
     @property
-    def configuration(self) -> dict[str, Any]:
-        """What creating and updating say alike."""
-        asked = {"BINWATCH_ENDPOINT_NAME": self.endpoint, "BINWATCH_INFERENCE_URL": self.inference_url}
-        variables = {key: value for key, value in asked.items() if value}
+    def configuration(self) -> dict[str, object]:
+        """The parameters that creating and updating have in common."""
+        targets = {"BINWATCH_ENDPOINT_NAME": self.endpoint, "BINWATCH_INFERENCE_URL": self.inference_url}
+        variables = {key: value for key, value in targets.items() if value}
         return {
             "FunctionName": self.name,
             "Role": self.role,
@@ -66,91 +67,103 @@ class Front:
         }
 
 
-def front(options: Mapping[str, Any], dry_run: bool = False) -> Front:
-    """The function that a command line asks for; a dry run needs no role. Raises SettingsError with all problems."""
+def read_lambda_spec(options: Mapping[str, Any], dry_run: bool = False) -> LambdaSpec:
+    """Read a command line's options; a dry run needs no role. Raises SettingsError with all problems."""
     problems = []
-    text = {key: str(options.get(key) or "") for key in ("name", "role", "endpoint", "inference_url", "url", "api")}
-    if text["endpoint"] and text["inference_url"]:
+    role, endpoint, inference_url = (str(options.get(key) or "") for key in ("role", "endpoint", "inference_url"))
+    if endpoint and inference_url:
         problems.append("give --endpoint, a SageMaker endpoint, or --inference-url, a TorchServe, not both")
-    text["endpoint"] = text["endpoint"] or ("" if text["inference_url"] else EndpointSpec.endpoint)
-    text["role"] = text["role"] or (NOWHERE_ROLE if dry_run else "")
-    if not ROLE.fullmatch(text["role"]):
-        problems.append(f"the role {text['role']!r} is no ARN of a role, as arn:aws:iam::ACCOUNT:role/NAME; see --role")
-    lists = {key: tuple(filter(None, str(options.get(key) or "").split(","))) for key in ("subnets", "groups")}
-    if bool(lists["subnets"]) != bool(lists["groups"]):
+    endpoint = endpoint or ("" if inference_url else EndpointSpec.endpoint)
+    role = role or (PLACEHOLDER_ROLE if dry_run else "")
+    if not ROLE.fullmatch(role):
+        problems.append(f"the role {role!r} is no ARN of a role, as arn:aws:iam::ACCOUNT:role/NAME; see --role")
+    subnets, groups = (tuple(filter(None, str(options.get(key) or "").split(","))) for key in ("subnets", "groups"))
+    if bool(subnets) != bool(groups):
         problems.append("give --subnets and --groups, or neither")
     if problems:
         raise SettingsError("; ".join(problems))
-    kept = ("timeout_s", "memory_mb", "runtime", "architecture")
-    chosen: dict[str, Any] = {**text, **lists, **{key: options[key] for key in kept if options.get(key)}}
-    return Front(**chosen)
+    return LambdaSpec(
+        name=str(options.get("name") or ""),
+        role=role,
+        endpoint=endpoint,
+        inference_url=inference_url,
+        timeout_s=options.get("timeout_s") or LambdaSpec.timeout_s,
+        memory_mb=options.get("memory_mb") or LambdaSpec.memory_mb,
+        runtime=options.get("runtime") or LambdaSpec.runtime,
+        architecture=options.get("architecture") or LambdaSpec.architecture,
+        url=str(options.get("url") or ""),
+        api=str(options.get("api") or ""),
+        subnets=subnets,
+        groups=groups,
+    )
 
 
-def add_options(to: ArgumentParser, environ: Mapping[str, str]) -> None:
-    """What may be said of the function; the role and the region from the environment without."""
-    get = environ.get
-    to.add_argument("--name", default="binwatch", help="of the function")
-    to.add_argument("--role", default=get("BINWATCH_AWS_LAMBDA_ROLE"), help="ARN of what the function may do")
-    to.add_argument("--endpoint", default=get("BINWATCH_ENDPOINT_NAME"), help="the SageMaker endpoint; bin-counter")
-    to.add_argument("--inference-url", default=get("BINWATCH_INFERENCE_URL"), help="instead: a TorchServe's address")
-    to.add_argument("--subnets", help="with commas, of the VPC that TorchServe is in")
-    to.add_argument("--groups", help="with commas, the security groups there")
-    to.add_argument("--timeout-s", type=int, default=Front.timeout_s, help="of one answer")
-    to.add_argument("--memory-mb", type=int, default=Front.memory_mb)
-    to.add_argument("--runtime", default=Front.runtime, help="Lambda's Python, 3.11 or later")
-    to.add_argument("--architecture", choices=("arm64", "x86_64"), default=Front.architecture)
-    to.add_argument("--url", choices=(IAM, NO_AUTH), help="an address of its own, and who may call it")
-    to.add_argument("--api", help="ARN of an API Gateway's route that may call it")
-    to.add_argument("--region", default=get("AWS_REGION") or get("AWS_DEFAULT_REGION"))
-    to.add_argument("--endpoint-url", default=get("AWS_ENDPOINT_URL"), help="of a stand-in for AWS")
+def add_options(parser: ArgumentParser, environ: Mapping[str, str]) -> None:
+    """The options of a function; some default to environment variables."""
+    add, get = parser.add_argument, environ.get
+    add("--name", default="binwatch", help="name of the function")
+    add("--role", default=get("BINWATCH_AWS_LAMBDA_ROLE"), help="ARN of the function's role")
+    add("--endpoint", default=get("BINWATCH_ENDPOINT_NAME"), help="a SageMaker endpoint; default: bin-counter")
+    add("--inference-url", default=get("BINWATCH_INFERENCE_URL"), help="or the address of a TorchServe")
+    add("--subnets", help="comma-separated, in TorchServe's VPC")
+    add("--groups", help="comma-separated security groups")
+    add("--timeout-s", type=int, default=LambdaSpec.timeout_s, help="timeout of one answer")
+    add("--memory-mb", type=int, default=LambdaSpec.memory_mb)
+    add("--runtime", default=LambdaSpec.runtime, help="a Python of Lambda, 3.11 or later")
+    add("--architecture", choices=("arm64", "x86_64"), default=LambdaSpec.architecture)
+    add("--url", choices=(IAM, NO_AUTH), help="create a function URL, with this authorisation")
+    add("--api", help="ARN of an API Gateway's route that may call it")
+    add("--region", default=get("AWS_REGION") or get("AWS_DEFAULT_REGION"))
+    add("--endpoint-url", default=get("AWS_ENDPOINT_URL"), help="address of a stand-in for AWS")
 
 
-def creation(wanted: Front, code: Path) -> AwsRequest:
-    """A new function."""
+def creation(spec: LambdaSpec, code: Path) -> AwsRequest:
+    """The request that creates the function."""
     return AwsRequest(
         LAMBDA,
         "CreateFunction",
         {
-            **wanted.configuration,
-            "Architectures": [wanted.architecture],
+            **spec.configuration,
+            "Architectures": [spec.architecture],
             "Code": {"ZipFile": FileBody(code)},
-            "Tags": {"binwatch": wanted.name},
+            "Tags": {"binwatch": spec.name},
         },
     )
 
 
-def updates(wanted: Front, code: Path) -> list[AwsRequest]:
-    """What makes the function that is there the one that is wanted; each waits for the one before."""
-    update = {"FunctionName": wanted.name, "ZipFile": FileBody(code), "Architectures": [wanted.architecture]}
+def updates(spec: LambdaSpec, code: Path) -> list[AwsRequest]:
+    """The requests that update an existing function; each must wait until the one before has taken effect."""
+    update = {"FunctionName": spec.name, "ZipFile": FileBody(code), "Architectures": [spec.architecture]}
     return [
         AwsRequest(LAMBDA, "UpdateFunctionCode", update),
-        AwsRequest(LAMBDA, "UpdateFunctionConfiguration", wanted.configuration),
+        AwsRequest(LAMBDA, "UpdateFunctionConfiguration", spec.configuration),
     ]
 
 
-def looked_at(name: str) -> AwsRequest:
-    """How the function is, and whether it is there."""
+def get_configuration(name: str) -> AwsRequest:
+    """The request for the function's state."""
     return AwsRequest(LAMBDA, "GetFunctionConfiguration", {"FunctionName": name})
 
 
-def url_asked(name: str) -> AwsRequest:
-    """The function's URL, and whether it has one."""
+def get_url(name: str) -> AwsRequest:
+    """The request for the function URL."""
     return AwsRequest(LAMBDA, "GetFunctionUrlConfig", {"FunctionName": name})
 
 
-def url(wanted: Front, exists: bool) -> AwsRequest:
-    """An address of its own."""
+def put_url(spec: LambdaSpec, exists: bool) -> AwsRequest:
+    """The request that creates or updates the function URL."""
     operation = "UpdateFunctionUrlConfig" if exists else "CreateFunctionUrlConfig"
-    return AwsRequest(LAMBDA, operation, {"FunctionName": wanted.name, "AuthType": wanted.url})
+    return AwsRequest(LAMBDA, operation, {"FunctionName": spec.name, "AuthType": spec.url})
 
 
-def permissions(wanted: Front) -> list[AwsRequest]:
-    """Who else may call: everybody by the URL where it is open, and the API Gateway."""
-    return [AwsRequest(LAMBDA, "AddPermission", {"FunctionName": wanted.name, **each}) for each in _statements(wanted)]
+def permissions(spec: LambdaSpec) -> list[AwsRequest]:
+    """The requests that allow calls: everybody's by an open URL, and those of the API Gateway."""
+    named = {"FunctionName": spec.name}
+    return [AwsRequest(LAMBDA, "AddPermission", {**named, **statement}) for statement in _statements(spec)]
 
 
-def _statements(wanted: Front) -> Iterator[dict[str, Any]]:
-    if wanted.url == NO_AUTH:  # since October 2025 a URL needs both
+def _statements(spec: LambdaSpec) -> Iterator[dict[str, object]]:
+    if spec.url == NO_AUTH:  # since October 2025 a URL needs both
         yield {
             "StatementId": _URL,
             "Action": "lambda:InvokeFunctionUrl",
@@ -163,71 +176,78 @@ def _statements(wanted: Front) -> Iterator[dict[str, Any]]:
             "Principal": "*",
             "InvokedViaFunctionUrl": True,
         }
-    if wanted.api:
+    if spec.api:
         yield {
             "StatementId": _API,
             "Action": "lambda:InvokeFunction",
             "Principal": "apigateway.amazonaws.com",
-            "SourceArn": wanted.api,
+            "SourceArn": spec.api,
         }
 
 
-def withdrawn(wanted: Front) -> list[AwsRequest]:
-    """What an earlier deployment may have allowed and this one does not."""
-    named, kept = {"FunctionName": wanted.name}, {each["StatementId"] for each in _statements(wanted)}
-    gone = [AwsRequest(LAMBDA, "RemovePermission", {**named, "StatementId": each}) for each in _ALL if each not in kept]
-    return gone + [AwsRequest(LAMBDA, "DeleteFunctionUrlConfig", named)] * (not wanted.url)
+def withdrawals(spec: LambdaSpec) -> list[AwsRequest]:
+    """The requests that remove what an earlier deployment may have allowed and this one does not."""
+    named, allowed = {"FunctionName": spec.name}, {statement["StatementId"] for statement in _statements(spec)}
+    revoked = [statement_id for statement_id in _ALL if statement_id not in allowed]
+    removals = [AwsRequest(LAMBDA, "RemovePermission", {**named, "StatementId": revocation}) for revocation in revoked]
+    return removals + [AwsRequest(LAMBDA, "DeleteFunctionUrlConfig", named)] * (not spec.url)
 
 
 def removal(name: str) -> list[AwsRequest]:
-    """Everything that deploying made; permissions go with the function."""
+    """The requests that remove everything that was deployed; permissions are removed with the function."""
     named = {"FunctionName": name}
     return [AwsRequest(LAMBDA, "DeleteFunctionUrlConfig", named), AwsRequest(LAMBDA, "DeleteFunction", named)]
 
 
-def plan(wanted: Front, code: Path, exists: bool) -> list[AwsRequest]:
-    """The requests of a deployment, in order, as they are made when all goes well."""
-    made = updates(wanted, code) if exists else [creation(wanted, code)]
-    looks = [each for request in made for each in (request, looked_at(wanted.name))]
-    address = [url_asked(wanted.name), url(wanted, exists)] if wanted.url else []
-    return [looked_at(wanted.name), *looks, *(withdrawn(wanted) if exists else []), *address, *permissions(wanted)]
+def plan(spec: LambdaSpec, code: Path, exists: bool) -> list[AwsRequest]:
+    """The requests of a deployment that succeeds, in order."""
+    changes = updates(spec, code) if exists else [creation(spec, code)]
+    polled = [request for change in changes for request in (change, get_configuration(spec.name))]
+    address = [get_url(spec.name), put_url(spec, exists)] if spec.url else []
+    return [
+        get_configuration(spec.name),
+        *polled,
+        *(withdrawals(spec) if exists else []),
+        *address,
+        *permissions(spec),
+    ]
 
 
 @dataclass(frozen=True)
-class Fronted:
-    """What was done: ``created`` or ``updated``; ``url`` is empty where none was asked for."""
+class LambdaOutcome:
+    """What a deployment did; ``url`` is empty where the function has none."""
 
-    did: str
+    did: Change
     name: str
     url: str
 
 
-def deploy(api: Api, wanted: Front, code: Path, pace: Pace) -> Fronted:
-    """Make or update the function. Raises AwsError, ServerError where it does not come up."""
-    exists = found(api, looked_at(wanted.name)) is not None
+def deploy(api: Api, spec: LambdaSpec, code: Path, pace: Pace) -> LambdaOutcome:
+    """Create or update the function. Raises AwsError, and ServerError where it does not become active."""
+    exists = call_if_exists(api, get_configuration(spec.name)) is not None
     if exists:
-        _settle(api, wanted.name, pace)
-    for request in updates(wanted, code) if exists else [creation(wanted, code)]:
+        _wait_until_settled(api, spec.name, pace)
+    for request in updates(spec, code) if exists else [creation(spec, code)]:
         api.call(request)
-        _settle(api, wanted.name, pace)
-    for request in withdrawn(wanted) if exists else []:
-        found(api, request)
+        _wait_until_settled(api, spec.name, pace)
+    for request in withdrawals(spec) if exists else []:
+        call_if_exists(api, request)
     address = ""
-    if wanted.url:
-        made = url(wanted, found(api, url_asked(wanted.name)) is not None)
-        address = str(api.call(made).get("FunctionUrl", ""))
-    for request in permissions(wanted):
+    if spec.url:
+        request = put_url(spec, call_if_exists(api, get_url(spec.name)) is not None)
+        address = str(api.call(request).get("FunctionUrl", ""))
+    for request in permissions(spec):
         _permit(api, request)
-    return Fronted("updated" if exists else "created", wanted.name, address)
+    return LambdaOutcome(Change.UPDATED if exists else Change.CREATED, spec.name, address)
 
 
 def destroy(api: Api, name: str) -> list[str]:
-    """Remove it; gives what was there."""
-    return [request.operation for request in removal(name) if found(api, request) is not None]
+    """Remove the function; returns the operations that removed something."""
+    return [request.operation for request in removal(name) if call_if_exists(api, request) is not None]
 
 
 def _permit(api: Api, request: AwsRequest) -> None:
-    """A permission that is there already is made anew: what it says may have changed."""
+    """Add a permission; one that exists is replaced, since its content may have changed."""
     try:
         api.call(request)
     except AwsError as error:
@@ -238,17 +258,22 @@ def _permit(api: Api, request: AwsRequest) -> None:
         api.call(request)
 
 
-def _settle(api: Api, name: str, pace: Pace) -> None:
-    """Wait until the function takes calls and changes. Raises ServerError."""
+def _wait_until_settled(api: Api, name: str, pace: Pace) -> None:
+    """Wait until the function can be called and changed. Raises ServerError."""
     deadline = time.monotonic() + pace.timeout_s
     while True:
-        now = api.call(looked_at(name))
-        update, state = now.get("LastUpdateStatus", "Successful"), now.get("State", "Active")
+        configuration = api.call(get_configuration(name))
+        update = configuration.get("LastUpdateStatus", "Successful")
+        state = configuration.get("State", "Active")
         if "Failed" in (update, state):
-            reason = now.get("LastUpdateStatusReason") or now.get("StateReason") or "no reason given"
-            raise ServerError(f"the function {name} did not come up: {reason}")
+            reason = (
+                configuration.get("LastUpdateStatusReason") or configuration.get("StateReason") or "no reason given"
+            )
+            raise ServerError(f"the function {name} did not become active: {reason}")
         if update == "Successful" and state in _SETTLED:
             return
         if time.monotonic() > deadline:
-            raise ServerError(f"the function {name} is {state} and {update} after {pace.timeout_s:g} s; look at it")
+            raise ServerError(
+                f"the function {name} is {state} and {update} after {pace.timeout_s:g} s; see it in the AWS console"
+            )
         time.sleep(pace.poll_s)

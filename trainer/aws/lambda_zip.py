@@ -1,4 +1,4 @@
-"""The Lambda's zip: the handler and the few modules that it needs, with the same bytes each time."""
+"""The Lambda's zip: the handler and the modules that it needs. The same modules give the same bytes."""
 
 import zipfile
 from pathlib import Path
@@ -30,9 +30,9 @@ def write(path: Path) -> Path:
     members = {f"serve/{name}.py": _SERVE / f"{name}.py" for name in MODULES}
     members["lambda_function.py"] = _SERVE / "aws" / "lambda_function.py"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as made:
+    with zipfile.ZipFile(path, "w") as archive:
         for name, source in sorted(members.items()):
             info = zipfile.ZipInfo(name, _EPOCH)
             info.external_attr, info.compress_type = _READABLE, zipfile.ZIP_DEFLATED
-            made.writestr(info, source.read_bytes())
+            archive.writestr(info, source.read_bytes())
     return path

@@ -1,12 +1,11 @@
-"""What scripts/sagemaker_pipeline.py does: from the command line's words to requests, and to what is printed."""
+"""The commands of scripts/sagemaker_pipeline.py: from options to requests, and to the text that is printed."""
 
 import json
 import shlex
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from serve.errors import SettingsError
 from trainer.aws import pipelines
@@ -19,127 +18,131 @@ from trainer.aws.tuning import Tuning, tuning_job
 
 NAME = "binwatch"
 INSTANCE = "ml.g4dn.xlarge"
-LEAST_TOKEN = 32
+MIN_TOKEN_LENGTH = 32
 
 
 @dataclass(frozen=True)
-class Did:
-    """What came of it: ``result`` for ``--json``, ``text`` for people."""
+class CommandResult:
+    """The result of a command: ``result`` for ``--json``, ``text`` for people."""
 
-    result: Any
+    result: dict[str, object]
     text: str
 
 
-def add_options(to: ArgumentParser) -> None:
-    """What to do, and how."""
-    to.add_argument("--upsert", action="store_true", help="create the pipeline, or update it")
-    to.add_argument("--start", action="store_true", help="start an execution")
-    to.add_argument("--status", nargs="?", const="", metavar="WHICH", help="an execution's ARN, a job, or the latest")
-    to.add_argument("--train", action="store_true", help="start a training job alone")
-    to.add_argument("--tune", action="store_true", help="start a tuning job")
-    to.add_argument("--name", default=NAME, help="of the pipeline")
-    to.add_argument(
+def add_options(parser: ArgumentParser) -> None:
+    """The options of the commands."""
+    add = parser.add_argument
+    add("--upsert", action="store_true", help="create or update the pipeline")
+    add("--start", action="store_true", help="start an execution")
+    add(
+        "--status",
+        nargs="?",
+        const="",
+        metavar="WHICH",
+        help="an execution's ARN or a job; default: the latest",
+    )
+    add("--train", action="store_true", help="start a training job alone")
+    add("--tune", action="store_true", help="start a tuning job")
+    add("--name", default=NAME, help="name of the pipeline")
+    add(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         help="a parameter of --start, a hyperparameter of --train and --tune",
     )
-    to.add_argument("--deploy", default="", metavar="WORDS", help="options for deploy_sagemaker.py in the update step")
-    to.add_argument("--data", help="the photos' address; PREFIX/data in the bucket without")
-    to.add_argument("--instance-type", default=INSTANCE, help="of --train and --tune")
-    to.add_argument("--on-demand", action="store_true", help="no spot instances for --train and --tune")
-    to.add_argument("--best-of", metavar="JOB", help="train with the best hyperparameters that a tuning job found")
-    to.add_argument("--trials", type=int, default=Tuning.trials, help="of --tune")
-    to.add_argument("--parallel", type=int, default=Tuning.parallel, help="trials at a time")
-    to.add_argument("--dry-run", action="store_true", help="print the requests and send none")
+    add("--deploy", default="", metavar="OPTIONS", help="options for deploy_sagemaker.py in the update step")
+    add("--data", help="address of the photos; default: PREFIX/data in the bucket")
+    add("--instance-type", default=INSTANCE, help="of --train and --tune")
+    add("--on-demand", action="store_true", help="no spot instances for --train and --tune")
+    add("--best-of", metavar="JOB", help="train with the best hyperparameters that a tuning job found")
+    add("--trials", type=int, default=Tuning.trials, help="of --tune")
+    add("--parallel", type=int, default=Tuning.parallel, help="trials at a time")
+    add("--dry-run", action="store_true", help="print the requests and send none")
 
 
-def run(api: Api, where: Account, args: Namespace, now: datetime | None = None) -> Did:
-    """Do what the options say; without one of them the definition is shown, and nothing is asked."""
+def run(api: Api, account: Account, args: Namespace, now: datetime | None = None) -> CommandResult:
+    """Run the commands that the options name; without any, return the definition and send nothing."""
     now = now or datetime.now(UTC)
     deploy = shlex.split(args.deploy)
-    done = [
-        each
-        for each in (
-            _upsert(api, where, args, deploy) if args.upsert else None,
-            _start(api, where, args, now) if args.start else None,
-            _train(api, where, args, now) if args.train else None,
-            _tune(api, where, args, now) if args.tune else None,
-            _status(api, where, args) if args.status is not None else None,
-        )
-        if each
-    ]
-    if isinstance(api, Recorder) and done:
-        shown = {"requests": [each.to_json() for each in api.requests]}
-        return Did(shown, json.dumps(shown, indent=1))
-    if not done:
-        found = definition(where, deploy)
-        return Did(found, json.dumps(found, indent=1))
-    return Did({key: value for each in done for key, value in each.result.items()}, "\n".join(x.text for x in done))
+    commands = (
+        _upsert(api, account, args, deploy) if args.upsert else None,
+        _start(api, account, args, now) if args.start else None,
+        _train(api, account, args, now) if args.train else None,
+        _tune(api, account, args, now) if args.tune else None,
+        _status(api, account, args) if args.status is not None else None,
+    )
+    results = [result for result in commands if result]
+    if isinstance(api, Recorder) and results:
+        requests: dict[str, object] = {"requests": [request.to_json() for request in api.requests]}
+        return CommandResult(requests, json.dumps(requests, indent=1))
+    if not results:
+        pipeline = definition(account, deploy)
+        return CommandResult(pipeline, json.dumps(pipeline, indent=1))
+    merged = {key: value for result in results for key, value in result.result.items()}
+    return CommandResult(merged, "\n".join(result.text for result in results))
 
 
-def _upsert(api: Api, where: Account, args: Namespace, deploy: Sequence[str]) -> Did:
-    did = pipelines.upsert(api, where, args.name, deploy)
-    return Did({"pipeline": args.name, "did": did}, f"{did} the pipeline {args.name!r} in {where.region}")
+def _upsert(api: Api, account: Account, args: Namespace, deploy: Sequence[str]) -> CommandResult:
+    change = pipelines.upsert(api, account, args.name, deploy)
+    text = f"{change} the pipeline {args.name!r} in {account.region}"
+    return CommandResult({"pipeline": args.name, "did": change}, text)
 
 
-def _start(api: Api, where: Account, args: Namespace, now: datetime) -> Did:
-    values = given(args.set)
+def _start(api: Api, account: Account, args: Namespace, now: datetime) -> CommandResult:
+    values = parse_pairs(args.set)
     if args.data:
         values["InputData"] = args.data
-    token = f"{args.name}-{now:%Y%m%dT%H%M%S.%f}".ljust(LEAST_TOKEN, "-")
-    arn = pipelines.start(api, where, args.name, values, token)
-    return Did({"execution": arn}, f"started {arn}")
+    token = f"{args.name}-{now:%Y%m%dT%H%M%S.%f}".ljust(MIN_TOKEN_LENGTH, "-")
+    arn = pipelines.start(api, account, args.name, values, token)
+    return CommandResult({"execution": arn}, f"started {arn}")
 
 
-def _status(api: Api, where: Account, args: Namespace) -> Did:
-    which = args.status
-    told = (
-        pipelines.execution(api, where, args.name, which)
-        if not which or which.startswith("arn:")
-        else pipelines.job(api, which)
-    )
-    assert is_dataclass(told)
-    return Did(asdict(told), str(told))
+def _status(api: Api, account: Account, args: Namespace) -> CommandResult:
+    summary: pipelines.ExecutionSummary | pipelines.JobSummary
+    if not args.status or args.status.startswith("arn:"):
+        summary = pipelines.describe_execution(api, account, args.name, args.status)
+    else:
+        summary = pipelines.describe_job(api, args.status)
+    return CommandResult(asdict(summary), str(summary))
 
 
-def _train(api: Api, where: Account, args: Namespace, now: datetime) -> Did:
-    best = pipelines.job(api, args.best_of).best if args.best_of else {}
+def _train(api: Api, account: Account, args: Namespace, now: datetime) -> CommandResult:
+    best = pipelines.describe_job(api, args.best_of).best if args.best_of else {}
     name = f"{pipelines.TRAIN}{now:%Y%m%d-%H%M%S}"
-    wanted = _training(where, args, name, {"recipe": "resnet34-scratch", **best})
-    pipelines.start_job(api, pipelines.TRAIN, training_job(where, name, wanted))
-    return Did({"training_job": name}, f"started {name}; its archive goes to {where.uri('models', name)}")
+    training = _training(account, args, name, {"recipe": "resnet34-scratch", **best})
+    pipelines.start_job(api, pipelines.TRAIN, training_job(account, name, training))
+    return CommandResult({"training_job": name}, f"started {name}; its archive goes to {account.uri('models', name)}")
 
 
-def _tune(api: Api, where: Account, args: Namespace, now: datetime) -> Did:
+def _tune(api: Api, account: Account, args: Namespace, now: datetime) -> CommandResult:
     name = f"{pipelines.TUNE}{now:%Y%m%d-%H%M%S}"
-    training = _training(where, args, name, {"recipe": "hpo-frozen"})
-    wanted = tuning_job(where, name, Tuning(training, args.trials, args.parallel))
-    pipelines.start_job(api, pipelines.TUNE, wanted)
-    return Did({"tuning_job": name}, f"started {name}; then: --train --best-of {name}")
+    training = _training(account, args, name, {"recipe": "hpo-frozen"})
+    parameters = tuning_job(account, name, Tuning(training, args.trials, args.parallel))
+    pipelines.start_job(api, pipelines.TUNE, parameters)
+    return CommandResult({"tuning_job": name}, f"started {name}; then: --train --best-of {name}")
 
 
-def _training(where: Account, args: Namespace, name: str, defaults: Mapping[str, str]) -> Training:
-    """A training of the command line's words. Raises SettingsError for a hyperparameter that there is not."""
-    values = {key.replace("_", "-"): value for key, value in {**defaults, **given(args.set)}.items()}
+def _training(account: Account, args: Namespace, name: str, defaults: Mapping[str, str]) -> Training:
+    """The training that the options describe. Raises SettingsError for an unknown hyperparameter."""
+    values = {key.replace("_", "-"): value for key, value in {**defaults, **parse_pairs(args.set)}.items()}
     unknown = sorted(key for key in values if key.replace("-", "_") not in HYPERPARAMETERS)
     if unknown:
         known = ", ".join(sorted(HYPERPARAMETERS))
         raise SettingsError(f"the trainer has no hyperparameter {', '.join(unknown)}; it has {known}")
     return Training(
         hyperparameters=values,
-        data=args.data or where.uri("data"),
-        output=where.uri("models", name),
-        checkpoints=where.uri("checkpoints", name),
+        data=args.data or account.uri("data"),
+        output=account.uri("models", name),
+        checkpoints=account.uri("checkpoints", name),
         instance_type=args.instance_type,
         spot=not args.on_demand,
     )
 
 
-def given(pairs: Sequence[str]) -> dict[str, str]:
+def parse_pairs(pairs: Sequence[str]) -> dict[str, str]:
     """Read ``NAME=VALUE``. Raises SettingsError."""
-    wrong = [each for each in pairs if not each.partition("=")[0] or "=" not in each]
-    if wrong:
-        raise SettingsError(f"--set {wrong[0]!r} is not NAME=VALUE")
-    return {name: value for name, _, value in (each.partition("=") for each in pairs)}
+    invalid = [pair for pair in pairs if not pair.partition("=")[0] or "=" not in pair]
+    if invalid:
+        raise SettingsError(f"--set {invalid[0]!r} is not NAME=VALUE")
+    return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}

@@ -1,15 +1,15 @@
 """The trainer as a SageMaker training container: ``docker run IMAGE train``.
 
     /opt/ml/input/config/hyperparameters.json    all values strings: recipe, epochs, batch-size, ...
-    /opt/ml/input/data/training/                 the photos' channel, in the dataset's layout
+    /opt/ml/input/data/training/                 the channel with the photos, in the dataset's layout
     /opt/ml/model/                               bin-counter.mar and evaluation.json
-    /opt/ml/checkpoints/                         each epoch and on SIGTERM; the next start resumes
-    /opt/ml/output/epochs.jsonl                  the numbers of each epoch, as it ends
-    /opt/ml/output/failure                       the reason, with exit code 1, when it fails
+    /opt/ml/checkpoints/                         written after each epoch and on SIGTERM, resumed at the next start
+    /opt/ml/output/epochs.jsonl                  the metrics of each epoch
+    /opt/ml/output/failure                       the reason for a failure, beside exit code 1
 
 https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html
-Where SageMaker's training toolkit has set SM_HPS, SM_CHANNEL_TRAINING and SM_MODEL_DIR, those hold.
-With several GPUs or several hosts every process trains its share (``trainer/distributed.py``).
+SM_HPS, SM_CHANNEL_TRAINING and SM_MODEL_DIR, which SageMaker's training toolkit sets, take precedence over the files.
+With several GPUs or hosts the training is distributed (``trainer/training/distributed.py``).
 MLflow is used when MLFLOW_TRACKING_URI names a server.
 """
 
@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from serve.errors import BinwatchError, SettingsError, TrainingError
 from trainer import entrypoint, options
@@ -33,14 +32,14 @@ from trainer.registry.runs import TrackedRun
 from trainer.training import checkpoint, distributed
 from trainer.training.progress import Epoch
 from trainer.training.recipes import Recipe
-from trainer.training.run import learn, run_evaluation, run_training
+from trainer.training.run import load_and_fit, run_evaluation, run_training
 
 CHANNEL = "training"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """What SageMaker asked for."""
+    """A training job. ``epochs``: the file for the metrics of epochs; ``export``: whether to write an archive."""
 
     spec: DataSpec
     recipe: Recipe
@@ -67,29 +66,29 @@ def read_job(base: Path, environ: Mapping[str, str]) -> TrainingJob:
     model_dir = Path(environ.get("SM_MODEL_DIR") or base / "model")
     uri = environ.get("MLFLOW_TRACKING_URI") or None
     return TrainingJob(
-        spec,
-        recipe,
-        model_dir,
-        uri,
-        options.stop_on(hyperparameters),
-        _checkpoints(base, environ),
-        base / "output" / EPOCHS,
-        hyperparameters.get("export") != "false",
+        spec=spec,
+        recipe=recipe,
+        model_dir=model_dir,
+        tracking_uri=uri,
+        stop_on=options.stop_on(hyperparameters),
+        checkpoints=_checkpoints(base, environ),
+        epochs=base / "output" / EPOCHS,
+        export=hyperparameters.get("export") != "false",
     )
 
 
 def _checkpoints(base: Path, environ: Mapping[str, str]) -> Path:
-    """A folder of the job's own: the jobs of a search may share one address in the bucket."""
+    """A folder of this job alone: the trials of a tuning job share one address in the bucket."""
     return base / "checkpoints" / environ.get("TRAINING_JOB_NAME", "")
 
 
 def _data_root(channel: Path) -> Path:
     """The folder with bin-images/: the channel itself, or the only folder in it that has one."""
-    found = [path.parent for path in channel.glob("*/bin-images")]
-    return found[0] if len(found) == 1 and not (channel / "bin-images").is_dir() else channel
+    folders = [path.parent for path in channel.glob("*/bin-images")]
+    return folders[0] if len(folders) == 1 and not (channel / "bin-images").is_dir() else channel
 
 
-def _hyperparameters(base: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+def _hyperparameters(base: Path, environ: Mapping[str, str]) -> dict[str, str]:
     path = base / "input" / "config" / "hyperparameters.json"
     text = environ.get("SM_HPS") or (path.read_text() if path.is_file() else "{}")
     try:
@@ -97,14 +96,14 @@ def _hyperparameters(base: Path, environ: Mapping[str, str]) -> dict[str, Any]:
         # SageMaker's SDK encodes strings once more, as JSON
         values = {key.replace("-", "_"): str(value).strip('"') for key, value in content.items()}
     except (ValueError, AttributeError) as error:
-        raise SettingsError(f"the hyperparameters {text[:200]!r} are no JSON object: {error}") from error
+        raise SettingsError(f"the hyperparameters {text[:200]!r} are not a JSON object: {error}") from error
     return {key: value for key, value in values.items() if not key.startswith("sagemaker_")}
 
 
 def train(job: TrainingJob, environ: Mapping[str, str]) -> None:
-    """Run the job; the archive and evaluation.json land in the model directory."""
+    """Run the job; it writes the archive and evaluation.json to the model directory."""
     if distributed.rank():
-        learn(job.spec, job.recipe, job.model_dir, None, stop_on=job.stop_on, checkpoints=job.checkpoints)
+        load_and_fit(job.spec, job.recipe, job.model_dir, None, stop_on=job.stop_on, checkpoints=job.checkpoints)
         return
     if job.tracking_uri is None:
         _run(job, None)
@@ -115,24 +114,25 @@ def train(job: TrainingJob, environ: Mapping[str, str]) -> None:
 
 
 def _run(job: TrainingJob, run: TrackedRun | None) -> None:
-    """Train, and unless ``export`` is false, as in a search, make an archive and evaluate it."""
+    """Train, and unless ``export`` is false, as for a trial, export an archive and evaluate it."""
     job.epochs.parent.mkdir(parents=True, exist_ok=True)
     best = float("inf")
 
-    def note(epoch: Epoch) -> None:
+    def log_epoch(epoch: Epoch) -> None:
         nonlocal best
         best = min(best, epoch.validation_loss)
         with job.epochs.open("a") as lines:
             lines.write(json.dumps(asdict(epoch)) + "\n")
         print(training_log.epoch_line(epoch.number, epoch.metrics(), best), flush=True)
 
-    how: dict[str, Any] = {"stop_on": job.stop_on, "checkpoints": job.checkpoints, "on_epoch": note}
+    stop_on, checkpoints = job.stop_on, job.checkpoints
+    inputs = (job.spec, job.recipe, job.model_dir, run)
     if job.export:
-        evaluated = run_evaluation(run_training(job.spec, job.recipe, job.model_dir, run, **how))
-        print(training_log.evaluation_line(evaluated.evaluation.metrics()), flush=True)
+        trained = run_training(*inputs, stop_on=stop_on, checkpoints=checkpoints, on_epoch=log_epoch)
+        print(training_log.evaluation_line(run_evaluation(trained).evaluation.metrics()), flush=True)
     else:
-        learn(job.spec, job.recipe, job.model_dir, run, **how)
-        checkpoint.remove(job.checkpoints)
+        load_and_fit(*inputs, stop_on=stop_on, checkpoints=checkpoints, on_epoch=log_epoch)
+        checkpoint.remove(checkpoints)
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
@@ -142,32 +142,33 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     base = Path(environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
     failure = base / "output" / "failure"
     try:
-        launcher = distributed.launcher(base, environ, "trainer.aws.training_container")
+        launcher = distributed.launch_command(base, environ, "trainer.aws.training_container")
         if "WORLD_SIZE" not in environ:
             failure.unlink(missing_ok=True)
         if launcher:
             os.execve(launcher[0], launcher, dict(environ))
         with distributed.process_group(environ):
             train(read_job(base, environ), environ)
-    except Exception as error:  # whatever it is, SageMaker must be told in the failure file
+    except Exception as error:  # SageMaker expects every failure in the failure file
         reason = str(error) if isinstance(error, BinwatchError) else traceback.format_exc()
-        _tell(failure, reason[-1024:])  # SageMaker shows 1,024 characters
+        _write_failure(failure, reason[-1024:])  # SageMaker shows 1,024 characters
         print(f"error: {reason}", file=sys.stderr)
         return 1
     return 0
 
 
 def toolkit() -> None:
-    """The same for AWS's training toolkit: SAGEMAKER_TRAINING_MODULE=trainer.contract:toolkit. Raises TrainingError.
+    """The entry point for AWS's training toolkit: SAGEMAKER_TRAINING_MODULE=trainer.aws.training_container:toolkit.
 
-    In the toolkit's own process, which is the one that hears SIGTERM. It knows of failures only what is raised.
+    It runs in the toolkit's process, which receives SIGTERM, and which learns of a failure only by an exception.
+    Raises TrainingError.
     """
     if main():
-        raise TrainingError("the training failed; output/failure says why")
+        raise TrainingError("the training failed; see output/failure")
 
 
-def _tell(failure: Path, reason: str) -> None:
-    """Write why it failed; of several processes the first one knows, the others only miss it."""
+def _write_failure(failure: Path, reason: str) -> None:
+    """Write the reason, unless another process has: the first failure causes those of the others."""
     failure.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError), failure.open("x") as out:
         out.write(reason)

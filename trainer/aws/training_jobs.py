@@ -1,30 +1,34 @@
-"""The training job on SageMaker: what CreateTrainingJob is asked, alone or as a pipeline's step. Pure.
+"""The training job on SageMaker: the parameters of CreateTrainingJob, also for a step of the pipeline. Pure.
 
-The image is the trainer's own (``trainer/contract.py``). It runs on spot instances: SageMaker copies its
-checkpoints to the bucket, and after an interruption gives them back.
+The image is the trainer's own (``training_container.py``). It runs on spot instances: SageMaker copies its checkpoints
+to the bucket, and restores them after an interruption.
 https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.html
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from trainer.aws.account import Account
 from trainer.aws.training_log import EPOCH_METRICS, TEST_METRICS
 
 CHANNEL = "training"
-LONGEST_RUN_S, LONGEST_WAIT_S = 24 * 3600, 48 * 3600
-"""A training's own time, and that with the waiting for spot instances."""
+MAX_RUN_S, MAX_WAIT_S = 24 * 3600, 48 * 3600
+"""The time limit of a training, without and with the wait for spot instances."""
 VOLUME_GB = 30
 
-Value = str | Mapping[str, Any]
-"""A text, or what a pipeline puts in its place when it runs: ``{"Get": "Parameters.Recipe"}``."""
-Arguments = dict[str, Any]
+Value: TypeAlias = str | Mapping[str, object]
+"""A string, or a reference that the pipeline resolves when it runs: ``{"Get": "Parameters.Recipe"}``."""
+Arguments: TypeAlias = dict[str, Any]
+"""Members of a request or of a definition, nested as the API has them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Training:
-    """One training. ``data``: the photos' address; ``checkpoints``: an address that no other training writes to."""
+    """One training; addresses start with ``s3://``.
+
+    ``data``: of the photos; ``output``: for the archive; ``checkpoints``: one that no other training writes to.
+    """
 
     hyperparameters: Mapping[str, Value]
     data: Value
@@ -36,31 +40,31 @@ class Training:
 
 
 def metric_definitions() -> list[dict[str, str]]:
-    """How SageMaker finds the numbers in the log; the trainer writes them (``trainer/contract_lines.py``)."""
+    """The patterns by which SageMaker finds the metrics in the log (``training_log.py`` writes them)."""
     return [{"Name": name, "Regex": rf" {name}=([0-9.]+)"} for name in (*EPOCH_METRICS, *TEST_METRICS)]
 
 
 def training_arguments(account: Account, training: Training) -> Arguments:
-    """CreateTrainingJob's members but the name. SageMaker's debugger is off: the rules are ours."""
-    wanted: Arguments = {
+    """The parameters of CreateTrainingJob without the name; the trainer has rules, so SageMaker's debugger is off."""
+    arguments: Arguments = {
         "AlgorithmSpecification": {
             "TrainingImage": account.image,
             "TrainingInputMode": "File",
             "MetricDefinitions": metric_definitions(),
         },
         "HyperParameters": dict(training.hyperparameters),
-        **where_and_how_long(account, training),
+        **shared_arguments(account, training),
         "ProfilerConfig": {"DisableProfiler": True},
     }
     if training.environment:
-        wanted["Environment"] = dict(training.environment)
-    return wanted
+        arguments["Environment"] = dict(training.environment)
+    return arguments
 
 
-def where_and_how_long(account: Account, training: Training) -> Arguments:
-    """What a training job and the jobs of a tuning job have in common: role, data, machine, limits, spot."""
-    limits = {"MaxRuntimeInSeconds": LONGEST_RUN_S}
-    wanted: Arguments = {
+def shared_arguments(account: Account, training: Training) -> Arguments:
+    """What a training job and the trials of a tuning job have in common: role, data, machine, limits, spot."""
+    limits = {"MaxRuntimeInSeconds": MAX_RUN_S}
+    arguments: Arguments = {
         "RoleArn": account.role,
         "InputDataConfig": [_channel(training.data)],
         "OutputDataConfig": {"S3OutputPath": training.output},
@@ -72,9 +76,9 @@ def where_and_how_long(account: Account, training: Training) -> Arguments:
         "StoppingCondition": limits,
     }
     if training.spot:
-        limits["MaxWaitTimeInSeconds"] = LONGEST_WAIT_S
-        wanted |= {"EnableManagedSpotTraining": True, "CheckpointConfig": {"S3Uri": training.checkpoints}}
-    return wanted
+        limits["MaxWaitTimeInSeconds"] = MAX_WAIT_S
+        arguments |= {"EnableManagedSpotTraining": True, "CheckpointConfig": {"S3Uri": training.checkpoints}}
+    return arguments
 
 
 def _channel(data: Value) -> Arguments:

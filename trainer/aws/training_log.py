@@ -1,10 +1,10 @@
-"""What a training job is told, and the lines that it prints for SageMaker, which reads its numbers from the log.
+"""The hyperparameters of a training job, and the log lines from which SageMaker reads its metrics.
 
     epoch 3: train_loss=1.4210 train_accuracy=0.3520 validation_loss=1.4871 ... best_validation_loss=1.4700
     test: test_accuracy=0.3671 test_rmse=1.0412
 
-``best_validation_loss`` is the lowest so far: what a search minimises is the last value that a job prints.
-Standard library only: whoever starts a job needs none of what trains.
+``best_validation_loss`` is the lowest so far: a tuning job minimises the last value that a trial prints.
+This uses the standard library only: starting a job needs no torch.
 """
 
 from collections.abc import Mapping
@@ -34,8 +34,8 @@ TEST_METRICS = ("test_accuracy", "test_rmse")
 
 def epoch_line(number: int, metrics: Mapping[str, float], best_validation_loss: float) -> str:
     """The line of one epoch. Losses in nats, accuracies 0-1."""
-    found = {**metrics, "best_validation_loss": best_validation_loss}
-    return f"epoch {number}: " + _pairs(EPOCH_METRICS, found)
+    values = {**metrics, "best_validation_loss": best_validation_loss}
+    return f"epoch {number}: " + _pairs(EPOCH_METRICS, values)
 
 
 def evaluation_line(metrics: Mapping[str, float]) -> str:

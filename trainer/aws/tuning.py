@@ -1,8 +1,9 @@
-"""The search for hyperparameters as SageMaker runs it: CreateHyperParameterTuningJob. Pure.
+"""The tuning job on SageMaker: the parameters of CreateHyperParameterTuningJob. Pure.
 
-Bayesian, over the report's space, which is that of ``trainer/tune.py``: learning rate 0.001-0.1 (log), batch size 16,
-32 or 64, and the network. What is minimised is the lowest validation loss that a job prints. Its jobs run on spot
-instances and go on from their checkpoints; SageMaker's early stopping ends those that are worse than the median.
+The search is Bayesian, over the space of the report (docs/background.md), which ``trainer/experiments/tune.py`` has
+too: learning rate 0.001-0.1 (log), batch size 16, 32 or 64, and the network. It minimises the lowest validation loss
+that a trial prints. Trials run on spot instances and resume from their checkpoints; SageMaker's early stopping ends
+those that are worse than the median.
 https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateHyperParameterTuningJob.html
 """
 
@@ -10,18 +11,18 @@ from dataclasses import dataclass, field
 
 from serve.errors import SettingsError
 from trainer.aws.account import Account
-from trainer.aws.training_jobs import Arguments, Training, metric_definitions, where_and_how_long
+from trainer.aws.training_jobs import Arguments, Training, metric_definitions, shared_arguments
 from trainer.experiments.tune import Space
 
 OBJECTIVE = "best_validation_loss"
 RETRIES = 3
-MOST_TRIALS, MOST_PARALLEL = 750, 100
-"""What SageMaker's limits allow a Bayesian search."""
+MAX_TRIALS, MAX_PARALLEL = 750, 100
+"""SageMaker's limits for a Bayesian search."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """A search: of ``trials`` jobs, ``parallel`` at a time. ``training``: what all of them share."""
+    """A search of ``trials`` jobs, ``parallel`` at a time. ``training``: what they have in common."""
 
     training: Training
     trials: int = 5
@@ -31,10 +32,10 @@ class Tuning:
 
 def tuning_job(account: Account, name: str, tuning: Tuning) -> Arguments:
     """The parameters of CreateHyperParameterTuningJob. Raises SettingsError."""
-    if not 1 <= tuning.parallel <= min(tuning.trials, MOST_PARALLEL) or tuning.trials > MOST_TRIALS:
+    if not 1 <= tuning.parallel <= min(tuning.trials, MAX_PARALLEL) or tuning.trials > MAX_TRIALS:
         raise SettingsError(
-            f"{tuning.trials} trials, {tuning.parallel} at a time: SageMaker takes up to {MOST_TRIALS} trials, and at "
-            f"least 1, at most {MOST_PARALLEL} of them at a time"
+            f"{tuning.trials} trials, {tuning.parallel} at a time: SageMaker takes up to {MAX_TRIALS} trials, and at "
+            f"least 1, at most {MAX_PARALLEL} of them at a time"
         )
     limits = {"MaxNumberOfTrainingJobs": tuning.trials, "MaxParallelTrainingJobs": tuning.parallel}
     config = {
@@ -47,13 +48,13 @@ def tuning_job(account: Account, name: str, tuning: Tuning) -> Arguments:
     return {
         "HyperParameterTuningJobName": name,
         "HyperParameterTuningJobConfig": config,
-        "TrainingJobDefinition": _each_job(account, tuning.training),
+        "TrainingJobDefinition": _trial(account, tuning.training),
     }
 
 
-def _each_job(account: Account, training: Training) -> Arguments:
-    shared = where_and_how_long(account, training)
-    # a trial's machine has a member of its own, which could also name several to choose from
+def _trial(account: Account, training: Training) -> Arguments:
+    shared = shared_arguments(account, training)
+    # the machine of a trial has a member of its own, which could also list several to choose from
     shared["HyperParameterTuningResourceConfig"] = shared.pop("ResourceConfig")
     return {
         "AlgorithmSpecification": {
@@ -69,14 +70,14 @@ def _each_job(account: Account, training: Training) -> Arguments:
 
 
 def ranges(space: Space) -> Arguments:
-    """The space in SageMaker's words; numbers are texts there."""
-    least, most = space.learning_rates
+    """The space in SageMaker's format, in which numbers are strings."""
+    lowest, highest = space.learning_rates
     return {
         "ContinuousParameterRanges": [
-            {"Name": "learning-rate", "MinValue": str(least), "MaxValue": str(most), "ScalingType": "Logarithmic"}
+            {"Name": "learning-rate", "MinValue": str(lowest), "MaxValue": str(highest), "ScalingType": "Logarithmic"}
         ],
         "CategoricalParameterRanges": [
-            {"Name": "batch-size", "Values": [str(each) for each in space.batch_sizes]},
+            {"Name": "batch-size", "Values": [str(size) for size in space.batch_sizes]},
             {"Name": "architecture", "Values": list(space.architectures)},
         ],
         "IntegerParameterRanges": [],

@@ -1,1 +1,1 @@
-"""From photos and records to a dataset: read, checked for duplicates, split by bin, decoded, kept."""
+"""From photos and records to a dataset: fetch, read, find duplicates, split by bin, decode and cache."""

@@ -1,22 +1,20 @@
-"""The Amazon Bin Image Dataset's own format: bin photos and their records in a folder.
+"""The format of the Amazon Bin Image Dataset: bin photos and their records in a folder.
 
     SOURCE/bin-images/<id>.jpg     the photo
     SOURCE/metadata/<id>.json      its record: EXPECTED_QUANTITY, BIN_FCSKU_DATA
-    file_list.json                 optional, count -> ["data/metadata/<id>.json", ...]
-    labels.csv                     optional, columns id and bin_group: which photos show one bin
+    file_list.json                 optional: count -> ["data/metadata/<id>.json", ...]
+    labels.csv                     optional, columns id and bin_group: which photos show the same bin
 
-The optional files are looked for in SOURCE and in its parent. Ids are strings: ``1`` and
-``00001`` are two photos. Layout: https://registry.opendata.aws/amazon-bin-imagery/
+The optional files may be in SOURCE or in its parent. Ids are strings: ``1`` and ``00001`` are two photos.
+Layout: https://registry.opendata.aws/amazon-bin-imagery/
 """
 
 import csv
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from serve.errors import DataError
 from trainer.data.counts import Counts
@@ -26,28 +24,28 @@ LICENCE = (
     "a model made from it, golden photos included, is for non-commercial use"
 )
 MAX_QUANTITY = 10_000
-BESIDE = ("file_list.json", "labels.csv")
-"""The files that may lie beside SOURCE."""
+FILE_LIST, LABELS = "file_list.json", "labels.csv"
+OPTIONAL_FILES = (FILE_LIST, LABELS)
 NEIGHBOURS = 2
-"""Ids at most this far apart may show the same bin before and after a pick."""
+"""Two photos whose ids are at most this far apart may show the same bin before and after a pick."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True)
 class Photo:
-    """One usable photo: its recorded count, and the bin that it shows."""
+    """One usable photo: its recorded count, and the bin that it shows. ``products``: ASINs, where they are recorded."""
 
     id: str
     count: int
     path: Path
     bin: str
-    products: frozenset[str] = frozenset()
+    products: frozenset[str] = field(default=frozenset(), kw_only=True)
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """One photo that is left out, and why."""
+    """One photo that is left out, and the reason."""
 
     id: str
     reason: str
@@ -55,29 +53,32 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a source holds: the usable photos in the order of their ids, and what was left out."""
+    """The usable photos of a source, sorted by id, and those that were left out."""
 
     source: Path
     photos: tuple[Photo, ...]
     skipped: tuple[Skipped, ...]
 
 
-def read_inventory(source: Path, counts: Counts, every: bool = True) -> Inventory:
-    """Read the records of ``source`` and keep the photos whose count is one of ``counts``.
+def read_inventory(source: Path, counts: Counts, require_each: bool = True) -> Inventory:
+    """Read the records of ``source`` and select the photos whose count is one of ``counts``.
 
-    What cannot be used is named in ``skipped``. Raises DataError where the folders are missing,
-    a file list is damaged, or with ``every`` a count is left without a photo.
+    Raises DataError if a folder is missing, if the file list is damaged, or, with ``require_each``, if one of
+    ``counts`` has no usable photo.
     """
     for folder in ("bin-images", "metadata"):
         if not (source / folder).is_dir():
             raise DataError(f"{source} has no folder {folder}/; give the folder that holds bin-images/ and metadata/")
     photos: list[Photo] = []
     skipped: list[Skipped] = []
-    for photo_id, listed in _ids(source, counts):
-        found = _read_one(source, photo_id, listed, counts)
-        (photos if isinstance(found, Photo) else skipped).append(found)  # type: ignore[arg-type]
-    if every:
-        refuse_empty(source, photos, skipped, counts)
+    for photo_id, listed_count in _ids(source, counts):
+        photo = _read_photo(source, photo_id, listed_count, counts)
+        if isinstance(photo, Photo):
+            photos.append(photo)
+        else:
+            skipped.append(photo)
+    if require_each:
+        check_each_count(source, photos, skipped, counts)
     photos.sort(key=lambda photo: (_series(photo.id), photo.id))
     return Inventory(source, tuple(_with_bins(source, photos)), tuple(skipped))
 
@@ -87,25 +88,28 @@ def _find(source: Path, name: str) -> Path | None:
 
 
 def _ids(source: Path, counts: Counts) -> Iterator[tuple[str, int | None]]:
-    """The ids to read, with the count of the file list. The list decides for the counts it names."""
+    """The ids to read, each with its count in the file list.
+
+    For a count that the list has, only the listed ids are read. If the list lacks one of ``counts``, all unlisted
+    records are read too, with None for the count.
+    """
     listed: dict[str, int] = {}
-    path = _find(source, "file_list.json")
-    named = set()
-    for count, ids in read_file_list(path).items() if path else ():
-        named.add(count)
+    path = _find(source, FILE_LIST)
+    ids_by_count = read_file_list(path) if path else {}
+    for count, ids in ids_by_count.items():
         for photo_id in ids:
             if listed.setdefault(photo_id, count) != count:
                 raise DataError(
                     f"{path} lists {photo_id} under {listed[photo_id]} and under {count}; remove one of the two"
                 )
-    yield from ((photo_id, count) for photo_id, count in listed.items() if counts.of(count) is not None)
-    if not named.issuperset(counts.values):
+    yield from ((photo_id, count) for photo_id, count in listed.items() if counts.count_of(count) is not None)
+    if not set(counts.values) <= ids_by_count.keys():
         stems = sorted(path.stem for path in (source / "metadata").glob("*.json"))
         yield from ((photo_id, None) for photo_id in stems if photo_id not in listed)
 
 
 def read_file_list(path: Path) -> dict[int, list[str]]:
-    """A file list as ids by count. Raises DataError."""
+    """Read a file list: count -> ids. Raises DataError."""
     try:
         content = json.loads(path.read_text())
         return {int(count): [PurePosixPath(entry).stem for entry in entries] for count, entries in content.items()}
@@ -115,24 +119,33 @@ def read_file_list(path: Path) -> dict[int, list[str]]:
         ) from error
 
 
-def choose(lists: dict[int, list[str]], counts: Counts | None, limit: int | None) -> dict[int, list[str]]:
-    """The ids of ``counts``, or of all, and of each count its share of ``limit``, the first of the list."""
-    chosen = {count: ids for count, ids in sorted(lists.items()) if counts is None or counts.of(count) is not None}
-    total = sum(map(len, chosen.values()))
+def select_ids(ids_by_count: Mapping[int, list[str]], counts: Counts | None, limit: int | None) -> dict[int, list[str]]:
+    """The ids of ``counts``, or of all counts; with ``limit`` that many in all, in the same proportions.
+
+    Of each count, the first ids of the list are taken. Raises DataError if no id is left.
+    """
+    selected = {
+        count: ids
+        for count, ids in sorted(ids_by_count.items())
+        if counts is None or counts.count_of(count) is not None
+    }
+    total = sum(map(len, selected.values()))
     if not total:
-        raise DataError(f"the file list holds no photo with {counts or 'any'} objects; it has {sorted(lists)}")
+        raise DataError(
+            f"the file list has no photo with {counts or 'any'} objects; its counts are {sorted(ids_by_count)}"
+        )
     if limit is None or limit >= total:
-        return chosen
-    return {count: ids[: round(limit * len(ids) / total)] for count, ids in chosen.items()}
+        return selected
+    return {count: ids[: round(limit * len(ids) / total)] for count, ids in selected.items()}
 
 
-def file_list_json(lists: dict[int, list[str]]) -> bytes:
-    """The bytes of a file list."""
-    named = {str(count): [f"data/metadata/{photo_id}.json" for photo_id in ids] for count, ids in lists.items()}
-    return json.dumps(named, indent=1).encode()
+def file_list_json(ids_by_count: Mapping[int, list[str]]) -> str:
+    """The text of a file list."""
+    paths = {str(count): [f"data/metadata/{photo_id}.json" for photo_id in ids] for count, ids in ids_by_count.items()}
+    return json.dumps(paths, indent=1)
 
 
-def _read_one(source: Path, photo_id: str, listed: int | None, counts: Counts) -> Photo | Skipped:
+def _read_photo(source: Path, photo_id: str, listed_count: int | None, counts: Counts) -> Photo | Skipped:
     if not _ID.fullmatch(photo_id):
         return Skipped(photo_id, "the id has characters other than letters, digits, - and _")
     try:
@@ -142,9 +155,9 @@ def _read_one(source: Path, photo_id: str, listed: int | None, counts: Counts) -
         return Skipped(photo_id, "the record is missing")
     except (ValueError, OSError) as error:
         return Skipped(photo_id, f"the record cannot be read: {error}")
-    if listed is not None and listed != quantity:
-        return Skipped(photo_id, f"the file list says {listed}, the record {quantity}")
-    count = counts.of(quantity)
+    if listed_count is not None and listed_count != quantity:
+        return Skipped(photo_id, f"the file list says {listed_count}, the record {quantity}")
+    count = counts.count_of(quantity)
     if count is None:
         return Skipped(photo_id, f"the count {quantity} is outside COUNTS")
     path = source / "bin-images" / f"{photo_id}.jpg"
@@ -153,10 +166,10 @@ def _read_one(source: Path, photo_id: str, listed: int | None, counts: Counts) -
     if path.stat().st_size == 0:
         return Skipped(photo_id, "the photo is empty (0 bytes)")
     products = record.get("BIN_FCSKU_DATA")
-    return Photo(photo_id, count, path, photo_id, frozenset(products) if isinstance(products, dict) else frozenset())
+    return Photo(photo_id, count, path, photo_id, products=frozenset(products if isinstance(products, dict) else ()))
 
 
-def _quantity(record: Any) -> int:
+def _quantity(record: object) -> int:
     quantity = record.get("EXPECTED_QUANTITY") if isinstance(record, dict) else None
     if quantity is None:
         raise ValueError("it has no EXPECTED_QUANTITY")
@@ -165,10 +178,10 @@ def _quantity(record: Any) -> int:
     return quantity
 
 
-def refuse_empty(source: Path, photos: list[Photo], skipped: list[Skipped], counts: Counts) -> None:
-    """Raise DataError where one of ``counts`` is left without a photo."""
-    found = Counter(photo.count for photo in photos)
-    missing = [count for count in counts.values if not found[count]]
+def check_each_count(source: Path, photos: Sequence[Photo], skipped: Sequence[Skipped], counts: Counts) -> None:
+    """Raise DataError if one of ``counts`` has no photo."""
+    available = {photo.count for photo in photos}
+    missing = [count for count in counts.values if count not in available]
     if missing:
         example = f"; for example {skipped[0].id}: {skipped[0].reason}" if skipped else ""
         raise DataError(
@@ -178,7 +191,7 @@ def refuse_empty(source: Path, photos: list[Photo], skipped: list[Skipped], coun
 
 
 def _series(photo_id: str) -> tuple[int, int]:
-    """Order of ids: padded to five digits, unpadded, others; the number within the series."""
+    """The sort key of an id: its series (0 padded to five digits, 1 unpadded, 2 no number) and its number."""
     if not photo_id.isdecimal():
         return 2, 0
     number = int(photo_id)
@@ -186,28 +199,42 @@ def _series(photo_id: str) -> tuple[int, int]:
 
 
 def _with_bins(source: Path, photos: list[Photo]) -> Iterator[Photo]:
-    """Give each photo the bin that it shows: labels.csv's where it names one, else linked neighbours."""
-    groups = _bin_groups(_find(source, "labels.csv"))
-    parent = {photo.id: photo.id for photo in photos}
-
-    def root(photo_id: str) -> str:
-        while parent[photo_id] != photo_id:
-            parent[photo_id] = photo_id = parent[parent[photo_id]]
-        return photo_id
-
-    for first, second in _neighbours(photos):
-        if _may_be_one_bin(first, second) and not (first.id in groups or second.id in groups):
-            parent[root(second.id)] = root(first.id)
-    for photo in photos:
-        yield replace(photo, bin=groups.get(photo.id) or root(photo.id))
+    """Give each photo its bin in labels.csv; the others share one with their neighbours if the products allow it."""
+    groups = _bin_groups(_find(source, LABELS))
+    pairs = [
+        (first, second)
+        for first, second in _neighbours(photos)
+        if _may_be_one_bin(photos[first], photos[second])
+        and not (photos[first].id in groups or photos[second].id in groups)
+    ]
+    for photo in merge_bins(photos, pairs):
+        yield replace(photo, bin=groups.get(photo.id) or photo.bin)
 
 
-def _neighbours(photos: list[Photo]) -> Iterator[tuple[Photo, Photo]]:
-    """Pairs of the sorted ``photos`` whose ids are at most NEIGHBOURS apart in one series."""
-    for i, first in enumerate(photos):
-        for second in photos[i + 1 : i + 1 + NEIGHBOURS]:
-            (series, number), (other, next_number) = _series(first.id), _series(second.id)
-            if series == other != 2 and next_number - number <= NEIGHBOURS:
+def merge_bins(photos: Sequence[Photo], pairs: Iterable[tuple[int, int]]) -> list[Photo]:
+    """Give all photos of two bins one bin if a pair of positions in ``photos`` connects them.
+
+    The bins get their names in the order of ``pairs``, always from the first of a pair. The split depends on these
+    names, so ``scipy.cluster.hierarchy.DisjointSet``, which chooses others, would split existing datasets anew.
+    """
+    parent = {photo.bin: photo.bin for photo in photos}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            parent[name] = name = parent[parent[name]]
+        return name
+
+    for first, second in pairs:
+        parent[root(photos[second].bin)] = root(photos[first].bin)
+    return [replace(photo, bin=root(photo.bin)) for photo in photos]
+
+
+def _neighbours(photos: Sequence[Photo]) -> Iterator[tuple[int, int]]:
+    """Pairs of positions in the sorted ``photos`` whose ids are at most NEIGHBOURS apart in the same series."""
+    keys = [_series(photo.id) for photo in photos]
+    for first, (series, number) in enumerate(keys):
+        for second, (next_series, next_number) in enumerate(keys[first + 1 : first + 1 + NEIGHBOURS], first + 1):
+            if series == next_series != 2 and next_number - number <= NEIGHBOURS:
                 yield first, second
 
 
@@ -223,4 +250,4 @@ def _bin_groups(path: Path | None) -> dict[str, str]:
         try:
             return {row["id"]: row["bin_group"] for row in rows if row["bin_group"]}
         except KeyError as error:
-            raise DataError(f"{path} has no column {error}; it needs id and bin_group") from error
+            raise DataError(f"{path} has no column {error}; its columns must be id and bin_group") from error

@@ -1,7 +1,7 @@
-"""What is changed about training photos whose record is doubted: left out, or given another count.
+"""Corrections of training photos whose record is doubtful: they are left out, or get another count.
 
-Only training photos are touched, never validation or test: a model is judged by the records as
-they are. What is changed is in the dataset's fingerprint, and what is left out is named.
+Photos of validation and test stay as they are, because models are evaluated on the recorded counts. Corrections
+change the fingerprint of the dataset, and photos that are left out are listed among the skipped ones.
 """
 
 import csv
@@ -14,43 +14,63 @@ from pathlib import Path
 from serve.errors import DataError
 from trainer.data.abid import MAX_QUANTITY, Photo, Skipped
 from trainer.data.counts import Counts
+from trainer.data.split import Split
 
 log = logging.getLogger(__name__)
 
 
 def drop_suspects(
-    share: float, ranked: Sequence[str], of: Mapping[str, str]
-) -> tuple[dict[str, str], tuple[Skipped, ...]]:
-    """Take the ``share`` (0 to below 1) of the training photos that stand first in ``ranked`` out of ``of``."""
+    share: float, ranked: Sequence[str], split_of: Mapping[str, Split]
+) -> tuple[dict[str, Split], tuple[Skipped, ...]]:
+    """Remove the first ``share`` (0 to below 1) of the training photos in ``ranked`` from ``split_of``.
+
+    ``ranked``: photo ids, the most suspicious first.
+    """
     if not 0 <= share < 1:
         raise DataError(f"the share of suspects to drop is {share}; give a number from 0 to below 1")
-    training = [photo_id for photo_id in ranked if of.get(photo_id) == "train"]
-    dropped = set(training[: floor(share * len(training))])
-    kept = {photo_id: name for photo_id, name in of.items() if photo_id not in dropped}
-    return kept, tuple(Skipped(each, "the audit suspects its record") for each in training if each in dropped)
+    train = [photo_id for photo_id in ranked if split_of.get(photo_id) == Split.TRAIN]
+    dropped = tuple(
+        Skipped(photo_id, "the audit suspects its record") for photo_id in train[: floor(share * len(train))]
+    )
+    return _without(split_of, dropped), dropped
 
 
 def relabel(
-    path: Path, photos: Sequence[Photo], of: Mapping[str, str], counts: Counts
-) -> tuple[list[Photo], dict[str, str], tuple[Skipped, ...]]:
-    """Give the training photos that ``path`` names the count that it says; without a count they are left out."""
-    wanted = read_relabel_file(path)
-    unknown = sorted(wanted.keys() - {photo.id for photo in photos})
+    path: Path, photos: Sequence[Photo], split_of: Mapping[str, Split], counts: Counts
+) -> tuple[list[Photo], dict[str, Split], tuple[Skipped, ...]]:
+    """Give training photos the counts in the relabel file ``path``.
+
+    A photo without a count there, or with one outside ``counts``, is removed from ``split_of`` and skipped.
+    """
+    quantity_of = read_relabel_file(path)
+    _warn_of_unused(path, quantity_of, photos, split_of)
+    train = {photo_id: value for photo_id, value in quantity_of.items() if split_of.get(photo_id) == Split.TRAIN}
+    count_of = {photo_id: None if value is None else counts.count_of(value) for photo_id, value in train.items()}
+    skipped = tuple(
+        Skipped(photo_id, _reason(train[photo_id])) for photo_id, count in sorted(count_of.items()) if count is None
+    )
+    return [_relabelled(photo, count_of.get(photo.id)) for photo in photos], _without(split_of, skipped), skipped
+
+
+def _warn_of_unused(
+    path: Path, quantity_of: Mapping[str, int | None], photos: Sequence[Photo], split_of: Mapping[str, Split]
+) -> None:
+    unknown = sorted(quantity_of.keys() - {photo.id for photo in photos})
     if unknown:
-        log.warning("%s names %d photos that are not used here, the first is %s", path, len(unknown), unknown[0])
-    spared = sorted(each for each in wanted if of.get(each, "train") != "train")
-    if spared:
+        log.warning("%s lists %d photos that are not in the dataset, the first is %s", path, len(unknown), unknown[0])
+    held_out = sorted(photo_id for photo_id in quantity_of if split_of.get(photo_id, Split.TRAIN) != Split.TRAIN)
+    if held_out:
         log.warning(
-            "%s names %d photos of validation or test, which keep their record; the first is %s",
+            "%s lists %d photos of validation or test, which keep their record; the first is %s",
             path,
-            len(spared),
-            spared[0],
+            len(held_out),
+            held_out[0],
         )
-    new = {each: quantity for each, quantity in wanted.items() if of.get(each) == "train"}
-    classes = {each: None if quantity is None else counts.of(quantity) for each, quantity in new.items()}
-    out = tuple(Skipped(each, _reason(new[each])) for each, count in sorted(classes.items()) if count is None)
-    kept = {photo_id: name for photo_id, name in of.items() if photo_id not in {each.id for each in out}}
-    return [_relabelled(photo, classes.get(photo.id)) for photo in photos], kept, out
+
+
+def _without(split_of: Mapping[str, Split], skipped: Sequence[Skipped]) -> dict[str, Split]:
+    ids = {photo.id for photo in skipped}
+    return {photo_id: split for photo_id, split in split_of.items() if photo_id not in ids}
 
 
 def _relabelled(photo: Photo, count: int | None) -> Photo:
@@ -62,7 +82,7 @@ def _reason(quantity: int | None) -> str:
 
 
 def read_relabel_file(path: Path) -> dict[str, int | None]:
-    """Photo id -> count, or None where the photo is to be left out. Raises DataError."""
+    """Photo id -> count, or None if the photo is to be left out. Raises DataError."""
     try:
         with path.open(newline="", encoding="utf-8") as lines:
             reader = csv.DictReader(lines)

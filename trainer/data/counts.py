@@ -1,4 +1,4 @@
-"""Which counts are told apart: ``1-5``, ``0-5``, ``1,3,5``, or ``1-8+``, where 8 stands for 8 and above."""
+"""The counts that a model tells apart: ``1-5``, ``0-5``, ``1,3,5``, or ``1-8+``, where 8 stands for 8 and above."""
 
 import re
 from dataclasses import dataclass
@@ -9,31 +9,31 @@ from serve.manifest import class_names
 
 @dataclass(frozen=True)
 class Counts:
-    """The counts, ascending; with ``open_top`` the highest one stands for itself and for all above."""
+    """The counts, ascending; with ``open_top`` the highest one stands for itself and all above."""
 
     values: tuple[int, ...] = (1, 2, 3, 4, 5)
     open_top: bool = False
 
-    def of(self, quantity: int) -> int | None:
-        """The count that a recorded quantity belongs to; None where it is outside."""
+    def count_of(self, quantity: int) -> int | None:
+        """The count that stands for a recorded quantity, or None if there is none."""
         if self.open_top and quantity > self.values[-1]:
             return self.values[-1]
         return quantity if quantity in self.values else None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """How answers and tables name the counts."""
+        """The names of the counts in answers and tables."""
         return class_names(self.values, self.open_top)
 
     def __str__(self) -> str:
-        """What ``parse`` reads."""
+        """The text that ``parse`` reads."""
         whole = range(self.values[0], self.values[-1] + 1)
         text = f"{whole[0]}-{whole[-1]}" if tuple(whole) == self.values else ",".join(map(str, self.values))
         return text + "+" * self.open_top
 
 
 def all_counts(counts: Counts) -> Counts:
-    """All counts from 0 up, at least 8 and above: what a counter learns that learns from every photo.
+    """All counts from 0 up that a model learns if it learns from every photo: at least to 8, the last one open.
 
     Each of ``counts`` is one of them.
     """
@@ -42,14 +42,14 @@ def all_counts(counts: Counts) -> Counts:
 
 
 def parse(text: str) -> Counts:
-    """Read ``1-5``, ``0-8``, ``1,3,5`` or ``1-8+`` as the counts to tell apart. Raises DataError."""
-    counts: set[int] = set()
+    """Read ``1-5``, ``0-8``, ``1,3,5`` or ``1-8+``. Raises DataError."""
+    values: set[int] = set()
     closed = text.strip().removesuffix("+")
     for part in closed.split(","):
         match = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
         if not match:
             raise DataError(f"COUNTS is {text!r}; write a range such as 1-5 or 1-8+, or a list such as 1,3,5")
-        counts.update(range(int(match[1]), int(match[2] or match[1]) + 1))
-    if len(counts) < 2:
-        raise DataError(f"COUNTS is {text!r}, which is fewer than two counts to tell apart")
-    return Counts(tuple(sorted(counts)), open_top=closed != text.strip())
+        values.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    if len(values) < 2:
+        raise DataError(f"COUNTS is {text!r}; give at least two different counts")
+    return Counts(tuple(sorted(values)), open_top=closed != text.strip())

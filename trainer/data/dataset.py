@@ -1,41 +1,47 @@
-"""From a source of photos to the three splits as arrays.
+"""From a source of photos to a dataset: three splits with their pixels and labels.
 
-``scan`` reads every photo once: can it be decoded, what are its bytes and its picture. Photos with
-the same picture become one bin, then ``trainer/split.py`` assigns the bins. ``load`` does all of
-that in memory; ``trainer/prepared.py`` keeps it on disk, with the decoded photos.
+``scan_photos`` reads every photo once. Photos with the same image are put into one bin, then ``split_by_bin`` assigns
+the bins to splits. ``load`` does this in memory; ``trainer/data/prepare.py`` stores the result on disk.
 """
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve.errors import DataError
-from trainer.data import corrections, duplicates, split
-from trainer.data.abid import Photo, Skipped
+from trainer.data import corrections
+from trainer.data.abid import Photo, Skipped, merge_bins
 from trainer.data.counts import Counts, all_counts
+from trainer.data.duplicates import find_duplicates
 from trainer.data.extra import find_extra
 from trainer.data.layouts import read_source
-from trainer.data.scan import Scanned, scan
+from trainer.data.scan import PhotoScan, scan_photos
+from trainer.data.split import SHARES, Split, keep_train_share, split_by_bin, stable_hash, subset
+
+RowIndex = slice | NDArray[np.int64]
+Array = NDArray[Any]
+"""Pixels are uint8, features of photos float16 or float32."""
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Which photos, and how they are divided.
+    """Which photos are used, and how they are split.
 
-    ``limit`` takes a stratified subset. The others touch training photos alone: ``train_share``
-    (0-1] keeps that share of them, ``drop_suspects`` [0-1) leaves that share out which the audit
-    doubts most, ``relabel_file`` (CSV: id, count) gives some another count.
+    ``limit``: a stratified subset of at most that many photos. The other options change only the training photos:
+    ``train_share`` (0-1] is the share to use, ``drop_suspects`` [0-1) the share to leave out, the most suspicious of
+    the audit first, and ``relabel_file`` (CSV: id, count) has corrected counts.
     """
 
     source: Path
+    _: KW_ONLY
     counts: Counts = field(default_factory=Counts)
     limit: int | None = None
     seed: int = 0
@@ -45,44 +51,45 @@ class DataSpec:
 
 
 class Pixels(Protocol):
-    """Decoded photos, uint8 ``(N, S, S, 3)``: an array in memory, or a file mapped into it."""
+    """Decoded photos, uint8 ``(N, S, S, 3)``, or their features: an array in memory or a memory-mapped file."""
 
-    def __getitem__(self, rows: Any) -> NDArray[Any]:
-        """The rows of a slice or an index array, in memory."""
+    def __getitem__(self, rows: RowIndex) -> Array:
+        """Read some rows into memory."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of a larger array, read when they are asked for: decoded photos, or features of them."""
+    """Some rows of a larger array, read only when they are needed."""
 
     whole: Pixels
     index: NDArray[np.int64]
 
-    def __getitem__(self, rows: Any) -> NDArray[Any]:
-        """The rows of a slice or an index array, in memory."""
+    def __getitem__(self, rows: RowIndex) -> Array:
+        """Read some rows into memory."""
         return np.asarray(self.whole[self.index[rows]])
 
 
 @dataclass(frozen=True)
 class Stacked:
-    """The rows of ``first``, ``length`` of them, and then those of ``second``."""
+    """The ``length`` rows of ``first``, followed by those of ``second``."""
 
     first: Pixels
     length: int
     second: Pixels
 
-    def __getitem__(self, rows: Any) -> NDArray[Any]:
-        """The rows of an index array, in memory."""
-        of_first = rows < self.length
-        some = np.asarray(self.first[rows[of_first]]), np.asarray(self.second[rows[~of_first] - self.length])
-        out = np.empty((len(rows), *some[0].shape[1:]), dtype=some[0].dtype)
-        out[of_first], out[~of_first] = some
+    def __getitem__(self, rows: RowIndex) -> Array:
+        """Read some rows into memory; ``rows`` must be an index array."""
+        assert not isinstance(rows, slice)
+        in_first = rows < self.length
+        parts = np.asarray(self.first[rows[in_first]]), np.asarray(self.second[rows[~in_first] - self.length])
+        out = np.empty((len(rows), *parts[0].shape[1:]), dtype=parts[0].dtype)
+        out[in_first], out[~in_first] = parts
         return out
 
 
 @dataclass(frozen=True)
 class Part:
-    """One split: photos, pixels uint8 ``(N, S, S, 3)`` and labels int64 ``(N,)``, indices into the classes."""
+    """One split: photos, pixels uint8 ``(N, S, S, 3)`` and labels int64 ``(N,)``, indices into the counts."""
 
     photos: tuple[Photo, ...]
     pixels: Rows
@@ -93,14 +100,14 @@ class Part:
         return len(self.photos)
 
     def halves(self, seed: int) -> tuple["Part", "Part"]:
-        """Two parts of about half of the photos each, every bin wholly in one: bins alternate by a hash."""
-        names = sorted({photo.bin for photo in self.photos}, key=partial(split.stable_hash, seed))
+        """Two parts with about half of the photos each and no bin in both; bins alternate by a hash."""
+        names = sorted({photo.bin for photo in self.photos}, key=partial(stable_hash, seed))
         first = set(names[::2])
-        of_first = np.array([photo.bin in first for photo in self.photos], dtype=bool)
-        return self.rows(np.flatnonzero(of_first)), self.rows(np.flatnonzero(~of_first))
+        in_first = np.array([photo.bin in first for photo in self.photos], dtype=bool)
+        return self.rows(np.flatnonzero(in_first)), self.rows(np.flatnonzero(~in_first))
 
     def rows(self, index: NDArray[np.int64]) -> "Part":
-        """The photos at those positions."""
+        """The part with only the photos at the positions ``index``."""
         return Part(
             tuple(self.photos[i] for i in index),
             Rows(self.pixels.whole, self.pixels.index[index]),
@@ -109,12 +116,22 @@ class Part:
         )
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """The three splits, what was skipped, and a fingerprint of ids, labels, photo bytes and split.
+class DatasetSummary(TypedDict):
+    """What ``dataset.json`` says. The keys of the dictionaries are splits; of ``skipped``, photo id -> reason."""
 
-    ``folder``: the prepared dataset that they come from, if it was prepared; ``extra``: photos with
-    other counts to learn from, with labels that are indices into ``wider(counts)`` (``trainer/extra.py``).
+    fingerprint: str
+    photos: dict[str, int]
+    bins: dict[str, int]
+    per_count: dict[str, dict[str, int]]
+    skipped: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """The three splits, the skipped photos, and a fingerprint of ids, labels, photo bytes and splits.
+
+    ``folder``: the prepared dataset that it was loaded from, if any; ``extra``: photos with other counts to train on,
+    whose labels are indices into ``all_counts(counts)`` (``trainer/data/extra.py``).
     """
 
     counts: Counts
@@ -127,8 +144,8 @@ class Dataset:
     folder: Path | None = None
     extra: Part | None = None
 
-    def summary(self) -> dict[str, Any]:
-        """What a report shows: photos per split and count, bins, and what was skipped, by name."""
+    def summary(self) -> DatasetSummary:
+        """Photos, bins and counts per split, and the skipped photos."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         if self.extra:
             parts["extra"] = self.extra
@@ -137,91 +154,99 @@ class Dataset:
             "photos": {name: len(part) for name, part in parts.items()},
             "bins": {name: len({photo.bin for photo in part.photos}) for name, part in parts.items()},
             "per_count": {name: _per_count(part.photos) for name, part in parts.items()},
-            "skipped": {each.id: each.reason for each in self.skipped},
+            "skipped": {photo.id: photo.reason for photo in self.skipped},
         }
 
 
 def load(spec: DataSpec, size_px: int, extra: bool = False) -> Dataset:
-    """Read, decode and split the photos of ``spec`` at ``size_px``, in memory; ``extra`` ones too if asked.
+    """Read, decode and split the photos of ``spec`` at ``size_px``, in memory; with ``extra``, the extra photos too.
 
     Raises DataError.
     """
     if spec.drop_suspects:
         raise DataError(
             f"{spec.source} is not a prepared dataset, so its suspects are not known; run scripts/prepare_data.py "
-            "and scripts/audit_labels.py, and train on what they prepared"
+            "and scripts/audit_labels.py, and train on the prepared dataset"
         )
     inventory = read_source(spec.source, spec.counts)
-    chosen = split.subset(inventory.photos, spec.limit, spec.seed)
-    scanned, unreadable = scan(chosen, size_px)
-    pairs = duplicates.find_duplicates([each.signature for each in scanned])
-    photos = duplicates.merge_bins([each.photo for each in scanned], pairs)
-    splits = split.split_by_bin(photos, spec.seed)
+    scanned, unreadable = scan_photos(subset(inventory.photos, spec.limit, spec.seed), size_px)
+    pairs = find_duplicates([scan.signature for scan in scanned])
+    photos = merge_bins([scan.photo for scan in scanned], pairs)
+    split_of = split_by_bin(photos, spec.seed).split_of
     skipped = (*inventory.skipped, *unreadable)
-    made = build(spec, size_px, photos, splits.of, _digests(scanned), _pixels(scanned), skipped)
+    dataset = build(spec, size_px, photos, split_of, _digests(scanned), _pixels(scanned), skipped)
     if not extra:
-        return made
-    others, left_out = find_extra(spec.source, spec.counts, scanned, splits.of, size_px)
-    others = others if spec.limit is None else others[: len(others) * len(photos) // len(inventory.photos)]
-    return with_extra(made, [each.photo for each in others], _digests(others), _pixels(others), left_out)
+        return dataset
+    extra_scans, left_out = find_extra(spec.source, spec.counts, scanned, split_of, size_px)
+    if spec.limit is not None:
+        extra_scans = extra_scans[: len(extra_scans) * len(photos) // len(inventory.photos)]
+    extra_photos = [scan.photo for scan in extra_scans]
+    return with_extra(dataset, extra_photos, _digests(extra_scans), _pixels(extra_scans), left_out)
 
 
 def with_extra(
-    made: Dataset, photos: Sequence[Photo], digests: Mapping[str, str], pixels: Pixels, skipped: tuple[Skipped, ...]
+    dataset: Dataset, photos: Sequence[Photo], digests: Mapping[str, str], pixels: Pixels, skipped: tuple[Skipped, ...]
 ) -> Dataset:
-    """``made`` with further photos to learn from; ``pixels`` has a row for each, in their order."""
+    """``dataset`` with extra photos to train on; ``pixels`` has a row for each of ``photos``, in the same order."""
     if not photos:
-        return made
-    labels = np.array([all_counts(made.counts).values.index(photo.count) for photo in photos], dtype=np.int64)
+        return dataset
+    labels = np.array([all_counts(dataset.counts).values.index(photo.count) for photo in photos], dtype=np.int64)
     part = Part(tuple(photos), Rows(pixels, np.arange(len(photos))), labels, fingerprint(photos, digests))
-    whole = digest((made.fingerprint, f"extra:{part.fingerprint}"))
-    return replace(made, extra=part, fingerprint=whole, skipped=(*made.skipped, *skipped))
+    whole = digest((dataset.fingerprint, f"extra:{part.fingerprint}"))
+    return replace(dataset, extra=part, fingerprint=whole, skipped=(*dataset.skipped, *skipped))
 
 
-def _digests(scanned: Iterable[Scanned]) -> dict[str, str]:
-    return {each.photo.id: each.digest for each in scanned}
+def _digests(scanned: Iterable[PhotoScan]) -> dict[str, str]:
+    return {scan.photo.id: scan.digest for scan in scanned}
 
 
-def _pixels(scanned: Iterable[Scanned]) -> NDArray[np.uint8]:
-    return np.array([each.pixels for each in scanned], dtype=np.uint8)
+def _pixels(scanned: Iterable[PhotoScan]) -> NDArray[np.uint8]:
+    return np.array([scan.pixels for scan in scanned], dtype=np.uint8)
 
 
 def build(
     spec: DataSpec,
     size_px: int,
     photos: Sequence[Photo],
-    of: Mapping[str, str],
+    split_of: Mapping[str, Split],
     digests: Mapping[str, str],
     pixels: Pixels,
     skipped: tuple[Skipped, ...],
     suspects: Sequence[str] = (),
 ) -> Dataset:
-    """Put the parts together.
+    """Apply the corrections of ``spec`` and divide the photos by ``split_of`` (id -> split).
 
-    ``pixels`` has a row for each of ``photos``, in their order; ``suspects``: ids, the most doubted first.
+    ``digests``: id -> SHA-256 of the photo's bytes; ``pixels`` has a row for each of ``photos``, in the same order;
+    ``suspects``: photo ids, the most suspicious first. Raises DataError if a count has no training photo left.
     """
-    of, dropped = corrections.drop_suspects(spec.drop_suspects, suspects, of)
+    split_of, dropped = corrections.drop_suspects(spec.drop_suspects, suspects, split_of)
     skipped += dropped
     if spec.relabel_file:
-        photos, of, dropped = corrections.relabel(spec.relabel_file, photos, of, spec.counts)
+        photos, split_of, dropped = corrections.relabel(spec.relabel_file, photos, split_of, spec.counts)
         skipped += dropped
-    kept = split.keep_train_share(of, spec.train_share, spec.seed)
+    split_of = keep_train_share(split_of, spec.train_share, spec.seed)
     parts = {}
-    for name in split.SHARES:
-        rows = [row for row, photo in enumerate(photos) if kept.get(photo.id) == name]
-        part = tuple(photos[row] for row in rows)
-        labels = np.array([spec.counts.values.index(photo.count) for photo in part], dtype=np.int64)
-        parts[name] = Part(part, Rows(pixels, np.array(rows, dtype=np.int64)), labels, fingerprint(part, digests))
-    _refuse_unlearnable(spec, parts["train"])
-    whole = digest(f"{name}:{part.fingerprint}" for name, part in parts.items())
+    for split in SHARES:
+        rows = [row for row, photo in enumerate(photos) if split_of.get(photo.id) == split]
+        members = tuple(photos[row] for row in rows)
+        labels = np.array([spec.counts.values.index(photo.count) for photo in members], dtype=np.int64)
+        index = np.array(rows, dtype=np.int64)
+        parts[split] = Part(members, Rows(pixels, index), labels, fingerprint(members, digests))
+    _check_each_count(spec, parts[Split.TRAIN])
     return Dataset(
-        spec.counts, size_px, parts["train"], parts["validation"], parts["test"], skipped=skipped, fingerprint=whole
+        counts=spec.counts,
+        size_px=size_px,
+        train=parts[Split.TRAIN],
+        validation=parts[Split.VALIDATION],
+        test=parts[Split.TEST],
+        skipped=skipped,
+        fingerprint=digest(f"{split}:{part.fingerprint}" for split, part in parts.items()),
     )
 
 
-def _refuse_unlearnable(spec: DataSpec, train: Part) -> None:
-    seen = set(train.labels.tolist())
-    missing = [name for label, name in enumerate(spec.counts.names) if label not in seen]
+def _check_each_count(spec: DataSpec, train: Part) -> None:
+    present = set(train.labels.tolist())
+    missing = [name for label, name in enumerate(spec.counts.names) if label not in present]
     if missing:
         raise DataError(
             f"no training photo shows {' or '.join(missing)} objects; {len(train)} training photos of {spec.source} "
@@ -230,12 +255,12 @@ def _refuse_unlearnable(spec: DataSpec, train: Part) -> None:
 
 
 def fingerprint(photos: Iterable[Photo], digests: Mapping[str, str]) -> str:
-    """SHA-256 over ids, counts and photo bytes, in whatever order."""
+    """SHA-256 over ids, counts and photo bytes, in any order."""
     return digest(json.dumps([photo.id, photo.count, digests[photo.id]]) for photo in photos)
 
 
 def digest(lines: Iterable[str]) -> str:
-    """SHA-256 of lines, in whatever order."""
+    """SHA-256 of lines, in any order."""
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 

@@ -1,7 +1,7 @@
-"""The inspection report of a prepared dataset: one HTML page, pictures first, nothing loaded from elsewhere.
+"""The inspection report of a prepared dataset: one self-contained HTML page.
 
-Photos per count and split, photo sizes, brightness and sharpness, bins, sample photos of each
-count, pictures that occur twice, and what was left out.
+It shows photos per count and split, photo sizes, brightness and sharpness, bins, sample photos of each count,
+duplicates, and the photos that were left out.
 """
 
 import base64
@@ -20,7 +20,7 @@ from trainer.data.prepared import Prepared, Row
 from trainer.data.split import SHARES, stable_hash
 
 SAMPLES, SAMPLE_PX = 8, 128
-MOST_LISTED = 200
+MAX_LISTED = 200
 
 _STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 figure { margin: 1.5rem 0; } img { max-width: 100%; } table { border-collapse: collapse; }
@@ -30,29 +30,33 @@ td, th { border: 1px solid #999; padding: .2rem .6rem; text-align: left; }
 
 
 def write_report(prepared: Prepared, path: Path) -> Path:
-    """Write the report of ``prepared`` to ``path``, whole or not at all, and return it."""
+    """Write the report of ``prepared`` to ``path`` and return ``path``."""
     rows = prepared.rows
     sections = [
         picture(_counts(rows), "Photos of each count, by split"),
-        picture(_sizes(rows), "Width and height of the photos as they came, in pixels"),
+        picture(_sizes(rows), "Width and height of the original photos, in pixels"),
         picture(
-            _light(rows), "Mean brightness (0-255), and sharpness (variance of the Laplacian): far left is out of focus"
+            _brightness_and_sharpness(rows),
+            "Mean brightness (0-255), and sharpness (variance of the Laplacian; the lowest values are out of focus)",
         ),
-        picture(_bins(rows), "How many photos show the same bin"),
-        *(_samples(prepared, *each) for each in zip(prepared.counts.values, prepared.counts.names, strict=True)),
-        _twins(prepared),
-        _left_out(prepared),
+        picture(_bins(rows), "Photos per bin"),
+        *(
+            _samples(prepared, count, name)
+            for count, name in zip(prepared.counts.values, prepared.counts.names, strict=True)
+        ),
+        _duplicates(prepared),
+        _skipped(prepared),
     ]
     title = f"Dataset {prepared.fingerprint[:12]}"
-    splits = Counter(row.split for row in rows)
-    shares = ", ".join(f"{splits[name]} {name}" for name in SHARES)
+    sizes = Counter(row.split for row in rows)
+    shares = ", ".join(f"{sizes[split]} {split}" for split in SHARES)
     lead = f"{len(rows)} photos ({shares}) of {len({row.bin for row in rows})} bins; {len(prepared.skipped)} left out."
     lead += f" Source: {html.escape(str(prepared.source))}"
     return write_text(path, page(title, lead, "".join(sections)))
 
 
 def page(title: str, lead: str, body: str) -> str:
-    """A whole HTML page; ``lead`` and ``body`` are HTML already."""
+    """A whole HTML page; the parameters are HTML too."""
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
         f"<h1>{title}</h1><p>{lead}</p>{body}</html>\n"
@@ -63,12 +67,12 @@ def _counts(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     axes = figure.subplots()
     counts = sorted({row.count for row in rows})
-    below = [0] * len(counts)
-    for name in SHARES:
-        found = Counter(row.count for row in rows if row.split == name)
-        heights = [found[count] for count in counts]
-        axes.bar(list(map(str, counts)), heights, bottom=below, label=name)
-        below = [a + b for a, b in zip(below, heights, strict=True)]
+    bottoms = [0] * len(counts)
+    for split in SHARES:
+        number_of = Counter(row.count for row in rows if row.split == split)
+        heights = [number_of[count] for count in counts]
+        axes.bar(list(map(str, counts)), heights, bottom=bottoms, label=split)
+        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
     axes.set(xlabel="recorded count", ylabel="photos")
     axes.legend()
     return figure
@@ -85,7 +89,7 @@ def _sizes(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _light(rows: Sequence[Row]) -> Figure:
+def _brightness_and_sharpness(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.hist([row.brightness for row in rows], bins=40)
@@ -112,16 +116,16 @@ def _samples(prepared: Prepared, count: int, name: str) -> str:
     return _embed(sheet, f"Photos with {name} recorded: {', '.join(row.id for row in rows)}")
 
 
-def _twins(prepared: Prepared) -> str:
-    """Photos that show the same picture, each beside the one that it repeats."""
+def _duplicates(prepared: Prepared) -> str:
+    """Photos that show the same image, side by side."""
     by_id = {row.id: row for row in prepared.rows}
     pairs = [(by_id[row.twin], row) for row in prepared.rows if row.twin in by_id]
     if not pairs:
-        return "<p>No two photos show the same picture.</p>"
+        return "<p>No two photos show the same image.</p>"
     shown = pairs[: SAMPLES // 2]
     sheet = _sheet([prepared.root / row.path for pair in shown for row in pair])
-    named = "; ".join(f"{first.id} ({first.count}) and {second.id} ({second.count})" for first, second in shown)
-    return _embed(sheet, f"{len(pairs)} photos repeat the picture of another, counts in brackets: {named}")
+    names = "; ".join(f"{first.id} ({first.count}) and {second.id} ({second.count})" for first, second in shown)
+    return _embed(sheet, f"{len(pairs)} photos show the same image as another, counts in brackets: {names}")
 
 
 def _sheet(paths: Sequence[Path]) -> Image.Image:
@@ -132,18 +136,18 @@ def _sheet(paths: Sequence[Path]) -> Image.Image:
     return sheet
 
 
-def _left_out(prepared: Prepared) -> str:
+def _skipped(prepared: Prepared) -> str:
     if not prepared.skipped:
         return "<p>No photo was left out.</p>"
     lines = "".join(
-        f"<tr><td>{html.escape(each.id)}<td>{html.escape(each.reason)}" for each in prepared.skipped[:MOST_LISTED]
+        f"<tr><td>{html.escape(photo.id)}<td>{html.escape(photo.reason)}" for photo in prepared.skipped[:MAX_LISTED]
     )
-    more = f"the first {MOST_LISTED} of " if len(prepared.skipped) > MOST_LISTED else ""
+    more = f"the first {MAX_LISTED} of " if len(prepared.skipped) > MAX_LISTED else ""
     return f"<h2>Left out: {more}{len(prepared.skipped)}</h2><table><tr><th>photo<th>why{lines}</table>"
 
 
 def picture(figure: Figure, caption: str) -> str:
-    """A plot as a figure."""
+    """A plot as an HTML figure."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=90)
     return _figure(out.getvalue(), "png", caption)
@@ -154,7 +158,7 @@ def _embed(image: Image.Image, caption: str) -> str:
 
 
 def embed_photo(path: Path, text: str, side_px: int = 200) -> str:
-    """A photo, squashed, as an image element."""
+    """A photo, squashed to a square, as an HTML image; ``text`` is its alternative text."""
     return _image(_jpeg(Image.fromarray(photos_io.read(path.read_bytes(), side_px))), "jpeg", text)
 
 

@@ -1,66 +1,61 @@
-"""Where photos and their counts come from: three layouts behind one function, ``read_source``.
+"""Reading photos and their counts from any of three layouts: ``read_source``.
 
-    SOURCE/bin-images/, SOURCE/metadata/    the dataset's own (``trainer/abid.py``)
-    SOURCE.csv                              columns path, count and, optionally, group: the bin
-    SOURCE/<count>/*.jpg                    a folder per count, also below one more folder
+    SOURCE/bin-images/, SOURCE/metadata/    the dataset's own layout (``trainer/data/abid.py``)
+    SOURCE.csv                              columns path, count and optionally group: the bin
+    SOURCE/<count>/*.jpg                    a folder per count, also one folder further down
                                             (SOURCE/train/3/x.jpg: torchvision's ImageFolder)
 
-A division into train and test that the folders suggest is not kept: photos are split by bin.
+Folders named train or test do not decide the split: photos are split by bin.
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from serve.errors import DataError
-from trainer.data.abid import MAX_QUANTITY, Inventory, Photo, Skipped, read_inventory, refuse_empty
+from trainer.data.abid import MAX_QUANTITY, Inventory, Photo, Skipped, check_each_count, read_inventory
 from trainer.data.counts import Counts
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-def read_source(source: Path, counts: Counts, every: bool = True) -> Inventory:
-    """What ``source`` holds of ``counts``, with ``every`` something of each; what cannot be used is named.
+def read_source(source: Path, counts: Counts, require_each: bool = True) -> Inventory:
+    """The photos of ``source`` whose count is one of ``counts``, and the photos that were skipped.
 
-    Raises DataError.
+    Raises DataError if ``source`` cannot be used, or, with ``require_each``, if one of ``counts`` has no photo.
     """
     if not source.exists():
-        raise DataError(f"there is no file or folder {source}; give photos, or leave DATA away to draw bins")
+        raise DataError(f"there is no file or folder {source}; give a source of photos, or leave out DATA to draw bins")
     if source.is_file():
-        found = list(_from_csv(source))
-    elif (source / "bin-images").is_dir() or not count_folders(source):
-        return read_inventory(source, counts, every)
-    else:
-        found = [each for folder in count_folders(source) for each in _from_folder(source, folder)]
-    return _inventory(source, found, counts, every)
+        return _inventory(source, _from_csv(source), counts, require_each)
+    folders = [] if (source / "bin-images").is_dir() else count_folders(source)
+    if not folders:
+        return read_inventory(source, counts, require_each)
+    photos = (photo for folder in folders for photo in _from_folder(source, folder))
+    return _inventory(source, photos, counts, require_each)
 
 
-def _inventory(source: Path, found: list[Photo | Skipped], counts: Counts, every: bool) -> Inventory:
-    photos: dict[str, Photo] = {}
+def _inventory(source: Path, entries: Iterable[Photo | Skipped], counts: Counts, require_each: bool) -> Inventory:
+    by_id: dict[str, Photo] = {}
     skipped: list[Skipped] = []
-    for each in found:
-        reason = each.reason if isinstance(each, Skipped) else _unusable(each, counts)
-        if reason:
-            skipped.append(Skipped(each.id, reason))
-        elif isinstance(each, Photo):
-            other = photos.setdefault(each.id, each)
-            if other.count != each.count:
-                raise DataError(
-                    f"{source} has {each.id} under {other.count} and under {each.count}; remove one of the two"
-                )
-    kept = [_classed(photo, counts) for _, photo in sorted(photos.items())]
-    if every:
-        refuse_empty(source, kept, skipped, counts)
-    return Inventory(source, tuple(kept), tuple(skipped))
-
-
-def _classed(photo: Photo, counts: Counts) -> Photo:
-    return replace(photo, count=counts.of(photo.count) or 0)
+    for entry in entries:
+        if isinstance(entry, Skipped):
+            skipped.append(entry)
+        elif reason := _unusable(entry, counts):
+            skipped.append(Skipped(entry.id, reason))
+        elif by_id.setdefault(entry.id, entry).count != entry.count:
+            raise DataError(
+                f"{source} has {entry.id} under {by_id[entry.id].count} and under {entry.count}; remove one of the two"
+            )
+    photos = [replace(photo, count=counts.count_of(photo.count) or 0) for _, photo in sorted(by_id.items())]
+    if require_each:
+        check_each_count(source, photos, skipped, counts)
+    return Inventory(source, tuple(photos), tuple(skipped))
 
 
 def _unusable(photo: Photo, counts: Counts) -> str | None:
-    if counts.of(photo.count) is None:
+    if counts.count_of(photo.count) is None:
         return f"the count {photo.count} is outside COUNTS"
     if not photo.path.is_file():
         return "the photo is missing"
@@ -68,7 +63,7 @@ def _unusable(photo: Photo, counts: Counts) -> str | None:
 
 
 def count_folders(source: Path) -> list[Path]:
-    """The folders that are named by a count, in ``source`` or one folder below."""
+    """The folders named after a count, in ``source`` or one folder below."""
     folders = [path for pattern in ("*", "*/*") for path in source.glob(pattern) if path.is_dir()]
     return sorted(path for path in folders if path.name.isdecimal() and int(path.name) <= MAX_QUANTITY)
 
@@ -91,11 +86,11 @@ def _from_csv(source: Path) -> Iterator[Photo | Skipped]:
             yield _from_row(source.parent, row)
 
 
-def _from_row(base: Path, row: dict[str, str]) -> Photo | Skipped:
+def _from_row(folder: Path, row: dict[str, str]) -> Photo | Skipped:
     name, count = row["path"], row["count"]
     if not count or not count.strip().isdecimal() or int(count) > MAX_QUANTITY:
         return Skipped(name, f"the count is {count!r}, not a whole number from 0 to {MAX_QUANTITY}")
-    path = (base / name).resolve()
-    if not path.is_relative_to(base.resolve()):
-        return Skipped(name, "the path leads out of the folder of the CSV file")
-    return Photo(name, int(count), base / name, row.get("group") or name)
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        return Skipped(name, "the path points outside the folder of the CSV file")
+    return Photo(name, int(count), folder / name, row.get("group") or name)

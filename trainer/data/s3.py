@@ -1,6 +1,6 @@
-"""Where photos and records come from: a bucket, or a folder in its layout.
+"""Stores of photos and records: a bucket, or a folder with the same layout.
 
-Throttling and cut or reset connections are retried with backoff; a wrong bucket or no network is one error.
+Throttling and lost connections are retried with exponential backoff.
 https://registry.opendata.aws/amazon-bin-imagery/
 """
 
@@ -10,22 +10,24 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import boto3
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, ResponseStreamingError
 
-from serve.errors import AwayError, DataError
+from serve.errors import DataError, UnavailableError
 
 PUBLIC_BUCKET = "aft-vbi-pds"
 ATTEMPTS = 12
-"""With three requests of ten failing, one file of a million is given up."""
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 3.0
+"""If 30 % of the requests fail, one of about two million files does."""
+FIRST_WAIT_S, MAX_WAIT_S = 0.1, 3.0
 
-_AGAIN = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "503", "500", "502", "504"}
-_GONE = {"NoSuchKey", "404", "403", "AccessDenied"}  # without ListBucket, S3 says 403 for a missing object
+Result = TypeVar("Result")
+
+_TRANSIENT = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "503", "500", "502", "504"}
+_NOT_FOUND = {"NoSuchKey", "404", "403", "AccessDenied"}  # without ListBucket, S3 answers 403 for a missing object
 
 
 class Missing(Exception):
@@ -33,10 +35,10 @@ class Missing(Exception):
 
 
 class Store(Protocol):
-    """Where objects come from: keys relative to the place that holds bin-images/ and metadata/."""
+    """A store of objects; keys are relative to the folder that holds bin-images/ and metadata/."""
 
     def read(self, key: str) -> bytes:
-        """The whole object. Raises Missing, DataError."""
+        """Read a whole object. Raises Missing, DataError."""
 
     def keys(self, prefix: str) -> Iterator[str]:
         """All keys that start with ``prefix``."""
@@ -44,24 +46,24 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class FolderStore:
-    """A folder."""
+    """A folder as a store."""
 
     folder: Path
 
     def read(self, key: str) -> bytes:
-        """A file's bytes."""
+        """Read a file. Raises Missing."""
         try:
             return (self.folder / key).read_bytes()
         except FileNotFoundError as error:
             raise Missing(key) from error
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """The files below a folder."""
+        """The files in the folder ``prefix``."""
         return (str(path.relative_to(self.folder)) for path in sorted((self.folder / prefix).glob("*")))
 
 
 class S3Store:
-    """A bucket and a prefix. Unsigned for the public bucket, and where there are no credentials."""
+    """A bucket and a prefix. Requests to the public bucket, or without credentials, are not signed."""
 
     def __init__(self, uri: str, endpoint_url: str | None = None, workers: int = 32) -> None:
         self.bucket, self.prefix = parse_uri(uri)
@@ -69,67 +71,67 @@ class S3Store:
         self.client = _client(self.bucket, endpoint_url, workers)
 
     def read(self, key: str) -> bytes:
-        """An object's bytes, read to the last one that its length promises."""
-        body: bytes = self._call(lambda: self._get(self.prefix + key))
-        return body
+        """Read a whole object. Raises Missing, DataError."""
 
-    def _get(self, key: str) -> bytes:
-        response = self.client.get_object(Bucket=self.bucket, Key=key)
-        return bytes(response["Body"].read())  # raises where the body is shorter than its length
+        def get() -> bytes:
+            response = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)
+            return bytes(response["Body"].read())  # raises if the body is shorter than its Content-Length
+
+        return self._with_retry(get)
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """All keys that start with ``prefix``, page by page."""
-        return (name for name, _ in self.sizes(prefix))
+        """All keys that start with ``prefix``. Raises Missing, DataError."""
+        return (key for key, _ in self.sizes(prefix))
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """All keys that start with ``prefix``, with their bytes. Raises Missing, DataError."""
-        token: dict[str, str] = {}
+        """All keys that start with ``prefix``, with their sizes in bytes. Raises Missing, DataError."""
+        continuation: dict[str, str] = {}
         while True:
-            page = self._call(
-                lambda: self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix + prefix, **token)
+            page = self._with_retry(
+                lambda: self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix + prefix, **continuation)
             )
-            yield from ((found["Key"][len(self.prefix) :], found["Size"]) for found in page.get("Contents", ()))
+            yield from ((entry["Key"][len(self.prefix) :], entry["Size"]) for entry in page.get("Contents", ()))
             if not page.get("IsTruncated"):
                 return
-            token["ContinuationToken"] = page["NextContinuationToken"]
+            continuation["ContinuationToken"] = page["NextContinuationToken"]
 
     def remove(self, key: str) -> None:
-        """Remove an object; no harm where it has gone already."""
-        self._call(lambda: self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key))
+        """Remove an object, if it exists."""
+        self._with_retry(lambda: self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key))
 
     def write(self, key: str, data: bytes) -> bool:
-        """Put an object, unless one with the same bytes is there; says whether it did."""
+        """Put an object, unless it is there with the same bytes; returns whether it was put."""
         digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        name = {"Bucket": self.bucket, "Key": self.prefix + key}
+        address = {"Bucket": self.bucket, "Key": self.prefix + key}
         try:
-            if self._call(lambda: self.client.head_object(**name))["ETag"].strip('"') == digest:
+            if self._with_retry(lambda: self.client.head_object(**address))["ETag"].strip('"') == digest:
                 return False
         except Missing:
             pass
-        self._call(lambda: self.client.put_object(**name, Body=data))
+        self._with_retry(lambda: self.client.put_object(**address, Body=data))
         return True
 
-    def _call(self, ask: Callable[[], Any]) -> Any:
-        """Ask, again where asking again can help. Raises Missing, DataError."""
+    def _with_retry(self, request: Callable[[], Result]) -> Result:
+        """Send a request, with retries after transient errors. Raises Missing, DataError."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return ask()
+                return request()
             except ClientError as error:
                 code = error.response["Error"]["Code"]
-                if code in _GONE:
+                if code in _NOT_FOUND:
                     raise Missing(self.uri) from error
-                if code not in _AGAIN or attempt == ATTEMPTS:
-                    if code in _AGAIN:
-                        advice = "run it again later, or with fewer workers: what has come is kept"
-                        raise AwayError(f"{self.uri} answered {code}: {error}; {advice}") from error
+                if code not in _TRANSIENT or attempt == ATTEMPTS:
+                    if code in _TRANSIENT:
+                        advice = "run it again later, or with fewer workers: fetched files are kept"
+                        raise UnavailableError(f"{self.uri} answered {code}: {error}; {advice}") from error
                     advice = "check the bucket's name and your rights"
                     raise DataError(f"{self.uri} answered {code}: {error}; {advice}") from error
             except (HTTPClientError, ResponseStreamingError, BotoCoreError, OSError) as error:
                 if attempt == ATTEMPTS:
-                    raise AwayError(
+                    raise UnavailableError(
                         f"{self.uri} does not answer: {error}; check the network and the endpoint"
                     ) from error
-            wait_s = min(FIRST_WAIT_S * 2**attempt, LONGEST_WAIT_S)
+            wait_s = min(FIRST_WAIT_S * 2**attempt, MAX_WAIT_S)
             time.sleep(wait_s * random.uniform(0.5, 1))
         raise AssertionError("unreachable")
 
@@ -138,7 +140,7 @@ def parse_uri(uri: str) -> tuple[str, str]:
     """``s3://bucket/some/prefix`` -> bucket and ``some/prefix/``. Raises DataError."""
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     if not uri.startswith("s3://") or not bucket:
-        raise DataError(f"{uri!r} is no address of a bucket; write s3://bucket or s3://bucket/prefix")
+        raise DataError(f"{uri!r} is not the address of a bucket; write s3://bucket or s3://bucket/prefix")
     prefix = prefix.strip("/")
     return bucket, f"{prefix}/" if prefix else ""
 
@@ -160,7 +162,7 @@ def _client(bucket: str, endpoint_url: str | None, workers: int) -> Any:
 
 
 def open_store(source: str, endpoint_url: str | None = None, workers: int = 32) -> Store:
-    """A bucket where ``source`` starts with ``s3://``, else a folder. Raises DataError."""
+    """A store for ``source``, ``s3://bucket/prefix`` or a folder. Raises DataError."""
     if source.startswith("s3://"):
         return S3Store(source, endpoint_url, workers)
     if not Path(source).is_dir():

@@ -1,4 +1,4 @@
-"""Reading every photo of a source once: can it be decoded, what are its bytes, and how does it look."""
+"""Reading every photo of a source once: whether it can be decoded, the digest of its bytes, and its appearance."""
 
 import hashlib
 import os
@@ -14,13 +14,13 @@ from serve.errors import PhotoError
 from trainer.data import duplicates
 from trainer.data.abid import Photo, Skipped
 
-LOOK_PX = 224
-"""Sharpness is measured at this size, so that photos of different sizes compare."""
+SHARPNESS_PX = 224
+"""Brightness and sharpness are measured at this size, so that photos of different sizes can be compared."""
 
 
 @dataclass(frozen=True)
 class Appearance:
-    """How a photo looks: size in px, mean grey (0-255), and variance of the Laplacian of its grey picture."""
+    """The size of a photo in px, its mean grey (0-255), and the variance of the Laplacian of its grey image."""
 
     width: int
     height: int
@@ -28,32 +28,39 @@ class Appearance:
     sharpness: float
 
 
-@dataclass(frozen=True)
-class Scanned:
-    """One readable photo: SHA-256 of its bytes, its signature, and its pixels where a size was asked for."""
+@dataclass(frozen=True, kw_only=True)
+class PhotoScan:
+    """One readable photo.
+
+    ``digest``: SHA-256 of its bytes; ``pixels``: uint8 ``(S, S, 3)``, None if no size was requested.
+    """
 
     photo: Photo
     digest: str
-    look: Appearance
+    appearance: Appearance
     signature: duplicates.Signature
     pixels: photos_io.Pixels | None
 
 
-def scan(photos: Sequence[Photo], size_px: int | None = None) -> tuple[list[Scanned], tuple[Skipped, ...]]:
-    """Read every photo, in parallel; what cannot be read is named."""
+def scan_photos(photos: Sequence[Photo], size_px: int | None = None) -> tuple[list[PhotoScan], tuple[Skipped, ...]]:
+    """Read all photos in parallel; returns the readable and the unreadable ones, both in the order of ``photos``."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes and resizes outside the GIL
-        results = pool.map(partial(_scan_one, size_px=size_px), photos)
-        found = list(tqdm(results, total=len(photos), desc="reading photos", unit="photo"))
-    readable = [each for each in found if isinstance(each, Scanned)]
-    return readable, tuple(each for each in found if isinstance(each, Skipped))
+        results = pool.map(partial(_scan_photo, size_px=size_px), photos)
+        scans = list(tqdm(results, total=len(photos), desc="reading photos", unit="photo"))
+    readable = [scan for scan in scans if isinstance(scan, PhotoScan)]
+    return readable, tuple(scan for scan in scans if isinstance(scan, Skipped))
 
 
-def _scan_one(photo: Photo, size_px: int | None) -> Scanned | Skipped:
+def _scan_photo(photo: Photo, size_px: int | None) -> PhotoScan | Skipped:
     try:
         data = photo.path.read_bytes()
         image = photos_io.decode(data)
     except (PhotoError, OSError) as error:
         return Skipped(photo.id, str(error))
-    pixels = photos_io.read(data, size_px) if size_px else None
-    look = Appearance(*image.size, *photos_io.statistics(photos_io.squash(image, LOOK_PX)))
-    return Scanned(photo, hashlib.sha256(data).hexdigest(), look, duplicates.signature(image), pixels)
+    return PhotoScan(
+        photo=photo,
+        digest=hashlib.sha256(data).hexdigest(),
+        appearance=Appearance(*image.size, *photos_io.statistics(photos_io.squash(image, SHARPNESS_PX))),
+        signature=duplicates.signature(image),
+        pixels=photos_io.read(data, size_px) if size_px else None,
+    )

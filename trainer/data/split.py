@@ -1,7 +1,7 @@
-"""Which photo is in which split: by bin, stratified by count, deterministic.
+"""Splitting photos into train, validation and test: by bin, stratified by count, deterministic.
 
-Every photo is in exactly one of train, validation and test, and so is every bin: photos of one
-bin are near copies of each other, and a model that has seen one has seen the answer.
+Every photo and every bin is in exactly one split. Photos of one bin are almost the same image, so a bin in two splits
+would leak test photos into training.
 """
 
 import hashlib
@@ -9,103 +9,112 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 
 from serve.errors import DataError
 from trainer.data.abid import Photo, Skipped
 
-SHARES = {"train": 0.7, "validation": 0.2, "test": 0.1}
+
+class Split(StrEnum):
+    """The part of a dataset that a photo belongs to."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+SHARES = {Split.TRAIN: 0.7, Split.VALIDATION: 0.2, Split.TEST: 0.1}
 
 
 def subset(photos: Sequence[Photo], limit: int | None, seed: int) -> list[Photo]:
-    """At most ``limit`` photos with the counts in the same proportions, chosen by a hash of the id."""
+    """At most ``limit`` photos, stratified by count, chosen by a hash of the id; in the order of ``photos``."""
     if limit is None or limit >= len(photos):
         return list(photos)
     if limit < 1:
-        raise DataError(f"LIMIT is {limit}; give a number of photos above 0, or leave it away for all")
+        raise DataError(f"LIMIT is {limit}; give a number of photos above 0, or leave it out for all photos")
     by_count = _by_count(photos, seed)
-    wanted = _shares_of(limit, {count: len(group) for count, group in by_count.items()})
-    kept = {photo.id for count, group in by_count.items() for photo in group[: wanted[count]]}
-    return [photo for photo in photos if photo.id in kept]
+    sizes = _apportion(limit, {count: len(group) for count, group in by_count.items()})
+    ids = {photo.id for count, group in by_count.items() for photo in group[: sizes[count]]}
+    return [photo for photo in photos if photo.id in ids]
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Photo id -> split, and the new photos that fit nowhere."""
+    """``split_of``: photo id -> split; ``set_aside``: new photos that no split can take."""
 
-    of: dict[str, str]
+    split_of: dict[str, Split]
     set_aside: tuple[Skipped, ...] = ()
 
 
-def split_by_bin(photos: Sequence[Photo], seed: int, before: Mapping[str, str] | None = None) -> Splits:
-    """Assign every photo to ``train``, ``validation`` or ``test``, each bin wholly to one.
+def split_by_bin(photos: Sequence[Photo], seed: int, before: Mapping[str, Split] | None = None) -> Splits:
+    """Assign every photo to a split, all photos of a bin to the same one.
 
-    Greedy: bins, the largest first, go where the photos of their counts are most lacking. A photo
-    that ``before`` knows (id -> split) stays where it was, and new photos of its bin join it; a new
-    photo that joins bins of different splits is set aside. Deterministic in the photos and the
-    seed. Raises DataError where a split lacks a count.
+    Greedy: bins, the largest first, go to the split that lacks most photos of their counts. Photos in ``before``
+    (id -> split) keep their split, and new photos of the same bin join it; a new photo that connects bins of different
+    splits is set aside. Deterministic in photos and seed. Raises DataError if a split has no photo of a count.
     """
     bins: dict[str, list[Photo]] = defaultdict(list)
     for photo in photos:
         bins[photo.bin].append(photo)
-    of = {photo.id: before[photo.id] for photo in photos if before and photo.id in before}
+    split_of = {photo.id: before[photo.id] for photo in photos if before and photo.id in before}
     set_aside: list[Skipped] = []
     for members in bins.values():
-        places = {of[photo.id] for photo in members if photo.id in of}
-        new = [photo for photo in members if photo.id not in of]
-        if len(places) == 1:
-            of.update(dict.fromkeys((photo.id for photo in new), *places))
-        elif places:
-            reason = (
-                f"it joins bins of {' and '.join(sorted(places))}: what one is tested on, the other would have seen"
-            )
+        splits = {split_of[photo.id] for photo in members if photo.id in split_of}
+        new = [photo for photo in members if photo.id not in split_of]
+        if len(splits) == 1:
+            split_of.update(dict.fromkeys((photo.id for photo in new), *splits))
+        elif splits:
+            reason = f"it connects bins of {' and '.join(sorted(splits))}, which would leak between these splits"
             set_aside += [Skipped(photo.id, reason) for photo in new]
-    fresh = {name: members for name, members in bins.items() if not any(photo.id in of for photo in members)}
-    of |= _distribute(fresh, photos, of, seed)
-    _refuse_missing(photos, of)
-    return Splits(of, tuple(set_aside))
+    new_bins = {name: members for name, members in bins.items() if not any(photo.id in split_of for photo in members)}
+    split_of |= _distribute(new_bins, photos, split_of, seed)
+    _check_each_count(photos, split_of)
+    return Splits(split_of, tuple(set_aside))
 
 
 def _distribute(
-    bins: Mapping[str, list[Photo]], photos: Sequence[Photo], of: Mapping[str, str], seed: int
-) -> dict[str, str]:
+    bins: Mapping[str, list[Photo]], photos: Sequence[Photo], split_of: Mapping[str, Split], seed: int
+) -> dict[str, Split]:
+    """Photo id -> split for the photos of ``bins``; ``split_of`` has those that are split already."""
     totals = Counter(photo.count for photo in photos)
-    lacking = {name: {count: share * total for count, total in totals.items()} for name, share in SHARES.items()}
+    lacking = {split: {count: share * total for count, total in totals.items()} for split, share in SHARES.items()}
     for photo in photos:
-        if photo.id in of:
-            lacking[of[photo.id]][photo.count] -= 1
-    splits: dict[str, str] = {}
+        if photo.id in split_of:
+            lacking[split_of[photo.id]][photo.count] -= 1
+    new_splits: dict[str, Split] = {}
     for name in sorted(bins, key=lambda name: (-len(bins[name]), stable_hash(seed, name))):
         counts = Counter(photo.count for photo in bins[name])
-        place = max(SHARES, key=lambda split: _need(lacking[split], counts, SHARES[split], totals))
+        neediest = max(SHARES, key=lambda split: _need(lacking[split], counts, SHARES[split], totals))
         for count, number in counts.items():
-            lacking[place][count] -= number
-        splits.update({photo.id: place for photo in bins[name]})
-    return splits
+            lacking[neediest][count] -= number
+        new_splits.update({photo.id: neediest for photo in bins[name]})
+    return new_splits
 
 
 def _need(lacking: dict[int, float], counts: Counter[int], share: float, totals: Counter[int]) -> float:
     return sum(number * lacking[count] / (share * totals[count]) for count, number in counts.items())
 
 
-def _refuse_missing(photos: Sequence[Photo], splits: dict[str, str]) -> None:
-    found = Counter((splits[photo.id], photo.count) for photo in photos if photo.id in splits)
+def _check_each_count(photos: Sequence[Photo], split_of: Mapping[str, Split]) -> None:
+    present = {(split_of[photo.id], photo.count) for photo in photos if photo.id in split_of}
     for count in {photo.count for photo in photos}:
-        for name in SHARES:
-            if not found[name, count]:
+        for split in SHARES:
+            if (split, count) not in present:
                 raise DataError(
-                    f"the {name} split has no photo with {count} objects, of {len(photos)} photos in all; "
+                    f"the {split} split has no photo with {count} objects, of {len(photos)} photos in all; "
                     "add photos of that count, raise LIMIT or narrow COUNTS"
                 )
 
 
-def keep_train_share(splits: Mapping[str, str], share: float, seed: int) -> dict[str, str]:
-    """Drop all but ``share`` of the training photos, chosen by a hash of the id; the rest stays."""
+def keep_train_share(split_of: Mapping[str, Split], share: float, seed: int) -> dict[str, Split]:
+    """Drop all but ``share`` of the training photos, chosen by a hash of the id; the other splits stay."""
     if not 0 < share <= 1:
         raise DataError(f"the share of training photos is {share}; give a number above 0 and at most 1")
-    train = sorted((i for i, name in splits.items() if name == "train"), key=partial(stable_hash, seed))
+    ids = (photo_id for photo_id, split in split_of.items() if split == Split.TRAIN)
+    train = sorted(ids, key=partial(stable_hash, seed))
     dropped = set(train[math.ceil(share * len(train)) :])
-    return {photo_id: name for photo_id, name in splits.items() if photo_id not in dropped}
+    return {photo_id: split for photo_id, split in split_of.items() if photo_id not in dropped}
 
 
 def _by_count(photos: Sequence[Photo], seed: int) -> dict[int, list[Photo]]:
@@ -115,8 +124,8 @@ def _by_count(photos: Sequence[Photo], seed: int) -> dict[int, list[Photo]]:
     return by_count
 
 
-def _shares_of(limit: int, sizes: dict[int, int]) -> dict[int, int]:
-    """``limit`` divided like ``sizes``, by largest remainder."""
+def _apportion(limit: int, sizes: Mapping[int, int]) -> dict[int, int]:
+    """Divide ``limit`` in proportion to ``sizes``, by largest remainder."""
     exact = {count: limit * size / sum(sizes.values()) for count, size in sizes.items()}
     whole = {count: math.floor(value) for count, value in exact.items()}
     for count in sorted(exact, key=lambda count: whole[count] - exact[count])[: limit - sum(whole.values())]:
@@ -125,5 +134,5 @@ def _shares_of(limit: int, sizes: dict[int, int]) -> dict[int, int]:
 
 
 def stable_hash(seed: int, text: str) -> str:
-    """A hash that is the same on every machine and in every run, to order things at random."""
+    """A hash that is the same on every machine and in every run, to order things pseudorandomly."""
     return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()

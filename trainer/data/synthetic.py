@@ -1,11 +1,11 @@
-"""Draws bins in the dataset's own format, for a machine without the data.
+"""Drawing photos of bins in the format of the dataset, for machines without the real photos.
 
     python -m trainer.data.synthetic OUT --photos 1000 --seed 0
 
-writes ``OUT/bin-images/<id>.jpg``, ``OUT/metadata/<id>.json`` and ``OUT/file_list.json``: a
-yellow fabric pod, one to five objects in it, elastic bands across, a label below, under
-changing light, focus and noise. About a third of the photos show the bin of the photo
-before, after a pick or a stow, as in the real dataset, so that splitting by bin matters.
+writes ``OUT/bin-images/<id>.jpg``, ``OUT/metadata/<id>.json`` and ``OUT/file_list.json``. A photo shows a yellow fabric
+bin with one to five objects, elastic bands and a label, and light, focus and noise vary. As in the real dataset, about
+a third of the photos show the bin of the previous photo after an object was taken out or put in, so that splitting by
+bin matters.
 """
 
 import argparse
@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
+
+from trainer.data.abid import FILE_LIST, file_list_json
 
 SIZE_PX = 224
 _KINDS = ("box", "book", "bag", "bottle")
@@ -38,7 +40,7 @@ _PALETTE = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Item:
     """One object: its product, shape, and place in the bin (pixels of a SIZE_PX photo)."""
 
@@ -53,7 +55,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Bin:
-    """What one photo shows: the objects and the seed of light, fabric and noise."""
+    """One photo: its objects, and the seed of light, fabric and noise."""
 
     id: str
     items: tuple[Item, ...]
@@ -61,39 +63,42 @@ class Bin:
 
 
 def draw_dataset(out: Path, photos: int = 1000, seed: int = 0, counts: tuple[int, ...] = (1, 2, 3, 4, 5)) -> Path:
-    """Draw ``photos`` bins, counts evenly spread, into ``out`` and return it. Same seed, same bytes."""
+    """Draw ``photos`` bins into ``out``, the same number of each count, and return ``out``.
+
+    The same seed draws the same bytes.
+    """
     for folder in ("bin-images", "metadata"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     bins = list(_bins(photos, seed, counts))
     with ProcessPoolExecutor() as pool:
-        done = pool.map(partial(_write, out), bins, chunksize=16)
-        for _ in tqdm(done, total=photos, desc="drawing bins", unit="photo"):
+        results = pool.map(partial(_write, out), bins, chunksize=16)
+        for _ in tqdm(results, total=photos, desc="drawing bins", unit="photo"):
             pass
-    lists: dict[str, list[str]] = {str(count): [] for count in counts}
-    for each in bins:
-        lists[str(len(each.items))].append(f"data/metadata/{each.id}.json")
-    (out / "file_list.json").write_text(json.dumps(lists, indent=1))
+    ids_by_count: dict[int, list[str]] = {count: [] for count in counts}
+    for drawn_bin in bins:
+        ids_by_count[len(drawn_bin.items)].append(drawn_bin.id)
+    (out / FILE_LIST).write_text(file_list_json(ids_by_count))
     return out
 
 
 def _bins(photos: int, seed: int, counts: tuple[int, ...]) -> Iterator[Bin]:
     rng = random.Random(seed)
-    wanted = [counts[i % len(counts)] for i in range(photos)]
-    rng.shuffle(wanted)
-    before: Bin | None = None
+    counts_of_photos = [counts[i % len(counts)] for i in range(photos)]
+    rng.shuffle(counts_of_photos)
+    previous: Bin | None = None
     number = 0
-    for count in wanted:
-        same_bin = before is not None and rng.random() < 0.35 and abs(len(before.items) - count) == 1
-        number += 1 if same_bin else 3  # three apart: a different bin, as the dataset's ids are read
-        items = _restock(rng, before.items, count) if same_bin and before else _stock(rng, count)
-        before = Bin(f"{number:05d}", items, rng.randrange(2**32))
-        yield before
+    for count in counts_of_photos:
+        same_bin = previous is not None and rng.random() < 0.35 and abs(len(previous.items) - count) == 1
+        number += 1 if same_bin else 3  # ids three apart are never read as the same bin
+        items = _restock(rng, previous.items, count) if same_bin and previous else _stock(rng, count)
+        previous = Bin(f"{number:05d}", items, rng.randrange(2**32))
+        yield previous
 
 
 def _restock(rng: random.Random, items: tuple[Item, ...], count: int) -> tuple[Item, ...]:
-    kept = list(items)
-    rng.shuffle(kept)
-    moved = [replace(item, x=item.x + rng.uniform(-12, 12)) for item in kept[:count]]
+    shuffled = list(items)
+    rng.shuffle(shuffled)
+    moved = [replace(item, x=item.x + rng.uniform(-12, 12)) for item in shuffled[:count]]
     return (*moved, *_stock(rng, count - len(moved)))
 
 
@@ -111,24 +116,34 @@ def _item(rng: random.Random, x: float) -> Item:
     tilt = rng.gauss(0, 14 if kind in ("book", "bag") else 6)
     asin = f"B{rng.randrange(36**8):09d}"[:10]
     stretch = rng.uniform(0.8, 1.25)
-    return Item(asin, kind, rng.choice(_PALETTE), x, width * scale * stretch, height * scale, tilt)
+    return Item(
+        asin=asin,
+        kind=kind,
+        colour=rng.choice(_PALETTE),
+        x=x,
+        width=width * scale * stretch,
+        height=height * scale,
+        tilt_deg=tilt,
+    )
 
 
-def _write(out: Path, each: Bin) -> None:
-    draw_bin(each).save(out / "bin-images" / f"{each.id}.jpg", quality=85)
+def _write(out: Path, drawn_bin: Bin) -> None:
+    draw_bin(drawn_bin).save(out / "bin-images" / f"{drawn_bin.id}.jpg", quality=85)
     record = {
-        "BIN_FCSKU_DATA": {i.asin: {"asin": i.asin, "name": i.kind, "quantity": 1} for i in each.items},
-        "EXPECTED_QUANTITY": len(each.items),
+        "BIN_FCSKU_DATA": {
+            item.asin: {"asin": item.asin, "name": item.kind, "quantity": 1} for item in drawn_bin.items
+        },
+        "EXPECTED_QUANTITY": len(drawn_bin.items),
     }
-    (out / "metadata" / f"{each.id}.json").write_text(json.dumps(record, indent=1))
+    (out / "metadata" / f"{drawn_bin.id}.json").write_text(json.dumps(record, indent=1))
 
 
-def draw_bin(each: Bin) -> Image.Image:
+def draw_bin(drawn_bin: Bin) -> Image.Image:
     """Draw one bin: RGB, SIZE_PX square."""
-    rng = random.Random(each.seed)
+    rng = random.Random(drawn_bin.seed)
     image = _fabric(rng)
     floor = SIZE_PX * rng.uniform(0.82, 0.9)
-    for item in sorted(each.items, key=lambda item: -item.height * rng.uniform(0.8, 1.2)):
+    for item in sorted(drawn_bin.items, key=lambda item: -item.height * rng.uniform(0.8, 1.2)):
         _place(image, item, floor - rng.uniform(0, 10), rng)
     _bands(image, rng)
     _label(image, rng)

@@ -1,11 +1,7 @@
-"""Photos and records from a bucket or a folder into a folder, and a folder into a bucket.
+"""Transfer of photos and records: from a bucket or a folder into a folder, and from a folder into a bucket.
 
-    fetch     concurrent, resumable: what is there already is not asked for again
-    upload    the other way, for an S3 store of one's own
-    mirror    a bucket as a folder, beside the files that lie beside it
-
-Every file is checked and then written whole or not at all; a missing object is listed; a full disk ends the work
-with one error.
+Transfers are concurrent and can be resumed: files that exist are not transferred again. Every file is checked and
+written atomically. Missing and damaged objects are listed in a report; a full disk ends the transfer with one error.
 """
 
 import json
@@ -19,13 +15,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from serve.errors import DataError
-from trainer.data.abid import BESIDE
+from serve.files import atomic_write, write_text
+from serve.settings import read
+from serve.settings.common import StoreSettings
+from trainer.data.abid import OPTIONAL_FILES
 from trainer.data.s3 import Missing, S3Store, Store, parse_uri
 
 REPORT = "fetch_report.json"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Report:
     """What a fetch did. ``missing`` and ``damaged``: key -> reason."""
 
@@ -37,7 +36,7 @@ class Report:
 
 
 def fetch(store: Store, ids: Iterable[str], total: int, out: Path, workers: int = 32) -> Report:
-    """Fetch record and photo of every id into ``out``; what is there already is left alone."""
+    """Fetch the record and the photo of each of ``total`` ids into ``out``, unless they are there already."""
     for folder in ("metadata", "bin-images"):
         (out / folder).mkdir(parents=True, exist_ok=True)
         for partial in (out / folder).glob(".*.partial"):  # of a fetch that was killed
@@ -45,28 +44,27 @@ def fetch(store: Store, ids: Iterable[str], total: int, out: Path, workers: int 
     report, lock = Report(), threading.Lock()
     with tqdm(total=2 * total, desc="fetching", unit="file") as bar:
 
-        def one(key: str) -> None:
-            outcome, size = _fetch_one(store, key, out)
+        def fetch_key(key: str) -> None:
+            _fetch_object(store, key, out / key, report, lock)
             with lock:
-                _count(report, key, outcome, size)
                 bar.set_postfix_str(f"{report.size_bytes / 1e6:.1f} MB", refresh=False)
                 bar.update()
 
-        keys = (key for i in ids for key in (f"metadata/{i}.json", f"bin-images/{i}.jpg"))
-        _in_threads(one, keys, workers)
+        keys = (key for photo_id in ids for key in (f"metadata/{photo_id}.json", f"bin-images/{photo_id}.jpg"))
+        _run_in_threads(fetch_key, keys, workers)
     listed = {"missing": dict(sorted(report.missing.items())), "damaged": dict(sorted(report.damaged.items()))}
-    write_whole(out / REPORT, json.dumps(listed, indent=1).encode())
+    write_text(out / REPORT, json.dumps(listed, indent=1))
     return report
 
 
-def _in_threads(work: Callable[[str], None], keys: Iterable[str], workers: int) -> None:
-    """Work on ``keys`` in threads that draw from them: none is held before its turn. The first error ends all."""
-    draw, lock, stop = iter(keys), threading.Lock(), threading.Event()
+def _run_in_threads(work: Callable[[str], None], keys: Iterable[str], workers: int) -> None:
+    """Call ``work`` for each of ``keys``, which are consumed lazily. The first error stops all threads."""
+    iterator, lock, stop = iter(keys), threading.Lock(), threading.Event()
 
     def worker() -> None:
         while not stop.is_set():
             with lock:
-                key = next(draw, None)
+                key = next(iterator, None)
             if key is None:
                 return
             try:
@@ -76,101 +74,101 @@ def _in_threads(work: Callable[[str], None], keys: Iterable[str], workers: int) 
                 raise
 
     with ThreadPoolExecutor(workers) as pool:
-        for done in [pool.submit(worker) for _ in range(workers)]:
-            done.result()
+        for future in [pool.submit(worker) for _ in range(workers)]:
+            future.result()
 
 
-def _fetch_one(store: Store, key: str, out: Path) -> tuple[str, int]:
-    path = out / key
+def _fetch_object(store: Store, key: str, path: Path, report: Report, lock: threading.Lock) -> None:
+    """Fetch one object to ``path`` and add the outcome to ``report``."""
     if path.is_file() and path.stat().st_size:
-        return "present", 0
+        with lock:
+            report.present += 1
+        return
     try:
         data = store.read(key)
     except Missing:
-        return "the store has no such object", 0
+        with lock:
+            report.missing[key] = "the store has no such object"
+        return
     reason = damage(key, data)
-    if reason:
-        return reason, len(data)
-    try:
-        write_whole(path, data)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror}; free some space and run it again") from error
-    return "fetched", len(data)
-
-
-def _count(report: Report, key: str, outcome: str, size: int) -> None:
-    report.size_bytes += size
-    if outcome == "fetched":
-        report.fetched += 1
-    elif outcome == "present":
-        report.present += 1
-    elif size:
-        report.damaged[key] = outcome
-    else:
-        report.missing[key] = outcome
+    if not reason:
+        try:
+            _write(path, data)
+        except OSError as error:
+            raise DataError(f"{path} cannot be written: {error.strerror}; free some space and run it again") from error
+    with lock:
+        report.size_bytes += len(data)
+        if not reason:
+            report.fetched += 1
+        elif data:
+            report.damaged[key] = reason
+        else:
+            report.missing[key] = reason
 
 
 def damage(key: str, data: bytes) -> str | None:
-    """Why an object cannot be a whole photo or record; None where it looks whole. Nothing is decoded."""
+    """Why an object cannot be a whole photo or record, or None if it seems to be one. Photos are not decoded."""
     if not data:
         return "it is empty"
     if key.endswith(".json"):
         try:
             json.loads(data)
         except ValueError as error:
-            return f"it is no JSON: {error}"
+            return f"it is not JSON: {error}"
     elif not data.startswith(b"\xff\xd8") or b"\xff\xd9" not in data[-64:]:
-        return "it is no whole JPEG: the marker of its start or of its end is missing"
+        return "it is not a whole JPEG: the marker of its start or of its end is missing"
     return None
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+def _write(path: Path, data: bytes) -> None:
+    with atomic_write(path) as out:
+        out.write(data)
 
 
 def upload(folder: Path, uri: str, endpoint_url: str | None = None, workers: int = 32) -> tuple[int, int]:
-    """Put every file of ``folder`` below ``uri``; returns how many were sent and how many were there."""
+    """Upload all files of ``folder`` below ``uri``; returns how many were sent, and how many were there already."""
     store = S3Store(uri, endpoint_url, workers)
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".partial"))
     if not paths:
         raise DataError(f"{folder} holds no file to upload")
-    sent, lock = [], threading.Lock()
+    sent, lock = 0, threading.Lock()
     with tqdm(total=len(paths), desc="uploading", unit="file") as bar:
 
-        def one(name: str) -> None:
-            done = store.write(name, (folder / name).read_bytes())
+        def upload_file(name: str) -> None:
+            nonlocal sent
+            is_new = store.write(name, (folder / name).read_bytes())
             with lock:
-                sent.append(done)
+                sent += is_new
                 bar.update()
 
         try:
-            _in_threads(one, (str(path.relative_to(folder)) for path in paths), workers)
+            _run_in_threads(upload_file, (str(path.relative_to(folder)) for path in paths), workers)
         except Missing as error:
             raise DataError(f"{uri} cannot be written: there is no such bucket, or no right to write to it") from error
-    return sum(sent), len(sent) - sum(sent)
+    return sent, len(paths) - sent
 
 
 def mirror_folder(uri: str, cache: Path) -> Path:
-    """Where ``mirror`` puts the dataset of ``uri``."""
+    """The folder in ``cache`` that ``mirror`` uses for ``uri``."""
     bucket, prefix = parse_uri(uri)
     return cache / bucket / (prefix or "_")
 
 
 def mirror(uri: str, cache: Path, environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder that holds the dataset of ``uri``, fetched into ``cache`` where it is not there yet."""
+    """Fetch the missing photos and records of ``uri`` into a folder in ``cache``, and return the folder.
+
+    The file list and the labels are fetched each time; they may be at ``uri`` or one level above it.
+    """
     bucket, prefix = parse_uri(uri)
-    endpoint = environ.get("BINWATCH_S3_ENDPOINT") or None
+    endpoint_url = read(StoreSettings, environ).s3_endpoint
     out = mirror_folder(uri, cache)
-    store = S3Store(uri, endpoint)
+    store = S3Store(uri, endpoint_url)
     out.mkdir(parents=True, exist_ok=True)
-    beside = S3Store(f"s3://{bucket}/{'/'.join(prefix.split('/')[:-2])}", endpoint) if prefix else store
-    for name in BESIDE:
-        for place in (store, beside):
+    parent = S3Store(f"s3://{bucket}/{'/'.join(prefix.split('/')[:-2])}", endpoint_url) if prefix else store
+    for name in OPTIONAL_FILES:
+        for place in (store, parent):
             try:
-                write_whole(out / name, place.read(name))
+                _write(out / name, place.read(name))
                 break
             except Missing:
                 continue
@@ -180,7 +178,7 @@ def mirror(uri: str, cache: Path, environ: Mapping[str, str] = os.environ) -> Pa
 
 
 def list_ids(store: Store) -> list[str]:
-    """The ids of all records of a store. Raises DataError where there is none."""
+    """The ids of all records in a store. Raises DataError if there are none."""
     try:
         ids = [Path(key).stem for key in store.keys("metadata/") if key.endswith(".json")]
     except Missing:

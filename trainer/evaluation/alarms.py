@@ -1,12 +1,11 @@
-"""How the verdict would do on the test split: how often right records raise the alarm, and wrong ones do.
+"""The verdict's error rates on the test split: how often right records raise the alarm, and wrong ones do.
 
-A record of each photo is right, as far as we know; the wrong ones are made: each other count that the
-model knows. Only the p-values that the archive answers with are looked at (``serve/verdict.py``).
+The recorded count of each test photo counts as right; the wrong records are made up, one for each of the model's other
+counts. Only the p-values that the archive answers with are used (``serve/verdict.py``).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +14,13 @@ from trainer.evaluation.statistics import bootstrap_interval
 
 ALPHAS = (0.01, 0.05, 0.1, 0.2)
 CURVE = tuple(round(0.01 * step, 2) for step in range(1, 31))
-"""The shares of right records that may raise the alarm, for the table and for the curve."""
+"""Values of alpha, the share of right records that may raise the alarm: for the table and for the curve."""
 OFF_BY = ("1", "2", "3+")
 
 
 @dataclass(frozen=True)
 class Alarms:
-    """What alarms at ``alpha`` come to, all shares 0-1.
+    """Alarm rates at ``alpha``, all shares 0-1.
 
     ``false_alarms``: of right records, with a 95 % interval (bootstrap over bins); ``caught``: of wrong records,
     by how many objects they are off; None where the split has no such record.
@@ -35,12 +34,8 @@ class Alarms:
     def metrics(self) -> dict[str, float]:
         """The numbers to log, by name."""
         caught = {f"caught_off_by_{name.replace('+', '_or_more')}": share for name, share in self.caught.items()}
-        return {"false_alarms": self.false_alarms, **{name: each for name, each in caught.items() if each is not None}}
-
-
-def from_dict(found: dict[str, Any]) -> Alarms:
-    """Read back what ``asdict`` gave."""
-    return Alarms(**{**found, "false_alarms_interval": tuple(found["false_alarms_interval"])})
+        known = {name: share for name, share in caught.items() if share is not None}
+        return {"false_alarms": self.false_alarms, **known}
 
 
 def count_alarms(
@@ -58,10 +53,10 @@ def count_alarms(
     """
     distance = np.abs(np.array(values)[None, :] - recorded[:, None])  # (N, C)
     groups = dict(zip(OFF_BY, (distance == 1, distance == 2, distance >= 3), strict=True))
-    found = []
+    alarms = []
     for alpha in alphas:
         alarm = fits <= alpha
-        wrong = alarm[np.arange(len(recorded)), np.searchsorted(values, recorded)]
+        false = alarm[np.arange(len(recorded)), np.searchsorted(values, recorded)]
         caught = {name: float(alarm[group].mean()) if group.any() else None for name, group in groups.items()}
-        found.append(Alarms(alpha, float(wrong.mean()), bootstrap_interval(wrong, bins, seed), caught))
-    return tuple(found)
+        alarms.append(Alarms(alpha, float(false.mean()), bootstrap_interval(false, bins, seed), caught))
+    return tuple(alarms)

@@ -1,13 +1,12 @@
-"""How far a model's confidence can be believed, and one number that sets it right.
+"""Temperature scaling, and the calibration error that it reduces.
 
-The temperature divides the logits, so it changes how sure an answer is and never which one it is.
-It is fitted on the half of the validation photos that chose neither epoch nor recipe.
+The temperature divides the logits: it changes how confident an answer is, never which count it names. It is fitted on
+the half of the validation photos that selected neither the epoch nor the recipe.
 C. Guo et al., "On Calibration of Modern Neural Networks", 2017, https://arxiv.org/abs/1706.04599
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,21 +15,25 @@ from scipy.special import log_softmax, softmax
 
 from serve import verdict
 
-BINS = 15
-COLDEST, HOTTEST = 0.1, 10.0
+STEPS = 15
+"""Intervals of equal width into which confidences are grouped."""
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 10.0
+
+Logits = NDArray[np.float32] | NDArray[np.float64]
+Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Answers of about the same confidence: its mean, the share that is right (both 0-1), and how many."""
+    """Answers of similar confidence: their mean confidence and the share that is right (both 0-1), and their number."""
 
     confidence: float
     accuracy: float
     answers: int
 
 
-def fit_temperature(logits: NDArray[Any], labels: NDArray[Any]) -> float:
-    """The temperature, 0.1-10, with the lowest cross-entropy. Logits ``(N, C)``, labels ``(N,)``; 1 without any."""
+def fit_temperature(logits: Logits, labels: Labels) -> float:
+    """The temperature, 0.1-10, with the lowest cross-entropy. Logits ``(N, C)``, labels ``(N,)``; 1 where N is 0."""
     if not len(labels):
         return 1.0
     rows = np.arange(len(labels))
@@ -38,30 +41,30 @@ def fit_temperature(logits: NDArray[Any], labels: NDArray[Any]) -> float:
     def cross_entropy(exponent: float) -> float:
         return -float(log_softmax(logits / np.exp(exponent), axis=1)[rows, labels].mean())
 
-    found = minimize_scalar(cross_entropy, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded")
-    return float(np.exp(found.x))
+    bounds = (np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE))
+    return float(np.exp(minimize_scalar(cross_entropy, bounds=bounds, method="bounded").x))
 
 
-def reliability(probabilities: NDArray[Any], correct: NDArray[np.bool_]) -> list[Reliability]:
-    """Answers by their confidence, in BINS steps of equal width; empty steps are left out."""
+def reliability(probabilities: NDArray[np.float64], correct: NDArray[np.bool_]) -> list[Reliability]:
+    """The answers by confidence, in STEPS intervals; empty ones are left out."""
     confidence = probabilities.max(axis=1)
-    step = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    members = (step == number for number in range(BINS))
+    step = np.minimum((confidence * STEPS).astype(int), STEPS - 1)
+    members = (step == number for number in range(STEPS))
     return [
-        Reliability(float(confidence[each].mean()), float(correct[each].mean()), int(each.sum()))
-        for each in members
-        if each.any()
+        Reliability(float(confidence[mask].mean()), float(correct[mask].mean()), int(mask.sum()))
+        for mask in members
+        if mask.any()
     ]
 
 
-def expected_calibration_error(probabilities: NDArray[Any], correct: NDArray[np.bool_]) -> float:
-    """Mean distance between confidence and accuracy, 0-1, weighted by how many answers there are."""
-    found = reliability(probabilities, correct)
-    return sum(each.answers * abs(each.confidence - each.accuracy) for each in found) / len(correct)
+def expected_calibration_error(probabilities: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
+    """Mean distance between confidence and accuracy, 0-1, weighted by the number of answers."""
+    groups = reliability(probabilities, correct)
+    return sum(group.answers * abs(group.confidence - group.accuracy) for group in groups) / len(correct)
 
 
-def calibrate(logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
-    """The temperature, and how far confidence and accuracy are apart without and with it, by name."""
+def calibrate(logits: Logits, labels: Labels) -> dict[str, float]:
+    """The fitted temperature, and the calibration error before and after dividing by it, by metric name."""
     temperature = fit_temperature(logits, labels)
     correct = logits.argmax(axis=1) == labels
     errors = {
@@ -71,9 +74,13 @@ def calibrate(logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
     return {"temperature": temperature, **errors}
 
 
-def conformal_scores(logits: NDArray[Any], labels: NDArray[Any], names: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """Of each count, how badly its calibration photos fit it, for the verdict: ascending, uncalibrated."""
+def conformal_scores(logits: Logits, labels: Labels, names: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """The nonconformity scores of each count's calibration photos, ascending, for ``serve/verdict.py``.
+
+    They are computed from the probabilities at temperature 1.
+    """
     probabilities = softmax(logits, axis=1)
-    own, most = probabilities[np.arange(len(labels)), labels], probabilities.max(axis=1)
-    scores = np.array([round(verdict.score(*each), 6) for each in zip(own.tolist(), most.tolist(), strict=True)])
+    recorded, highest = probabilities[np.arange(len(labels)), labels], probabilities.max(axis=1)
+    pairs = zip(recorded.tolist(), highest.tolist(), strict=True)
+    scores = np.array([round(verdict.nonconformity(*pair), 6) for pair in pairs])
     return {name: tuple(sorted(scores[labels == label].tolist())) for label, name in enumerate(names)}

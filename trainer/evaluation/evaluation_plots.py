@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: confusion matrix, reliability diagram, alarm curves."""
+"""The figures of an evaluation: confusion matrix, reliability diagram, alarm curves."""
 
 from collections.abc import Sequence
 
@@ -33,12 +33,12 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
 
 
 def reliability_diagram(predictions: Sequence[Prediction]) -> Figure:
-    """Confidence against the share that is right: on the diagonal a probability can be believed."""
-    probabilities = np.array([each.probabilities for each in predictions])
-    steps = reliability(probabilities, np.array([each.count == each.recorded for each in predictions]))
+    """Accuracy against confidence: on the diagonal, probabilities are calibrated."""
+    probabilities = np.array([answer.probabilities for answer in predictions])
+    steps = reliability(probabilities, np.array([answer.count == answer.recorded for answer in predictions]))
     figure = Figure(figsize=(5, 4.6), layout="constrained")
     axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="can be believed")
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="calibrated")
     sizes = [20 + 400 * step.answers / len(predictions) for step in steps]
     axes.scatter([step.confidence for step in steps], [step.accuracy for step in steps], sizes, alpha=0.6)
     axes.set(
@@ -52,18 +52,20 @@ def reliability_diagram(predictions: Sequence[Prediction]) -> Figure:
     return figure
 
 
-def alarm_curves(found: Sequence[Alarms]) -> Figure:
-    """The share of records that raise the alarm, right ones and wrong ones, against the share that may."""
+def alarm_curves(alarms: Sequence[Alarms]) -> Figure:
+    """The share of right and of wrong records that raise the alarm, against ``alpha``."""
     figure = Figure(figsize=(6, 4.6), layout="constrained")
     axes = figure.subplots()
-    alphas = [each.alpha for each in found]
+    alphas = [at_alpha.alpha for at_alpha in alarms]
     axes.plot(alphas, alphas, color="grey", linestyle=":", label="promised at most")
-    axes.plot(alphas, [each.false_alarms for each in found], color="black", label="right records")
-    low, high = zip(*(each.false_alarms_interval for each in found), strict=True)
+    axes.plot(alphas, [at_alpha.false_alarms for at_alpha in alarms], color="black", label="right records")
+    low, high = zip(*(at_alpha.false_alarms_interval for at_alpha in alarms), strict=True)
     axes.fill_between(alphas, low, high, color="black", alpha=0.15)
-    for name in found[0].caught:
-        shares = np.array([each.caught[name] for each in found], dtype=np.float64)  # None becomes NaN
+    for name in alarms[0].caught:
+        shares = np.array([at_alpha.caught[name] for at_alpha in alarms], dtype=np.float64)  # None becomes NaN
         axes.plot(alphas, shares, label=f"off by {name}")
-    axes.set(xlabel="share of right records that may raise the alarm (alpha)", ylabel="share that does", ylim=(0, 1))
+    axes.set(
+        xlabel="alpha: share of right records that may raise the alarm", ylabel="share that raises it", ylim=(0, 1)
+    )
     axes.legend()
     return figure

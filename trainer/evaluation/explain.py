@@ -1,4 +1,4 @@
-"""A decision of the gate in plain words, for an engineer who has never heard of McNemar. Pure."""
+"""A decision of the gate in plain words, for an engineer who does not know McNemar's test. Pure."""
 
 from collections.abc import Iterator
 from textwrap import fill
@@ -6,23 +6,23 @@ from textwrap import fill
 import numpy as np
 from scipy.stats import norm
 
-from trainer.evaluation import guards
 from trainer.evaluation.gate import Comparison, Decision
+from trainer.evaluation.guards import GuardVerdict
 from trainer.evaluation.policy import SIGNIFICANT, UNDEPLOYED_ACCURACY
 
 WIDTH = 100
 POWER = 0.8
-"""How often the advised number of test photos would show the gain."""
+"""The probability with which the recommended number of test photos shows the gain."""
 
 
-def explain(made: Decision, challenger: str, champion: str, status: str = "", reason: str = "") -> str:
-    """What was decided of version ``challenger`` against version ``champion``, "" for none, and why.
+def explain(decision: Decision, challenger: str, champion: str, status: str = "", reason: str = "") -> str:
+    """The decision on version ``challenger`` against version ``champion``, "" for none, and its reasons.
 
-    ``status`` and ``reason``: what became of the version since, as the registry has it.
+    ``status`` and ``reason``: of the version now, as the registry has them.
     """
-    word = "let through" if made.promote else "refused"
-    parts = [f"The gate {word} version {challenger} (policy: {made.policy.rule}).", *_body(made, champion)]
-    if status and (made.promote or status not in ("refused", "approved")):
+    verb = "approved" if decision.promote else "refused"
+    parts = [f"The gate {verb} version {challenger} (policy: {decision.policy.rule}).", *_body(decision, champion)]
+    if status and (decision.promote or status not in ("refused", "approved")):
         parts.append(f"Since then: {status}. {reason}" if status != "approved" else "It waits for the promoter.")
     return "\n\n".join(
         "\n".join(fill(line, WIDTH, subsequent_indent=_indent(line)) for line in part.splitlines()) for part in parts
@@ -30,116 +30,106 @@ def explain(made: Decision, challenger: str, champion: str, status: str = "", re
 
 
 def _indent(line: str) -> str:
-    """Text that goes on below a line stands where its last column begins."""
+    """A wrapped line continues below the start of the last column."""
     return " " * (line.rfind("  ") + 2) if line.startswith("  ") else ""
 
 
-def _body(made: Decision, champion: str) -> Iterator[str]:
-    if made.p_value is None:
-        yield "The two could not be compared: " + "; ".join(made.reasons) + "."
+def _body(decision: Decision, champion: str) -> Iterator[str]:
+    if decision.p_value is None:
+        yield "The two could not be compared: " + "; ".join(decision.reasons) + "."
         return
-    if made.comparison is None:
-        yield _first(made)
+    if decision.comparison is None:
+        yield _first_challenger(decision, decision.p_value)
     else:
-        yield _counted(made, made.comparison, champion)
-        yield _luck(made, made.comparison)
-        yield _size_of_it(made, made.comparison)
-    yield "Guards, which refuse what is more accurate but worse elsewhere:\n" + "\n".join(_guards(made))
-    yield "So: " + "; ".join(made.reasons) + "."
-    advice = _advice(made)
-    if advice:
-        yield advice
+        yield _discordant_photos(decision, decision.comparison, champion)
+        yield _luck(decision, decision.comparison, decision.p_value)
+        yield _gain(decision, decision.comparison)
+    yield "Guards, which refuse a challenger that is more accurate but worse elsewhere:\n" + "\n".join(
+        f"  {guard.verdict:<10}  {guard.name:<12}  {guard.reason}" for guard in decision.guards
+    )
+    yield "So: " + "; ".join(decision.reasons) + "."
+    if not decision.promote and (advice := list(_advice(decision, decision.p_value))):
+        yield "What to do:\n  " + "\n  ".join(advice)
 
 
-def _first(made: Decision) -> str:
-    right = round(made.challenger_accuracy * made.photos)
+def _first_challenger(decision: Decision, p_value: float) -> str:
+    right = round(decision.challenger_accuracy * decision.photos)
     return (
         f"Nothing was deployed, which counts as an accuracy of {UNDEPLOYED_ACCURACY:.0%}. The challenger counted "
-        f"{right:,} of {made.photos:,} test photos right, {made.challenger_accuracy:.1%}. "
-        f"{_chance(made, 'so many right answers or more')}"
+        f"{right:,} of {decision.photos:,} test photos right, {decision.challenger_accuracy:.1%}. "
+        f"{_chance(decision, p_value, 'so many right answers or more')}"
     )
 
 
-def _counted(made: Decision, compared: Comparison, champion: str) -> str:
-    votes = compared.votes
-    ours, theirs = votes.challenger_alone, votes.champion_alone
+def _discordant_photos(decision: Decision, comparison: Comparison, champion: str) -> str:
+    votes = comparison.votes
+    challenger_right, champion_right = votes.both + votes.challenger_alone, votes.both + votes.champion_alone
     return (
-        f"Both models counted the same {made.photos:,} test photos, of {made.bins:,} bins:\n"
-        f"  champion, version {champion}  {votes.both + theirs:,} right, {made.champion_accuracy:.1%}\n"
-        f"  challenger  {votes.both + ours:,} right, {made.challenger_accuracy:.1%}\n"
+        f"Both models counted the same {decision.photos:,} test photos, of {decision.bins:,} bins:\n"
+        f"  champion, version {champion}  {champion_right:,} right, {decision.champion_accuracy:.1%}\n"
+        f"  challenger  {challenger_right:,} right, {decision.challenger_accuracy:.1%}\n"
         f"On {votes.both + votes.neither:,} photos they do equally well ({votes.both:,} both right, {votes.neither:,} "
         f"both wrong), and those say nothing about which is better. What tells them apart are the other "
-        f"{ours + theirs:,}: on {ours:,} the challenger alone is right, on {theirs:,} the champion alone."
+        f"{votes.challenger_alone + votes.champion_alone:,}: on {votes.challenger_alone:,} the challenger alone is "
+        f"right, on {votes.champion_alone:,} the champion alone."
     )
 
 
-def _luck(made: Decision, compared: Comparison) -> str:
-    votes = compared.votes
+def _luck(decision: Decision, comparison: Comparison, p_value: float) -> str:
+    votes = comparison.votes
     return (
-        "Were the two equally good, each of those could have gone either way, like the toss of a coin. "
-        f"{_chance(made, 'a lead as large as this or larger')} Photos of one bin show the same things, so a bin is "
-        f"one toss: the challenger wins {votes.challenger_bins:,} bins and the champion {votes.champion_bins:,}. "
-        "(This is McNemar's exact one-sided test, with bins for pairs; with photos for pairs it would give "
-        f"{_share(compared.photo_p_value)}.)"
+        "If the two were equally good, each of those could have gone either way, like the toss of a coin. "
+        f"{_chance(decision, p_value, 'a lead as large as this or larger')} Photos of one bin show the same things, so "
+        f"a bin is one toss: the challenger wins {votes.challenger_bins:,} bins and the champion "
+        f"{votes.champion_bins:,}. (This is McNemar's exact one-sided test, with bins as pairs; with photos as pairs "
+        f"it would give {_percent(comparison.photo_p_value)}.)"
     )
 
 
-def _chance(made: Decision, what: str) -> str:
-    assert made.p_value is not None
-    text = f"Luck alone gives {what} in {_share(made.p_value)} of all such comparisons"
-    if made.policy.rule != SIGNIFICANT:
-        return f"{text}; this policy does not ask."
-    held = "no more than" if made.p_value <= made.policy.level else "more than"
-    return f"{text}, which is {held} the {_share(made.policy.level)} that are allowed."
+def _chance(decision: Decision, p_value: float, lead: str) -> str:
+    text = f"Luck alone gives {lead} in {_percent(p_value)} of all such comparisons"
+    if decision.policy.rule != SIGNIFICANT:
+        return f"{text}; this policy does not test for luck."
+    relation = "no more than" if p_value <= decision.policy.level else "more than"
+    return f"{text}, which is {relation} the {_percent(decision.policy.level)} that are allowed."
 
 
-def _share(value: float) -> str:
-    return "less than 0.01 %" if value < 1e-4 else f"{100 * value:.3g} %"
+def _percent(share: float) -> str:
+    return "less than 0.01 %" if share < 1e-4 else f"{100 * share:.3g} %"
 
 
-def _size_of_it(made: Decision, compared: Comparison) -> str:
-    gain, rmse = compared.accuracy, compared.rmse
-    asked = f" At least {100 * made.policy.min_effect:g} are asked for." if made.policy.rule == SIGNIFICANT else ""
+def _gain(decision: Decision, comparison: Comparison) -> str:
+    gain, rmse, policy = comparison.accuracy, comparison.rmse, decision.policy
+    required = f" At least {100 * policy.min_effect:g} are required." if policy.rule == SIGNIFICANT else ""
     return (
         f"How much: {100 * gain.value:+.1f} points of accuracy; the true difference lies between {100 * gain.low:+.1f} "
-        f"and {100 * gain.high:+.1f} with 95 % confidence.{asked} RMSE: {rmse.value:+.3f} objects (less is better), "
+        f"and {100 * gain.high:+.1f} with 95 % confidence.{required} RMSE: {rmse.value:+.3f} objects (less is better), "
         f"between {rmse.low:+.3f} and {rmse.high:+.3f}."
     )
 
 
-def _guards(made: Decision) -> Iterator[str]:
-    for each in made.guards:
-        yield f"  {each.verdict:<10}  {each.name:<12}  {each.reason}"
+def _advice(decision: Decision, p_value: float) -> Iterator[str]:
+    """What can be done about a refusal."""
+    if any(guard.verdict == GuardVerdict.TRIPPED for guard in decision.guards):
+        yield "look at what got worse; if the guard is too strict, change its limit or switch it off."
+    if decision.challenger_accuracy <= decision.champion_accuracy:
+        yield "a better recipe, more or cleaner training photos."
+    elif decision.policy.rule == SIGNIFICANT and p_value > decision.policy.level:
+        yield "more test photos make a small gain visible, better training makes it larger."
+        if photos := photos_needed(decision):
+            yield (f"If the gain is truly this large, {photos:,} test photos would show it {POWER:.0%} of the time.")
 
 
-def _advice(made: Decision) -> str:
-    """What could be done about a refusal."""
-    found = []
-    if any(each.verdict == guards.TRIPPED for each in made.guards):
-        found.append("look at what got worse; a guard that is not meant so can be given another limit or switched off.")
-    assert made.p_value is not None
-    if made.challenger_accuracy <= made.champion_accuracy:
-        found.append("a better recipe, more or cleaner training photos.")
-    elif made.policy.rule == SIGNIFICANT and made.p_value > made.policy.level:
-        found.append("more test photos make a small gain visible, better training makes it larger.")
-        needed = photos_needed(made)
-        found += (
-            [f"Were the gain truly as large as it looks, {needed:,} test photos would show it {POWER:.0%} of the time."]
-            if needed
-            else []
-        )
-    return "What to do:\n  " + "\n  ".join(found) if found and not made.promote else ""
-
-
-def photos_needed(made: Decision) -> int | None:
-    """Test photos with which McNemar's test shows the gain as it looks now with probability POWER; None without a gain.
+def photos_needed(decision: Decision) -> int | None:
+    """Test photos with which McNemar's test shows the present gain with probability POWER; None without a gain.
 
     Connor 1987, "Sample size for testing differences in proportions for the paired-sample design", one-sided; with as
-    many photos a bin as now.
+    many photos per bin as now.
     """
-    if made.comparison is None or made.comparison.accuracy.value <= 0:
+    if decision.comparison is None or decision.comparison.accuracy.value <= 0:
         return None
-    votes, gain = made.comparison.votes, made.comparison.accuracy.value
-    differ = (votes.challenger_alone + votes.champion_alone) / made.photos
-    quantiles = norm.isf(made.policy.level) * np.sqrt(differ) + norm.ppf(POWER) * np.sqrt(differ - gain**2)
-    return int(np.ceil((quantiles / gain) ** 2))
+    votes, gain = decision.comparison.votes, decision.comparison.accuracy.value
+    discordant = (votes.challenger_alone + votes.champion_alone) / decision.photos
+    level = norm.isf(decision.policy.level) * np.sqrt(discordant)
+    power = norm.ppf(POWER) * np.sqrt(discordant - gain**2)
+    return int(np.ceil(((level + power) / gain) ** 2))

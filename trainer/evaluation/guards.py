@@ -1,43 +1,58 @@
 """The gate's guards: what must not get worse while accuracy gets better. Pure.
 
-Two figures of a small test split always differ, so a guard trips only where both hold: the loss is larger than its
-limit, and luck alone would give such a loss in at most ``guard_level`` of the cases (``trainer/paired.py``). A plain
-"no count may lose 5 points" would refuse most of all equally good challengers where a count has 30 photos.
+Two figures of a small test split always differ, so a guard trips only if the loss exceeds its limit and chance alone
+would give such a loss in at most ``guard_level`` of the cases (``trainer/evaluation/paired.py``). A plain rule such as
+"no count may lose 5 points" would refuse most equally good challengers where a count has 30 photos.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
-from scipy.stats import binom
+from scipy.stats import binomtest
 
 from trainer.evaluation.evaluate import Evaluated
-from trainer.evaluation.paired import Floats, Pairs, exact_p, exchange_p, gaps, squares
+from trainer.evaluation.paired import (
+    Floats,
+    Pairs,
+    calibration_gaps_by_bin,
+    exact_p,
+    permutation_p,
+    squared_errors_by_bin,
+)
 from trainer.evaluation.policy import GatePolicy
 
-PASSED, TRIPPED, SWITCHED_OFF, NOT_JUDGED = "passed", "tripped", "off", "not judged"
+
+class GuardVerdict(StrEnum):
+    """The result of one guard; only TRIPPED refuses the challenger."""
+
+    PASSED = "passed"
+    TRIPPED = "tripped"
+    SWITCHED_OFF = "off"
+    NOT_JUDGED = "not judged"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Guard:
     """One guard. ``value``: how much worse the challenger is, in the unit of ``limit``; below 0 it is better.
 
-    ``p_value``: how often luck alone gives such a loss, None where no luck is in it.
+    ``p_value``: how often chance alone gives such a loss, None where chance plays no part.
     """
 
     name: str
-    verdict: str
+    verdict: GuardVerdict
     reason: str
     value: float | None = None
     limit: float | None = None
     p_value: float | None = None
 
 
-@dataclass(frozen=True)
-class OfClass:
-    """One count: its test photos, the accuracies on them and the F1 scores (0-1).
+@dataclass(frozen=True, kw_only=True)
+class ClassResult:
+    """One count: its test photos, both models' accuracies on them and their F1 scores (0-1).
 
-    ``p_value``: how often luck alone gives such a loss of accuracy of this count.
+    ``p_value``: how often chance alone gives such a loss of accuracy on this count.
     """
 
     name: str
@@ -54,23 +69,23 @@ class OfClass:
         return self.champion - self.challenger
 
     @property
-    def lost(self) -> float:
+    def guarded_loss(self) -> float:
         """The loss of accuracy or of F1, whichever is less.
 
-        A model that answers 3 whatever it sees is always right on 3; who learns to tell 3 from 4 loses accuracy there
-        and gains F1.
+        A model that always answers 3 is always right on 3; one that learns to tell 3 from 4 loses accuracy on 3 and
+        gains F1.
         """
         return min(self.loss, self.champion_f1 - self.challenger_f1)
 
 
-@dataclass(frozen=True)
-class Sides:
-    """What is compared. ``pairs`` and ``classes`` are of both; without a champion there are none."""
+@dataclass(frozen=True, kw_only=True)
+class GuardInputs:
+    """What the guards look at. Without a champion, ``pairs`` is None and ``classes`` is empty."""
 
     challenger: Evaluated
     champion: Evaluated | None
     pairs: Pairs | None
-    classes: Sequence[OfClass]
+    classes: Sequence[ClassResult]
     values: Sequence[int]
 
 
@@ -81,122 +96,133 @@ class _Loss:
     text: str
 
 
-def by_class(pairs: Pairs, names: Sequence[str], values: Sequence[int]) -> tuple[OfClass, ...]:
-    """The counts that have test photos."""
-    found = []
+_Measure = Callable[[GuardInputs, GatePolicy], _Loss | str]
+"""Measures a loss, or says why it cannot be judged."""
+
+
+def compare_classes(pairs: Pairs, names: Sequence[str], values: Sequence[int]) -> tuple[ClassResult, ...]:
+    """The results on each count that has test photos."""
+    results = []
     for name, value in zip(names, values, strict=True):
-        its = pairs.recorded == value
-        if its.any():
-            hits, named = pairs.right[:, its].sum(axis=1), (pairs.said == value).sum(axis=1)
-            lost = pairs.right[1, its].astype(int) - pairs.right[0, its]
-            (ours, theirs), (our_f1, their_f1) = hits / its.sum(), 2 * hits / (named + its.sum())
-            found.append(
-                OfClass(
-                    name,
-                    int(its.sum()),
-                    float(ours),
-                    float(theirs),
-                    float(our_f1),
-                    float(their_f1),
-                    exact_p(lost, pairs.bins[its]),
-                )
+        members = pairs.recorded == value
+        photos = int(members.sum())
+        if not photos:
+            continue
+        hits, answers = pairs.right[:, members].sum(axis=1), (pairs.predicted == value).sum(axis=1)
+        lost = pairs.right[1, members].astype(int) - pairs.right[0, members]
+        accuracies, f1_scores = hits / photos, 2 * hits / (answers + photos)
+        results.append(
+            ClassResult(
+                name=name,
+                photos=photos,
+                challenger=float(accuracies[0]),
+                champion=float(accuracies[1]),
+                challenger_f1=float(f1_scores[0]),
+                champion_f1=float(f1_scores[1]),
+                p_value=exact_p(lost, pairs.bins[members]),
             )
-    return tuple(found)
+        )
+    return tuple(results)
 
 
-def check(sides: Sides, policy: GatePolicy) -> tuple[Guard, ...]:
+def check(inputs: GuardInputs, policy: GatePolicy) -> tuple[Guard, ...]:
     """The verdict of every guard."""
     return tuple(
-        _verdict(name, getattr(policy, limit), measure, sides, policy) for name, (limit, measure) in _GUARDS.items()
+        _check(name, getattr(policy, limit), measure, inputs, policy) for name, (limit, measure) in _GUARDS.items()
     )
 
 
-def _verdict(
-    name: str,
-    limit: float | None,
-    measure: Callable[[Sides, GatePolicy], "_Loss | str"],
-    sides: Sides,
-    policy: GatePolicy,
-) -> Guard:
+def _check(name: str, limit: float | None, measure: _Measure, inputs: GuardInputs, policy: GatePolicy) -> Guard:
     if limit is None:
-        return Guard(name, SWITCHED_OFF, "switched off")
-    loss = measure(sides, policy)
+        return Guard(name=name, verdict=GuardVerdict.SWITCHED_OFF, reason="switched off")
+    loss = measure(inputs, policy)
     if isinstance(loss, str):
-        return Guard(name, NOT_JUDGED, loss, limit=limit)
-    too_much, p_value = loss.value > limit, loss.p_value
-    luck = p_value is not None and p_value > policy.guard_level
-    text = loss.text + (f", which may be luck (p = {p_value:.3f})" if too_much and luck else "")
-    verdict = TRIPPED if too_much and not luck else PASSED
-    return Guard(name, verdict, text, loss.value, limit, p_value)
+        return Guard(name=name, verdict=GuardVerdict.NOT_JUDGED, reason=loss, limit=limit)
+    exceeded = loss.value > limit
+    luck = loss.p_value is not None and loss.p_value > policy.guard_level
+    return Guard(
+        name=name,
+        verdict=GuardVerdict.TRIPPED if exceeded and not luck else GuardVerdict.PASSED,
+        reason=loss.text + (f", which may be luck (p = {loss.p_value:.3f})" if exceeded and luck else ""),
+        value=loss.value,
+        limit=limit,
+        p_value=loss.p_value,
+    )
 
 
-def _class_loss(sides: Sides, policy: GatePolicy) -> _Loss | str:
-    """The count that lost most; of several above the limit, the one that luck explains least.
+def _class_loss(inputs: GuardInputs, policy: GatePolicy) -> _Loss | str:
+    """The count that lost most; of several above the limit, the one with the smallest p-value.
 
-    One of C counts is looked at because it looks worst, so its p-value is multiplied by C (Bonferroni).
+    It is selected among C counts because it looks worst, so its p-value is multiplied by C (Bonferroni).
     """
-    if not sides.classes:
-        return _NOBODY
+    if not inputs.classes:
+        return _NO_CHAMPION
     limit = policy.max_class_loss or 0.0
-    worst = min(sides.classes, key=lambda each: (each.lost <= limit, each.p_value if each.lost > limit else -each.lost))
+
+    def rank(result: ClassResult) -> tuple[bool, float]:
+        within = result.guarded_loss <= limit
+        return within, -result.guarded_loss if within else result.p_value
+
+    worst = min(inputs.classes, key=rank)
     text = (
         f"count {worst.name} went from {worst.champion:.1%} to {worst.challenger:.1%} right on {worst.photos} "
         f"photos, and its F1 from {worst.champion_f1:.1%} to {worst.challenger_f1:.1%}; both may fall by "
         f"{_points(limit)}"
     )
-    return _Loss(worst.lost, min(1.0, worst.p_value * len(sides.classes)), text)
+    return _Loss(worst.guarded_loss, min(1.0, worst.p_value * len(inputs.classes)), text)
 
 
-def _calibration(sides: Sides, policy: GatePolicy) -> _Loss | str:
-    if sides.pairs is None:
-        return _NOBODY
-    parts, photos = gaps(sides.pairs), len(sides.pairs.bins)
+def _calibration(inputs: GuardInputs, policy: GatePolicy) -> _Loss | str:
+    if inputs.pairs is None:
+        return _NO_CHAMPION
+    parts, photos = calibration_gaps_by_bin(inputs.pairs), len(inputs.pairs.bins)
 
     def error(sums: Floats) -> Floats:
         return np.asarray(np.abs(sums).sum(axis=-1) / photos)
 
-    ours, theirs = error(parts.sum(axis=1))
+    challenger, champion = error(parts.sum(axis=1))
     text = (
-        f"confidence and accuracy are {_points(ours)} apart, the champion's {_points(theirs)}; it may be "
-        f"{_points(policy.max_calibration_rise)} more"
+        f"confidence and accuracy are {_points(challenger)} apart, the champion's {_points(champion)}; at most "
+        f"{_points(policy.max_calibration_rise)} more are allowed"
     )
-    return _Loss(float(ours - theirs), exchange_p(parts, error), text)
+    return _Loss(float(challenger - champion), permutation_p(parts, error), text)
 
 
-def _rmse(sides: Sides, policy: GatePolicy) -> _Loss | str:
-    if sides.pairs is None:
-        return _NOBODY
-    parts, photos = squares(sides.pairs), len(sides.pairs.bins)
+def _rmse(inputs: GuardInputs, policy: GatePolicy) -> _Loss | str:
+    if inputs.pairs is None:
+        return _NO_CHAMPION
+    parts, photos = squared_errors_by_bin(inputs.pairs), len(inputs.pairs.bins)
 
     def rmse(sums: Floats) -> Floats:
         return np.asarray(np.sqrt(np.maximum(sums[..., 0], 0) / photos))  # a difference of sums may round below 0
 
-    ours, theirs = rmse(parts.sum(axis=1))
-    text = f"{ours:.3f} objects, the champion's {theirs:.3f}; it may be {policy.max_rmse_rise:g} more"
-    return _Loss(float(ours - theirs), exchange_p(parts, rmse), text)
+    challenger, champion = rmse(parts.sum(axis=1))
+    text = f"{challenger:.3f} objects, the champion's {champion:.3f}; at most {policy.max_rmse_rise:g} more is allowed"
+    return _Loss(float(challenger - champion), permutation_p(parts, rmse), text)
 
 
-def _false_alarms(sides: Sides, policy: GatePolicy) -> _Loss | str:
-    """Above what was promised, or above what the champion does, whichever is more."""
-    if sides.pairs is None:
-        return _first_s_false_alarms(sides, policy)
-    if sides.pairs.fit is None:
-        return "one of the two gives no p-values, so that it raises no alarm"
-    ours, theirs = alarms = sides.pairs.fit <= policy.alpha
-    accepted = max(policy.alpha, float(theirs.mean()))
-    p_value = exact_p(ours.astype(int) - theirs, sides.pairs.bins)
-    return _alarm_loss(float(ours.mean()), accepted, p_value, f", the champion's {alarms[1].mean():.1%}", policy)
+def _false_alarms(inputs: GuardInputs, policy: GatePolicy) -> _Loss | str:
+    """Against ``alpha`` or the champion's share, whichever is more."""
+    if inputs.pairs is None:
+        return _false_alarms_of_first(inputs, policy)
+    if inputs.pairs.fit is None:
+        return "one of the two gives no p-values, so it raises no alarm"
+    challenger, champion = inputs.pairs.fit <= policy.alpha
+    champion_share = float(champion.mean())
+    accepted = max(policy.alpha, champion_share)
+    p_value = exact_p(challenger.astype(int) - champion, inputs.pairs.bins)
+    return _alarm_loss(float(challenger.mean()), accepted, p_value, f", the champion's {champion_share:.1%}", policy)
 
 
-def _first_s_false_alarms(sides: Sides, policy: GatePolicy) -> _Loss | str:
-    """Against the promise alone: an exact binomial test."""
-    answers = sides.challenger.predictions
-    if not all(each.fit for each in answers):
-        return "it gives no p-values, so that it raises no alarm"
-    own = [each.fit[int(np.searchsorted(sides.values, each.recorded))] for each in answers]
-    alarms = sum(fit <= policy.alpha for fit in own)
-    p_value = float(binom.sf(alarms - 1, len(own), policy.alpha))
-    return _alarm_loss(alarms / len(own), policy.alpha, p_value, "", policy)
+def _false_alarms_of_first(inputs: GuardInputs, policy: GatePolicy) -> _Loss | str:
+    """Against ``alpha`` alone, by an exact binomial test."""
+    answers = inputs.challenger.predictions
+    if not all(answer.fit for answer in answers):
+        return "it gives no p-values, so it raises no alarm"
+    fits = [answer.fit[int(np.searchsorted(inputs.values, answer.recorded))] for answer in answers]
+    alarms = sum(fit <= policy.alpha for fit in fits)
+    p_value = float(binomtest(alarms, len(fits), policy.alpha, alternative="greater").pvalue)
+    return _alarm_loss(alarms / len(fits), policy.alpha, p_value, "", policy)
 
 
 def _alarm_loss(share: float, accepted: float, p_value: float, champion: str, policy: GatePolicy) -> _Loss:
@@ -207,32 +233,33 @@ def _alarm_loss(share: float, accepted: float, p_value: float, champion: str, po
     return _Loss(share - accepted, p_value, text)
 
 
-def _latency(sides: Sides, policy: GatePolicy) -> _Loss | str:
-    """A factor. It has no p-value: what noise it has, from the machine's other work, the limit has to allow for."""
-    if sides.champion is None:
-        return _NOBODY
-    ours, theirs = sides.challenger.latency_ms, sides.champion.latency_ms
-    if ours is None or not theirs:
+def _latency(inputs: GuardInputs, policy: GatePolicy) -> _Loss | str:
+    """A factor, without a p-value: the limit must allow for the noise of other work on the machine."""
+    if inputs.champion is None:
+        return _NO_CHAMPION
+    challenger, champion = inputs.challenger.latency_ms, inputs.champion.latency_ms
+    if challenger is None or not champion:
         return "the two were not timed in the same run"
     text = (
-        f"{ours:.1f} ms a photo, the champion's {theirs:.1f}; it may take {policy.max_latency_factor:g} times as long"
+        f"{challenger:.1f} ms per photo, the champion's {champion:.1f}; at most {policy.max_latency_factor:g} times "
+        "as long is allowed"
     )
-    return _Loss(ours / theirs, None, text)
+    return _Loss(challenger / champion, None, text)
 
 
-def _size(sides: Sides, policy: GatePolicy) -> _Loss | str:
-    if sides.challenger.archive_bytes is None:
+def _size(inputs: GuardInputs, policy: GatePolicy) -> _Loss | str:
+    if inputs.challenger.archive_bytes is None:
         return "the archive's size is not known"
-    megabytes = sides.challenger.archive_bytes / 1e6
-    return _Loss(megabytes, None, f"{megabytes:.1f} MB; it may have {policy.max_archive_mb:g}")
+    megabytes = inputs.challenger.archive_bytes / 1e6
+    return _Loss(megabytes, None, f"{megabytes:.1f} MB; at most {policy.max_archive_mb:g} MB are allowed")
 
 
 def _points(share: float | None) -> str:
     return f"{100 * (share or 0.0):.1f} points"
 
 
-_NOBODY = "there is no champion to compare with"
-_GUARDS: dict[str, tuple[str, Callable[[Sides, GatePolicy], _Loss | str]]] = {
+_NO_CHAMPION = "there is no champion to compare with"
+_GUARDS: dict[str, tuple[str, _Measure]] = {
     "class loss": ("max_class_loss", _class_loss),
     "calibration": ("max_calibration_rise", _calibration),
     "RMSE": ("max_rmse_rise", _rmse),

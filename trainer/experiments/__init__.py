@@ -1,1 +1,1 @@
-"""Many trainings: the search for hyperparameters, the runners of its jobs, and trainings side by side."""
+"""Many trainings: the hyperparameter search, the runners of its jobs, and comparisons of trainings."""

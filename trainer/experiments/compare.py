@@ -1,7 +1,7 @@
-"""Trainings side by side: what each reached on the same test photos, and whether the difference is more than luck.
+"""Comparison of trainings on the same test photos, with a confidence interval for the difference.
 
-``scripts/train.py`` leaves three files in a folder: ``training.json`` (how it went), ``evaluation.json``
-and ``predictions.json`` (what it said of every test photo); a table is made of such folders.
+Reads the folders that ``scripts/train.py`` writes: ``training.json`` (settings and duration), ``evaluation.json``, and
+``predictions.json`` (the prediction for every test photo).
 """
 
 import json
@@ -14,13 +14,13 @@ import numpy as np
 
 from serve.errors import DataError
 from trainer.artifacts import EVALUATION, PREDICTIONS, TRAINING
-from trainer.evaluation.evaluate import Evaluation, from_json
+from trainer.evaluation.evaluate import Evaluation, evaluation_from_json, predictions_from_json
 from trainer.evaluation.statistics import bootstrap_interval
 
 
 @dataclass(frozen=True)
 class Row:
-    """One training: its folder, what ``training.json`` says, and its evaluation."""
+    """One training: the name of its folder, the content of ``training.json``, and its evaluation."""
 
     name: str
     training: dict[str, Any]
@@ -31,7 +31,7 @@ class Row:
 class Difference:
     """How much more accurate one model is than another on the same photos (-1 to 1), with a 95 % interval.
 
-    The interval is that of the mean difference a photo, over bins: pairs, so that what both get wrong cancels out.
+    A paired bootstrap over bins: errors that both models make cancel out.
     """
 
     accuracy: float
@@ -40,29 +40,28 @@ class Difference:
 
 
 def read(folder: Path) -> Row:
-    """One training's folder. Raises DataError where it is none."""
+    """Read the folder of a training. Raises DataError for another folder."""
     try:
         training = json.loads((folder / TRAINING).read_text())
-        return Row(folder.name, training, from_json((folder / EVALUATION).read_text()))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder} is not what scripts/train.py leaves in --out: {error}") from error
+        return Row(folder.name, training, evaluation_from_json((folder / EVALUATION).read_text()))
+    except (OSError, ValueError, DataError) as error:
+        raise DataError(f"{folder} is not an --out folder of scripts/train.py: {error}") from error
 
 
-def difference(folder: Path, other: Path, seed: int = 0) -> Difference:
-    """How much more accurate the model of ``folder`` is than that of ``other``. Raises DataError for other photos."""
-    mine, others = (_answers(each) for each in (folder, other))
-    if mine.keys() != others.keys():
-        raise DataError(f"{folder} and {other} were tested on different photos; train both on the same data")
-    better = np.array([float(right) - float(others[name][0]) for name, (right, _) in mine.items()])
-    interval = bootstrap_interval(better, [where for _, where in mine.values()], seed)
-    return Difference(float(better.mean()), interval, len(better))
+def difference(folder: Path, baseline: Path, seed: int = 0) -> Difference:
+    """How much more accurate the model of ``folder`` is than that of ``baseline``.
 
-
-def _answers(folder: Path) -> dict[str, tuple[bool, str]]:
-    """By the test photo's id: whether it was counted right, and its bin."""
-    found = json.loads((folder / PREDICTIONS).read_text())
-    rows = zip(found["id"], found["recorded"], found["count"], found["bin"], strict=True)
-    return {photo: (recorded == count, where) for photo, recorded, count, where in rows}
+    Raises DataError when they were tested on different photos.
+    """
+    predictions = predictions_from_json((folder / PREDICTIONS).read_text())
+    right = {prediction.id: prediction.count == prediction.recorded for prediction in predictions}
+    baseline_predictions = predictions_from_json((baseline / PREDICTIONS).read_text())
+    baseline_right = {prediction.id: prediction.count == prediction.recorded for prediction in baseline_predictions}
+    if right.keys() != baseline_right.keys():
+        raise DataError(f"{folder} and {baseline} were tested on different photos; train both on the same data")
+    gains = np.array([float(right[photo]) - float(baseline_right[photo]) for photo in right])
+    interval = bootstrap_interval(gains, [prediction.bin for prediction in predictions], seed)
+    return Difference(float(gains.mean()), interval, len(gains))
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -76,19 +75,16 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _line(row: Row) -> str:
-    found, about, (low, high) = row.evaluation, row.training, row.evaluation.accuracy_interval
-    each = " ".join(f"{100 * value:.0f}" for value in found.per_class_accuracy.values())
-    mix = found.report_mix
-    told = f"{mix['accuracy_told']:.1%}, {mix['rmse_told']:.3f}" if mix else ""
-    epochs = f"{about['best_epoch']} of {about['epochs']}" + (f", {about['stopped_by']}" if about["stopped_by"] else "")
+    evaluation, training, (low, high) = row.evaluation, row.training, row.evaluation.accuracy_interval
+    mix, stopped_by = evaluation.report_mix, training["stopped_by"]
     cells = [
         row.name,
-        f"{found.accuracy:.1%} ({100 * low:.1f}-{100 * high:.1f})",
-        f"{found.rmse:.3f}",
-        each,
-        told,
-        epochs,
-        f"{about['seconds'] / 60:.0f} min",
-        f"{about['photos_per_second']:.0f}",
+        f"{evaluation.accuracy:.1%} ({100 * low:.1f}-{100 * high:.1f})",
+        f"{evaluation.rmse:.3f}",
+        " ".join(f"{100 * accuracy:.0f}" for accuracy in evaluation.per_class_accuracy.values()),
+        f"{mix['accuracy_told']:.1%}, {mix['rmse_told']:.3f}" if mix else "",
+        f"{training['best_epoch']} of {training['epochs']}" + (f", {stopped_by}" if stopped_by else ""),
+        f"{training['seconds'] / 60:.0f} min",
+        f"{training['photos_per_second']:.0f}",
     ]
     return f"| {' | '.join(cells)} |"

@@ -1,7 +1,6 @@
-"""The experiments of the README's table: every recipe on one prepared dataset, as far as two cores go.
+"""The experiments of the table in docs/results.md: every recipe on one prepared dataset, as far as two cores manage.
 
-Each is a call of ``scripts/train.py`` in a process of its own; one that was interrupted goes on where it was, and
-one that is done is not done again.
+Each experiment is a process with ``scripts/train.py``. An interrupted one is resumed, a finished one is skipped.
 """
 
 import logging
@@ -19,29 +18,32 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Experiment:
-    """A recipe, and what is said differently of it; ``name``: its folder, and its row of the table."""
+    """A recipe with options of ``scripts/train.py``; ``name``: of its folder and of its row in the table."""
 
     name: str
     recipe: str
-    words: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
-    def done(self, out: Path) -> bool:
+    def is_done(self, out: Path) -> bool:
         """Whether it has been trained and evaluated."""
         return (out / self.name / EVALUATION).is_file()
 
-    def run(self, data: Path, out: Path) -> None:
-        """Train and evaluate. Raises TrainingError where ``scripts/train.py`` fails."""
-        words = [sys.executable, "scripts/train.py", self.recipe, "--data", data, "--out", out / self.name, *self.words]
-        done = subprocess.run([str(word) for word in words], stdout=sys.stderr)
-        if done.returncode:
-            raise TrainingError(f"the experiment {self.name} ended with {done.returncode}; its reason stands above")
+    def run(self, data: Path, out: Path, options: Sequence[str] = ()) -> None:
+        """Train and evaluate, with further ``options``. Raises TrainingError when ``scripts/train.py`` fails."""
+        command = [sys.executable, "scripts/train.py", self.recipe, "--data", data, "--out", out / self.name]
+        arguments = [str(argument) for argument in (*command, *self.options, *options)]
+        result = subprocess.run(arguments, stdout=sys.stderr)
+        if result.returncode:
+            raise TrainingError(
+                f"experiment {self.name} failed with exit code {result.returncode}; the reason is above"
+            )
 
 
 def _seed(number: int) -> tuple[str, ...]:
     return ("--seed", str(number))
 
 
-# without a network ImageNet's weights are those that come as a package
+# without a network connection, the only ImageNet weights are those of an installed package
 INSTALLED = ("--architecture", "efficientnet-lite0")
 SCRATCH = ("--weights", "none")
 HALF = ("--precision", "bfloat16")
@@ -62,17 +64,18 @@ EXPERIMENTS = (
 )
 
 
-def run(data: Path, out: Path, wanted: Sequence[str], words: Sequence[str] = ()) -> list[Path]:
-    """Run the ``wanted`` experiments, all without any, that are not done; the folders of all that are.
+def run(data: Path, out: Path, names: Sequence[str], options: Sequence[str] = ()) -> list[Path]:
+    """Run the named experiments that are not done, all without ``names``. Returns the folders of all that are done.
 
-    ``words``: what ``scripts/train.py`` is told besides. Raises SettingsError for an unknown one.
+    ``options``: further options of ``scripts/train.py``. Raises SettingsError for an unknown name, TrainingError when
+    an experiment fails.
     """
-    unknown = sorted(set(wanted) - {each.name for each in EXPERIMENTS})
+    known = [experiment.name for experiment in EXPERIMENTS]
+    unknown = sorted(set(names) - set(known))
     if unknown:
-        names = ", ".join(each.name for each in EXPERIMENTS)
-        raise SettingsError(f"there is no experiment {unknown[0]!r}; there are {names}")
-    for each in EXPERIMENTS:
-        if (not wanted or each.name in wanted) and not each.done(out):
-            log.info("experiment %s", each.name)
-            Experiment(each.name, each.recipe, (*each.words, *words)).run(data, out)
-    return [out / each.name for each in EXPERIMENTS if each.done(out)]
+        raise SettingsError(f"there is no experiment {unknown[0]!r}; choose from {', '.join(known)}")
+    for experiment in EXPERIMENTS:
+        if (not names or experiment.name in names) and not experiment.is_done(out):
+            log.info("experiment %s", experiment.name)
+            experiment.run(data, out, options)
+    return [out / experiment.name for experiment in EXPERIMENTS if experiment.is_done(out)]

@@ -1,16 +1,15 @@
 """Jobs and runners: a training job is a value, a runner starts it somewhere.
 
-A job is laid out as SageMaker lays out a training container, so that every runner starts the same
-thing, the word ``train``:
+A job's folder has the layout of a SageMaker training container, so every runner starts the same program, ``train``:
 
-    BASE/input/config/hyperparameters.json    what is to be trained
+    BASE/input/config/hyperparameters.json    the hyperparameters
     BASE/input/data/training                  the photos, or a prepared dataset
-    BASE/checkpoints/                         an interrupted job that is started again goes on from here
-    BASE/output/epochs.jsonl, failure         how it goes, and why it failed
-    BASE/model/                               what it made
+    BASE/checkpoints/                         an interrupted job that is started again resumes from here
+    BASE/output/epochs.jsonl, failure         the numbers of each epoch, and the reason of a failure
+    BASE/model/                               the results
 
-``process`` runs it beside us, ``docker`` in a container of the trainer's image. Another engine is
-another function from a Job to a Running.
+``process`` runs a job as a child process, ``docker`` in a container of the trainer's image. To add a runner, write a
+function from a Job to a RunningJob.
 """
 
 import json
@@ -24,20 +23,33 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+
+from pydantic import TypeAdapter
 
 from serve.errors import SettingsError, TrainingError
 from trainer.data import abid, prepared
 
 EPOCHS = "epochs.jsonl"
 GRACE_S = 120
-"""Seconds between SIGTERM and SIGKILL: as long as SageMaker gives a spot instance."""
+"""Seconds between SIGTERM and SIGKILL, as for a SageMaker spot instance."""
 POLL_S = 0.2
 
 
 @dataclass(frozen=True)
+class EpochReport:
+    """The fields of a line of ``epochs.jsonl`` that a search reads; the loss is in nats."""
+
+    number: int
+    validation_loss: float
+
+
+_EPOCH = TypeAdapter(EpochReport)
+
+
+@dataclass(frozen=True)
 class Job:
-    """One training job. ``image`` and ``gpu`` matter to runners that start containers."""
+    """One training job. ``image`` and ``gpu``: for runners that start containers."""
 
     base: Path
     data: Path
@@ -46,56 +58,54 @@ class Job:
     image: str = "binwatch-trainer"
     gpu: bool = False
 
-    def lay_out(self) -> None:
-        """Write what the job reads, and keep what an earlier start of it has left."""
+    def prepare_folder(self) -> None:
+        """Write the job's input, and remove the output of an earlier start; checkpoints are kept."""
         for folder in ("input/config", "input/data", "model", "output", "checkpoints"):
             (self.base / folder).mkdir(parents=True, exist_ok=True)
-        for old in (EPOCHS, "failure"):
-            (self.base / "output" / old).unlink(missing_ok=True)
+        for name in (EPOCHS, "failure"):
+            (self.base / "output" / name).unlink(missing_ok=True)
         (self.base / "input" / "config" / "hyperparameters.json").write_text(json.dumps(dict(self.hyperparameters)))
 
-    def epochs(self) -> list[dict[str, Any]]:
-        """The numbers of every epoch so far."""
+    def epochs(self) -> list[EpochReport]:
+        """The epochs that have ended so far."""
         path = self.base / "output" / EPOCHS
         lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [_EPOCH.validate_python(json.loads(line)) for line in lines if line.endswith("\n")]
 
     def failure(self) -> str:
-        """Why it failed."""
+        """The reason of a failure."""
         path = self.base / "output" / "failure"
-        return path.read_text() if path.is_file() else f"it left no reason; see {self.base / 'output' / 'log.txt'}"
+        return path.read_text() if path.is_file() else f"it gave no reason; see {self.base / 'output' / 'log.txt'}"
 
 
-class Running(Protocol):
+class RunningJob(Protocol):
     """A job that was started."""
 
     def poll(self) -> int | None:
-        """Its exit code, once it has ended."""
+        """The exit code; None while the job is running."""
 
     def stop(self) -> None:
-        """SIGTERM, and after GRACE_S an end."""
+        """Send SIGTERM, and after GRACE_S SIGKILL."""
 
 
-Runner = Callable[[Job], Running]
+Runner = Callable[[Job], RunningJob]
 
 
-def run(runner: Runner, job: Job, on_epoch: Callable[[dict[str, Any]], bool] = lambda _: True) -> bool:
-    """Run ``job`` to its end; ``on_epoch`` gets each epoch's numbers and stops it by answering False.
+def run(runner: Runner, job: Job, on_epoch: Callable[[EpochReport], bool] = lambda _: True) -> bool:
+    """Run ``job`` to its end. ``on_epoch`` is called after each epoch; when it returns False, the job is stopped.
 
-    Says whether it came to its own end.
-
-    Raises TrainingError with the job's own reason when it fails.
+    Returns False when ``on_epoch`` stopped the job. Raises TrainingError with the job's reason when it fails.
     """
-    job.lay_out()
-    running, told, stopped = runner(job), 0, False
+    job.prepare_folder()
+    running, reported, stopped = runner(job), 0, False
     try:
         code = None
         while code is None:
-            time.sleep(POLL_S)  # a job takes minutes
+            time.sleep(POLL_S)
             code = running.poll()
-            for numbers in job.epochs()[told:]:
-                told += 1
-                if not stopped and not on_epoch(numbers):
+            for epoch in job.epochs()[reported:]:
+                reported += 1
+                if not stopped and not on_epoch(epoch):
                     stopped = True
                     running.stop()
     except BaseException:
@@ -106,17 +116,17 @@ def run(runner: Runner, job: Job, on_epoch: Callable[[dict[str, Any]], bool] = l
     return not stopped
 
 
-class ProcessRun:
-    """A job as a process beside us."""
+class ProcessJob:
+    """A job in a child process."""
 
     def __init__(self, job: Job) -> None:
         pid = job.base / "pid"
-        _end_orphan(pid, job.base)
+        _kill_orphan(pid, job.base)
         channel = job.base / "input" / "data" / "training"
         if channel.is_symlink():
             channel.unlink()
         elif channel.is_dir():
-            channel.rmdir()  # where a container had its photos mounted
+            channel.rmdir()  # the mount point of an earlier container
         channel.symlink_to(job.data.resolve())
         environment = {**os.environ, **job.environment, "SAGEMAKER_BASE_DIR": str(job.base.resolve())}
         with (job.base / "output" / "log.txt").open("ab") as log:
@@ -130,11 +140,11 @@ class ProcessRun:
         pid.write_text(str(self._process.pid))
 
     def poll(self) -> int | None:
-        """The exit code, once there is one."""
+        """The exit code; None while the process is running."""
         return self._process.poll()
 
     def stop(self) -> None:
-        """SIGTERM, and after GRACE_S SIGKILL."""
+        """Send SIGTERM, and after GRACE_S SIGKILL."""
         self._process.terminate()
         try:
             self._process.wait(GRACE_S)
@@ -143,22 +153,22 @@ class ProcessRun:
             self._process.wait()
 
 
-def _end_orphan(pid: Path, base: Path) -> None:
-    """End the process that a killed tuner has left behind: two would write the same checkpoint."""
+def _kill_orphan(pid: Path, base: Path) -> None:
+    """Kill the job that a killed search left running, because two jobs would write the same checkpoint."""
     if not pid.is_file():
         return
     number = int(pid.read_text())
     with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
         if f"SAGEMAKER_BASE_DIR={base.resolve()}".encode() in Path(f"/proc/{number}/environ").read_bytes().split(b"\0"):
             os.kill(number, signal.SIGKILL)
-            while Path(f"/proc/{number}/environ").read_bytes():  # empty once it is gone
+            while Path(f"/proc/{number}/environ").read_bytes():  # empty once the process has ended
                 time.sleep(POLL_S)
 
 
-class DockerRun:
-    """A job as a container of the trainer's image, without a network unless MLflow is named.
+class DockerJob:
+    """A job in a container of the trainer's image, without a network unless the job logs to MLflow.
 
-    What it says goes to output/log.txt as it says it; the container is removed when it has ended.
+    Its output is streamed to output/log.txt. The container is removed after it has ended.
     """
 
     def __init__(self, job: Job) -> None:
@@ -168,8 +178,8 @@ class DockerRun:
         self._code: int | None = None
         client = docker.from_env()
         name = f"binwatch-job-{job.base.name}"
-        for old in client.containers.list(all=True, filters={"name": f"^/{name}$"}):
-            old.remove(force=True)  # a killed tuner has left it behind
+        for orphan in client.containers.list(all=True, filters={"name": f"^/{name}$"}):
+            orphan.remove(force=True)  # a killed search left it behind
         self._container = client.containers.run(
             job.image,
             "train",
@@ -183,33 +193,36 @@ class DockerRun:
             network_mode="host" if job.environment.get("MLFLOW_TRACKING_URI") else "none",
             device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if job.gpu else [],
         )
-        self._following = threading.Thread(target=self._follow, args=[job.base / "output" / "log.txt"], daemon=True)
-        self._following.start()
+        self._log_thread = threading.Thread(target=self._copy_log, args=[job.base / "output" / "log.txt"], daemon=True)
+        self._log_thread.start()
 
-    def _follow(self, path: Path) -> None:
+    def _copy_log(self, path: Path) -> None:
         with path.open("ab", buffering=0) as log:
-            for said in self._container.logs(stream=True, follow=True):
-                log.write(said)
+            for chunk in self._container.logs(stream=True, follow=True):
+                log.write(chunk)
 
     def poll(self) -> int | None:
-        """The exit code, once there is one; the container is then gone."""
+        """The exit code, after the container was removed; None while it is running."""
         if self._code is None:
             self._container.reload()
             if self._container.status == "exited":
                 self._code = self._container.attrs["State"]["ExitCode"]
-                self._following.join()
+                self._log_thread.join()
                 self._container.remove()
         return self._code
 
     def stop(self) -> None:
-        """SIGTERM, and after GRACE_S SIGKILL."""
+        """Send SIGTERM, and after GRACE_S SIGKILL."""
         if self._code is None:
             self._container.stop(timeout=GRACE_S)
             self.poll()
 
 
 def _mounts(job: Job) -> dict[str, dict[str, str]]:
-    """The job's folder and its photos; prepared data keeps what it computes, and names its photos by their path."""
+    """The volumes of a container: the job's folder, the data, and the photos.
+
+    A prepared dataset is writable, because it caches features, and refers to its photos by absolute path.
+    """
     data, inside = job.data.resolve(), "/opt/ml/input/data"
     channel = job.base / "input" / "data" / "training"
     if channel.is_symlink():
@@ -220,13 +233,13 @@ def _mounts(job: Job) -> dict[str, dict[str, str]]:
     if prepared.is_prepared(data):
         photos = str(prepared.read(data).root)
         mounts[photos] = {"bind": photos, "mode": "ro"}
-    for beside in (data.parent / name for name in abid.BESIDE):
-        if beside.is_file():
-            mounts[str(beside)] = {"bind": f"{inside}/{beside.name}", "mode": "ro"}
+    for path in (data.parent / name for name in abid.OPTIONAL_FILES):
+        if path.is_file():
+            mounts[str(path)] = {"bind": f"{inside}/{path.name}", "mode": "ro"}
     return mounts
 
 
-RUNNERS: dict[str, Runner] = {"process": ProcessRun, "docker": DockerRun}
+RUNNERS: dict[str, Runner] = {"process": ProcessJob, "docker": DockerJob}
 
 
 def runner(name: str) -> Runner:

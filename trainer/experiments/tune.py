@@ -1,27 +1,24 @@
-"""The search for hyperparameters: trials are jobs, Optuna says which one is next.
+"""The hyperparameter search: Optuna chooses the trials, and each trial is a training job.
 
-The space is the report's: learning rate 0.001-0.1 (log), batch size 16, 32 or 64, and the network;
-what is minimised is the mean validation loss of a trial's best epoch. Everything is in one folder:
+The space is the report's (docs/background.md): learning rate 0.001-0.1 (log), batch size 16, 32 or 64, and the network.
+The objective is the mean validation loss of a trial's best epoch, minimised. Everything is in one folder:
 
-    OUT/study.log          Optuna's journal: every trial, and what became of it
-    OUT/trials/<params>/   the trial's job; its checkpoint lets it go on where it was
+    OUT/study.log          Optuna's journal: every trial and its state
+    OUT/trials/<params>/   the job of a trial, with the checkpoint that it resumes from
 
-A search that was killed goes on when it is started again: the trials that were under way are
-tried again with the same parameters, from their checkpoints. Method: J. Bergstra et al.,
-"Algorithms for Hyper-Parameter Optimization", 2011 (TPE).
+A killed search is resumed by starting it again: the trials that were running are queued again with the same parameters,
+and resume from their checkpoints. Method: TPE; J. Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -31,8 +28,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from tqdm import tqdm
 
 from serve.errors import BinwatchError, DataError, TrainingError
+from serve.files import exclusive_lock
 from trainer.experiments import runners
-from trainer.experiments.runners import Job, Runner
+from trainer.experiments.runners import EpochReport, Job, Runner
 
 STUDY = "binwatch"
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -41,14 +39,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched through."""
+    """The values that a search chooses from."""
 
     architectures: tuple[str, ...] = ("resnet34", "vgg16", "alexnet")
     batch_sizes: tuple[int, ...] = (16, 32, 64)
     learning_rates: tuple[float, float] = (0.001, 0.1)
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """The space as Optuna describes it."""
+        """The space in Optuna's terms."""
         return {
             "learning_rate": FloatDistribution(*self.learning_rates, log=True),
             "batch_size": CategoricalDistribution(self.batch_sizes),
@@ -56,20 +54,20 @@ class Space:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One trial as a report shows it; ``loss``: nats, of its best epoch; None where it failed."""
+    """A trial's result. ``loss``: of its best epoch, in nats; None unless it completed. ``reason``: of a failure."""
 
     number: int
     state: str
-    params: dict[str, Any]
+    params: Mapping[str, str | float]
     loss: float | None
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Search:
-    """A search: where, what, and how. ``fixed``: hyperparameters that all trials share."""
+    """The settings of a search. ``fixed``: hyperparameters that all trials share; ``trials``: how many in total."""
 
     out: Path
     data: Path
@@ -82,26 +80,27 @@ class Search:
     seed: int = 0
 
     def run(self, warm_start: Path | None = None) -> list[Trial]:
-        """Run trials until there are as many as wanted; what an earlier start has done counts.
+        """Run trials until ``trials`` have ended, those of earlier starts included.
 
-        Raises DataError where another search works in the folder, TrainingError where no trial ended well.
+        ``warm_start``: the folder of an earlier study to learn from. Raises DataError when another search uses the
+        folder, TrainingError when no trial completed.
         """
-        with _alone(self.out):
-            study = self._study()
-            self._take_up(study)
+        with _exclusive(self.out):
+            study = self._open_study()
+            self._requeue_running(study)
             if warm_start:
                 _warm_start(study, warm_start, self.space)
-            lock, left = Lock(), self.trials - len(counted(study))
-            bar = tqdm(total=self.trials, initial=self.trials - left, desc="tuning", unit="trial")
+            lock, remaining = Lock(), self.trials - len(ended_trials(study))
+            bar = tqdm(total=self.trials, initial=self.trials - remaining, desc="tuning", unit="trial")
             with bar, ThreadPoolExecutor(max(self.parallel, 1)) as pool:
-                for done in [pool.submit(self._one, study, lock, bar) for _ in range(left)]:
-                    done.result()
-            found = summary(study)
-            if not any(each.loss is not None for each in found):
-                raise TrainingError(f"none of {len(found)} trials ended well; the first: {found[0].reason}")
-            return found
+                for future in [pool.submit(self._run_trial, study, lock, bar) for _ in range(remaining)]:
+                    future.result()
+            trials = summary(study)
+            if not any(trial.loss is not None for trial in trials):
+                raise TrainingError(f"none of {len(trials)} trials completed; the first: {trials[0].reason}")
+            return trials
 
-    def _study(self) -> optuna.Study:
+    def _open_study(self) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
             study_name=STUDY,
@@ -110,27 +109,27 @@ class Search:
             direction="minimize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1),
         )
-        # a search that goes on must not draw again what it drew at its first start
+        # a resumed search must not draw the random numbers of its first start again
         study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(study.trials), n_startup_trials=3)
         return study
 
-    def _take_up(self, study: optuna.Study) -> None:
-        """Queue again, with the same parameters, what was under way when the search was killed."""
+    def _requeue_running(self, study: optuna.Study) -> None:
+        """Queue the trials that were running when the search was killed, with the same parameters."""
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
             if len(trial.params) == len(self.space.distributions()):
                 study.enqueue_trial(trial.params)
             study.tell(trial.number, state=TrialState.FAIL)
 
-    def _one(self, study: optuna.Study, lock: Lock, bar: "tqdm[None]") -> None:
-        with lock:  # the sampler is not made for two at a time
+    def _run_trial(self, study: optuna.Study, lock: Lock, bar: "tqdm[None]") -> None:
+        with lock:  # the sampler is not thread-safe
             trial = study.ask(self.space.distributions())
         job = self._job(trial)
         best = float("inf")
 
-        def on_epoch(numbers: dict[str, Any]) -> bool:
+        def on_epoch(epoch: EpochReport) -> bool:
             nonlocal best
-            best = min(best, numbers["validation_loss"])
-            trial.report(best, numbers["number"])
+            best = min(best, epoch.validation_loss)
+            trial.report(best, epoch.number)
             return not trial.should_prune()
 
         try:
@@ -151,33 +150,33 @@ class Search:
         return Job(self.out / "trials" / name, self.data, {**self.fixed, **params, "export": "false"}, environment)
 
 
-def counted(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that were wanted and have ended: neither killed ones, which left no reason, nor another study's."""
+def ended_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that count: without killed ones, which have no reason, and without those of a warm start."""
     return [
-        each
-        for each in study.get_trials(states=ENDED)
-        if "warm_start" not in each.user_attrs and (each.state != TrialState.FAIL or "reason" in each.user_attrs)
+        trial
+        for trial in study.get_trials(states=ENDED)
+        if "warm_start" not in trial.user_attrs and (trial.state != TrialState.FAIL or "reason" in trial.user_attrs)
     ]
 
 
 def summary(study: optuna.Study) -> list[Trial]:
-    """The trials, as a report shows them."""
+    """The results of the trials that count."""
     return [
         Trial(
-            each.number,
-            each.state.name.lower(),
-            dict(each.params),
-            each.value if each.state == TrialState.COMPLETE else None,
-            each.user_attrs.get("reason", ""),
+            number=trial.number,
+            state=trial.state.name.lower(),
+            params=dict(trial.params),
+            loss=trial.value if trial.state == TrialState.COMPLETE else None,
+            reason=trial.user_attrs.get("reason", ""),
         )
-        for each in counted(study)
+        for trial in ended_trials(study)
     ]
 
 
 def importance(out: Path) -> dict[str, float]:
-    """How much of the loss's variance each parameter explains (0-1); empty with fewer than two good trials."""
+    """How much of the loss's variance (0-1) each parameter explains; empty with fewer than two different losses."""
     study = optuna.load_study(study_name=STUDY, storage=_storage(out))
-    if len({each.value for each in study.get_trials(states=(TrialState.COMPLETE,))}) < 2:
+    if len({trial.value for trial in study.get_trials(states=(TrialState.COMPLETE,))}) < 2:
         return {}
     return dict(optuna.importance.get_param_importances(study))
 
@@ -189,24 +188,24 @@ def parent_run(out: Path) -> str | None:
 
 
 def _warm_start(study: optuna.Study, folder: Path, space: Space) -> None:
-    """Learn from the good trials of an earlier study; they do not count."""
+    """Add the completed trials of the study in ``folder``, which the sampler learns from and which do not count."""
     if not (folder / "study.log").is_file():
-        raise DataError(f"{folder} holds no study to start from: it has no study.log")
-    if any("warm_start" in each.user_attrs for each in study.get_trials()):
+        raise DataError(f"{folder} is not the folder of a study: it has no study.log")
+    if any("warm_start" in trial.user_attrs for trial in study.get_trials()):
         return
-    old = optuna.load_study(study_name=STUDY, storage=_storage(folder))
-    for each in old.get_trials(states=(TrialState.COMPLETE,)):
+    earlier = optuna.load_study(study_name=STUDY, storage=_storage(folder))
+    for trial in earlier.get_trials(states=(TrialState.COMPLETE,)):
         try:
             study.add_trial(
                 create_trial(
-                    params=each.params,
+                    params=trial.params,
                     distributions=space.distributions(),
-                    value=each.value,
+                    value=trial.value,
                     user_attrs={"warm_start": str(folder)},
                 )
             )
         except ValueError as error:
-            log.warning("trial %d of %s is outside the space and left out: %s", each.number, folder, error)
+            log.warning("trial %d of %s is outside the space and skipped: %s", trial.number, folder, error)
 
 
 def _storage(out: Path) -> JournalStorage:
@@ -214,21 +213,22 @@ def _storage(out: Path) -> JournalStorage:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def _exclusive(out: Path) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
-    with (out / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(f"another search works in {out}; wait for it, or give another folder") from error
+    with exclusive_lock(out / "lock", wait=False) as acquired:
+        if not acquired:
+            raise DataError(f"another search is running in {out}; wait for it, or choose another folder")
         yield
 
 
 def architectures(text: str, known: Sequence[str]) -> tuple[str, ...]:
-    """Read ``resnet,vgg,alexnet``; the report's names stand for ResNet-34 and VGG-16. Raises DataError."""
-    named = {"resnet": "resnet34", "vgg": "vgg16"}
-    found = tuple(named.get(each.strip(), each.strip()) for each in text.split(","))
-    unknown = [each for each in found if each not in known]
+    """Parse ``resnet,vgg,alexnet``; ``resnet`` and ``vgg``, as in the report, are ResNet-34 and VGG-16.
+
+    Raises DataError for an architecture that is not in ``known``.
+    """
+    aliases = {"resnet": "resnet34", "vgg": "vgg16"}
+    names = tuple(aliases.get(name.strip(), name.strip()) for name in text.split(","))
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise DataError(f"there is no model {unknown[0]!r}; choose of {', '.join(known)}")
-    return found
+        raise DataError(f"there is no model {unknown[0]!r}; choose from {', '.join(known)}")
+    return names

@@ -1,1 +1,1 @@
-"""The pipeline: executions of train, evaluate, gate and promote, when they start, and what is kept of them."""
+"""The pipeline: its executions and steps, the watcher that triggers them, and the retention of their files."""

@@ -1,6 +1,6 @@
-"""Hashes of the code that decides a step: a step is done again where they change, and only there.
+"""Hashes of the code that a step's result depends on; a cached result is reused only while its hash is the same.
 
-Contents are hashed, not revisions: a commit that changes other folders keeps the cache.
+The contents of files are hashed, not the git revision, so that commits to other folders do not invalidate the cache.
 """
 
 import hashlib
@@ -12,10 +12,10 @@ from serve.manifest import sha256
 
 ROOT = Path(__file__).parents[2]
 TRAINING = (
-    "serve/*.py",  # what travels in the archive
+    "serve/*.py",  # the code that is copied into the archive
     "trainer/data/**/*.py",
     "trainer/training/**/*.py",
-    "trainer/evaluation/calibration.py",  # the temperature and the conformal scores in the manifest
+    "trainer/evaluation/calibration.py",  # for the temperature and conformal scores in the manifest
 )
 EVALUATION = (
     "serve/*.py",
@@ -28,18 +28,18 @@ LIBRARIES = ("torch", "torchvision", "numpy", "onnx", "onnxruntime", "pillow")
 
 @cache
 def training_code(root: Path = ROOT) -> str:
-    """SHA-256 of everything that may change a trained archive, the versions of the libraries included."""
+    """SHA-256 of all code that a trained archive depends on, and of the versions of the libraries."""
     return _digest(root, TRAINING)
 
 
 @cache
 def evaluation_code(root: Path = ROOT) -> str:
-    """SHA-256 of everything outside an archive that may change its evaluation."""
+    """SHA-256 of all code, outside the archive, that an evaluation depends on, and of the libraries' versions."""
     return _digest(root, EVALUATION)
 
 
 def files(root: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """The files below ``root`` that the patterns name, in one order."""
+    """The files below ``root`` that match the glob patterns, sorted."""
     return sorted({path for pattern in patterns for path in root.glob(pattern)})
 
 

@@ -1,6 +1,6 @@
-"""Removing what the retention has chosen: a run's files in MLflow, hours of capture, files of the state folder.
+"""Removes what the retention has chosen: files of runs in MLflow, hours of capture, files of the state folder.
 
-Each removal says how many bytes it frees, and can be repeated after a kill: what has gone already frees none.
+Each removal returns how many bytes it frees, and is idempotent: after a kill it can be repeated.
 """
 
 import re
@@ -8,52 +8,61 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
-from trainer.artifacts import ARCHIVE
+from trainer.artifacts import ARCHIVE_FOLDER, DECISION, EVALUATION, EXECUTION, OUTCOME, PRUNED_TAG
 from trainer.data import s3
+from trainer.pipeline import execution_lock
 from trainer.registry.mlflow_registry import Registry
 
-PRUNED = "binwatch.pruned"
-"""A tag of a run: which of its files were removed."""
-KEPT = frozenset({"evaluation.json", "decision.json", "execution.json", "outcome.json"})
-"""Small files that the history reads; they stay."""
+
+class Kind(StrEnum):
+    """What can be removed; the first two are of a run in MLflow."""
+
+    ARCHIVE = "archive"
+    ARTIFACTS = "artifacts"
+    CAPTURE = "capture"
+    CACHE = "cache"
+    CHECKPOINT = "checkpoint"
+
+
+PERMANENT = frozenset({EVALUATION, DECISION, EXECUTION, OUTCOME})
+"""Small artifacts that the history reads; they are never removed."""
 _HOUR = re.compile(r"(?:^|/)((?:bin-counter/AllTraffic|ground-truth)/(\d{4})/(\d\d)/(\d\d)/(\d\d))/[^/]+\.jsonl$")
-_ARCHIVE_FOLDER = str(Path(ARCHIVE).parent)
 
 
 def remove_archive(registry: Registry, run_id: str, dry_run: bool) -> int:
-    """Remove the archive of a run; bytes."""
-    size = sum(registry.artifacts(run_id, _ARCHIVE_FOLDER).values())
+    """Remove the archive of a run; returns its bytes."""
+    size = sum(registry.artifacts(run_id, ARCHIVE_FOLDER).values())
     if size and not dry_run:
-        registry.delete_artifact(run_id, _ARCHIVE_FOLDER)
+        registry.delete_artifact(run_id, ARCHIVE_FOLDER)
     if not dry_run:
-        _note(registry, run_id, "archive")
+        _mark_pruned(registry, run_id, Kind.ARCHIVE)
     return size
 
 
 def remove_artifacts(registry: Registry, run_id: str, dry_run: bool) -> int:
-    """Remove pictures, tables and whatever else a run has beside its archive and the files KEPT; bytes."""
-    found = {
+    """Remove the artifacts of a run, except its archive and the PERMANENT ones; returns their bytes."""
+    sizes = {
         name: size
         for name, size in registry.artifacts(run_id).items()
-        if name not in KEPT and not name.startswith(f"{_ARCHIVE_FOLDER}/")
+        if name not in PERMANENT and not name.startswith(f"{ARCHIVE_FOLDER}/")
     }
     if not dry_run:
-        for name in found:
+        for name in sizes:
             registry.delete_artifact(run_id, name)
-        _note(registry, run_id, "artifacts")
-    return sum(found.values())
+        _mark_pruned(registry, run_id, Kind.ARTIFACTS)
+    return sum(sizes.values())
 
 
-def _note(registry: Registry, run_id: str, what: str) -> None:
-    before = registry.tags(run_id).get(PRUNED, "")
-    registry.reopen_run(run_id).set_tags({PRUNED: ", ".join(filter(None, (before, what)))})
+def _mark_pruned(registry: Registry, run_id: str, kind: Kind) -> None:
+    pruned = registry.tags(run_id).get(PRUNED_TAG, "")
+    registry.reopen_run(run_id).set_tags({PRUNED_TAG: ", ".join(filter(None, (pruned, kind)))})
 
 
 class Capture:
-    """The hours of a capture, in a folder or a bucket."""
+    """The hours of captured answers, in a folder or a bucket."""
 
     def __init__(self, place: str, endpoint_url: str | None = None) -> None:
         self._store = s3.S3Store(place, endpoint_url) if place.startswith("s3://") else None
@@ -61,17 +70,17 @@ class Capture:
         self._files: dict[str, list[tuple[str, int]]] = defaultdict(list)
 
     def hours(self) -> Iterator[tuple[str, float]]:
-        """Each hour that has files, and when it was over, seconds since 1970."""
-        ends = {}
-        for name, size in self._listed():
+        """Each hour that has files, and when it ended, in seconds since 1970."""
+        ends_s = {}
+        for name, size in self._list_files():
             match = _HOUR.search(name)
             if match:
                 self._files[match[1]].append((name, size))
                 year, month, day, hour = map(int, match.groups()[1:])
-                ends[match[1]] = datetime(year, month, day, hour, tzinfo=UTC).timestamp() + 3600
-        return iter(sorted(ends.items()))
+                ends_s[match[1]] = datetime(year, month, day, hour, tzinfo=UTC).timestamp() + 3600
+        return iter(sorted(ends_s.items()))
 
-    def _listed(self) -> Iterator[tuple[str, int]]:
+    def _list_files(self) -> Iterator[tuple[str, int]]:
         if self._store:
             yield from self._store.sizes()
             return
@@ -80,7 +89,7 @@ class Capture:
                 yield str(path.relative_to(self._folder)), path.stat().st_size
 
     def remove(self, hour: str, dry_run: bool) -> int:
-        """Remove an hour's files, and the folders that are empty then; bytes."""
+        """Remove the files of an hour that ``hours`` has listed, and empty folders; returns the bytes."""
         files = self._files[hour]
         if not dry_run:
             for name, _ in files:
@@ -94,33 +103,33 @@ class Capture:
 
 
 def _remove_empty(root: Path, folder: Path) -> None:
-    """Remove ``folder`` and the ones above it below ``root``'s variant, as long as they are empty."""
+    """Remove ``folder`` and its parents below ``root`` that are parts of a date, as long as they are empty."""
     with suppress(OSError):
         while folder != root and folder.name.isdecimal():
             folder.rmdir()
             folder = folder.parent
 
 
-def kept_files(state: Path) -> Iterator[tuple[str, Path, float]]:
-    """Kind, path and time of last use of what the state folder keeps and can make again.
+def reproducible_files(state: Path) -> Iterator[tuple[Kind, Path, float]]:
+    """The files of the state folder that can be made again: kind, path, and last use in seconds since 1970.
 
-    A decoded-photo cache that is mapped into memory stays usable there. No checkpoint is named while an execution waits
-    to go on.
+    A process that has a removed cache mapped into memory can go on using it. While an execution is unfinished no
+    checkpoint is listed.
     """
-    waiting = (state / "underway.json").exists()
+    unfinished = (state / execution_lock.FILE).exists()
     patterns = {
-        "cache": ("prepared/*/cache/*.npy", "prepared/*/extra/cache/*.npy"),
-        "checkpoint": () if waiting else ("checkpoints/*/*",),
+        Kind.CACHE: ("prepared/*/cache/*.npy", "prepared/*/extra/cache/*.npy"),
+        Kind.CHECKPOINT: () if unfinished else ("checkpoints/*/*",),
     }
     for kind, globs in patterns.items():
-        for path in sorted(each for pattern in globs for each in state.glob(pattern)):
+        for path in sorted(path for pattern in globs for path in state.glob(pattern)):
             with suppress(FileNotFoundError):
-                found: Any = path.stat()
-                yield kind, path, max(found.st_atime, found.st_mtime)
+                status = path.stat()
+                yield kind, path, max(status.st_atime, status.st_mtime)
 
 
 def remove_file(path: Path, dry_run: bool) -> int:
-    """Remove one file; bytes."""
+    """Remove a file, and its folder if that is empty then; returns its bytes."""
     try:
         size = path.stat().st_size
     except FileNotFoundError:

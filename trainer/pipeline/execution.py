@@ -1,15 +1,24 @@
-"""What an execution of the pipeline is asked for and what came of it, as values; and when a step is tried again."""
+"""The values of a pipeline execution (its request, its steps, its result), and how transient errors are retried."""
 
 import json
 import logging
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from serve.errors import AbsentError, AwayError, CanaryError, DataError, RefusedError, ServerError, TrackingError
+from serve.errors import (
+    CanaryError,
+    DataError,
+    PromoterTimeoutError,
+    RefusedError,
+    ServerError,
+    TrackingError,
+    UnavailableError,
+)
 from trainer.data import counts
 from trainer.data.dataset import DataSpec
 from trainer.training.recipes import Recipe
@@ -19,16 +28,38 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
+class StepStatus(StrEnum):
+    """The status of a step, in the words of SageMaker Pipelines."""
+
+    EXECUTING = "Executing"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    SKIPPED = "Skipped"
+
+
+class ExecutionDecision(StrEnum):
+    """The result of an execution.
+
+    ``APPROVED``: the gate let the challenger through, but the promoter has not dealt with it yet; the version waits.
+    """
+
+    PENDING = ""
+    APPROVED = "approved"
+    REFUSED = "refused"
+    PROMOTED = "promoted"
+
+
 @dataclass
 class Step:
-    """One step: ``Executing``, ``Succeeded``, ``Failed`` or ``Skipped``, as SageMaker calls it.
+    """One step of an execution.
 
-    ``cached``: its inputs were those of an earlier run, whose result it is; ``attempts``: how often it was tried in a
-    row; ``run_id``: its run in MLflow.
+    ``cached``: the result is that of an earlier run with the same inputs; ``attempts``: how often this process tried
+    it; ``run_id``: its run in MLflow.
     """
 
     name: str
-    status: str = "Executing"
+    _: KW_ONLY
+    status: StepStatus = StepStatus.EXECUTING
     seconds: float = 0.0
     cached: bool = False
     attempts: int = 0
@@ -36,8 +67,8 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Model:
-    """One side of the comparison."""
+class ComparedModel:
+    """Challenger or champion, with its results on the test photos; ``accuracy`` and its 95 % interval are 0-1."""
 
     version: str
     accuracy: float
@@ -47,22 +78,23 @@ class Model:
 
 @dataclass
 class Execution:
-    """One run of the pipeline. ``decision``: ``promoted`` or ``refused``, with its reasons.
+    """One run of the pipeline, updated while it goes on.
 
-    Where the promoter could not be reached it stays ``approved``: the version waits for it. ``why``: what started
-    it; ``resumed``: how often it went on after an interruption.
+    ``reasons``: of the decision; ``why``: what triggered it; ``resumed``: how often it was resumed after an
+    interruption.
     """
 
     id: str
-    decision: str = ""
+    _: KW_ONLY
+    decision: ExecutionDecision = ExecutionDecision.PENDING
     reasons: tuple[str, ...] = ()
-    challenger: Model | None = None
-    champion: Model | None = None
+    challenger: ComparedModel | None = None
+    champion: ComparedModel | None = None
     steps: list[Step] = field(default_factory=list)
     why: tuple[str, ...] = ()
     resumed: int = 0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """For ``--json``, ``var/demo.json`` and MLflow."""
         return asdict(self)
 
@@ -71,67 +103,73 @@ class Execution:
 class ExecutionRequest:
     """What an execution is asked to do.
 
-    ``uri``: a bucket that is fetched into ``spec.source`` first; ``why``: what asks for it; ``token``: names the
-    request, so that one that was interrupted is found again whatever it had come to.
+    ``uri``: a bucket that is mirrored into ``spec.source`` first; ``why``: what triggered it; ``token``: identifies
+    the request, so that an interrupted execution is found again.
     """
 
     spec: DataSpec
     recipe: Recipe
+    _: KW_ONLY
     uri: str = ""
     why: tuple[str, ...] = ()
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def to_json(self) -> str:
-        """As one line of JSON, which ``request_from`` reads."""
+        """One line of JSON, which ``parse_request`` reads."""
         spec = {**asdict(self.spec), "counts": str(self.spec.counts), "source": str(self.spec.source)}
         spec["relabel_file"] = str(self.spec.relabel_file) if self.spec.relabel_file else None
         return json.dumps({**asdict(self), "spec": spec})
 
 
-def request_from(text: str) -> ExecutionRequest:
-    """Read a request back. Raises DataError."""
+def parse_request(text: str) -> ExecutionRequest:
+    """Read what ``ExecutionRequest.to_json`` wrote. Raises DataError."""
     try:
         content = json.loads(text)
         spec = content["spec"]
         spec |= {"source": Path(spec["source"]), "counts": counts.parse(spec["counts"])}
         spec["relabel_file"] = Path(spec["relabel_file"]) if spec["relabel_file"] else None
-        made = ExecutionRequest(DataSpec(**spec), Recipe(**content["recipe"]), content["uri"], tuple(content["why"]))
-        return replace(made, token=content["token"])
+        return ExecutionRequest(
+            DataSpec(**spec),
+            Recipe(**content["recipe"]),
+            uri=content["uri"],
+            why=tuple(content["why"]),
+            token=content["token"],
+        )
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"this is no request for an execution: {error!r}; start a new execution") from error
+        raise DataError(f"{text[:80]!r} is no request for an execution: {error!r}; start a new execution") from error
 
 
 @dataclass(frozen=True)
 class Retry:
-    """How often a step is tried, and the seconds before the second try, which double up to ``longest_s``."""
+    """How transient errors are retried: exponential backoff from ``first_wait_s``, at most ``max_wait_s`` a time."""
 
     attempts: int = 5
-    first_s: float = 5.0
-    longest_s: float = 120.0
+    first_wait_s: float = 5.0
+    max_wait_s: float = 120.0
 
     def wait_s(self, attempt: int) -> float:
-        """Seconds to wait after so many attempts, from 1."""
-        return min(self.first_s * 2.0 ** (attempt - 1), self.longest_s)
+        """Seconds to wait after that many attempts, counted from 1."""
+        return min(self.first_wait_s * 2.0 ** (attempt - 1), self.max_wait_s)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether trying again can help: a server or a store is away, and what was asked for is not wrong.
+    """Whether a retry can help: a server or a store is unreachable, and the request itself is valid.
 
-    A promoter that does not come was waited for already.
+    PromoterTimeoutError (the promoter does not answer) is not retried: the step has waited for the promoter already.
     """
-    wrong = isinstance(error, RefusedError | CanaryError | AbsentError)
-    return isinstance(error, TrackingError | ServerError | AwayError) and not wrong
+    permanent = isinstance(error, RefusedError | CanaryError | PromoterTimeoutError)
+    return isinstance(error, TrackingError | ServerError | UnavailableError) and not permanent
 
 
 def with_retry(attempt: Callable[[], Result], retry: Retry, step: Step) -> Result:
-    """The result of ``attempt``, tried again after errors that can pass; counts in ``step``."""
+    """Call ``attempt``, retry it after transient errors, and count the attempts in ``step``."""
     for number in range(1, retry.attempts + 1):
         step.attempts += 1
         try:
             return attempt()
-        except (TrackingError, ServerError, AwayError) as error:
+        except (TrackingError, ServerError, UnavailableError) as error:
             if not is_transient(error) or number == retry.attempts:
                 raise
-            log.warning("step %s: %s; trying again in %.0f s", step.name, error, retry.wait_s(number))
+            log.warning("step %s: %s; retrying in %.0f s", step.name, error, retry.wait_s(number))
             time.sleep(retry.wait_s(number))
     raise AssertionError("unreachable")

@@ -1,10 +1,9 @@
-"""One execution at a time below a state folder, and which one it is: what a kill leaves, the next start finds.
+"""At most one execution at a time in a state folder, and the request of the one that is unfinished.
 
-STATE/pipeline.lock         held while an execution or a pruning runs; the kernel frees it when its holder dies
-STATE/underway.json         the request of the execution that is under way, or was when its process died
+STATE/pipeline.lock         locked while an execution or a pruning runs; the kernel frees it when its process dies
+STATE/underway.json         the request of the execution that runs, or that ran when its process died: it is resumed
 """
 
-import fcntl
 import json
 import os
 import socket
@@ -14,71 +13,69 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from serve.errors import DataError, HeldError
-from serve.files import write_text
-from trainer.pipeline.execution import ExecutionRequest, request_from
+from serve.errors import DataError, LockHeldError
+from serve.files import exclusive_lock, write_text
+from trainer.pipeline.execution import ExecutionRequest, parse_request
 
 LOCK, FILE = "pipeline.lock", "underway.json"
 
 
 @contextmanager
-def exclusive_lock(state: Path, what: str) -> Iterator[None]:
-    """Hold the state folder while ``what`` is done. Raises HeldError, which says who holds it."""
+def lock_state(state: Path, purpose: str) -> Iterator[None]:
+    """Hold the lock of the state folder. Raises LockHeldError, which names its holder and the holder's purpose."""
     state.mkdir(parents=True, exist_ok=True)
-    with (state / LOCK).open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            raise HeldError(f"{holder} holds {state / LOCK}; wait for its end, or give another --state") from error
-        lock.truncate(0)
+    path = state / LOCK
+    with exclusive_lock(path, wait=False) as acquired:
+        if not acquired:
+            holder = path.read_text().strip() or "another process"
+            raise LockHeldError(f"{holder} holds {path}; wait until it ends, or use another --state")
         started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        lock.write(f"{what}, process {os.getpid()} on {socket.gethostname()} since {started},")
-        lock.flush()
+        # in place: a file that replaces this one would not be locked
+        path.write_text(f"{purpose}, process {os.getpid()} on {socket.gethostname()} since {started},")
         yield
 
 
 @dataclass(frozen=True)
-class Underway:
-    """An execution that was started and not ended. ``starts``: how often, with the first."""
+class UnfinishedExecution:
+    """An execution that has started and not ended. ``starts``: how often a process has started it."""
 
     request: ExecutionRequest
     starts: int
 
 
-def read(state: Path) -> Underway | None:
-    """The execution that was under way, if one was. Raises DataError where the file is damaged."""
+def read_unfinished(state: Path) -> UnfinishedExecution | None:
+    """The execution that is running or was cut off, if any. Raises DataError where the file is damaged."""
     try:
         content = json.loads((state / FILE).read_text())
-        return Underway(request_from(content["request"]), int(content["starts"]))
+        return UnfinishedExecution(parse_request(content["request"]), int(content["starts"]))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{state / FILE} is damaged: {error!r}; remove it") from error
 
 
-def mark_started(state: Path, request: ExecutionRequest) -> Underway:
-    """Write down that ``request`` is under way, before anything of it is done."""
-    before = read(state)
-    again = before is not None and before.request.token == request.token
-    made = Underway(request, before.starts + 1 if before and again else 1)
+def mark_started(state: Path, request: ExecutionRequest) -> UnfinishedExecution:
+    """Record that ``request`` is started, before any work is done for it."""
+    previous = read_unfinished(state)
+    starts = previous.starts if previous and previous.request.token == request.token else 0
+    unfinished = UnfinishedExecution(request, starts + 1)
     state.mkdir(parents=True, exist_ok=True)
-    _write(state, made)
-    return made
+    _write(state, unfinished)
+    return unfinished
 
 
 def mark_interrupted(state: Path) -> None:
-    """It was told to stop, and goes on at the next start: that is no death to count."""
-    found = read(state)
-    if found:
-        _write(state, replace(found, starts=found.starts - 1))
+    """Record that the process was asked to stop: the execution is resumed, and this start is not counted as a crash."""
+    unfinished = read_unfinished(state)
+    if unfinished:
+        _write(state, replace(unfinished, starts=unfinished.starts - 1))
 
 
-def _write(state: Path, found: Underway) -> None:
-    write_text(state / FILE, json.dumps({"request": found.request.to_json(), "starts": found.starts}))
+def _write(state: Path, unfinished: UnfinishedExecution) -> None:
+    content = {"request": unfinished.request.to_json(), "starts": unfinished.starts}
+    write_text(state / FILE, json.dumps(content))
 
 
 def clear(state: Path) -> None:
-    """The execution has come to an end."""
+    """Record that no execution is unfinished."""
     (state / FILE).unlink(missing_ok=True)

@@ -1,37 +1,51 @@
-"""When an execution is due, and the loop that starts it. ``due`` is the decision, and pure.
+"""When the watcher starts an execution. ``decide`` makes the decision and is pure.
 
     no champion          at once
-    enough new photos    at least so many, and at least such a share of those that the last execution had
+    new photos           when there are enough of them, in number and relative to those of the last execution
     drift                when the monitoring reports it: one execution an episode, which ends when the drift does
 
-After an execution nothing is started for a while; after one that failed the while doubles. What is known of the past
-is in STATE/watch.json, so that a restart forgets none of it.
+After an execution there is a cooldown; after one that failed there is exponential backoff. The watcher's state is
+stored in STATE/watch.json and survives restarts.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from serve.environment import Numbers
+from pydantic import Field
+
 from serve.files import write_text
+from serve.settings import Settings
 
-FILE, MONITORING = "watch.json", "monitoring.json"
+FILE = "watch.json"
 STALE_S = 900.0
-"""A monitoring report that is older says nothing of now."""
-FIRST_WAIT_S, LONGEST_WAIT_S, LONGEST_WITHOUT_CHAMPION_S = 60.0, 6 * 3600.0, 600.0
+"""A monitoring report that is older is ignored."""
+FIRST_WAIT_S, MAX_WAIT_S, MAX_WAIT_WITHOUT_CHAMPION_S = 60.0, 6 * 3600.0, 600.0
 
 
-@dataclass(frozen=True)
-class Limits:
-    """``new_photos``, ``new_share`` (0-1, of the photos before): both must be reached; 0 asks for nothing, and both 0
-    start nothing. ``drift``: whether it starts an execution; ``cooldown_s``: seconds of rest after an execution."""
+class Limits(Settings):
+    """What starts an execution. ``new_photos`` and ``new_share`` must both be reached; 0 demands nothing, and both 0
+    start nothing."""
 
-    new_photos: int = 200
-    new_share: float = 0.1
-    drift: bool = True
-    cooldown_s: float = 3600.0
+    new_photos: int = Field(
+        default=200,
+        ge=0,
+        le=10**9,
+        description="an execution starts after this many new labelled photos; 0: any number",
+    )
+    new_share: float = Field(
+        default=0.1,
+        ge=0,
+        le=1e6,
+        description="and only if they are at least this share of those before; 0: any share",
+    )
+    drift: bool = Field(
+        default=True,
+        validation_alias="BINWATCH_RETRAIN_ON_DRIFT",
+        description="whether an execution starts when the monitoring reports drift",
+    )
+    cooldown_s: float = Field(default=3600.0, ge=0, le=1e9, description="seconds to wait after an execution")
 
 
 DEFAULT = Limits()
@@ -39,21 +53,26 @@ DEFAULT = Limits()
 
 @dataclass(frozen=True)
 class TriggerInputs:
-    """What is seen now. ``new``: photos that the last execution did not have, ``known``: those it had.
+    """What the decision rests on.
 
-    ``drift``: the alerts of the monitoring, None without a fresh report.
+    ``new_photos``: how many the last execution did not have; ``known_photos``: how many it had; ``drift``: the drift
+    alerts of the monitoring, None without a fresh report.
     """
 
-    champion: bool
-    new: int = 0
-    known: int = 0
+    has_champion: bool
+    new_photos: int = 0
+    known_photos: int = 0
     drift: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
 class WatcherState:
-    """What is remembered. ``failures``: executions in a row that failed, or that left no champion where there was none;
-    ``drift_answered``: the drift that is reported had its execution. Times in seconds since 1970."""
+    """What the watcher remembers; times in seconds since 1970.
+
+    ``ended_s``: the end of the last execution; ``failures``: consecutive executions that failed, or that left no
+    champion where there was none; ``drift_answered``: the present episode of drift had its execution; ``pruned_s``:
+    the last pruning.
+    """
 
     ended_s: float = 0.0
     failures: int = 0
@@ -69,51 +88,54 @@ class TriggerDecision:
     reasons: tuple[str, ...]
 
 
-def due(view: TriggerInputs, past: WatcherState, limits: Limits, now_s: float) -> TriggerDecision:
-    """Whether an execution is due at ``now_s``, seconds since 1970."""
-    reasons = _reasons(view, past, limits)
+def decide(inputs: TriggerInputs, state: WatcherState, limits: Limits, now_s: float) -> TriggerDecision:
+    """Whether to start an execution at ``now_s``, seconds since 1970."""
+    reasons = _reasons(inputs, state, limits)
     if not reasons:
         return TriggerDecision(False, ("nothing asks for an execution",))
-    wait_s = _wait_s(view, past, limits)
-    if 0 <= now_s - past.ended_s < wait_s:
-        after = f"after {past.failures} that failed" if past.failures else "after the last one"
+    wait_s = _wait_s(inputs, state, limits)
+    if 0 <= now_s - state.ended_s < wait_s:
+        after = f"after {state.failures} that failed" if state.failures else "after the last one"
         return TriggerDecision(False, (*reasons, f"but an execution {after} waits {wait_s:.0f} s"))
     return TriggerDecision(True, reasons)
 
 
-def _reasons(view: TriggerInputs, past: WatcherState, limits: Limits) -> tuple[str, ...]:
-    if not view.champion:
+def _reasons(inputs: TriggerInputs, state: WatcherState, limits: Limits) -> tuple[str, ...]:
+    if not inputs.has_champion:
         return ("there is no champion",)
-    found = []
-    least = max(limits.new_photos, limits.new_share * view.known)
-    if view.new and least and view.new >= least:
-        found.append(f"{view.new} new labelled photos have come, beside {view.known}")
-    if limits.drift and view.drift and not past.drift_answered:
-        found.append(f"the monitoring reports {', '.join(view.drift)}")
-    return tuple(found)
+    reasons = []
+    minimum = max(limits.new_photos, limits.new_share * inputs.known_photos)
+    if inputs.new_photos and minimum and inputs.new_photos >= minimum:
+        reasons.append(f"{inputs.new_photos} new labelled photos have come, beside {inputs.known_photos}")
+    if limits.drift and inputs.drift and not state.drift_answered:
+        reasons.append(f"the monitoring reports {', '.join(inputs.drift)}")
+    return tuple(reasons)
 
 
-def _wait_s(view: TriggerInputs, past: WatcherState, limits: Limits) -> float:
-    if past.failures:
-        longest_s = LONGEST_WAIT_S if view.champion else LONGEST_WITHOUT_CHAMPION_S
-        return float(min(FIRST_WAIT_S * 2.0 ** min(past.failures - 1, 30), longest_s))
-    return limits.cooldown_s if view.champion else 0.0
+def _wait_s(inputs: TriggerInputs, state: WatcherState, limits: Limits) -> float:
+    if state.failures:
+        max_wait_s = MAX_WAIT_S if inputs.has_champion else MAX_WAIT_WITHOUT_CHAMPION_S
+        return float(min(FIRST_WAIT_S * 2.0 ** min(state.failures - 1, 30), max_wait_s))
+    return limits.cooldown_s if inputs.has_champion else 0.0
 
 
-def looked(past: WatcherState, view: TriggerInputs) -> WatcherState:
-    """The past after a look: an episode of drift is over when a fresh report knows none."""
-    return replace(past, drift_answered=False) if view.drift == () else past
+def after_poll(state: WatcherState, inputs: TriggerInputs) -> WatcherState:
+    """The state after a poll: a fresh report without drift ends the episode."""
+    return replace(state, drift_answered=False) if inputs.drift == () else state
 
 
-def ended(past: WatcherState, view: TriggerInputs, *, decided: bool, promoted: bool, now_s: float) -> WatcherState:
-    """The past after an execution. ``decided``: it came to a decision; ``view``: what was seen when it began."""
-    good = decided and (view.champion or promoted)
-    answered = past.drift_answered or (decided and bool(view.drift))
-    return replace(past, ended_s=now_s, failures=0 if good else past.failures + 1, drift_answered=answered)
+def after_execution(
+    state: WatcherState, inputs: TriggerInputs, *, decided: bool, promoted: bool, now_s: float
+) -> WatcherState:
+    """The state after an execution. ``decided``: it reached a decision; ``inputs``: those when it started."""
+    succeeded = decided and (inputs.has_champion or promoted)
+    answered = state.drift_answered or (decided and bool(inputs.drift))
+    failures = 0 if succeeded else state.failures + 1
+    return replace(state, ended_s=now_s, failures=failures, drift_answered=answered)
 
 
-def drift_of(path: Path, now_s: float) -> tuple[str, ...] | None:
-    """The names of the drift alerts in a ``monitoring.json``; None where there is no fresh one that can be read."""
+def read_drift(path: Path, now_s: float) -> tuple[str, ...] | None:
+    """The names of the drift alerts in a ``monitoring.json``; None where it is missing, damaged or stale."""
     try:
         report = json.loads(path.read_bytes())
         age_s = now_s - datetime.fromisoformat(report["made_at"]).timestamp()
@@ -123,27 +145,14 @@ def drift_of(path: Path, now_s: float) -> tuple[str, ...] | None:
     return names if age_s <= STALE_S else None
 
 
-def read_past(state: Path) -> WatcherState:
-    """What was remembered; nothing where there is no file, or a damaged one."""
+def read_state(folder: Path) -> WatcherState:
+    """The stored state; the default one where the file is missing or damaged."""
     try:
-        return WatcherState(**json.loads((state / FILE).read_text()))
+        return WatcherState(**json.loads((folder / FILE).read_text()))
     except (OSError, ValueError, TypeError):
         return WatcherState()
 
 
-def write_past(state: Path, past: WatcherState) -> None:
-    """Remember."""
-    write_text(state / FILE, json.dumps(asdict(past)))
-
-
-def limits_from(environ: Mapping[str, str]) -> Limits:
-    """The limits that BINWATCH_NEW_PHOTOS, _NEW_SHARE, _RETRAIN_ON_DRIFT and _COOLDOWN_S set. Raises SettingsError."""
-    read, made = Numbers(environ), Limits()
-    found = Limits(
-        new_photos=read("BINWATCH_NEW_PHOTOS", made.new_photos, 0, 1e9),
-        new_share=read("BINWATCH_NEW_SHARE", made.new_share, 0, 1e6),
-        drift=environ.get("BINWATCH_RETRAIN_ON_DRIFT", "1") != "0",
-        cooldown_s=read("BINWATCH_COOLDOWN_S", made.cooldown_s, 0, 1e9),
-    )
-    read.check()
-    return found
+def write_state(folder: Path, state: WatcherState) -> None:
+    """Store the state."""
+    write_text(folder / FILE, json.dumps(asdict(state)))

@@ -1,26 +1,26 @@
-"""Keeping the champion fresh: look, start an execution when one is due, and resume one that was cut off.
+"""The loop that keeps the champion fresh: it polls, starts an execution when one is due, and resumes a cut-off one.
 
     python scripts/pipeline.py --watch
 
-A look without news costs a question to MLflow and a few to the file system. Executions hold a lock on the state
-folder; the request of the one under way lies beside it, so that the next start goes on with it after a kill.
+A poll without news costs a request to MLflow and a few stat calls. Executions hold a lock on the state folder; the
+request of the unfinished one is stored beside the lock, so that the next process resumes it after a crash.
 """
 
 import argparse
 import logging
-import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from serve.errors import BinwatchError, DataError, HeldError, TrainingError
+from serve.errors import BinwatchError, DataError, LockHeldError, TrainingError
+from trainer.artifacts import MONITORING
 from trainer.pipeline import execution_lock, triggers
-from trainer.pipeline.execution import Execution, ExecutionRequest
-from trainer.pipeline.new_photos import Arrived, NewPhotos, Seen
+from trainer.pipeline.execution import Execution, ExecutionDecision, ExecutionRequest
+from trainer.pipeline.new_photos import KnownPhotos, LabelledPhotos, NewPhotos
 from trainer.pipeline.pipeline import (
     ExecutionOptions,
     Promote,
@@ -34,134 +34,133 @@ from trainer.pipeline.triggers import DEFAULT, Limits, TriggerInputs, WatcherSta
 from trainer.registry.mlflow_registry import Registry
 from trainer.registry.versions import CHAMPION
 
-MOST_STARTS = 5
-"""An execution whose process died so often is given up."""
+MAX_STARTS = 5
+"""An execution whose process has died that often is given up."""
 DAY_S, HOUR_S = 86_400.0, 3600.0
 log = logging.getLogger(__name__)
 
-Tell = Callable[[bool, str], None]
-"""Told that executions fail (True) and why, or that they go well again (False)."""
+Notify = Callable[[bool, str], None]
+"""Called with True and the reason when executions start to fail, with False when they succeed again."""
 
 
-def add_options(to: argparse.ArgumentParser, environ: Mapping[str, str] = os.environ) -> None:
-    """What scripts/pipeline.py may be told beside photos, recipe and gate."""
-    get = environ.get
-    to.add_argument("--state", type=Path, default=Path(get("BINWATCH_STATE", "var")), help="what is kept, and a lock")
-    to.add_argument("--no-cache", dest="cache", action="store_false", help="do again what was done before")
-    to.add_argument("--resume", metavar="EXECUTION", help="go on with the execution whose run has this id")
-    to.add_argument("--watch", action="store_true", help="go on until SIGTERM")
-    to.add_argument("--interval", type=float, default=5.0, help="seconds between two looks")
-    to.add_argument("--heartbeat", type=Path, default=Path(tempfile.gettempdir(), "binwatch-trainer"))
-    to.add_argument("--monitoring", type=Path, default=Path(get("BINWATCH_MONITORING") or "var/monitoring"))
-    to.add_argument("--capture", default=get("BINWATCH_CAPTURE") or "var/capture", help="what --watch prunes")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of scripts/pipeline.py that are no settings."""
+    add = parser.add_argument
+    add("--no-cache", dest="cache", action="store_false", help="do not reuse earlier results")
+    add("--resume", metavar="EXECUTION", help="resume the execution with this run id")
+    add("--watch", action="store_true", help="poll until SIGTERM")
+    add("--interval", type=float, default=5.0, help="seconds between polls")
+    beat = Path(tempfile.gettempdir(), "binwatch-trainer")
+    add("--heartbeat", type=Path, default=beat, help="file that each poll touches")
 
 
 class PipelineWatcher:
-    """Executions of one request below one state folder, never two at once."""
+    """Runs the executions of one request with one state folder, never two at a time."""
 
     def __init__(
         self,
         registry: Registry,
         request: ExecutionRequest,
         promote: Promote,
-        how: ExecutionOptions,
+        options: ExecutionOptions,
         *,
         limits: Limits = DEFAULT,
         monitoring: Path | None = None,
-        tell: Tell = lambda *_: None,
+        notify: Notify = lambda *_: None,
         prune: Callable[[], object] = lambda: None,
-        arrivals: NewPhotos | None = None,
+        new_photos: NewPhotos | None = None,
     ) -> None:
-        """``how.state`` must be given; ``monitoring``: where monitoring.json is; ``prune`` is called once a day."""
-        assert how.state
-        self._registry, self._request, self._promote, self._how = registry, request, promote, how
-        self._state, self._limits, self._monitoring = how.state, limits, monitoring
-        self._tell, self._prune = tell, prune
-        self._arrivals = arrivals or NewPhotos(request.spec, request.uri)
-        self._seen = Seen(prepared_folder(self._state, request.spec).with_suffix(".seen.json"))
+        """``options.state`` is required; ``monitoring``: folder of monitoring.json; ``prune``: called once a day."""
+        assert options.state
+        self._registry, self._request, self._promote, self._options = registry, request, promote, options
+        self._state, self._limits, self._monitoring = options.state, limits, monitoring
+        self._notify, self._prune = notify, prune
+        self._new_photos = new_photos or NewPhotos(request.spec, request.uri)
+        self._known_photos = KnownPhotos(prepared_folder(self._state, request.spec).with_suffix(".seen.json"))
 
-    def once(self) -> Execution:
-        """One execution, now. Raises HeldError where one is under way."""
-        with execution_lock.exclusive_lock(self._state, "an execution"):
-            left = execution_lock.read(self._state)
-            if left:
-                self._abandon(left.request, "KILLED")
-            arrived, view = self._view()
-            return self._carry_out(self._request, arrived, view)
+    def run_once(self) -> Execution:
+        """Run one execution now. Raises LockHeldError while another one runs."""
+        with execution_lock.lock_state(self._state, "an execution"):
+            unfinished = execution_lock.read_unfinished(self._state)
+            if unfinished:
+                self._abandon(unfinished.request, "KILLED")
+            photos, inputs = self._read_inputs()
+            return self._execute(self._request, photos, inputs)
 
     def resume(self, execution_id: str) -> Execution:
-        """Go on with an execution from its first unfinished step. Raises HeldError, DataError."""
+        """Resume an execution from its first unfinished step. Raises LockHeldError, DataError."""
         request = request_of(self._registry, execution_id)
-        with execution_lock.exclusive_lock(self._state, f"execution {execution_id}"):
-            return self._carry_out(request, None, self._view()[1])
+        with execution_lock.lock_state(self._state, f"execution {execution_id}"):
+            return self._execute(request, None, self._read_inputs()[1])
 
-    def look(self) -> Execution | None:
-        """Resume what was cut off, or start what is due, or prune once a day."""
-        if execution_lock.read(self._state):
-            with execution_lock.exclusive_lock(self._state, "the execution that was cut off"):
-                left = execution_lock.read(self._state)
-                return self._go_on(left) if left else None
-        arrived, view = self._view()
-        before = triggers.read_past(self._state)
-        past = triggers.looked(before, view)
-        if past != before:
-            triggers.write_past(self._state, past)
-        found = triggers.due(view, past, self._limits, time.time())
-        if found.start:
-            with execution_lock.exclusive_lock(self._state, "an execution"):
-                if triggers.read_past(self._state).ended_s != past.ended_s:
-                    return None  # another process has just done it
-                log.info("an execution starts: %s", "; ".join(found.reasons))
-                request = replace(self._request, token=uuid.uuid4().hex, why=found.reasons)
-                return self._carry_out(request, arrived, view)
-        if time.time() - past.pruned_s > DAY_S:
-            self._prune_now(past)
+    def poll(self) -> Execution | None:
+        """Resume the execution that was cut off, or start the one that is due, or prune once a day."""
+        if execution_lock.read_unfinished(self._state):
+            with execution_lock.lock_state(self._state, "the execution that was cut off"):
+                unfinished = execution_lock.read_unfinished(self._state)
+                return self._resume_unfinished(unfinished) if unfinished else None
+        photos, inputs = self._read_inputs()
+        stored = triggers.read_state(self._state)
+        state = triggers.after_poll(stored, inputs)
+        if state != stored:
+            triggers.write_state(self._state, state)
+        decision = triggers.decide(inputs, state, self._limits, time.time())
+        if decision.start:
+            with execution_lock.lock_state(self._state, "an execution"):
+                if triggers.read_state(self._state).ended_s != state.ended_s:
+                    return None  # another process has just run it
+                log.info("starting an execution: %s", "; ".join(decision.reasons))
+                request = replace(self._request, token=uuid.uuid4().hex, why=decision.reasons)
+                return self._execute(request, photos, inputs)
+        if time.time() - state.pruned_s > DAY_S:
+            self._prune_now(state)
         return None
 
-    def _prune_now(self, past: WatcherState) -> None:
-        """Prune; where that fails, again in an hour."""
-        with execution_lock.exclusive_lock(self._state, "the pruning"):
-            triggers.write_past(self._state, replace(past, pruned_s=time.time() - DAY_S + HOUR_S))
+    def _prune_now(self, state: WatcherState) -> None:
+        """Prune; if that fails, retry in an hour."""
+        with execution_lock.lock_state(self._state, "the pruning"):
+            triggers.write_state(self._state, replace(state, pruned_s=time.time() - DAY_S + HOUR_S))
             self._prune()
-            triggers.write_past(self._state, replace(past, pruned_s=time.time()))
+            triggers.write_state(self._state, replace(state, pruned_s=time.time()))
 
     def watch(self, heartbeat: Path, interval_s: float) -> NoReturn:
-        """Look every ``interval_s`` seconds, for ever; touch ``heartbeat`` at each look."""
+        """Poll every ``interval_s`` seconds, for ever; touch ``heartbeat`` at each poll."""
         held = ""
         while True:
             heartbeat.touch()
             try:
-                execution, held = self.look(), ""
+                execution, held = self.poll(), ""
                 if execution:
                     log.info("execution %s: %s: %s", execution.id, execution.decision, "; ".join(execution.reasons))
-            except HeldError as error:
-                if str(error) != held:  # it may be held for hours
+            except LockHeldError as error:
+                if str(error) != held:  # the lock may be held for hours: log it once
                     log.info("%s", error)
                 held = str(error)
             except BinwatchError as error:
-                log.warning("%s; looking again in %.0f s", error, interval_s)
+                log.warning("%s; polling again in %.0f s", error, interval_s)
             time.sleep(interval_s)
 
-    def _view(self) -> tuple[Arrived, TriggerInputs]:
-        """What is there now. A source that cannot be read has nothing new; the execution that needs it will say so."""
-        champion, seen = self._registry.alias(CHAMPION) is not None, self._seen.ids()
+    def _read_inputs(self) -> tuple[LabelledPhotos, TriggerInputs]:
+        """The photos and trigger inputs of now. An unreadable source counts as one without photos: the execution that
+        needs it reports the error."""
+        has_champion, known_ids = self._registry.alias(CHAMPION) is not None, self._known_photos.ids()
         try:
-            arrived = self._arrivals.look(seen)
+            photos = self._new_photos.poll(known_ids)
         except DataError as error:
-            log.warning("new photos are not looked for: %s", error)
-            arrived = Arrived()
-        drift = triggers.drift_of(self._monitoring / triggers.MONITORING, time.time()) if self._monitoring else None
-        return arrived, TriggerInputs(champion, len(arrived.ids - seen), len(seen), drift)
+            log.warning("the source cannot be polled for new photos: %s", error)
+            photos = LabelledPhotos()
+        drift = triggers.read_drift(self._monitoring / MONITORING, time.time()) if self._monitoring else None
+        return photos, TriggerInputs(has_champion, len(photos.ids - known_ids), len(known_ids), drift)
 
-    def _go_on(self, left: execution_lock.Underway) -> Execution:
-        if left.starts < MOST_STARTS:
-            log.info("going on with the execution that was cut off")
-            return self._carry_out(left.request, None, self._view()[1])
-        self._abandon(left.request, "FAILED")
+    def _resume_unfinished(self, unfinished: execution_lock.UnfinishedExecution) -> Execution:
+        if unfinished.starts < MAX_STARTS:
+            log.info("resuming the execution that was cut off")
+            return self._execute(unfinished.request, None, self._read_inputs()[1])
+        self._abandon(unfinished.request, "FAILED")
         error = TrainingError(
-            f"an execution's process died {left.starts} times; it is given up: is there memory enough?"
+            f"the process of an execution died {unfinished.starts} times, so it is given up; is there enough memory?"
         )
-        self._end(self._view()[1], None, str(error))
+        self._finish(self._read_inputs()[1], None, str(error))
         raise error
 
     def _abandon(self, request: ExecutionRequest, status: str) -> None:
@@ -170,30 +169,32 @@ class PipelineWatcher:
             if run.status == "RUNNING":
                 self._registry.end(run.id, status)
 
-    def _carry_out(self, request: ExecutionRequest, arrived: Arrived | None, view: TriggerInputs) -> Execution:
-        """``arrived``: what the execution will have seen; None for one that goes on, which has noted it."""
+    def _execute(self, request: ExecutionRequest, photos: LabelledPhotos | None, inputs: TriggerInputs) -> Execution:
+        """Run or resume an execution. ``photos``: those it starts with; None for a resumed one, which recorded them."""
         execution_lock.mark_started(self._state, request)
-        if arrived:
-            self._seen.propose(arrived.ids)
+        if photos:
+            self._known_photos.propose(photos.ids)
         try:
-            execution = run_or_resume(self._registry, request, self._promote, self._how)
+            execution = run_or_resume(self._registry, request, self._promote, self._options)
         except BinwatchError as error:
-            self._end(view, None, str(error))
+            self._finish(inputs, None, str(error))
             raise
         except (SystemExit, KeyboardInterrupt):
             execution_lock.mark_interrupted(self._state)
             raise
-        self._end(view, execution, "; ".join(execution.reasons))
+        self._finish(inputs, execution, "; ".join(execution.reasons))
         return execution
 
-    def _end(self, view: TriggerInputs, execution: Execution | None, reason: str) -> None:
-        """Remember how it ended, and only then forget that it was under way: a kill in between ends it once more."""
-        promoted = execution is not None and execution.decision == "promoted"
-        before = triggers.read_past(self._state)
-        past = triggers.ended(before, view, decided=execution is not None, promoted=promoted, now_s=time.time())
+    def _finish(self, inputs: TriggerInputs, execution: Execution | None, reason: str) -> None:
+        """Store the result, and clear the unfinished execution last: after a kill in between, it finishes again."""
+        promoted = execution is not None and execution.decision == ExecutionDecision.PROMOTED
+        stored = triggers.read_state(self._state)
+        state = triggers.after_execution(
+            stored, inputs, decided=execution is not None, promoted=promoted, now_s=time.time()
+        )
         if execution:
-            self._seen.accept()
-        triggers.write_past(self._state, past)
+            self._known_photos.accept()
+        triggers.write_state(self._state, state)
         execution_lock.clear(self._state)
-        if bool(past.failures) != bool(before.failures):
-            self._tell(bool(past.failures), reason)
+        if bool(state.failures) != bool(stored.failures):
+            self._notify(bool(state.failures), reason)

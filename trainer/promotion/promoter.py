@@ -1,16 +1,19 @@
 """The promoter: makes TorchServe follow the registry's alias ``champion``, and moves that alias.
 
-``round`` is the whole of it, and safe to run again after a kill at any point. One promoter at a time does it:
+``Promoter.reconcile_once`` is idempotent: it can be run again after a kill at any point. A lock lets one promoter run
+at a time. It takes these steps:
 
-1. The alias was moved and a kill prevented the record: write it. ``previous`` follows from the records.
-2. TorchServe does not serve the champion (it came up empty, a promotion was cut off, or somebody loaded another
-   version): load it, try it, switch to it. Its archive in the store is damaged or gone: fetch it again.
-3. The champion is new, its status still ``approved``: look how it does. After a while without a fault it is
-   ``promoted``, and the rest is drained and unloaded; a fault makes it ``rolled-back``, and ``previous`` the champion.
-4. A version carries no decision yet: the gate decides, from what its run recorded.
-5. A version waits as ``approved``: load it beside the champion, try it with its golden photos,
-   move the alias, then as in 2 and 3. A failed canary makes it ``rejected``; the champion serves on.
-6. ``accuracy.json`` says the accuracy of what is deployed, 0.1 where nothing is.
+1. Record the champion as deployed, if a kill prevented that, and set the alias ``previous`` from the records.
+2. If TorchServe does not serve the champion (it was restarted empty, a promotion was interrupted, or another version
+   was loaded by hand), load it, run its canary and switch to it. If the champion's archive in the store is missing or
+   damaged, fetch it again.
+3. While the champion's status is ``approved`` it is on probation: observe it. After some time without a fault it is
+   ``promoted``, and the other versions are drained and unloaded; a fault makes it ``rolled-back``, and ``previous``
+   becomes the champion.
+4. If a version has no status yet, let the gate decide, from what its training run recorded.
+5. If a version is ``approved``, load it beside the champion, run its canary with golden photos and move the alias; then
+   as in 2 and 3. A failed canary makes it ``rejected``, and the champion keeps serving.
+6. Write ``accuracy.json``: the accuracy of the champion, or 0.1 where there is none.
 """
 
 import json
@@ -18,66 +21,42 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from threading import Event
-from typing import Protocol
 
 from serve.errors import ArchiveError, BinwatchError, CanaryError, DataError
-from serve.rollout.probation import Observation
+from serve.files import write_text
 from trainer.artifacts import EVALUATION
-from trainer.evaluation import gate
-from trainer.evaluation.evaluate import Evaluation, from_json
+from trainer.evaluation.evaluate import Evaluation, evaluation_from_json
 from trainer.evaluation.policy import DEFAULT, UNDEPLOYED_ACCURACY, GatePolicy
 from trainer.promotion import decisions
-from trainer.promotion.settle import record_champion
+from trainer.promotion.server import Server
+from trainer.registry import signed_archive
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.signed_archive import fetch
-from trainer.registry.versions import CHAMPION, Status, Version
+from trainer.registry.status import Status
+from trainer.registry.versions import CHAMPION, Version
 
 log = logging.getLogger(__name__)
 
-WATCHED = "watched"
-LOOK_S = 1.0
-"""Between two looks at a new champion."""
+OBSERVE_S = 1.0
+"""Time between two observations of a champion on probation."""
 
 
-class Server(Protocol):
-    """What the promoter needs of a server; ``serve.rollout.Rollout`` is the real one."""
+class Upkeep(StrEnum):
+    """The result of a reconciliation that gave no version a new status."""
 
-    def hold(self) -> AbstractContextManager[None]:
-        """Keep other promoters away."""
-
-    def serving(self) -> str | None:
-        """The version that answers, if one does."""
-
-    def keep(self, version: str, fetch: Callable[[], Path]) -> None:
-        """Have a version's archive at hand; ``fetch`` gives it where it is missing or damaged."""
-
-    def load(self, version: str, fetch: Callable[[], Path]) -> None:
-        """Load a version beside the others; ``fetch`` gives its archive."""
-
-    def canary(self, version: str) -> None:
-        """Try a loaded version. Raises CanaryError."""
-
-    def switch(self, version: str) -> None:
-        """Let a loaded version answer."""
-
-    def observe(self, version: str) -> Observation:
-        """Look how the version that answers does."""
-
-    def retire(self, version: str, spare: str | None) -> None:
-        """Drain and unload all others; the archive of ``spare`` stays at hand."""
-
-    def discard(self, version: str) -> None:
-        """Unload a version that does not answer."""
+    NOTHING = "nothing"
+    RESTORED = "restored"
+    WATCHED = "watched"
+    """The champion is on probation."""
 
 
 @dataclass(frozen=True)
 class PromotionOutcome:
-    """What a round did: ``promoted``, ``rejected``, ``rolled-back``, ``restored``, ``nothing``; ``watched`` where a
-    version answers and is still watched."""
+    """The result of a reconciliation or a rollback. ``did``: the new Status of ``version``, or an Upkeep."""
 
     did: str
     version: str
@@ -85,7 +64,7 @@ class PromotionOutcome:
 
 
 class Promoter:
-    """Joins a registry, a server and the file that says the deployed accuracy."""
+    """Connects a registry, a server, and the file that holds the accuracy of the deployed version."""
 
     def __init__(
         self,
@@ -95,7 +74,7 @@ class Promoter:
         policy: GatePolicy = DEFAULT,
         trusted: Path | None = None,
     ) -> None:
-        """``trusted``: whose archives are taken (trainer/fetching.py)."""
+        """``trusted``: the keys whose archives are accepted (``trainer/registry/signed_archive.py``)."""
         self._registry = registry
         self._trusted = trusted
         self._policy = policy
@@ -103,38 +82,37 @@ class Promoter:
         self._accuracy_file = accuracy_file
 
     def reconcile(self) -> PromotionOutcome:
-        """Rounds until no version is watched any more. Raises as ``round`` does."""
-        while (outcome := self.reconcile_once()).did == WATCHED:
-            time.sleep(LOOK_S)
+        """Reconcile until no version is on probation. Raises as ``reconcile_once`` does."""
+        while (outcome := self.reconcile_once()).did == Upkeep.WATCHED:
+            time.sleep(OBSERVE_S)
         return outcome
 
     def reconcile_once(self, idle: Callable[[], object] | None = None) -> PromotionOutcome:
-        """One round, and then ``idle``, while no other promoter works.
+        """Reconcile once and then call ``idle``, both under the server's lock.
 
-        Raises TrackingError or ServerError; the next round goes on where this one stopped.
+        Raises TrackingError or ServerError; the next call resumes where this one stopped.
         """
-        with self._server.hold():
+        with self._server.lock():
             champion = self._registry.alias(CHAMPION)
             outcome = self._follow(champion) if champion else None
-            if outcome is None or outcome.did == "restored":
-                waiting = self._next(champion)
-                outcome = self._promote(waiting) if waiting else outcome
+            if outcome is None or outcome.did == Upkeep.RESTORED:
+                approved = self._next_approved(champion)
+                outcome = self._promote(approved) if approved else outcome
             self._write_accuracy()
             if idle:
                 idle()
-        return outcome or PromotionOutcome(
-            "nothing", champion.number if champion else "", "nothing waits to be promoted"
-        )
+        number = champion.number if champion else ""
+        return outcome or PromotionOutcome(Upkeep.NOTHING, number, "no version waits to be promoted")
 
     def roll_back(self, reason: str) -> PromotionOutcome:
-        """Return to the version before, now. Raises DataError where there is none."""
-        with self._server.hold():
+        """Return to the previous version now. Raises DataError where there is none."""
+        with self._server.lock():
             champion = self._registry.alias(CHAMPION)
             if champion is None:
                 raise DataError("nothing is deployed, so there is nothing to roll back")
-            previous = record_champion(self._registry, champion)
+            previous = self._registry.record_champion(champion)
             if previous is None:
-                raise DataError(f"no version served before version {champion.number}, which serves on")
+                raise DataError(f"no version served before version {champion.number}, which keeps serving")
             outcome = self._return(champion, previous, reason)
             self._write_accuracy()
         return outcome
@@ -142,37 +120,28 @@ class Promoter:
     def promote(self, version: str) -> PromotionOutcome:
         """Reconcile, for a pipeline in this process that waits for ``version``."""
         outcome = self.reconcile()
-        found = self._registry.version(version)
-        return outcome if outcome.version == version else PromotionOutcome(found.status, version, found.reason)
+        if outcome.version == version:
+            return outcome
+        current = self._registry.version(version)
+        return PromotionOutcome(current.status, version, current.reason)
 
-    def _next(self, champion: Version | None) -> Version | None:
-        """The newest approved version. Approvals against another champion than today's are withdrawn."""
-        now = champion.number if champion else ""
+    def _next_approved(self, champion: Version | None) -> Version | None:
+        """The newest approved version. Approvals against another champion than the present one are withdrawn."""
+        current = champion.number if champion else ""
         for version in self._registry.versions():
-            if not version.status and int(version.number) > int(now or 0):
-                version = self._decide(version, champion)
-            if version.status != Status.APPROVED or version.number == now:
+            if not version.status and int(version.number) > int(current or 0):
+                version = decisions.decide(self._registry, version, champion, self._policy)
+            if version.status != Status.APPROVED or version.number == current:
                 continue
-            if version.compared_with == now:
+            if version.compared_with == current:
                 return version
-            was = version.compared_with or "none"
-            reason = f"it was compared with version {was}, but the champion is version {now}; run the pipeline again"
+            compared_with = version.compared_with or "none"
+            reason = (
+                f"it was compared with version {compared_with}, but the champion is version {current}; "
+                "run the pipeline again"
+            )
             self._registry.mark(version.number, Status.REFUSED, reason)
         return None
-
-    def _decide(self, version: Version, champion: Version | None) -> Version:
-        """Let the gate decide, from the answers that the two runs recorded: never of different photos."""
-        now = champion.number if champion else ""
-        try:
-            with self._registry.run(f"gate of version {version.number}") as run:
-                sides = [decisions.evaluated(self._registry, each.run_id) for each in (version, champion) if each]
-                decision = gate.decide(sides[0], sides[1] if champion else None, self._policy)
-                decisions.record(run, decision, replace(version, compared_with=now))
-            status, reason = verdict(decision)
-        except DataError as error:  # registered by hand: one that cannot be judged must not hold up the others
-            status, reason = Status.REFUSED, f"its run or the champion's has no usable answers: {error}"
-        self._registry.mark(version.number, status, reason, now)
-        return self._registry.version(version.number)
 
     def _promote(self, version: Version) -> PromotionOutcome:
         try:
@@ -182,33 +151,33 @@ class Promoter:
         except (CanaryError, ArchiveError) as error:
             self._server.discard(version.number)
             self._registry.mark(version.number, Status.REJECTED, str(error))
-            return PromotionOutcome("rejected", version.number, str(error))
+            return PromotionOutcome(Status.REJECTED, version.number, str(error))
         self._registry.set_champion(version.number)
-        return self._follow(version) or PromotionOutcome("promoted", version.number, version.reason)
+        return self._follow(version) or PromotionOutcome(Status.PROMOTED, version.number, version.reason)
 
     def _follow(self, champion: Version) -> PromotionOutcome | None:
-        """Make the server serve the champion, and nothing else once it is no longer watched; says what it did."""
-        previous = record_champion(self._registry, champion)
-        if champion.status == Status.ROLLED_BACK and previous:  # the rollback was cut off
+        """Make the server serve the champion, and nothing else after its probation; None where it did already."""
+        previous = self._registry.record_champion(champion)
+        if champion.status == Status.ROLLED_BACK and previous:  # the rollback was interrupted
             return self._return(champion, previous, champion.reason)
         try:
-            followed = self._serve(champion)
+            served_already = self._serve(champion)
         except CanaryError as error:
             if champion.status == Status.PROMOTED or not previous:
                 raise
             return self._return(champion, previous, str(error))
         if champion.status != Status.PROMOTED:
             return self._watch(champion, previous)
-        self._server.retire(champion.number, previous.number if previous else None)
-        return (
-            None if followed else PromotionOutcome("restored", champion.number, "TorchServe did not serve the champion")
-        )
+        self._server.retire_others(champion.number, previous.number if previous else None)
+        if served_already:
+            return None
+        return PromotionOutcome(Upkeep.RESTORED, champion.number, "TorchServe did not serve the champion")
 
     def _serve(self, champion: Version) -> bool:
-        """Make the server answer with the champion; says whether it did already."""
+        """Make the server answer with the champion; returns whether it did already."""
         with self._archive_of(champion) as fetch:
             if self._server.serving() == champion.number:
-                self._server.keep(champion.number, fetch)
+                self._server.store_archive(champion.number, fetch)
                 return True
             self._server.load(champion.number, fetch)
         self._server.canary(champion.number)
@@ -216,28 +185,28 @@ class Promoter:
         return False
 
     def _watch(self, champion: Version, previous: Version | None) -> PromotionOutcome:
-        """Look at a champion that is new; without a version to return to it is not watched."""
-        seen = self._server.observe(champion.number)
-        if seen.fault and previous:
-            return self._return(champion, previous, seen.fault)
-        if previous and not seen.over:
-            return PromotionOutcome(WATCHED, champion.number, seen.said)
-        log.info("version %s was watched for %s", champion.number, seen.said)
-        self._server.retire(champion.number, previous.number if previous else None)
+        """Observe a champion on probation. Without a version to return to, there is no probation."""
+        observation = self._server.observe(champion.number)
+        if observation.fault and previous:
+            return self._return(champion, previous, observation.fault)
+        if previous and not observation.over:
+            return PromotionOutcome(Upkeep.WATCHED, champion.number, observation.summary)
+        log.info("version %s was watched for %s", champion.number, observation.summary)
+        self._server.retire_others(champion.number, previous.number if previous else None)
         self._registry.mark(champion.number, Status.PROMOTED, champion.reason)
-        return PromotionOutcome("promoted", champion.number, champion.reason)
+        return PromotionOutcome(Status.PROMOTED, champion.number, champion.reason)
 
-    def _return(self, version: Version, previous: Version, reason: str) -> PromotionOutcome:
-        """From the champion ``version`` to the one before it, which must load and pass its canary first."""
+    def _return(self, champion: Version, previous: Version, reason: str) -> PromotionOutcome:
+        """Roll back to the previous version, which must load and pass its canary first."""
         with self._archive_of(previous) as fetch:
             self._server.load(previous.number, fetch)
         self._server.canary(previous.number)
-        self._registry.mark(version.number, Status.ROLLED_BACK, reason)
+        self._registry.mark(champion.number, Status.ROLLED_BACK, reason)
         self._registry.set_champion(previous.number)
         self._server.switch(previous.number)
-        before = record_champion(self._registry, previous)
-        self._server.retire(previous.number, before.number if before else None)
-        return PromotionOutcome("rolled-back", version.number, reason)
+        fallback = self._registry.record_champion(previous)
+        self._server.retire_others(previous.number, fallback.number if fallback else None)
+        return PromotionOutcome(Status.ROLLED_BACK, champion.number, reason)
 
     def _write_accuracy(self) -> None:
         champion = self._registry.alias(CHAMPION)
@@ -245,26 +214,25 @@ class Promoter:
         if _recorded_version(self._accuracy_file) == {"version": version}:
             return
         accuracy = self._evaluation(champion).accuracy if champion else UNDEPLOYED_ACCURACY
-        partial = self._accuracy_file.with_suffix(".partial")
-        partial.write_text(json.dumps({"accuracy": accuracy, "version": version}))
-        partial.replace(self._accuracy_file)
+        write_text(self._accuracy_file, json.dumps({"accuracy": accuracy, "version": version}))
 
     def _evaluation(self, version: Version) -> Evaluation:
-        return from_json(self._registry.read_text(version.run_id, EVALUATION) or "{}")
+        return evaluation_from_json(self._registry.read_text(version.run_id, EVALUATION) or "{}")
 
     @contextmanager
     def _archive_of(self, version: Version) -> Iterator[Callable[[], Path]]:
+        """A function that fetches the version's archive into a temporary folder."""
         with tempfile.TemporaryDirectory(prefix="binwatch-fetch-") as folder:
-            yield lambda: fetch(self._registry, version.run_id, Path(folder), self._trusted)
+            yield lambda: signed_archive.fetch(self._registry, version.run_id, Path(folder), self._trusted)
 
 
 def watch(
     promoter: Promoter, heartbeat: Path, interval_s: float, stop: Event, scale: Callable[[], object] | None = None
 ) -> None:
-    """A round every ``interval_s`` seconds until ``stop``; touch ``heartbeat`` after each good one.
+    """Reconcile every ``interval_s`` seconds until ``stop``, and touch ``heartbeat`` after each success.
 
-    ``scale`` is called after each, when no promotion is under way. A round that fails is reported and
-    tried again: what it left half done, the next one finishes.
+    ``scale`` is called then, too, under the same lock. Errors are logged and retried: the next reconciliation finishes
+    what a failed one left undone.
     """
 
     def idle() -> None:
@@ -276,23 +244,18 @@ def watch(
         wait_s = interval_s
         try:
             outcome = promoter.reconcile_once(idle)
-            if outcome.did == WATCHED:
-                wait_s = min(LOOK_S, interval_s)
-            elif outcome.did != "nothing":
+            if outcome.did == Upkeep.WATCHED:
+                wait_s = min(OBSERVE_S, interval_s)
+            elif outcome.did != Upkeep.NOTHING:
                 log.info("%s version %s: %s", outcome.did, outcome.version, outcome.reason)
         except BinwatchError as error:
             log.warning("%s; trying again in %.0f s", error, interval_s)
         stop.wait(wait_s)
 
 
-def verdict(decision: gate.Decision) -> tuple[str, str]:
-    """Status and reason to mark a version with."""
-    return Status.APPROVED if decision.promote else Status.REFUSED, "; ".join(decision.reasons)
-
-
-def _recorded_version(path: Path) -> dict[str, str | None] | None:
-    """The version that ``accuracy.json`` speaks of, None where the file is missing or damaged."""
+def _recorded_version(accuracy_file: Path) -> dict[str, str | None] | None:
+    """The version in ``accuracy.json``; None where the file is missing or damaged."""
     try:
-        return {"version": json.loads(path.read_text())["version"]}
+        return {"version": json.loads(accuracy_file.read_text())["version"]}
     except (OSError, ValueError, KeyError, TypeError):
         return None

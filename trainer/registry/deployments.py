@@ -1,22 +1,22 @@
-"""What served when: every move of the alias ``champion`` is a record, and the records together are a stack.
+"""Deployments: every move of the alias ``champion`` is recorded, and the records together form a stack.
 
-A promotion puts a version on it, a rollback takes off what lies above the version that it returns to. So the version
-to return to next is the one below the top. Pure: ``trainer/tracking.py`` keeps the records.
+A promotion pushes a version, a rollback pops everything above the version that it returns to; the next rollback returns
+to the version below the top. Pure: ``trainer/registry/mlflow_registry.py`` stores the records.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-PROMOTED, ROLLED_BACK = "promoted", "rolled-back"
+from trainer.registry.status import Status
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """``version`` serves since ``at_s`` (seconds since 1970), because it was promoted, or because a later version was
-    rolled back.
+    """``version`` serves since ``at_s`` (seconds since 1970).
 
-    ``did``: ``promoted`` or ``rolled-back``; ``train_run``: the run that made the version, as numbers begin again in
-    a registry that was deleted; ``run_id``, ``ended``: the run in MLflow that says so, and whether it was closed.
+    ``did``: Status.PROMOTED, or Status.ROLLED_BACK where a later version was rolled back; ``train_run``: the training
+    run of the version, since a registry that was deleted numbers its versions from 1 again; ``run_id``, ``ended``: the
+    MLflow run that holds this record, and whether it was ended.
     """
 
     version: str
@@ -29,29 +29,29 @@ class Deployment:
 
 
 def deduplicate(records: Sequence[Deployment]) -> list[Deployment]:
-    """The records, newest first, without those that say again what the one before them said.
+    """The records, newest first, each version's first record of several in a row.
 
-    A request to MLflow that got no answer is sent again, and then is there twice.
+    A request to MLflow whose answer was lost is retried, and may then have created two records.
     """
-    kept: list[Deployment] = []
-    for each in reversed(records):
-        if not kept or (each.version, each.train_run) != (kept[-1].version, kept[-1].train_run):
-            kept.append(each)
-    return kept[::-1]
+    distinct: list[Deployment] = []
+    for record in reversed(records):
+        if not distinct or (record.version, record.train_run) != (distinct[-1].version, distinct[-1].train_run):
+            distinct.append(record)
+    return distinct[::-1]
 
 
 def previous_version(deployments: Sequence[Deployment], usable: Mapping[str, str]) -> str | None:
-    """The version to return to from the one that serves, if there is one.
+    """The version that a rollback returns to, if there is one.
 
-    ``deployments``: newest first; ``usable``: of each version that may serve again, the run that made it.
+    ``deployments``: newest first; ``usable``: the versions that may serve again, with their training runs.
     """
     stack: list[str] = []
-    for each in reversed(deployments):
-        if usable.get(each.version) != each.train_run:
+    for deployment in reversed(deployments):
+        if usable.get(deployment.version) != deployment.train_run:
             continue
-        if each.did == ROLLED_BACK:
-            while stack and stack[-1] != each.version:
+        if deployment.did == Status.ROLLED_BACK:
+            while stack and stack[-1] != deployment.version:
                 stack.pop()
-        if not stack or stack[-1] != each.version:
-            stack.append(each.version)
+        if not stack or stack[-1] != deployment.version:
+            stack.append(deployment.version)
     return stack[-2] if len(stack) > 1 else None

@@ -1,4 +1,4 @@
-"""Runs in MLflow: written while something goes on, and read afterwards."""
+"""Runs in MLflow: writing them while something runs, and reading them afterwards."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
@@ -19,7 +19,12 @@ from mlflow.entities.dataset import Dataset as TrackedDataset
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from serve.errors import TrackingError
+from serve.settings import read
+from serve.settings.common import RevisionSettings
 from trainer.registry.mlflow_client import connect, create_if_absent, delete_artifact
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +33,7 @@ EXPERIMENT = "binwatch"
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """A run as MLflow knows it. Times in seconds since 1970; ``ended_s`` is 0 while it runs."""
+    """A run in MLflow. Times in seconds since 1970; ``ended_s`` is 0 while it runs; ``parent``: a run's id, or ""."""
 
     id: str
     name: str
@@ -57,7 +62,8 @@ class RunStore:
     ) -> Iterator["TrackedRun"]:
         """A run that is FINISHED when the block ends, FAILED when it raises, KILLED when interrupted.
 
-        ``parent``: the run it is nested in; ``resume_run_id``: an interrupted run that goes on; ``tags``: of a new run.
+        ``parent``: the run that it is nested in; ``resume_run_id``: an interrupted run, to resume instead of creating
+        one; ``tags``: of a new run.
         """
         tags = {MLFLOW_RUN_NAME: name, **_git_tags(), **(tags or {})}
         if parent:
@@ -79,12 +85,12 @@ class RunStore:
             self._client.set_terminated(run.id, status)
 
     def find_run(self, name: str) -> tuple[str, dict[str, str]] | None:
-        """The newest run of that name, if any: its id and its tags."""
+        """The newest run with this name, if any: its id and its tags."""
         page = self._client.search_runs([self._experiment], f"attributes.run_name = '{name}'", max_results=1)
         return (page[0].info.run_id, dict(page[0].data.tags)) if page else None
 
     def runs(self, query: str = "") -> list[RunInfo]:
-        """The runs that an MLflow query matches, the newest first."""
+        """The runs that match an MLflow query, newest first."""
         matches: list[RunInfo] = []
         token: str | None = None
         while True:
@@ -101,11 +107,11 @@ class RunStore:
                 return matches
 
     def nested(self, parent: str) -> list[RunInfo]:
-        """The runs nested in ``parent``, the newest first."""
+        """The runs nested in ``parent``, newest first."""
         return self.runs(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'")
 
     def reopen_run(self, run_id: str) -> "TrackedRun":
-        """A run that has ended, to write more to; its status stays."""
+        """A run that has ended, to log more to it; its status stays."""
         return TrackedRun(self._client, self.uri, self._client.get_run(run_id))
 
     def tags(self, run_id: str) -> dict[str, str]:
@@ -121,11 +127,11 @@ class RunStore:
         return f"{self.uri.rstrip('/')}/#/experiments/{self._experiment}/runs/{run_id}"
 
     def end(self, run_id: str, status: str) -> None:
-        """End a run whose process could not end it."""
+        """End a run whose process could not end it; ``status`` as in MLflow, such as FINISHED."""
         self._client.set_terminated(run_id, status)
 
     def end_orphans(self, parent: str) -> None:
-        """End the nested runs of ``parent`` that are still RUNNING as KILLED: their process is gone."""
+        """End the nested runs of ``parent`` that are still RUNNING as KILLED, after their process died."""
         query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' AND attributes.status = 'RUNNING'"
         for run in self._client.search_runs([self._experiment], query):
             self._client.set_terminated(run.info.run_id, "KILLED")
@@ -138,15 +144,15 @@ class RunStore:
         return sizes
 
     def delete_artifact(self, run_id: str, name: str) -> None:
-        """Remove a file or a folder of a run for good; no harm where it has gone already."""
+        """Delete a file or a folder of a run for good; idempotent."""
         delete_artifact(self._client, self.uri, run_id, name)
 
     def download(self, run_id: str, name: str, folder: Path) -> Path:
-        """Fetch one artifact of a run into ``folder``."""
+        """Download one artifact of a run into ``folder``."""
         return Path(self._client.download_artifacts(run_id, name, str(folder)))
 
     def read_text(self, run_id: str, name: str) -> str | None:
-        """A small artifact's text, or None where the run has none of that name."""
+        """The text of a small artifact at the run's top level; None where there is none with this name."""
         if name not in {file.path for file in self._client.list_artifacts(run_id)}:
             return None
         with tempfile.TemporaryDirectory() as folder:
@@ -154,7 +160,7 @@ class RunStore:
 
 
 class TrackedRun:
-    """One run that is being written: its parameters, metrics, tags and artifacts."""
+    """A run that is being written: its parameters, metrics, tags and artifacts."""
 
     def __init__(self, client: MlflowClient, uri: str, run: Run) -> None:
         self._client = client
@@ -162,26 +168,26 @@ class TrackedRun:
         self._buffer: deque[Callable[[], object]] = deque()
         self.id: str = run.info.run_id
 
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Parameters, one value each."""
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Log parameters, which cannot be changed later."""
         self._client.log_batch(self.id, params=[Param(key, str(value)) for key, value in params.items()])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0, at_s: float | None = None) -> None:
-        """Metrics at a step. ``at_s``: the time they are of, in seconds since 1970; the present without."""
+        """Log metrics at a step. ``at_s``: their time in seconds since 1970; now where it is None."""
         self._client.log_batch(self.id, metrics=_metrics(metrics, step, at_s))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Tags: words to search by."""
+        """Set tags."""
         self._client.log_batch(self.id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def buffer_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Metrics at a step, sent now, or with a later call where MLflow does not answer."""
+        """Log metrics at a step; while MLflow does not answer they are buffered, and sent with a later call."""
         numbers = _metrics(metrics, step)
         self._buffer.append(lambda: self._client.log_batch(self.id, metrics=numbers))
         self._try_flush()
 
     def buffer_tags(self, tags: Mapping[str, str]) -> None:
-        """Tags, sent now, or with a later call where MLflow does not answer."""
+        """Set tags; while MLflow does not answer they are buffered, and sent with a later call."""
         self._buffer.append(lambda: self._client.log_batch(self.id, tags=[RunTag(*pair) for pair in tags.items()]))
         self._try_flush()
 
@@ -194,7 +200,7 @@ class TrackedRun:
             log.warning("MLflow does not answer (%s); %d calls are buffered", str(error)[:200], len(self._buffer))
 
     def flush(self, timeout_s: float = 300.0) -> None:
-        """Send what is buffered, waiting for MLflow to come back. Raises TrackingError when it does not."""
+        """Send the buffer, and retry until MLflow answers. Raises TrackingError after ``timeout_s``."""
         deadline = time.monotonic() + timeout_s
         while self._buffer:
             self._try_flush()
@@ -203,27 +209,27 @@ class TrackedRun:
             elif self._buffer:
                 time.sleep(1)
 
-    def log_dataset(self, name: str, digest: str, source: str, profile: Mapping[str, Any]) -> None:
-        """The dataset that the run used, as a dataset input. ``digest``: at most 36 characters."""
+    def log_dataset(self, name: str, digest: str, source: str, profile: Mapping[str, object]) -> None:
+        """Log the dataset that the run used. ``digest``: cut to 36 characters."""
         dataset = TrackedDataset(name, digest[:36], "local", json.dumps({"uri": source}), profile=json.dumps(profile))
         self._client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
-        """A file as an artifact."""
+        """Log a file as an artifact."""
         self._client.log_artifact(self.id, str(path), folder)
 
-    def log_json(self, value: Any, name: str) -> None:
-        """A JSON artifact."""
+    def log_json(self, value: object, name: str) -> None:
+        """Log ``value`` as a JSON artifact."""
         self._client.log_text(self.id, json.dumps(value, indent=1), name)
 
-    def log_table(self, columns: Mapping[str, Sequence[Any]], name: str) -> None:
-        """A table artifact, which the MLflow UI shows and compares, in place of one of that name."""
+    def log_table(self, columns: Mapping[str, Sequence[object]], name: str) -> None:
+        """Log a table, which the MLflow UI can show and compare; it replaces one with the same name."""
         if name in {file.path for file in self._client.list_artifacts(self.id)}:  # MLflow would append to it
             delete_artifact(self._client, self._uri, self.id, name)
         self._client.log_table(self.id, {key: list(values) for key, values in columns.items()}, name)
 
-    def log_picture(self, figure: Any, name: str) -> None:
-        """A matplotlib figure as a PNG artifact."""
+    def log_picture(self, figure: "Figure", name: str) -> None:
+        """Log a matplotlib figure as a PNG artifact."""
         self._client.log_figure(self.id, figure, name)
 
 
@@ -252,8 +258,8 @@ def _run_info(run: Run) -> RunInfo:
 
 
 def _git_tags() -> dict[str, str]:
-    """The git revision, from git or from BINWATCH_REVISION (an image has no .git)."""
-    revision = os.environ.get("BINWATCH_REVISION", "")
+    """The git revision, from BINWATCH_REVISION (images have no .git) or from git."""
+    revision = read(RevisionSettings, os.environ).revision
     if not revision:
         command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
         try:

@@ -1,8 +1,8 @@
-"""An archive from MLflow's store, which anybody who reaches MLflow can write to: nothing of it is used before its
-signature fits.
+"""Signed archives in MLflow. Whoever reaches MLflow can write there, so an archive is used only after its signature is
+verified.
 
-The signature lies beside the archive in the run. It says that this installation made these bytes, and the archive's
-own manifest says for which run, so that archives cannot change places.
+The signature is an artifact beside the archive. It proves that this installation made these bytes; the archive's
+manifest names its training run, so that the archives of two runs cannot be swapped.
 """
 
 import tempfile
@@ -14,76 +14,74 @@ from serve.archives.archive import manifest_of, stamp
 from serve.archives.safe_zip import MAX_BYTES
 from serve.errors import ArchiveError
 from serve.manifest import sha256
-from trainer.artifacts import ARCHIVE
+from trainer.artifacts import ARCHIVE, ARCHIVE_FOLDER, ARCHIVE_SHA
 from trainer.registry import signing
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.renewal import without_pickle
-from trainer.registry.runs import TrackedRun
-from trainer.registry.versions import Status, Version
+from trainer.registry.status import Status
+from trainer.registry.versions import Version
 
 SIGNATURE = ARCHIVE + signing.SUFFIX
 
 
 def fetch(registry: Registry, run_id: str, folder: Path, trusted: Path | None) -> Path:
-    """The archive of a run, in ``folder``, signed by one of the keys that ``trusted`` names.
+    """Download the archive of a run into ``folder``, and verify its signature.
 
-    ``trusted``: as BINWATCH_VERIFY_KEY; None where nobody else can write to MLflow: nothing is checked.
-    Raises ArchiveError where there is no such archive, SettingsError where there are no keys, TrackingError.
+    ``trusted``: the public keys, as in BINWATCH_VERIFY_KEY; None where nobody else can write to MLflow: nothing is
+    verified. Raises ArchiveError where there is no such archive or its signature does not fit, SettingsError where
+    there are no keys, TrackingError.
     """
     if trusted is None:
         return registry.download(run_id, ARCHIVE, folder)
     keys = signing.public_keys(trusted)
-    _check_there(registry.artifacts(run_id, str(Path(ARCHIVE).parent)), run_id)
+    _check_files(registry.artifacts(run_id, ARCHIVE_FOLDER), run_id)
     signature = registry.download(run_id, SIGNATURE, folder)
     archive = registry.download(run_id, ARCHIVE, folder)
     signing.verify(archive, signature, keys)
-    _check_own(archive, run_id)
+    _check_run(archive, run_id)
     return archive
 
 
-def sign_version(registry: Registry, version: Version, key: Ed25519PrivateKey, again: bool) -> str:
-    """Sign the archive of a version that somebody vouches for, if it is one that would be served.
+def sign_version(registry: Registry, version: Version, key: Ed25519PrivateKey, redecide: bool) -> str:
+    """Sign the archive of a version that somebody vouches for, if it passes the checks of the model store.
 
-    ``again``: let the gate decide anew where the version was rejected. Returns the name of the key.
+    ``redecide``: let the gate decide again where the version was rejected. Returns the name of the key.
     Raises ArchiveError, TrackingError.
     """
     with tempfile.TemporaryDirectory(prefix="binwatch-sign-") as temporary:
         folder = Path(temporary)
         archive = registry.download(version.run_id, ARCHIVE, folder)
-        _check_own(archive, version.run_id)
-        renewed = folder / "renewed" / archive.name
-        renewed.parent.mkdir()
-        if without_pickle(archive, renewed):
-            archive = renewed
+        _check_run(archive, version.run_id)
         stamp(archive, folder / "checked.mar", version.number)
-        _log_signed(registry.reopen_run(version.run_id), archive, key)
-    if again and version.status == Status.REJECTED:
-        registry.mark(version.number, "", "signed by hand since; the gate decides again")
-    return signing.name_of(key.public_key())
+        run = registry.reopen_run(version.run_id)
+        run.set_tags({ARCHIVE_SHA: sha256(archive)})
+        run.log_file(signing.sign(archive, key), ARCHIVE_FOLDER)
+    if redecide and version.status == Status.REJECTED:
+        registry.mark(version.number, Status.UNDECIDED, "signed by hand; the gate decides again")
+    return signing.key_name(key.public_key())
 
 
-def _log_signed(run: TrackedRun, archive: Path, key: Ed25519PrivateKey) -> None:
-    run.set_tags({"archive_sha256": sha256(archive)})
-    for path in (signing.sign(archive, key), archive):
-        run.log_file(path, str(Path(ARCHIVE).parent))
+def _check_run(archive: Path, run_id: str) -> None:
+    """Refuse an archive whose manifest names another run."""
+    manifest_run_id = manifest_of(archive).run_id
+    if manifest_run_id != run_id:
+        raise ArchiveError(
+            f"the archive of run {run_id} is that of run {manifest_run_id or 'none'}: archives were swapped; "
+            "run the pipeline again"
+        )
 
 
-def _check_own(archive: Path, run_id: str) -> None:
-    found = manifest_of(archive).run_id
-    if found != run_id:
-        raise ArchiveError(f"the archive of run {run_id} is that of run {found or 'none'}: they changed places")
-
-
-def _check_there(sizes: dict[str, int], run_id: str) -> None:
-    """Refuse before anything is fetched. ``sizes``: bytes of each file."""
+def _check_files(sizes: dict[str, int], run_id: str) -> None:
+    """Refuse before anything is downloaded. ``sizes``: bytes of each file."""
     if ARCHIVE not in sizes:
         raise ArchiveError(f"run {run_id} has no {ARCHIVE}: it was deleted, or never logged; run the pipeline again")
     if sizes[ARCHIVE] > MAX_BYTES:
         raise ArchiveError(f"the archive of run {run_id} has {sizes[ARCHIVE]} bytes; at most {MAX_BYTES} are allowed")
     if SIGNATURE not in sizes:
         raise ArchiveError(
-            f"the archive of run {run_id} is not signed; was it made before archives were signed, or elsewhere? "
-            "Run the pipeline again, or, where you know that it is yours, sign it: python scripts/sign.py VERSION"
+            f"the archive of run {run_id} is not signed: it was made before archives were signed, or elsewhere. "
+            "Run the pipeline again, or, if you trust the archive, sign it: python scripts/sign.py VERSION"
         )
     if sizes[SIGNATURE] != signing.SIGNATURE_BYTES:
-        raise ArchiveError(f"the signature of run {run_id} has {sizes[SIGNATURE]} bytes: damaged")
+        raise ArchiveError(
+            f"the signature of run {run_id} has {sizes[SIGNATURE]} bytes: damaged; run the pipeline again"
+        )

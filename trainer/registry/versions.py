@@ -1,18 +1,10 @@
 """Versions of the registered model, and the aliases that say which one serves.
 
-A version carries the tag ``status``, which goes one way,
-
-    (none) -> approved -> promoted -> rolled-back    the gate let it through, the promoter deployed it, and took it back
-          |          |`-> rolled-back                it was taken back while it was still watched
-          |          `-> rejected                    its canary failed: never tried again
-          `-> refused                                the gate did not let it through
-
-and ``reason``. The alias ``champion`` names the version that TorchServe must serve, ``previous`` the one that a
-rollback returns to.
+A version carries the tags ``status`` (``trainer/registry/status.py``), ``reason`` and ``compared_with``. The alias
+``champion`` names the version that TorchServe must serve, ``previous`` the one that a rollback returns to.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -24,23 +16,13 @@ from trainer.registry.mlflow_client import ABSENT, create_if_absent
 CHAMPION, PREVIOUS = "champion", "previous"
 
 
-class Status(StrEnum):
-    """What was decided of a version."""
-
-    UNDECIDED = ""
-    APPROVED = "approved"
-    REFUSED = "refused"
-    REJECTED = "rejected"
-    PROMOTED = "promoted"
-    ROLLED_BACK = "rolled-back"
-
-
-UNWANTED = frozenset({Status.REFUSED, Status.REJECTED, Status.ROLLED_BACK})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """One version of the registered model. ``compared_with``: the champion that the gate compared it with, or ""."""
+    """One version of the registered model.
+
+    ``run_id``: its training run; ``status``: a Status; ``compared_with``: the champion that the gate compared it with,
+    or "".
+    """
 
     number: str
     run_id: str
@@ -55,7 +37,7 @@ class VersionStore:
     _client: MlflowClient
 
     def register(self, run_id: str, status: str, reason: str, compared_with: str) -> Version:
-        """Register the archive of a run as a new version, with what the gate decided of it."""
+        """Register the archive of a run as a new version, with the gate's decision."""
         tags = {"status": str(status), "reason": reason, "compared_with": compared_with}
         if not self._client.search_registered_models(f"name = '{MODEL_NAME}'"):
             create_if_absent(self._client.create_registered_model, MODEL_NAME)
@@ -73,7 +55,7 @@ class VersionStore:
         return sorted((_version(version) for version in page), key=lambda version: -int(version.number))
 
     def mark(self, number: str, status: str, reason: str, compared_with: str | None = None) -> None:
-        """Write what was decided of a version, the status last: it is what others act on."""
+        """Set a version's tags, the status last, since other processes act on it."""
         for key, value in {"reason": reason, "compared_with": compared_with, "status": str(status)}.items():
             if value is not None:
                 self._client.set_model_version_tag(MODEL_NAME, number, key, value)

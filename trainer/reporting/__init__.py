@@ -1,1 +1,1 @@
-"""What people look up later: history, lineage, and the monitoring runs in MLflow."""
+"""Reports for people: the history, the lineage of a version, and the monitoring runs in MLflow."""

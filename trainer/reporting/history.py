@@ -1,42 +1,92 @@
-"""What served when, and what the pipeline did: ``history.json``, which the page's monitoring tab draws.
+"""The history of deployments and executions: ``history.json``, which the monitoring tab of the page draws.
 
     python scripts/promote.py --history [--json]    the same as a table
-    python scripts/monitor.py --watch               writes it at each look, beside monitoring.json
+    python scripts/monitor.py --watch               writes it with each report, beside monitoring.json
 
     {"made_at": ..., "served": [{"version", "from", "to", "did", "reason", "accuracy", "accuracy_interval",
      "dataset_fingerprint", "revision", "run_id", "execution"}], "executions": [{"id", "started", "seconds", "status",
      "decision", "reasons", "why", "version", "steps": [{"name", "status", "seconds", "cached"}]}]}
 
-Both lists begin with the newest. Times are ISO 8601, UTC; ``to`` is null for what serves now, and whatever MLflow does
-not know any more is null too.
+Both lists are sorted newest first. Times are ISO 8601, UTC; ``to`` is null for the version that serves now, and so is
+everything that MLflow no longer has.
 """
 
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from serve.errors import DataError
-from trainer.registry.deployments import PROMOTED, Deployment
+from serve.files import write_text
+from trainer.artifacts import DATASET, EVALUATION, EXECUTION, EXECUTION_KIND, KIND_TAG
+from trainer.registry.deployments import Deployment
 from trainer.registry.mlflow_registry import Registry
 from trainer.registry.runs import RunInfo
+from trainer.registry.status import Status
 
 FILE = "history.json"
-EVALUATION, DATASET = "evaluation.json", "dataset.json"
-"""As trainer/job.py, which takes torch: the monitoring has no use for that."""
-MOST_SERVED, MOST_EXECUTIONS = 200, 50
-KIND = "tags.`binwatch.kind` = 'execution'"
+MAX_SERVED, MAX_EXECUTIONS = 200, 50
+EXECUTIONS_QUERY = f"tags.`{KIND_TAG}` = '{EXECUTION_KIND}'"
 REVISION = "mlflow.source.git.commit"
 _STATUS = {"RUNNING": "running", "SCHEDULED": "running", "FINISHED": "finished"}
+
+ServingPeriod = TypedDict(
+    "ServingPeriod",
+    {
+        "version": str,
+        "from": str,
+        "to": str | None,
+        "did": str,
+        "reason": str,
+        "accuracy": float | None,
+        "accuracy_interval": tuple[float, float] | None,
+        "dataset_fingerprint": str | None,
+        "revision": str | None,
+        "run_id": str | None,
+        "execution": str | None,
+    },
+)
+"""A stretch of time in which one version served."""
+
+
+class StepSummary(TypedDict):
+    """One step of an execution."""
+
+    name: str
+    status: str
+    seconds: float | None
+    cached: bool
+
+
+class ExecutionSummary(TypedDict):
+    """One execution of the pipeline. ``version``: of the challenger, where it was registered."""
+
+    id: str
+    started: str
+    status: str
+    seconds: float
+    decision: str
+    reasons: list[str]
+    why: list[str]
+    version: str | None
+    steps: list[StepSummary]
+
+
+class History(TypedDict):
+    """The content of ``history.json``."""
+
+    made_at: str
+    served: list[ServingPeriod]
+    executions: list[ExecutionSummary]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a model from the run that made it; None where that is not recorded."""
+    """What a training run recorded about its model; None where it did not."""
 
     accuracy: float | None = None
     accuracy_interval: tuple[float, float] | None = None
@@ -44,50 +94,57 @@ class Facts:
     revision: str | None = None
 
 
-def served(
-    deployments: Sequence[Deployment], facts: Callable[[str], Facts], made_by: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """The stretches of time in which a version served, newest first.
+def serving_periods(
+    deployments: Sequence[Deployment], facts_of: Callable[[str], Facts], executions: Mapping[str, str]
+) -> list[ServingPeriod]:
+    """The periods in which versions served, newest first.
 
-    ``deployments``: newest first; ``facts``: of a run; ``made_by``: the execution that a version is from.
+    ``deployments``: newest first; ``facts_of``: by the id of a training run; ``executions``: by version, the execution
+    that it is from.
     """
-    ends = [None, *(iso(each.at_s) for each in deployments)]
-    return [
-        {
-            "version": each.version,
-            "from": iso(each.at_s),
-            "to": end,
-            "did": each.did,
-            "reason": each.reason,
-            **asdict(facts(each.train_run)),
-            "run_id": each.train_run or None,
-            "execution": made_by.get(each.version) if each.did == PROMOTED else None,
-        }
-        for each, end in zip(deployments, ends, strict=False)
-    ]
+    ends = [None, *(iso(deployment.at_s) for deployment in deployments)]
+    periods: list[ServingPeriod] = []
+    for deployment, end in zip(deployments, ends, strict=False):
+        facts, promoted = facts_of(deployment.train_run), deployment.did == Status.PROMOTED
+        periods.append(
+            {
+                "version": deployment.version,
+                "from": iso(deployment.at_s),
+                "to": end,
+                "did": deployment.did,
+                "reason": deployment.reason,
+                "accuracy": facts.accuracy,
+                "accuracy_interval": facts.accuracy_interval,
+                "dataset_fingerprint": facts.dataset_fingerprint,
+                "revision": facts.revision,
+                "run_id": deployment.train_run or None,
+                "execution": executions.get(deployment.version) if promoted else None,
+            }
+        )
+    return periods
 
 
-def execution(found: RunInfo, text: str | None, now_s: float) -> dict[str, Any]:
-    """One execution from its run and its ``execution.json``, of which any part may be missing."""
-    said = _object(text)
-    steps = [each for each in said.get("steps") or () if isinstance(each, dict)]
+def execution_summary(run: RunInfo, text: str | None, now_s: float) -> ExecutionSummary:
+    """One execution from its run and the text of its ``execution.json``, any part of which may be missing."""
+    record = _json_object(text)
+    steps = [step for step in record.get("steps") or () if isinstance(step, dict)]
     return {
-        "id": found.id,
-        "started": iso(found.started_s),
-        "status": _STATUS.get(found.status, "failed"),
-        "seconds": round((found.ended_s or now_s) - found.started_s, 1),
-        "decision": str(said.get("decision") or found.tags.get("decision") or ""),
-        "reasons": [str(each) for each in said.get("reasons") or ()],
-        "why": [str(each) for each in said.get("why") or ()],
-        "version": (said.get("challenger") or {}).get("version"),
+        "id": run.id,
+        "started": iso(run.started_s),
+        "status": _STATUS.get(run.status, "failed"),
+        "seconds": round((run.ended_s or now_s) - run.started_s, 1),
+        "decision": str(record.get("decision") or run.tags.get("decision") or ""),
+        "reasons": [str(reason) for reason in record.get("reasons") or ()],
+        "why": [str(reason) for reason in record.get("why") or ()],
+        "version": (record.get("challenger") or {}).get("version"),
         "steps": [
             {
-                "name": str(each.get("name")),
-                "status": str(each.get("status")),
-                "seconds": each.get("seconds"),
-                "cached": bool(each.get("cached")),
+                "name": str(step.get("name")),
+                "status": str(step.get("status")),
+                "seconds": step.get("seconds"),
+                "cached": bool(step.get("cached")),
             }
-            for each in steps
+            for step in steps
         ],
     }
 
@@ -97,99 +154,94 @@ def iso(at_s: float) -> str:
     return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def table(found: Mapping[str, Any]) -> str:
-    """The history for people: a line for each stretch, newest first."""
-    rows = [("from", "to", "version", "accuracy", "data", "code", "what")]
-    for each in found["served"]:
-        accuracy = "-" if each["accuracy"] is None else f"{each['accuracy']:.1%}"
-        rows.append(
-            (
-                each["from"],
-                each["to"] or "now",
-                each["version"],
-                accuracy,
-                (each["dataset_fingerprint"] or "-")[:12],
-                (each["revision"] or "-")[:12],
-                f"{each['did']}: {each['reason']}",
-            )
-        )
-    if len(rows) == 1:
+def serving_table(periods: Sequence[ServingPeriod]) -> str:
+    """A table for people: a line per period, newest first."""
+    if not periods:
         return "nothing has served yet; scripts/pipeline.py makes a first version"
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]) - 1)]
+    rows = [("from", "to", "version", "accuracy", "data", "code", "what")]
+    rows += [
+        (
+            period["from"],
+            period["to"] or "now",
+            period["version"],
+            "-" if period["accuracy"] is None else f"{period['accuracy']:.1%}",
+            (period["dataset_fingerprint"] or "-")[:12],
+            (period["revision"] or "-")[:12],
+            f"{period['did']}: {period['reason']}",
+        )
+        for period in periods
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
     return "\n".join(
-        "  ".join((*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1])) for row in rows
+        "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1])) for row in rows
     )
 
 
-def tell(uri: str) -> tuple[dict[str, Any], str]:
-    """The history as of now, and the same for people. Raises TrackingError."""
-    found = Chronicle(uri).read()
-    return found, table(found)
-
-
-class Chronicle:
-    """Reads the history from MLflow again and again; what cannot change any more is asked for once."""
+class HistoryExporter:
+    """Reads the history from MLflow repeatedly; runs that can no longer change are cached."""
 
     def __init__(self, uri: str, out: Path | None = None) -> None:
         """``out``: the folder that ``write`` writes to."""
         self._uri, self._out = uri, out
         self._facts: dict[str, Facts] = {}
-        self._ended: dict[str, dict[str, Any]] = {}
+        self._ended: dict[str, ExecutionSummary] = {}
 
     @cached_property
     def _registry(self) -> Registry:
         return Registry(self._uri)
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> History:
         """The history as of now. Raises TrackingError."""
         now_s = time.time()
-        runs = self._registry.runs(KIND)[:MOST_EXECUTIONS]
-        executions = [self._execution(run, now_s) for run in runs]
-        made_by = {each["version"]: each["id"] for each in reversed(executions) if each["version"]}
-        deployments = self._registry.deployments()[:MOST_SERVED]
-        return {"made_at": iso(now_s), "served": served(deployments, self._facts_of, made_by), "executions": executions}
+        runs = self._registry.runs(EXECUTIONS_QUERY)[:MAX_EXECUTIONS]
+        executions = [self._summary_of(run, now_s) for run in runs]
+        by_version = {execution["version"]: execution["id"] for execution in executions[::-1] if execution["version"]}
+        deployments = self._registry.deployments()[:MAX_SERVED]
+        return {
+            "made_at": iso(now_s),
+            "served": serving_periods(deployments, self._facts_of, by_version),
+            "executions": executions,
+        }
 
     def write(self) -> None:
-        """Write ``history.json``, whole or not at all. Raises TrackingError, DataError."""
+        """Write ``history.json`` atomically. Raises TrackingError, DataError."""
         assert self._out
-        found = self.read()
+        history = self.read()
         try:
             self._out.mkdir(parents=True, exist_ok=True)
-            partial = self._out / f".{FILE}.partial"
-            partial.write_text(json.dumps(found, allow_nan=False))
-            partial.replace(self._out / FILE)
+            write_text(self._out / FILE, json.dumps(history, allow_nan=False))
         except OSError as error:
             raise DataError(f"{self._out / FILE} cannot be written: {error}; name another folder with --out") from error
 
-    def _execution(self, run: RunInfo, now_s: float) -> dict[str, Any]:
-        if run.id in self._ended and run.ended_s:  # one that goes on after an interruption runs again
+    def _summary_of(self, run: RunInfo, now_s: float) -> ExecutionSummary:
+        if run.id in self._ended and run.ended_s:  # the run of a resumed execution is running again
             return self._ended[run.id]
-        found = execution(run, self._registry.read_text(run.id, "execution.json"), now_s)
+        summary = execution_summary(run, self._registry.read_text(run.id, EXECUTION), now_s)
         if run.ended_s:
-            self._ended[run.id] = found
+            self._ended[run.id] = summary
         else:
             self._ended.pop(run.id, None)
-        return found
+        return summary
 
     def _facts_of(self, run_id: str) -> Facts:
         if run_id not in self._facts:
             runs = self._registry.runs(f"attributes.run_id = '{run_id}'") if run_id else []
-            self._facts[run_id] = facts_of(self._registry, runs[0]) if runs else Facts()
+            self._facts[run_id] = read_facts(self._registry, runs[0]) if runs else Facts()
         return self._facts[run_id]
 
 
-def facts_of(registry: Registry, run: RunInfo) -> Facts:
-    """What a training's run says of its model. Raises TrackingError."""
-    said = _object(registry.read_text(run.id, EVALUATION)).get("binwatch") or {}
-    interval = said.get("accuracy_interval")
-    fingerprint = _object(registry.read_text(run.id, DATASET)).get("fingerprint")
-    return Facts(said.get("accuracy"), tuple(interval) if interval else None, fingerprint, run.tags.get(REVISION))
+def read_facts(registry: Registry, run: RunInfo) -> Facts:
+    """What a training run recorded about its model. Raises TrackingError."""
+    evaluation = _json_object(registry.read_text(run.id, EVALUATION)).get("binwatch") or {}
+    interval = evaluation.get("accuracy_interval")
+    fingerprint = _json_object(registry.read_text(run.id, DATASET)).get("fingerprint")
+    return Facts(evaluation.get("accuracy"), tuple(interval) if interval else None, fingerprint, run.tags.get(REVISION))
 
 
-def _object(text: str | None) -> dict[str, Any]:
-    """A JSON object; an empty one where the text is missing or something else."""
+def _json_object(text: str | None) -> dict[str, Any]:
+    """A JSON object; an empty one where the text is missing, damaged or something else."""
     try:
-        found = json.loads(text or "{}")
+        content = json.loads(text or "{}")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

@@ -1,17 +1,21 @@
-"""The pictures of a monitoring report: confidence, counts, verdicts, latency, accuracy and drift."""
+"""The figures of a monitoring report: confidence, counts, verdicts, latency, accuracy and drift."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
+Report = Mapping[str, Any]
+"""The content of ``monitoring.json`` (``serve/monitoring/report.py``)."""
 
-def confidence(report: Mapping[str, Any]) -> Figure:
-    """Mean confidence and its lowest tenth by time: the report's reason for capture."""
-    figure, axes = _by_time("confidence of the answers")
+
+def confidence(report: Report) -> Figure:
+    """Mean and 10th percentile of the confidence over time."""
+    figure, axes = _over_time("confidence of the answers")
     for name, label in (("confidence_mean", "mean"), ("confidence_p10", "10th percentile")):
         axes.plot(_times(report), _values(report, name), marker=".", label=label)
     axes.set(ylabel="probability of the predicted count", ylim=(0, 1))
@@ -19,23 +23,23 @@ def confidence(report: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def counts(report: Mapping[str, Any]) -> Figure:
-    """Shares of the predicted counts by time."""
+def counts(report: Report) -> Figure:
+    """Shares of the predicted counts over time."""
     names = list(report["totals"]["counts"])
-    return _stacked(
-        report, "predicted counts", {name: [b["counts"].get(name, 0) for b in report["buckets"]] for name in names}
-    )
+    numbers = {name: [bucket["counts"].get(name, 0) for bucket in report["buckets"]] for name in names}
+    return _stacked(report, "predicted counts", numbers)
 
 
-def verdicts(report: Mapping[str, Any]) -> Figure:
-    """Shares of the verdicts by time."""
+def verdicts(report: Report) -> Figure:
+    """Shares of the verdicts over time."""
     names = list(report["totals"]["verdicts"])
-    return _stacked(report, "verdicts", {name: [b["verdicts"][name] for b in report["buckets"]] for name in names})
+    numbers = {name: [bucket["verdicts"][name] for bucket in report["buckets"]] for name in names}
+    return _stacked(report, "verdicts", numbers)
 
 
-def latency(report: Mapping[str, Any]) -> Figure:
-    """Median and slowest hundredth by time."""
-    figure, axes = _by_time("latency")
+def latency(report: Report) -> Figure:
+    """Median and 99th percentile of the latency over time."""
+    figure, axes = _over_time("latency")
     for name, label in (("latency_p50_ms", "median"), ("latency_p99_ms", "99th percentile")):
         axes.plot(_times(report), _values(report, name), marker=".", label=label)
     axes.set(ylabel="ms", ylim=(0, None))
@@ -43,9 +47,9 @@ def latency(report: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def accuracy(report: Mapping[str, Any]) -> Figure:
-    """The share that was right by time, with its 95 % interval, where the ground truth is known."""
-    figure, axes = _by_time("accuracy where the ground truth is known")
+def accuracy(report: Report) -> Figure:
+    """Accuracy over time, with its 95 % interval, where the ground truth is known."""
+    figure, axes = _over_time("accuracy where the ground truth is known")
     low, high = _values(report, "accuracy_low"), _values(report, "accuracy_high")
     axes.plot(_times(report), _values(report, "accuracy"), marker=".")
     axes.fill_between(_times(report), low, high, alpha=0.2, label="95 % interval")
@@ -54,26 +58,28 @@ def accuracy(report: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def drift(report: Mapping[str, Any]) -> Figure:
+def drift(report: Report) -> Figure:
     """The population stability index of each statistic, and its threshold."""
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
-    found = [each for each in report["drift"] if each["psi"] is not None]
-    places = np.arange(len(found))
-    axes.barh(places, [each["psi"] for each in found], color=["C3" if each["alert"] else "C0" for each in found])
-    axes.scatter([each["threshold"] for each in found], places, marker="|", s=400, color="black", label="threshold")
-    axes.set_yticks(places, [each["name"] for each in found])
+    drifts = [statistic for statistic in report["drift"] if statistic["psi"] is not None]
+    rows = np.arange(len(drifts))
+    colours = ["C3" if statistic["alert"] else "C0" for statistic in drifts]
+    axes.barh(rows, [statistic["psi"] for statistic in drifts], color=colours)
+    thresholds = [statistic["threshold"] for statistic in drifts]
+    axes.scatter(thresholds, rows, marker="|", s=400, color="black", label="threshold")
+    axes.set_yticks(rows, [statistic["name"] for statistic in drifts])
     axes.set(xlabel="population stability index against the model's reference")
     axes.legend()
     return figure
 
 
-PICTURES: dict[str, Callable[[Mapping[str, Any]], Figure]] = {
-    each.__name__: each for each in (confidence, counts, verdicts, latency, accuracy, drift)
+FIGURES: dict[str, Callable[[Report], Figure]] = {
+    draw.__name__: draw for draw in (confidence, counts, verdicts, latency, accuracy, drift)
 }
 
 
-def _by_time(title: str) -> tuple[Figure, Any]:
+def _over_time(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     axes = figure.subplots()
     locator = AutoDateLocator()  # type: ignore[no-untyped-call]
@@ -83,8 +89,8 @@ def _by_time(title: str) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _stacked(report: Mapping[str, Any], title: str, numbers: Mapping[str, list[int]]) -> Figure:
-    figure, axes = _by_time(f"{title}, share of each")
+def _stacked(report: Report, title: str, numbers: Mapping[str, Sequence[int]]) -> Figure:
+    figure, axes = _over_time(f"{title}, share of each")
     rows = np.array(list(numbers.values()), float).reshape(len(numbers), -1)
     total = rows.sum(axis=0)
     shares = np.divide(rows, total, out=np.zeros_like(rows), where=total > 0)
@@ -97,9 +103,9 @@ def _stacked(report: Mapping[str, Any], title: str, numbers: Mapping[str, list[i
     return figure
 
 
-def _times(report: Mapping[str, Any]) -> list[datetime]:
-    return [datetime.fromisoformat(each["start"]) for each in report["buckets"]]
+def _times(report: Report) -> Any:  # datetimes, which matplotlib draws and its types do not allow
+    return [datetime.fromisoformat(bucket["start"]) for bucket in report["buckets"]]
 
 
-def _values(report: Mapping[str, Any], name: str) -> list[float]:
-    return [np.nan if each[name] is None else each[name] for each in report["buckets"]]
+def _values(report: Report, name: str) -> list[float]:
+    return [np.nan if bucket[name] is None else bucket[name] for bucket in report["buckets"]]

@@ -1,71 +1,86 @@
-"""Checkpoints: everything that a training needs to go on as if nothing had happened.
+"""Checkpoints: everything that a training needs to resume with the same result as without an interruption.
 
-One file, written whole or not at all; a full disk costs the checkpoint, not the training.
+One file, written atomically. When the disk is full, training continues without a new checkpoint.
 """
 
 import io
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
+from torch import Tensor
 
 from serve.errors import TrainingError
+from serve.files import atomic_write
 
 NAME = "checkpoint.pt"
-State = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
 
+class State(TypedDict, total=False):
+    """The content of a checkpoint.
+
+    ``belongs_to``: the recipe and the dataset. ``done``: the LoopState. The others are the states of the parts of a
+    training, as torch saves them; ``averaged`` and ``gpu_random`` are empty where there is no such part.
+    """
+
+    belongs_to: dict[str, object]
+    done: dict[str, object]
+    best_weights: dict[str, Tensor]
+    model: dict[str, Tensor]
+    optimiser: dict[str, object]
+    schedule: dict[str, object]
+    scaler: dict[str, object]
+    averaged: dict[str, object]
+    random: Tensor
+    gpu_random: list[Tensor]
+
+
 def save(folder: Path, state: State) -> bool:
-    """Write ``state`` to ``folder``; False where that was not possible, and the checkpoint before is still there."""
+    """Write ``state`` to ``folder``. Returns False, and keeps the previous checkpoint, when the write fails."""
     data = io.BytesIO()
     torch.save(state, data)
-    partial = folder / f"{NAME}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as out:
+        with atomic_write(folder / NAME) as out:
             out.write(data.getbuffer())
             out.flush()
             os.fsync(out.fileno())
-        partial.replace(folder / NAME)
     except OSError as error:
         log.warning(
-            "no checkpoint of %.0f MB in %s (%s); training goes on, and would resume from the one before",
+            "cannot write a checkpoint of %.0f MB to %s (%s); training continues, and would resume from the last one",
             data.getbuffer().nbytes / 1e6,
             folder,
             error,
         )
-        try:
-            partial.unlink(missing_ok=True)
-        except OSError:
-            log.warning("%s is left behind; remove it", partial)
         return False
     return True
 
 
-def load(folder: Path, belongs_to: State) -> State | None:
-    """The checkpoint in ``folder``, if any. Raises TrainingError where it is of another recipe or other data."""
+def load(folder: Path, belongs_to: Mapping[str, object]) -> State | None:
+    """The checkpoint in ``folder``, or None. Raises TrainingError for a damaged one, or another recipe or dataset."""
     path = folder / NAME
     if not path.is_file():
         return None
     try:
         state: State = torch.load(path, map_location="cpu", weights_only=True)
-        found = state["belongs_to"]
+        saved = state["belongs_to"]
     except Exception as error:  # torch.load raises whatever the bytes lead it to
-        raise TrainingError(f"the checkpoint {path} cannot be read ({error}); remove it to begin anew") from error
-    other = {key for key in found.keys() | belongs_to.keys() if found.get(key) != belongs_to.get(key)}
-    if other:
-        key = min(other)
+        raise TrainingError(f"cannot read the checkpoint {path} ({error}); remove it to start from scratch") from error
+    different = {key for key in saved.keys() | belongs_to.keys() if saved.get(key) != belongs_to.get(key)}
+    if different:
+        key = min(different)
         raise TrainingError(
-            f"{path} is the checkpoint of another training: its {key} is {found.get(key)}, now it is "
-            f"{belongs_to.get(key)}; give another folder, or remove it to begin anew"
+            f"{path} is the checkpoint of another training: its {key} is {saved.get(key)}, now it is "
+            f"{belongs_to.get(key)}; choose another folder, or remove it to start from scratch"
         )
     return state
 
 
 def remove(folder: Path) -> None:
-    """Remove the checkpoint: the training it belongs to has ended."""
+    """Remove the checkpoint of a finished training."""
     (folder / NAME).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""What a frozen network sees in every photo of a prepared dataset: computed once, kept, shared.
+"""Outputs of frozen layers for every photo of a dataset: computed once, cached on disk, shared by trainings.
 
-The audit and every training of a head on a frozen body read the same rows. They are valid for
-those photo bytes, that size and those weights, and are made anew when one of the three changes.
+The audit and every training on a frozen body read the same rows. A cached array belongs to certain photo bytes, one
+photo size and certain weights, and is computed again when one of the three changes.
 """
 
 import hashlib
@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -25,20 +24,22 @@ from trainer.training.distributed import pick_device
 from trainer.training.networks import PRETRAINED, Counter, EfficientNetLite, average_with_mirror, create
 
 BATCH = 64
-WORTH_COMPILING = 500
-"""Photos: below that, compiling a network takes longer than it saves."""
-TAPS, COLUMNS = (10, 14), 5
+MIN_PHOTOS_TO_COMPILE = 500
+"""For fewer photos, compiling a network takes longer than it saves."""
+LAYOUT_BLOCKS, STRIPS = (10, 14), 5
+
+Array = NDArray[np.generic]
 
 
 class Head(nn.Module):
-    """The part of a counter with a frozen body that learns: features ``(B, width)`` -> logits ``(B, C)``."""
+    """The trainable part of a counter with a frozen body: features ``(B, width)`` -> logits ``(B, C)``."""
 
     def __init__(self, counter: Counter) -> None:
         super().__init__()
         self.counter = counter
 
     def forward(self, features: Tensor) -> Tensor:
-        """Count by features."""
+        """Classify a batch of features."""
         return self.counter.classify(features)
 
 
@@ -51,72 +52,75 @@ class Stem(nn.Module):
         self.normalise, self.body = counter.normalise, counter.body
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """See a batch."""
-        seen = [self.body.early(self.normalise(each)).permute(0, 2, 3, 1) for each in (pixels, pixels.flip(2))]
-        return torch.stack(seen, 1).half()
+        """Run the frozen blocks on a batch and on its mirror image."""
+        views = (pixels, pixels.flip(2))
+        stems = [self.body.forward_frozen(self.normalise(view)).permute(0, 2, 3, 1) for view in views]
+        return torch.stack(stems, 1).half()
 
 
 class Tail(nn.Module):
-    """The blocks of a counter that learn: what Stem gives -> logits ``(B, C)``.
+    """The trainable blocks of a counter: outputs of Stem -> logits ``(B, C)``.
 
-    While it learns it takes one of the two images of a photo, ``(B, s, s, C)``.
+    In training mode the input is one of the two images of a photo, ``(B, s, s, C)``.
     """
 
     def __init__(self, counter: Counter) -> None:
         super().__init__()
         self.counter = counter
 
-    def forward(self, seen: Tensor) -> Tensor:
-        """Count by what the frozen blocks have seen."""
+    def forward(self, stems: Tensor) -> Tensor:
+        """Classify a batch of outputs of the frozen blocks."""
         if self.training:
-            return self._logits(seen)
-        logits = self._logits(seen[:, 0])
-        return average_with_mirror(logits, self._logits(seen[:, 1])) if self.counter.mirrored else logits
+            return self._logits(stems)
+        logits = self._logits(stems[:, 0])
+        return average_with_mirror(logits, self._logits(stems[:, 1])) if self.counter.mirrored else logits
 
-    def _logits(self, seen: Tensor) -> Tensor:
+    def _logits(self, stems: Tensor) -> Tensor:
         # a permuted NHWC tensor is channels_last in memory already: no copy
         body = self.counter.body
         assert isinstance(body, EfficientNetLite)
-        return self.counter.answer(self.counter.classify(body.late(seen.float().permute(0, 3, 1, 2))))
+        features = body.forward_trainable(stems.float().permute(0, 3, 1, 2))
+        return self.counter.select_classes(self.counter.classify(features))
 
 
 def with_features(data: Dataset, network: nn.Module, name: str) -> Dataset:
-    """``data`` with what ``network`` makes of each photo in place of its pixels.
+    """``data`` with the outputs of ``network`` in place of the pixels of training, validation and extra photos.
 
-    The test photos keep their pixels: they are left alone. The features of a prepared dataset are
-    kept beside its decoded photos, and every later training reads them.
+    The test photos keep their pixels, because training does not read them. The features of a prepared dataset are
+    cached beside its decoded photos under ``name`` and reused by later trainings.
     """
 
-    def seen(part: Part, folder: Path | None) -> Part:
+    def features_of(part: Part, folder: Path | None) -> Part:
         if folder is None:
-            return replace(part, pixels=_computed(part, network, name))
-        return replace(part, pixels=Rows(_kept_rows(read(folder), network, name, data.size_px), part.pixels.index))
+            return replace(part, pixels=_computed_rows(part, network, name))
+        return replace(part, pixels=Rows(_cached_rows(read(folder), network, name, data.size_px), part.pixels.index))
 
-    train, validation = seen(data.train, data.folder), seen(data.validation, data.folder)
-    extra = seen(data.extra, data.folder / EXTRA if data.folder else None) if data.extra else None
+    train, validation = features_of(data.train, data.folder), features_of(data.validation, data.folder)
+    extra = features_of(data.extra, data.folder / EXTRA if data.folder else None) if data.extra else None
     return replace(data, train=train, validation=validation, extra=extra)
 
 
-def _computed(part: Part, network: nn.Module, name: str) -> Rows:
-    ask = make_predictor(network, part.pixels, len(part))
-    blocks = tqdm(range(0, len(part), BATCH), desc=f"features of {name}", unit="batch")
-    found = np.concatenate([ask(slice(start, start + BATCH)) for start in blocks])
-    return Rows(found, np.arange(len(found)))
+def _computed_rows(part: Part, network: nn.Module, name: str) -> Rows:
+    predict = make_predictor(network, part.pixels, len(part))
+    starts = tqdm(range(0, len(part), BATCH), desc=f"features of {name}", unit="batch")
+    features = np.concatenate([predict(slice(start, start + BATCH)) for start in starts])
+    return Rows(features, np.arange(len(features)))
 
 
 def layout_features(prepared: Prepared, size_px: int = 160) -> NDArray[np.float32]:
-    """Features that know where things are, float32 ``(N, F)``: for the audit.
+    """Features that keep rough positions, float32 ``(N, F)``, for the audit.
 
-    From two depths of a frozen EfficientNet-Lite0, each channel's mean, deviation, and mean in five
-    upright strips. On drawn bins a linear head on them was right for 63 % of the photos, on the
-    features of the last layer for 57 %.
+    At two depths of a frozen EfficientNet-Lite0: per channel the mean, the standard deviation, and the means of five
+    vertical strips. On drawn bins a linear head on them is right for 63 % of the photos, and for 57 % on the features
+    of the last layer.
     """
     counter = create("efficientnet-lite0", 2, size_px, PRETRAINED)
-    return _kept_rows(prepared, nn.Sequential(counter.normalise, Layout(counter.body)), "layout", size_px)
+    network = nn.Sequential(counter.normalise, LayoutFeatures(counter.body))
+    return np.asarray(_cached_rows(prepared, network, "layout", size_px), np.float32)
 
 
-class Layout(nn.Module):
-    """Images ``(B, 3, S, S)`` -> mean, deviation and strips of the channels of the blocks TAPS."""
+class LayoutFeatures(nn.Module):
+    """Images ``(B, 3, S, S)`` -> means, deviations and strip means of the channels after LAYOUT_BLOCKS, ``(B, F)``."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -124,58 +128,59 @@ class Layout(nn.Module):
         self.body = body
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features ``(B, F)``."""
-        network = self.body.network
-        x, found = network._swish(network._bn0(network._conv_stem(images))), []
-        for number, block in enumerate(network._blocks[: max(TAPS) + 1]):
+        """Compute the features of a batch."""
+        network, features = self.body.network, list[Tensor]()
+        x = network._swish(network._bn0(network._conv_stem(images)))
+        for number, block in enumerate(network._blocks[: max(LAYOUT_BLOCKS) + 1]):
             x = block(x)
-            if number in TAPS:
-                strips = F.adaptive_avg_pool2d(x, (1, COLUMNS)).flatten(1)
-                found += [x.mean((2, 3)), x.std((2, 3)), strips]
-        return torch.cat(found, 1)
+            if number in LAYOUT_BLOCKS:
+                strips = F.adaptive_avg_pool2d(x, (1, STRIPS)).flatten(1)
+                features += [x.mean((2, 3)), x.std((2, 3)), strips]
+        return torch.cat(features, 1)
 
 
-def _kept_rows(prepared: Prepared, network: nn.Module, name: str, size_px: int) -> NDArray[Any]:
-    ask = make_predictor(network, decoded(prepared, size_px), len(prepared.rows))
+def _cached_rows(prepared: Prepared, network: nn.Module, name: str, size_px: int) -> Array:
+    predict = make_predictor(network, decoded(prepared, size_px), len(prepared.rows))
 
-    def fill(out: NDArray[Any]) -> None:
+    def fill(out: Array) -> None:
         with tqdm(total=len(out), desc=f"features of {name}", unit="photo") as bar:
             for start in range(0, len(out), BATCH):
-                found = ask(slice(start, start + BATCH))
-                out[start : start + BATCH] = found
-                bar.update(len(found))
+                features = predict(slice(start, start + BATCH))
+                out[start : start + BATCH] = features
+                bar.update(len(features))
 
-    one = ask(slice(0, 1))
-    return cached_array(prepared, f"{name}-{size_px}px-{_digest(network)}", one.shape[1:], one.dtype.type, fill)
+    example = predict(slice(0, 1))
+    key = f"{name}-{size_px}px-{_weights_digest(network)}"
+    return cached_array(prepared, key, example.shape[1:], example.dtype.type, fill)
 
 
-def make_predictor(network: nn.Module, pixels: Pixels, photos: int) -> Callable[[slice], NDArray[Any]]:
-    """A function from rows of ``pixels`` to what ``network`` makes of them, in evaluation mode.
+def make_predictor(network: nn.Module, pixels: Pixels, photos: int) -> Callable[[slice], Array]:
+    """A function from a slice of ``pixels`` to the outputs of ``network`` in evaluation mode.
 
-    ``photos``: how many will be asked about.
+    ``photos``: how many it will be called for, which decides whether compiling the network is worthwhile.
     """
     device = pick_device()
     network = network.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    slow = any(isinstance(each, EfficientNetLite) for each in network.modules())  # the others gain nothing
-    if device.type == "cpu" and slow and photos >= WORTH_COMPILING:
-        run = _compiled(network, np.array(pixels[slice(0, 2)]))
+    # ONNX Runtime makes only this kind of network faster
+    gains = any(isinstance(module, EfficientNetLite) for module in network.modules())
+    if device.type == "cpu" and gains and photos >= MIN_PHOTOS_TO_COMPILE:
+        run = _compile(network, np.array(pixels[slice(0, 2)]))
         return lambda rows: run(np.array(pixels[rows]))
 
-    def ask(rows: slice) -> NDArray[Any]:
+    def predict(rows: slice) -> Array:
         with torch.inference_mode():
-            found: NDArray[Any] = network(torch.from_numpy(np.array(pixels[rows])).to(device)).cpu().numpy()
-        return found
+            outputs: Array = network(torch.from_numpy(np.array(pixels[rows])).to(device)).cpu().numpy()
+        return outputs
 
-    return ask
+    return predict
 
 
-def _compiled(network: nn.Module, example: NDArray[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """``network`` in ONNX Runtime, which fuses layers: a frozen EfficientNet came 5 times as fast as in torch."""
-    batch = torch.from_numpy(
-        np.resize(example, (2, *example.shape[1:]))
-    )  # an example of one would fix the batch to one
+def _compile(network: nn.Module, example: Array) -> Callable[[Array], Array]:
+    """``network`` in ONNX Runtime, which fuses layers: for a frozen EfficientNet 5 times as fast as torch."""
+    # an example of one photo would fix the batch size to one
+    batch = torch.from_numpy(np.resize(example, (2, *example.shape[1:])))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(
             network,
             (batch,),
@@ -190,16 +195,16 @@ def _compiled(network: nn.Module, example: NDArray[Any]) -> Callable[[NDArray[An
     model = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-    def run(photos: NDArray[Any]) -> NDArray[Any]:
-        (found,) = session.run(None, {"pixels": photos})
-        return np.asarray(found)
+    def run(photos: Array) -> Array:
+        (outputs,) = session.run(None, {"pixels": photos})
+        return np.asarray(outputs)
 
     return run
 
 
-def _digest(network: nn.Module) -> str:
-    """Names the weights: the start of a SHA-256 over all tensors."""
-    found = hashlib.sha256()
+def _weights_digest(network: nn.Module) -> str:
+    """The first 12 digits of a SHA-256 over all tensors and their names."""
+    digest = hashlib.sha256()
     for key, value in network.state_dict().items():
-        found.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:12]
+        digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]

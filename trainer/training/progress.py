@@ -1,18 +1,18 @@
-"""What a training tells of itself: each epoch, how far it has come, and what it ends with."""
+"""The records of a training: its epochs, its state between two batches, and its result."""
 
 from dataclasses import asdict, dataclass, field
 
 from trainer.training.networks import Counter
-from trainer.training.rules import Fired
+from trainer.training.rules import FiredRule
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What one epoch gave. Losses are mean cross-entropies in nats, accuracies and shares 0-1.
+    """The numbers of one epoch. Losses are mean cross-entropies in nats, accuracies and shares 0-1.
 
-    ``majority_share``: of the validation photos, how many got the most frequent answer; ``step_ms``:
-    median time of a step; ``data_wait_share``: of the time, how much went by waiting for photos;
-    ``seconds``: of its steps, without the scoring.
+    ``majority_share``: share of the validation photos with the most frequent prediction.
+    ``step_ms``: median duration of a step. ``data_wait_share``: share of the time spent waiting for photos.
+    ``seconds``: duration of its steps, without scoring.
     """
 
     number: int
@@ -33,27 +33,31 @@ class Epoch:
         return {key: value for key, value in asdict(self).items() if key != "number" and value is not None}
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class TrainingResult:
     """A trained counter with the weights of its best epoch (lowest validation loss).
 
-    ``fired``: the rules that did, each once; ``stopped_by``: the rule that ended the training early;
-    ``resumed_at``: the epoch in which it went on after an interruption, 0 without one; ``earlier_s``: seconds of
-    the steps before it.
+    ``fired``: the rules that fired. ``stopped_by``: the rule that stopped the training early, or "".
+    ``resumed_at``: the epoch at which it resumed after an interruption, else 0; ``earlier_s``: duration of the steps
+    before that.
     """
 
     model: Counter
-    epochs: list[Epoch] = field(default_factory=list)
-    best_epoch: int = 0
-    fired: list[Fired] = field(default_factory=list)
-    stopped_by: str = ""
-    resumed_at: int = 0
-    earlier_s: float = 0.0
+    epochs: list[Epoch]
+    best_epoch: int
+    fired: list[FiredRule]
+    stopped_by: str
+    resumed_at: int
+    earlier_s: float
 
 
-@dataclass
+@dataclass(kw_only=True)
 class LoopState:
-    """How far a training has come: ``batch`` batches of ``epoch``, and what they summed up to."""
+    """The position of a training, ``batch`` batches into ``epoch``, and its sums so far. Saved in checkpoints.
+
+    The sums are of the current epoch: ``loss_sum`` in nats, ``correct`` and ``seen`` photos, ``waited_s`` waiting for
+    photos, ``steps_s`` per step, ``utilisation`` (0-1) of the GPU at some steps.
+    """
 
     epoch: int = 1
     batch: int = 0
@@ -64,6 +68,6 @@ class LoopState:
     steps_s: list[float] = field(default_factory=list)
     utilisation: list[float] = field(default_factory=list)
     epochs: list[Epoch] = field(default_factory=list)
-    fired: list[Fired] = field(default_factory=list)
+    fired: list[FiredRule] = field(default_factory=list)
     best_epoch: int = 0
     best_loss: float = float("inf")

@@ -1,28 +1,35 @@
-"""How models are trained, as small readable values. Imports nothing heavy: every script reads it."""
+"""Recipes: how a model is trained, as small readable values. Imports no heavy library, because every script reads it.
+
+"The report" is an engineer's write-up of this task on SageMaker (docs/background.md).
+"""
 
 from dataclasses import dataclass
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a model is trained.
 
-    ``weights``: of the body, ``none``, ``pretrained`` (ImageNet's) or a file; ``frozen``: only the head
-    learns, from features that are computed once, so nothing is augmented; ``size_px``: side of the
-    squashed photo; ``learning_rate``: the peak; ``optimiser``: ``adamw`` or ``sgd`` (momentum 0.9);
-    ``schedule``: ``constant``, ``one-cycle``, or ``step``: a tenth of the rate after every ten epochs.
-
-    ``extra``: learn from photos with other counts too, as counts of their own; ``frozen_blocks``: of the
-    body's first blocks, which are then computed once; ``label_sigma``: a label is a normal distribution
-    of that width over the counts, in objects, and 0 is the count alone; ``mixup``: photos are mixed in
-    pairs, with shares from Beta(mixup, mixup); ``average``: decay a step of the running mean of the
-    weights, which is what is kept; ``mirrored``: an answer is the mean over a photo and its mirror image.
-
-    ``precision``: of the sums while it learns: ``auto`` (float16 on a GPU, float32 on a CPU), ``float32`` or
-    ``bfloat16``, which CPUs with instructions for it (avx512_bf16, amx_bf16) do up to twice as fast for ResNet and
-    VGG, and slower for the depthwise convolutions of EfficientNet. Weights, their steps and scores are float32.
+    ``weights``: initial weights of the body: ``none`` (random), ``pretrained`` (ImageNet) or a file.
+    ``frozen``: train only the head. The body's features are computed once, so there is no augmentation.
+    ``size_px``: side of the square that photos are squashed to.
+    ``learning_rate``: the peak.
+    ``optimiser``: ``adamw``, or ``sgd`` with momentum 0.9.
+    ``schedule``: ``constant``, ``one-cycle``, or ``step``, which divides the rate by ten every ten epochs.
+    ``extra``: also learn from photos with counts outside COUNTS, each count as a class of its own.
+    ``frozen_blocks``: freeze the first blocks of the body; their outputs are computed once.
+    ``label_sigma``: width, in objects, of the normal distribution over the counts that replaces a one-hot label;
+    0 keeps one-hot labels.
+    ``mixup``: mix photos in pairs, with shares from Beta(mixup, mixup); 0 turns it off.
+    ``average``: decay per step of the moving average of the weights, which is what is scored and exported; 0 turns it
+    off.
+    ``mirrored``: predict the mean over a photo and its mirror image.
+    ``precision``: number format of the forward and backward pass: ``auto`` (float16 on a GPU, float32 on a CPU),
+    ``float32`` or ``bfloat16``. On CPUs with bfloat16 instructions (avx512_bf16, amx_bf16) bfloat16 is up to twice as
+    fast for ResNet and VGG, and slower for the depthwise convolutions of EfficientNet. Weights, optimiser steps and
+    scores are always float32.
     """
 
     name: str
@@ -50,15 +57,30 @@ class Recipe:
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        # the report's experiments: Adam at a constant rate, from ImageNet's weights unless "scratch"
-        Recipe("hpo-frozen", "resnet34", "pretrained", frozen=True, batch_size=32, epochs=5),
-        Recipe("vgg-finetune", "vgg16", "pretrained"),
-        Recipe("resnet34-scratch", "resnet34"),
-        Recipe("resnet34-pipeline", "resnet34", "pretrained", frozen=True, batch_size=64, learning_rate=0.01, epochs=3),
-        # the report's next step, the dataset's published benchmark: SGD, the rate cut every 10 epochs
+        # the report's experiments: Adam at a constant rate, from ImageNet weights unless "scratch"
         Recipe(
-            "resnet34-benchmark",
-            "resnet34",
+            name="hpo-frozen",
+            architecture="resnet34",
+            weights="pretrained",
+            frozen=True,
+            batch_size=32,
+            epochs=5,
+        ),
+        Recipe(name="vgg-finetune", architecture="vgg16", weights="pretrained"),
+        Recipe(name="resnet34-scratch", architecture="resnet34"),
+        Recipe(
+            name="resnet34-pipeline",
+            architecture="resnet34",
+            weights="pretrained",
+            frozen=True,
+            batch_size=64,
+            learning_rate=0.01,
+            epochs=3,
+        ),
+        # the report's proposed next step, the dataset's published benchmark: SGD, a tenth of the rate every 10 epochs
+        Recipe(
+            name="resnet34-benchmark",
+            architecture="resnet34",
             batch_size=128,
             learning_rate=0.1,
             epochs=40,
@@ -66,22 +88,22 @@ RECIPES = {
             schedule="step",
             weight_decay=1e-4,
         ),
-        # ImageNet's weights that come as a package: no download
+        # its ImageNet weights are an installed package: no download
         Recipe(
-            "lite0-finetune",
-            "efficientnet-lite0",
-            "pretrained",
+            name="lite0-finetune",
+            architecture="efficientnet-lite0",
+            weights="pretrained",
             size_px=160,
             batch_size=32,
             learning_rate=0.001,
             schedule="one-cycle",
             weight_decay=0.02,
         ),
-        # ours: counts are ordered, every photo teaches, and half of the network is computed once
+        # the most accurate recipe: ordered counts, extra photos, and half of the network computed once
         Recipe(
-            "best",
-            "efficientnet-lite0",
-            "pretrained",
+            name="best",
+            architecture="efficientnet-lite0",
+            weights="pretrained",
             batch_size=32,
             learning_rate=0.001,
             epochs=8,
@@ -95,8 +117,8 @@ RECIPES = {
         ),
         # for machines without a GPU and for the demo
         Recipe(
-            "resnet18-small",
-            "resnet18",
+            name="resnet18-small",
+            architecture="resnet18",
             size_px=64,
             batch_size=32,
             learning_rate=0.003,

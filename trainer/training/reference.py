@@ -1,6 +1,4 @@
-"""What predictions and photos looked like when a model was trained: what drift is measured against."""
-
-from typing import Any
+"""The reference for drift: how predictions and photos were distributed when a model was trained."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,30 +7,32 @@ from serve import photo
 from trainer.data.counts import Counts
 from trainer.data.dataset import Part
 
-PHOTOS = 2000
-"""How many training photos are looked at, at most."""
+MAX_PHOTOS = 2000
+"""How many training photos are measured at most."""
 
-_TENTHS = np.linspace(0, 1, 11)
+_DECILES = np.linspace(0, 1, 11)
 
 
-def reference(probabilities: NDArray[Any], counts: Counts, train: Part, seed: int) -> dict[str, Any]:
-    """Shares of the counts predicted, deciles of confidence, brightness and sharpness, 11 numbers each, and how many
-    ``photos`` each comes from: drift is told from the luck of a small sample by that.
+def drift_reference(
+    probabilities: NDArray[np.float64], counts: Counts, train: Part, seed: int
+) -> dict[str, dict[str, int] | dict[str, float] | list[float]]:
+    """Shares of the predicted counts; 11 deciles each of confidence, brightness and sharpness; and the sample sizes.
 
-    ``probabilities``: calibrated, ``(N, C)``, of the photos that calibrated them; the looks are of training photos.
+    The sample sizes (``photos``) are needed to tell drift from chance. ``probabilities``: calibrated, ``(N, C)``, of
+    the calibration photos; brightness and sharpness are those of training photos.
     """
-    predicted = np.bincount(probabilities.argmax(axis=1), minlength=len(counts.names)) / len(probabilities)
-    rows = np.sort(np.random.default_rng(seed).permutation(len(train))[:PHOTOS])
-    looks = np.array([photo.statistics(train.pixels[row]) for row in rows])
-    judged, seen = len(probabilities), len(rows)
+    shares = np.bincount(probabilities.argmax(axis=1), minlength=len(counts.names)) / len(probabilities)
+    rows = np.sort(np.random.default_rng(seed).permutation(len(train))[:MAX_PHOTOS])
+    statistics = np.array([photo.statistics(train.pixels[row]) for row in rows])
+    predicted, measured = len(probabilities), len(rows)
     return {
-        "photos": {"counts": judged, "confidence": judged, "brightness": seen, "sharpness": seen},
-        "counts": {name: round(float(share), 6) for name, share in zip(counts.names, predicted, strict=True)},
+        "photos": {"counts": predicted, "confidence": predicted, "brightness": measured, "sharpness": measured},
+        "counts": {name: round(float(share), 6) for name, share in zip(counts.names, shares, strict=True)},
         "confidence": _deciles(probabilities.max(axis=1)),
-        "brightness": _deciles(looks[:, 0]),
-        "sharpness": _deciles(looks[:, 1]),
+        "brightness": _deciles(statistics[:, 0]),
+        "sharpness": _deciles(statistics[:, 1]),
     }
 
 
-def _deciles(values: NDArray[Any]) -> list[float]:
-    return [round(float(each), 4) for each in np.quantile(values, _TENTHS)]
+def _deciles(values: NDArray[np.float64]) -> list[float]:
+    return [round(float(decile), 4) for decile in np.quantile(values, _DECILES)]

@@ -1,6 +1,6 @@
-"""A training job: photos in, a run in MLflow, an archive and ``evaluation.json`` out.
+"""A training job: reads photos, writes an archive and ``evaluation.json``, and logs to a run in MLflow.
 
-``scripts/train.py``, the SageMaker contract and the pipeline all train through ``run_training``.
+``scripts/train.py``, the SageMaker container and the pipeline all train with ``run_training``.
 """
 
 import json
@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from trainer.artifacts import DATASET, EVALUATION, PREDICTIONS, REFERENCE, TRAINING
+from trainer.artifacts import ARCHIVE_FOLDER, DATASET, EVALUATION, PREDICTIONS, REFERENCE, TRAINING
 from trainer.data.dataset import Dataset, DataSpec, Part
 from trainer.data.prepared import AUDIT, REPORT, load_any
 from trainer.evaluation.alarms import CURVE
-from trainer.evaluation.evaluate import Evaluated, Prediction, evaluate, judged
+from trainer.evaluation.evaluate import Evaluated, Prediction, evaluate, verdict_alarms
 from trainer.evaluation.evaluation_plots import alarm_curves, confusion_matrix, reliability_diagram
 from trainer.registry import signing
 from trainer.registry.runs import TrackedRun
@@ -24,7 +24,7 @@ from trainer.training import checkpoint, distributed, training_plots
 from trainer.training.export import write_archive
 from trainer.training.progress import Epoch, TrainingResult
 from trainer.training.recipes import Recipe
-from trainer.training.rules import Fired
+from trainer.training.rules import FiredRule
 from trainer.training.train import fit
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training job gives: the archive, the data it saw, and the run that recorded it."""
+    """The result of a training job: the archive, its data, and the MLflow run, if any."""
 
     archive: Path
     data: Dataset
@@ -40,16 +40,16 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Learned:
-    """What ``learn`` gives: the best weights, the data they saw, and the halves of the validation photos."""
+class FittedModel:
+    """The result of ``load_and_fit``: the best weights, the data, and the halves of the validation photos."""
 
-    fitted: TrainingResult
+    result: TrainingResult
     data: Dataset
     selection: Part
     calibration: Part
 
 
-def learn(
+def load_and_fit(
     spec: DataSpec,
     recipe: Recipe,
     out: Path,
@@ -59,35 +59,35 @@ def learn(
     checkpoints: Path | None = None,
     on_epoch: Callable[[Epoch], object] = lambda _: None,
     data: Dataset | None = None,
-) -> Learned:
-    """Load and train. One half of the validation photos, by bin, selects the epoch, the other is kept.
+) -> FittedModel:
+    """Load the data and train. Half of the validation photos, by bin, selects the epoch; the other half calibrates.
 
-    ``stop_on``: rules that end the training; ``checkpoints``: where an interrupted one is resumed from; ``data``:
-    what ``spec`` names, where it was loaded already.
+    ``out``: the folder of ``dataset.json``. ``stop_on``: rules that stop the training. ``checkpoints``: the folder that
+    an interrupted training resumes from. ``data``: the data of ``spec``, if loaded already.
     """
     data = data or load_any(spec, recipe.size_px, recipe.extra)
     if distributed.rank() == 0:
-        _report_data(data, out)
+        _write_dataset(data, out)
     if run:
         _log_inputs(run, spec, recipe, data)
     selection, calibration = data.validation.halves(spec.seed)
 
-    def tell(epoch: Epoch) -> None:
+    def log_epoch(epoch: Epoch) -> None:
         on_epoch(epoch)
         if run:
             run.buffer_metrics(epoch.metrics(), epoch.number)
 
-    fitted = fit(
+    result = fit(
         replace(data, validation=selection),
         recipe,
-        tell,
-        on_rule=lambda fired: _log_rule(run, fired),
+        log_epoch,
+        on_rule=lambda rule: _log_rule(run, rule),
         stop_on=stop_on,
         checkpoints=checkpoints,
     )
     if run:
-        _log_training(run, fitted)
-    return Learned(fitted, data, selection, calibration)
+        _log_training(run, result)
+    return FittedModel(result, data, selection, calibration)
 
 
 def run_training(
@@ -101,56 +101,64 @@ def run_training(
     on_epoch: Callable[[Epoch], object] = lambda _: None,
     data: Dataset | None = None,
 ) -> Trained:
-    """Load, train, calibrate, export, sign. Everything goes to ``run`` where there is one; the archive to ``out``."""
-    start, key = time.monotonic(), signing.signer_from(os.environ)
-    learned = learn(spec, recipe, out, run, stop_on=stop_on, checkpoints=checkpoints, on_epoch=on_epoch, data=data)
-    fitted, data = learned.fitted, learned.data
-    best = fitted.epochs[fitted.best_epoch - 1]
-    chosen = {"validation_loss": best.validation_loss, "validation_accuracy": best.validation_accuracy}
+    """Load, train, calibrate, export and sign. Writes to ``out``, and logs to ``run`` if there is one.
+
+    For the arguments see ``load_and_fit``.
+    """
+    start, key = time.monotonic(), signing.signing_key(os.environ)
+    fitted = load_and_fit(
+        spec, recipe, out, run, stop_on=stop_on, checkpoints=checkpoints, on_epoch=on_epoch, data=data
+    )
+    result, data = fitted.result, fitted.data
+    best = result.epochs[result.best_epoch - 1]
+    best_metrics = {"validation_loss": best.validation_loss, "validation_accuracy": best.validation_accuracy}
     exported = write_archive(
-        fitted.model,
+        result.model,
         data,
         recipe,
         out,
         run_id=run.id if run else "",
-        metrics=chosen,
-        selection=learned.selection,
-        calibration=learned.calibration,
+        metrics=best_metrics,
+        selection=fitted.selection,
+        calibration=fitted.calibration,
     )
     signature = signing.sign(exported.archive, key) if key else None
-    if not exported.choice.accepted:
-        log.warning("CPUs get the fp32 form, which is slower than int8: %s", exported.choice.reason)
-    _write_training(out, recipe, fitted, len(data.train), time.monotonic() - start)
+    if not exported.int8.accepted:
+        log.warning("CPUs get the fp32 form, which is slower than int8: %s", exported.int8.reason)
+    _write_training(out, recipe, result, len(data.train), time.monotonic() - start)
     if run:
-        run.log_metrics({name: value for name, value in exported.metrics.items() if name not in chosen})
-        run.set_tags({"cpu_model": exported.cpu_model, "cpu_model.reason": exported.choice.reason})
+        run.log_metrics({name: value for name, value in exported.metrics.items() if name not in best_metrics})
+        run.set_tags({"cpu_model": exported.cpu_model, "cpu_model.reason": exported.int8.reason})
         run.log_json(exported.reference, REFERENCE)
-        for path in (signature, exported.archive) if signature else (exported.archive,):  # an archive is never without
-            run.log_file(path, "archive")
+        # the signature first, so that an archive is never without one
+        for path in (signature, exported.archive) if signature else (exported.archive,):
+            run.log_file(path, ARCHIVE_FOLDER)
     if checkpoints:
         checkpoint.remove(checkpoints)
     return Trained(exported.archive, data, run)
 
 
-def _write_training(out: Path, recipe: Recipe, fitted: TrainingResult, photos: int, seconds: float) -> None:
-    """Leave ``training.json`` in ``out``. ``seconds``: of this process, from reading the data to the archive;
-    to them come the steps of those that were interrupted."""
-    about = {
+def _write_training(out: Path, recipe: Recipe, result: TrainingResult, photos: int, seconds: float) -> None:
+    """Write ``training.json`` to ``out``.
+
+    ``seconds``: of this process, from reading the data to the archive; the steps of interrupted processes are added.
+    """
+    summary = {
         "recipe": asdict(recipe),
         "train_photos": photos,
-        "epochs": len(fitted.epochs),
-        "best_epoch": fitted.best_epoch,
-        "seconds": round(seconds + fitted.earlier_s, 1),
-        "resumed_at_epoch": fitted.resumed_at or None,
-        "photos_per_second": round(statistics.median(each.photos_per_second for each in fitted.epochs), 1),
-        "stopped_by": fitted.stopped_by,
-        "rules": [asdict(each) for each in fitted.fired],
+        "epochs": len(result.epochs),
+        "best_epoch": result.best_epoch,
+        "seconds": round(seconds + result.earlier_s, 1),
+        "resumed_at_epoch": result.resumed_at or None,
+        "photos_per_second": round(statistics.median(epoch.photos_per_second for epoch in result.epochs), 1),
+        "stopped_by": result.stopped_by,
+        "rules": [asdict(rule) for rule in result.fired],
     }
-    (out / TRAINING).write_text(json.dumps(about, indent=1))
+    (out / TRAINING).write_text(json.dumps(summary, indent=1))
 
 
 def run_evaluation(trained: Trained) -> Evaluated:
-    """Evaluate the job's archive on its test split; the result and every answer land beside the archive."""
+    """Evaluate the job's archive on its test split; write the result and all predictions beside the archive."""
     run = trained.run
     evaluated = evaluate(trained.archive, trained.data.test)
     evaluation, predictions = evaluated.evaluation, evaluated.predictions
@@ -163,21 +171,21 @@ def run_evaluation(trained: Trained) -> Evaluated:
         run.log_file(path)
         run.log_picture(confusion_matrix(evaluation), "confusion_matrix.png")
         run.log_picture(reliability_diagram(predictions), "reliability.png")
-        found = judged(predictions, trained.data.counts, CURVE)
-        if found:
-            run.log_picture(alarm_curves(found), "alarms.png")
+        alarms = verdict_alarms(predictions, trained.data.counts, CURVE)
+        if alarms:
+            run.log_picture(alarm_curves(alarms), "alarms.png")
         run.log_table(columns, PREDICTIONS)
     return evaluated
 
 
-def _report_data(data: Dataset, out: Path) -> None:
-    """Write ``dataset.json``: what was used, and every photo that was left out, with the reason."""
+def _write_dataset(data: Dataset, out: Path) -> None:
+    """Write ``dataset.json``: the photos per split, and every photo that was left out, with the reason."""
     out.mkdir(parents=True, exist_ok=True)
     (out / DATASET).write_text(json.dumps(data.summary(), indent=1))
     if data.skipped:
         first = data.skipped[0]
         log.warning(
-            "left out %d photos, all named in %s; the first is %s: %s",
+            "left out %d photos, listed in %s; the first is %s: %s",
             len(data.skipped),
             DATASET,
             first.id,
@@ -195,7 +203,7 @@ def _log_inputs(run: TrackedRun, spec: DataSpec, recipe: Recipe, data: Dataset) 
             run.log_file(spec.source / page)
 
 
-def _log_rule(run: TrackedRun | None, fired: Fired) -> None:
+def _log_rule(run: TrackedRun | None, fired: FiredRule) -> None:
     place = f"epoch {fired.epoch}, step {fired.step}"
     log.warning("rule %s fired in %s: %s", fired.rule, place, fired.reason)
     if run:
@@ -203,15 +211,15 @@ def _log_rule(run: TrackedRun | None, fired: Fired) -> None:
         run.buffer_tags({f"rule.{fired.rule}": f"{place}: {fired.reason}"})
 
 
-def _log_training(run: TrackedRun, fitted: TrainingResult) -> None:
+def _log_training(run: TrackedRun, result: TrainingResult) -> None:
     run.flush()
-    run.log_metrics({"best_epoch": fitted.best_epoch})
-    run.log_json([asdict(each) for each in fitted.fired], "rules.json")
-    run.set_tags({"stopped_by": fitted.stopped_by, "resumed_at_epoch": str(fitted.resumed_at or "")})
-    run.log_picture(training_plots.loss_curves(fitted.epochs, fitted.best_epoch), "loss_curves.png")
+    run.log_metrics({"best_epoch": result.best_epoch})
+    run.log_json([asdict(rule) for rule in result.fired], "rules.json")
+    run.set_tags({"stopped_by": result.stopped_by, "resumed_at_epoch": str(result.resumed_at or "")})
+    run.log_picture(training_plots.loss_curves(result.epochs, result.best_epoch), "loss_curves.png")
 
 
 def columns_of(predictions: Sequence[Prediction]) -> dict[str, list[object]]:
     """The predictions as the columns of a table."""
-    rows = [asdict(each) for each in predictions]
+    rows = [asdict(prediction) for prediction in predictions]
     return {key: [row[key] for row in rows] for key in rows[0]}

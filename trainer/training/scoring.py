@@ -1,4 +1,4 @@
-"""How well a network does on some photos: what chooses the best epoch."""
+"""The score of a network on some photos; the epoch with the best score is kept."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from trainer.training import distributed
 
 
 class Score(NamedTuple):
-    """Mean cross-entropy, accuracy (0-1), and the share of the photos that got the most frequent answer (0-1)."""
+    """Mean cross-entropy in nats, accuracy (0-1), and the share (0-1) of photos with the most frequent prediction."""
 
     loss: float
     accuracy: float
@@ -33,11 +33,12 @@ def predict_logits(model: nn.Module, part: Part, batch_size: int = 64) -> Tensor
 
 
 def score(model: nn.Module, part: Part) -> Score:
-    """How well ``model`` does on ``part``, of which each process looks at its share."""
-    mine = part.rows(np.arange(distributed.rank(), len(part), distributed.size()))
-    logits, labels = predict_logits(model, mine), torch.from_numpy(mine.labels)
-    answers = logits.argmax(1)
+    """Score ``model`` on ``part``; with several processes each predicts its share of the photos."""
+    share = part.rows(np.arange(distributed.rank(), len(part), distributed.world_size()))
+    logits, labels = predict_logits(model, share), torch.from_numpy(share.labels)
+    predictions = logits.argmax(1)
     loss = F.cross_entropy(logits.double(), labels, reduction="sum")
-    sums = torch.cat([loss[None], (answers == labels).sum()[None], answers.bincount(minlength=logits.shape[1])])
-    loss_sum, correct, *frequencies = (distributed.all_reduce_sum(sums) / len(part)).tolist()
-    return Score(loss_sum, correct, max(frequencies))
+    frequencies = predictions.bincount(minlength=logits.shape[1])
+    sums = torch.cat([loss[None], (predictions == labels).sum()[None], frequencies])
+    mean_loss, accuracy, *shares = (distributed.all_reduce_sum(sums) / len(part)).tolist()
+    return Score(mean_loss, accuracy, max(shares))

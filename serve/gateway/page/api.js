@@ -1,8 +1,8 @@
-// Questions to the gateway. An error is always a Problem with a type; a missing key is asked for.
+// Requests to the gateway. Every error is a Problem with a type; if a key is missing, the user is asked for one.
 
 import { byId } from "./dom.js";
 
-const KEPT = "binwatch-key";
+const STORAGE_KEY = "binwatch-key";
 const TIMEOUT_MS = 60000;
 
 export class Problem extends Error {
@@ -13,54 +13,54 @@ export class Problem extends Error {
   }
 }
 
-/** The JSON that the gateway answers. Throws Problem. */
-export async function ask(path, options = {}) {
+/** The JSON that the gateway returns. Throws Problem. */
+export async function request(path, options = {}) {
   for (;;) {
     const response = await send(path, options);
     const body = await response.json().catch(() => null);
     if (response.ok && body !== null) return body;
-    if (response.status === 401 && (await askForKey(sessionStorage.getItem(KEPT) !== null))) continue;
+    if (response.status === 401 && (await askForKey(hasKey()))) continue;
     const type = (body && body.type) || `HTTP ${response.status}`;
     throw new Problem(type, (body && body.message) || "The answer cannot be read.", response.headers.get("Retry-After"));
   }
 }
 
 async function send(path, options) {
-  const key = sessionStorage.getItem(KEPT);
+  const key = sessionStorage.getItem(STORAGE_KEY);
   const headers = { ...options.headers, ...(key ? { "X-API-Key": key } : {}) };
   try {
     return await fetch(path, { ...options, headers, signal: AbortSignal.timeout(TIMEOUT_MS) });
   } catch (error) {
-    if (error.name === "TimeoutError") throw new Problem("TimedOut", "No answer came within a minute.");
+    if (error.name === "TimeoutError") throw new Problem("TimedOut", "The server did not answer within a minute.");
     throw new Problem("Unreachable", "The server cannot be reached.");
   }
 }
 
-let asking = null;
+let openDialog = null;
 
-/** Ask the user for a key; several questions that need one share the dialog. True when there is one to try. */
-function askForKey(refused) {
-  asking ??= new Promise((done) => {
+/** Ask the user for a key; requests that need one at the same time share the dialog. Resolves to whether to retry. */
+function askForKey(rejected) {
+  openDialog ??= new Promise((resolve) => {
     const dialog = byId("key-dialog");
-    byId("key-title").textContent = refused ? "This key is not valid" : "An API key is needed";
+    byId("key-title").textContent = rejected ? "This key is not valid" : "An API key is needed";
     byId("key").value = "";
     dialog.returnValue = "cancel";
     dialog.addEventListener("close", () => {
       const key = byId("key").value.trim();
-      asking = null;
-      const given = dialog.returnValue === "ok" && key !== "";
-      if (given) sessionStorage.setItem(KEPT, key);
-      byId("forget").hidden = sessionStorage.getItem(KEPT) === null;
-      done(given);
+      openDialog = null;
+      const confirmed = dialog.returnValue === "ok" && key !== "";
+      if (confirmed) sessionStorage.setItem(STORAGE_KEY, key);
+      byId("forget").hidden = !hasKey();
+      resolve(confirmed);
     }, { once: true });
     dialog.showModal();
   });
-  return asking;
+  return openDialog;
 }
 
 export function forgetKey() {
-  sessionStorage.removeItem(KEPT);
+  sessionStorage.removeItem(STORAGE_KEY);
   byId("forget").hidden = true;
 }
 
-export const hasKey = () => sessionStorage.getItem(KEPT) !== null;
+export const hasKey = () => sessionStorage.getItem(STORAGE_KEY) !== null;

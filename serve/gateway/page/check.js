@@ -1,41 +1,41 @@
-// The first tab: the form, the question, and what comes of it.
+// The first tab: the form, the request, and its result.
 
-import { ask } from "./api.js";
-import { byId, say, show } from "./dom.js";
+import { request } from "./api.js";
+import { announce, byId, show } from "./dom.js";
 import * as photo from "./photo.js";
 import { drawProblem, drawResult } from "./result.js";
 
 const FIELDS = { expected_quantity: "quantity", weight: "weight", expected_weight: "expected-weight" };
 
-/** `answered` is called with each answer, and with nothing after a failure. */
-export function setUp(answered) {
+/** `onAnswer` is called with each answer, and without an argument after a failure. */
+export function setUp(onAnswer) {
   photo.setUp(() => {});
   const form = byId("check");
-  form.addEventListener("submit", (event) => { event.preventDefault(); send("/verify", answered); });
-  byId("count-only").addEventListener("click", () => send("/predict", answered));
+  form.addEventListener("submit", (event) => { event.preventDefault(); send("/verify", onAnswer); });
+  byId("count-only").addEventListener("click", () => send("/predict", onAnswer));
   byId("fewer").addEventListener("click", () => step(-1));
   byId("more").addEventListener("click", () => step(1));
   byId("quantity").addEventListener("keydown", (event) => {
-    const by = { ArrowUp: 1, ArrowDown: -1 }[event.key];
-    if (by) { event.preventDefault(); step(by); }
+    const change = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+    if (change) { event.preventDefault(); step(change); }
   });
 }
 
-function step(by) {
+function step(change) {
   const input = byId("quantity");
-  const now = /^\d+$/.test(input.value.trim()) ? Number(input.value) : by > 0 ? 0 : 1;
-  input.value = String(Math.min(99999, Math.max(0, now + by)));
-  complain("quantity", "");
+  const current = /^\d+$/.test(input.value.trim()) ? Number(input.value) : change > 0 ? 0 : 1;
+  input.value = String(Math.min(99999, Math.max(0, current + change)));
+  markError("quantity", "");
 }
 
 let sending = false;
 
-async function send(path, answered) {
+async function send(path, onAnswer) {
   if (sending) return;
-  const wrong = [checkPhoto(), path === "/verify" && checkQuantity(), path === "/verify" && checkWeights()].filter(Boolean);
-  if (wrong.length) {
-    byId(wrong[0]).focus();
-    say("Something is missing; see the message at the field.");
+  const invalid = [checkPhoto(), path === "/verify" && checkQuantity(), path === "/verify" && checkWeights()].filter(Boolean);
+  if (invalid.length) {
+    byId(invalid[0]).focus();
+    announce("Something is missing or not valid; see the message at the field.");
     return;
   }
   const body = new FormData();
@@ -43,54 +43,55 @@ async function send(path, answered) {
     for (const [name, id] of Object.entries(FIELDS)) if (typed(id)) body.append(name, typed(id).replace(",", "."));
   }
   body.append("photo", photo.chosen, "photo");
-  busy(true);
+  setBusy(true);
   try {
-    const answer = await ask(path, { method: "POST", body });
+    const answer = await request(path, { method: "POST", body });
     drawResult(answer, byId("preview").src);
-    answered(answer);
+    onAnswer(answer);
   } catch (error) {
     if (error.type === undefined) throw error;
-    drawProblem(error, () => send(path, answered));
-    answered();
+    drawProblem(error, () => send(path, onAnswer));
+    onAnswer();
   } finally {
-    busy(false);
+    setBusy(false);
   }
 }
 
 const typed = (id) => byId(id).value.trim();
 
+/** Each check returns the id of the field to correct, or null. */
 function checkPhoto() {
   if (photo.chosen) return null;
-  if (byId("photo-error").hidden) photo.mark("Choose or take a photo of the bin first.");
+  if (byId("photo-error").hidden) photo.markError("Choose or take a photo of the bin first.");
   return "photo";
 }
 
 function checkQuantity() {
   const text = typed("quantity");
-  const right = /^\d{1,5}$/.test(text);
-  complain("quantity", right ? "" : text ? `“${text}” is no whole number from 0 to 99999.` : "Type the recorded quantity, a whole number.");
-  return right ? null : "quantity";
+  const valid = /^\d{1,5}$/.test(text);
+  markError("quantity", valid ? "" : text ? `“${text}” is not a whole number from 0 to 99999.` : "Enter the recorded quantity, a whole number.");
+  return valid ? null : "quantity";
 }
 
 function checkWeights() {
   const texts = [typed("weight"), typed("expected-weight")];
-  const given = texts.filter(Boolean);
-  const numbers = given.every((text) => Number(text.replace(",", ".")) > 0);
-  const message = given.length === 1 ? "Type both weights, or neither." : numbers ? "" : "A weight is a number above 0.";
-  complain("weight", message);
+  const filled = texts.filter(Boolean);
+  const valid = filled.every((text) => Number(text.replace(",", ".")) > 0);
+  const message = filled.length === 1 ? "Enter both weights, or neither." : valid ? "" : "Enter a weight greater than 0.";
+  markError("weight", message);
   return message ? (texts[0] ? "expected-weight" : "weight") : null;
 }
 
-function complain(id, message) {
+function markError(id, message) {
   show(byId(`${id}-error`), message);
   byId(id).setAttribute("aria-invalid", String(message !== ""));
 }
 
-function busy(now) {
-  sending = now;
-  byId("result").setAttribute("aria-busy", String(now));
-  byId("result").classList.toggle("busy", now);
-  for (const id of ["submit", "count-only"]) byId(id).setAttribute("aria-disabled", String(now));
-  byId("submit").textContent = now ? "Checking…" : "Check this bin";
-  if (now) say("Checking the photo.");
+function setBusy(busy) {
+  sending = busy;
+  byId("result").setAttribute("aria-busy", String(busy));
+  byId("result").classList.toggle("busy", busy);
+  for (const id of ["submit", "count-only"]) byId(id).setAttribute("aria-disabled", String(busy));
+  byId("submit").textContent = busy ? "Checking…" : "Check this bin";
+  if (busy) announce("Checking the photo.");
 }

@@ -1,10 +1,10 @@
-// Elements without an innerHTML anywhere: what a server or a file says is always text.
+// Creates elements, never from HTML: text from a server or a file stays text.
 
 const SVG = "http://www.w3.org/2000/svg";
 
 export const byId = (id) => document.getElementById(id);
 
-/** An element: properties that start with "on" are listeners, "class", "aria-..." and the rest attributes. */
+/** An element. Attributes that start with "on" are event listeners; null, undefined and false are left out. */
 export function el(name, attributes = {}, ...children) {
   return build(document.createElement(name), attributes, children);
 }
@@ -19,7 +19,7 @@ function build(node, attributes, children) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((each) => each !== null && each !== undefined && each !== false));
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 
@@ -30,7 +30,7 @@ const ICONS = {
   count: "M3 5h8v6H3zm10 0h8v6h-8zM3 13h8v6H3zm10 0h8v6h-8z",
 };
 
-/** A drawn sign; the words beside it say the same. */
+/** A decorative icon: the text beside it says the same. */
 export function icon(name) {
   return svg("svg", { viewBox: "0 0 24 24", class: "icon", "aria-hidden": "true", focusable: "false" },
     svg("path", { d: ICONS[name], fill: "currentColor", "fill-rule": "evenodd" }));
@@ -41,12 +41,13 @@ export function show(node, text) {
   node.hidden = !text;
 }
 
-/** Tell a screen reader. */
-export function say(text) {
+/** Announce a text to screen readers. */
+export function announce(text) {
   byId("status").textContent = text;
 }
 
+/** `share` (0-1) in percent; a share that would be rounded to zero is shown as less than the smallest value. */
 export function percent(share, digits = 0) {
-  const least = 10 ** -digits;
-  return share > 0 && 100 * share < least / 2 ? `<${least} %` : `${(100 * share).toFixed(digits)} %`;
+  const smallest = 10 ** -digits;
+  return share > 0 && 100 * share < smallest / 2 ? `<${smallest} %` : `${(100 * share).toFixed(digits)} %`;
 }

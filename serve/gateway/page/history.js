@@ -1,46 +1,47 @@
 // Below the monitoring: which model served when, and what the pipeline did. scripts/monitor.py writes it.
 
-import { ask } from "./api.js";
+import { request } from "./api.js";
 import { figure, table } from "./charts.js";
 import { byId, el, percent } from "./dom.js";
-import { stretches } from "./timeline.js";
+import { drawTimeline } from "./timeline.js";
 
-const SHORT = 12;
+const SHORT_LENGTH = 12;
 
 export async function load() {
   const body = byId("history-body");
   body.setAttribute("aria-busy", "true");
   try {
-    const found = await ask("/history");
-    const served = list(found.served).filter((each) => !Number.isNaN(Date.parse(each.from)));
-    const executions = list(found.executions);
+    const history = await request("/history");
+    const served = records(history.served).filter((stretch) => !Number.isNaN(Date.parse(stretch.from)));
+    const executions = records(history.executions);
     body.replaceChildren(
-      served.length ? timeline(served, found.made_at) : none("Nothing has served yet.", "The first version is put in place by itself once it is trained."),
-      executions.length ? pipeline(executions) : none("The pipeline has not run yet.", "It starts by itself when there are photos to train on."));
+      served.length ? timeline(served, history.made_at) : placeholder("No model has served yet.", "The first version is deployed automatically once it is trained."),
+      executions.length ? pipeline(executions) : placeholder("The pipeline has not run yet.", "It starts automatically when there are photos to train on."));
   } catch (error) {
     if (error.type === undefined) throw error;
-    body.replaceChildren(none(error.type === "NoHistory" ? "There is no history yet." : "The history cannot be read.", error.message));
+    body.replaceChildren(placeholder(error.type === "NoHistory" ? "There is no history yet." : "The history cannot be read.", error.message));
   } finally {
     body.setAttribute("aria-busy", "false");
   }
 }
 
-const list = (value) => (Array.isArray(value) ? value.filter((each) => each && typeof each === "object") : []);
-const none = (title, text) => el("div", { class: "card empty" }, el("h3", {}, title), el("p", {}, text));
+const records = (value) => (Array.isArray(value) ? value.filter((entry) => entry && typeof entry === "object") : []);
+const texts = (value) => (Array.isArray(value) ? value.map(String) : []);
+const placeholder = (title, text) => el("div", { class: "card empty" }, el("h3", {}, title), el("p", {}, text));
 const moment = (iso) => (iso ? new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" }).format(new Date(iso)) : "now");
-const accuracy = (each) => (typeof each.accuracy === "number" ? percent(each.accuracy, 1) : "-");
-const short = (text) => (text ? String(text).slice(0, SHORT) : "-");
+const accuracy = (stretch) => (typeof stretch.accuracy === "number" ? percent(stretch.accuracy, 1) : "-");
+const shorten = (text) => (text ? String(text).slice(0, SHORT_LENGTH) : "-");
 
-/** A picture, and the same as a table. */
+/** A chart of the stretches in which a version served, newest first, with a table. */
 function timeline(served, madeAt) {
-  const rows = served.map((each) => [
-    `Version ${each.version}`, moment(each.from), moment(each.to), accuracy(each), interval(each), `${each.did}: ${each.reason}`,
-    short(each.dataset_fingerprint), short(each.revision)]);
-  const now = served[0];
+  const rows = served.map((stretch) => [
+    `Version ${stretch.version}`, moment(stretch.from), moment(stretch.to), accuracy(stretch), interval(stretch), `${stretch.did}: ${stretch.reason}`,
+    shorten(stretch.dataset_fingerprint), shorten(stretch.revision)]);
+  const current = served[0];
   return figure("Which model served when",
-    `How accurate each version was on its test photos, over the time that it served; at the bottom where that is not known. Version ${now.version} serves since ${moment(now.from)}.`,
+    `Accuracy of each version on its test photos while it served; versions of unknown accuracy are drawn at the bottom. Version ${current.version} has served since ${moment(current.from)}.`,
     { head: ["Model", "From", "To", "Accuracy", "95 % interval", "Why", "Data", "Code"], rows },
-    stretches(served, madeAt, percent),
+    drawTimeline(served, madeAt, percent),
     [["accent", "promoted"], ["second", "rolled back to"]]);
 }
 
@@ -51,29 +52,28 @@ function interval({ accuracy_interval: bounds }) {
 function pipeline(executions) {
   return el("section", { class: "card", "aria-labelledby": "executions-title" },
     el("h3", { id: "executions-title" }, "What the pipeline did"),
-    el("p", { class: "help" }, "Each execution trains a challenger, compares it with the model that serves, and promotes it where it is better."),
-    el("ol", { class: "executions" }, executions.map((each) => el("li", {}, execution(each)))));
+    el("p", { class: "help" }, "Each execution trains a challenger, compares it with the serving model, and promotes it if it is better."),
+    el("ol", { class: "executions" }, executions.map((entry) => el("li", {}, execution(entry)))));
 }
 
-function execution(each) {
-  const outcome = each.decision || each.status || "unknown";
+function execution({ decision, status, version, started, seconds, why, reasons, steps }) {
+  const outcome = decision || status || "unknown";
   const kind = { promoted: "match", refused: "unsure", failed: "mismatch" }[outcome] || "accent";
-  const version = each.version ? `, version ${each.version}` : "";
+  const versionText = version ? `, version ${version}` : "";
+  const notes = [...texts(why).map((text) => `Started because ${text}`), ...texts(reasons)];
   return el("details", {},
-    el("summary", {}, el("b", { class: `outcome ${kind}` }, outcome), ` ${moment(each.started)}${version}, ${duration(each.seconds)}`),
-    el("ul", { class: "notes" }, [...texts(each.why).map((text) => `Started because ${text}`), ...texts(each.reasons)].map((text) => el("li", {}, text))),
-    steps(list(each.steps)));
+    el("summary", {}, el("b", { class: `outcome ${kind}` }, outcome), ` ${moment(started)}${versionText}, ${duration(seconds)}`),
+    el("ul", { class: "notes" }, notes.map((text) => el("li", {}, text))),
+    stepTable(records(steps)));
 }
 
-const texts = (value) => (Array.isArray(value) ? value.map(String) : []);
-
-/** Steps as a table; the bar shows how much of the longest step each took. */
-function steps(found) {
-  if (!found.length) return el("p", { class: "help" }, "No step is recorded.");
-  const longest = Math.max(...found.map((each) => each.seconds || 0)) || 1;
-  return table(["Step", "State", "Time", "Share"], found.map((each) => [
-    String(each.name), each.cached ? `${each.status}, taken from before` : String(each.status), duration(each.seconds),
-    el("meter", { value: (each.seconds || 0) / longest, "aria-label": `${each.name}: ${duration(each.seconds)}` })]));
+/** Steps as a table; the bar compares each step's time with that of the longest. */
+function stepTable(steps) {
+  if (!steps.length) return el("p", { class: "help" }, "No steps are recorded.");
+  const longest = Math.max(...steps.map((step) => step.seconds || 0)) || 1;
+  return table(["Step", "State", "Time", "Share"], steps.map((step) => [
+    String(step.name), step.cached ? `${step.status}, from the cache` : String(step.status), duration(step.seconds),
+    el("meter", { value: (step.seconds || 0) / longest, "aria-label": `${step.name}: ${duration(step.seconds)}` })]));
 }
 
 function duration(seconds) {

@@ -1,6 +1,6 @@
-// Tabs, and what happens when the page opens.
+// The tabs, and what happens when the page opens.
 
-import { ask, forgetKey, hasKey } from "./api.js";
+import { forgetKey, hasKey, request } from "./api.js";
 import * as check from "./check.js";
 import { byId } from "./dom.js";
 import * as monitoring from "./monitoring.js";
@@ -9,19 +9,19 @@ const TABS = ["check", "monitoring"];
 const TITLES = { check: "Check a bin", monitoring: "Monitoring" };
 
 function select(name, focus = false) {
-  for (const each of TABS) {
-    const tab = byId(`tab-${each}`);
-    tab.setAttribute("aria-selected", String(each === name));
-    tab.tabIndex = each === name ? 0 : -1;
-    byId(`panel-${each}`).hidden = each !== name;
+  for (const tabName of TABS) {
+    const tab = byId(`tab-${tabName}`);
+    tab.setAttribute("aria-selected", String(tabName === name));
+    tab.tabIndex = tabName === name ? 0 : -1;
+    byId(`panel-${tabName}`).hidden = tabName !== name;
   }
   document.title = `${TITLES[name]} - binwatch`;
   if (focus) byId(`tab-${name}`).focus();
   if (name === "monitoring") monitoring.load();
 }
 
-/** The tab that the address names. */
-const named = () => (TABS.includes(location.hash.slice(1)) ? location.hash.slice(1) : TABS[0]);
+/** The tab in the address. */
+const tabInAddress = () => (TABS.includes(location.hash.slice(1)) ? location.hash.slice(1) : TABS[0]);
 
 function go(name, focus) {
   history.replaceState(null, "", `#${name}`);
@@ -29,32 +29,32 @@ function go(name, focus) {
 }
 
 function onKey(event) {
-  const at = TABS.indexOf(named());
-  const to = { ArrowRight: at + 1, ArrowLeft: at - 1 + TABS.length, Home: 0, End: TABS.length - 1 }[event.key];
-  if (to === undefined) return;
+  const current = TABS.indexOf(tabInAddress());
+  const next = { ArrowRight: current + 1, ArrowLeft: current - 1 + TABS.length, Home: 0, End: TABS.length - 1 }[event.key];
+  if (next === undefined) return;
   event.preventDefault();
-  go(TABS[to % TABS.length], true);
+  go(TABS[next % TABS.length], true);
 }
 
-/** Shows which model answers: the one that just did, else the one that answers when asked. */
-async function health(answer = null) {
+/** Show which model answers: the one of `answer`, or the one that a health check finds. */
+async function showHealth(answer = null) {
   const pill = byId("health");
   try {
-    const found = answer ?? (await ask("/healthz"));
+    const { model_version: version } = answer ?? (await request("/healthz"));
     pill.dataset.kind = "ok";
-    pill.textContent = `Model ${found.model_version} answers`;
+    pill.textContent = `Model ${version} answers`;
   } catch (error) {
     pill.dataset.kind = "bad";
-    pill.textContent = { NoModel: "No model yet", NoKey: "API key needed" }[error.type] || "No counts at the moment";
+    pill.textContent = { NoModel: "No model yet", NoKey: "API key needed" }[error.type] || "Not available";
   }
 }
 
 for (const name of TABS) byId(`tab-${name}`).addEventListener("click", () => go(name));
 document.querySelector("[role=tablist]").addEventListener("keydown", onKey);
-addEventListener("hashchange", () => TABS.includes(location.hash.slice(1)) && select(named()));
+addEventListener("hashchange", () => TABS.includes(location.hash.slice(1)) && select(tabInAddress()));
 byId("forget").hidden = !hasKey();
 byId("forget").addEventListener("click", forgetKey);
-check.setUp(health);
+check.setUp(showHealth);
 monitoring.setUp();
-select(named());
-health();
+select(tabInAddress());
+showHealth();

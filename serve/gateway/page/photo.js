@@ -1,57 +1,58 @@
-// Getting a photo: from a file, by dropping, pasting, or from the camera; made smaller where it is large.
+// Gets a photo from a file, by drag and drop, from the clipboard or from the camera, and scales it down if it is large.
 
 import { byId, show } from "./dom.js";
 
 const MAX_SIDE_PX = 1600;
 const MAX_BYTES = 6000000;
-const SENT_AS_IS = ["image/jpeg", "image/png"];
+const SERVER_TYPES = ["image/jpeg", "image/png"];
 
-/** The photo that will be sent, null without one. */
+/** The photo to send, null if there is none. */
 export let chosen = null;
 
-/** `changed` is called after a photo was chosen or refused. */
-export function setUp(changed) {
-  const take = async (file) => {
-    if (file) await choose(file).finally(changed);
+/** `onChange` is called after a photo was chosen or rejected. */
+export function setUp(onChange) {
+  const accept = async (file) => {
+    if (file) await choose(file).finally(onChange);
   };
-  for (const id of ["photo", "shot"]) byId(id).addEventListener("change", (event) => take(event.target.files[0]));
-  byId("camera").addEventListener("click", () => openCamera(take));
-  addEventListener("paste", (event) => take([...event.clipboardData.files].find((each) => each.type.startsWith("image/"))));
+  for (const id of ["photo", "shot"]) byId(id).addEventListener("change", (event) => accept(event.target.files[0]));
+  byId("camera").addEventListener("click", () => openCamera(accept));
+  addEventListener("paste", (event) => accept([...event.clipboardData.files].find((file) => file.type.startsWith("image/"))));
   const drop = byId("drop");
   for (const name of ["dragenter", "dragover"]) {
     drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
   }
   for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
-  drop.addEventListener("drop", (event) => { event.preventDefault(); take(event.dataTransfer.files[0]); });
-  for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault()); // a miss opens no file
+  drop.addEventListener("drop", (event) => { event.preventDefault(); accept(event.dataTransfer.files[0]); });
+  // a file dropped beside the field must not replace the page
+  for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
 }
 
 async function choose(file) {
   chosen = null;
   try {
-    if (!file.type.startsWith("image/")) throw new Error(`${file.name} is no photo. Choose a JPEG or PNG file.`);
-    chosen = await prepared(file);
-    mark("");
+    if (!file.type.startsWith("image/")) throw new Error(`${file.name} is not a photo. Choose a JPEG or PNG file.`);
+    chosen = await prepare(file);
+    markError("");
   } catch (error) {
-    mark(error.message);
+    markError(error.message);
   }
   preview(file.name);
 }
 
-/** The file itself where the server takes it, else a smaller JPEG of it. */
-async function prepared(file) {
+/** The file itself if the server accepts it, otherwise a smaller JPEG of it. */
+async function prepare(file) {
   const image = await createImageBitmap(file).catch(() => {
     throw new Error(`${file.name} cannot be read as a photo; it may be damaged. Choose a JPEG or PNG file.`);
   });
   const scale = Math.min(1, MAX_SIDE_PX / Math.max(image.width, image.height));
-  if (scale === 1 && file.size <= MAX_BYTES && SENT_AS_IS.includes(file.type)) {
+  if (scale === 1 && file.size <= MAX_BYTES && SERVER_TYPES.includes(file.type)) {
     image.close();
-    return new Blob([await file.arrayBuffer()], { type: file.type }); // what becomes of the file does not matter then
+    return new Blob([await file.arrayBuffer()], { type: file.type }); // a copy: the file may change before it is sent
   }
-  return drawn(image, Math.round(image.width * scale), Math.round(image.height * scale));
+  return toJpeg(image, Math.round(image.width * scale), Math.round(image.height * scale));
 }
 
-function drawn(image, width, height) {
+function toJpeg(image, width, height) {
   const canvas = Object.assign(document.createElement("canvas"), { width: Math.max(1, width), height: Math.max(1, height) });
   const context = canvas.getContext("2d");
   context.fillStyle = "white";
@@ -59,9 +60,9 @@ function drawn(image, width, height) {
   context.imageSmoothingQuality = "high";
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
   if (image.close) image.close();
-  return new Promise((done, failed) => {
-    const made = (blob) => (blob ? done(blob) : failed(new Error("The photo cannot be made smaller. Choose another one.")));
-    canvas.toBlob(made, "image/jpeg", 0.92);
+  return new Promise((resolve, reject) => {
+    const settle = (blob) => (blob ? resolve(blob) : reject(new Error("The photo cannot be scaled down. Choose another one.")));
+    canvas.toBlob(settle, "image/jpeg", 0.92);
   });
 }
 
@@ -72,37 +73,37 @@ function preview(name) {
   if (chosen) image.src = URL.createObjectURL(chosen);
   else image.removeAttribute("src");
   image.alt = chosen ? `The chosen photo, ${name}` : "";
-  show(byId("photo-name"), chosen ? `${name}, ${size(chosen.size)}` : "");
+  show(byId("photo-name"), chosen ? `${name}, ${formatSize(chosen.size)}` : "");
   byId("drop-hint").hidden = chosen !== null;
   byId("choose").textContent = chosen ? "Choose another" : "Choose a photo";
 }
 
-const size = (bytes) => (bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
+const formatSize = (bytes) => (bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
 
-export function mark(message) {
+export function markError(message) {
   show(byId("photo-error"), message);
   byId("photo").setAttribute("aria-invalid", String(message !== ""));
 }
 
-/** A phone has its own camera app behind the input; elsewhere the camera is shown here. */
-async function openCamera(take) {
+/** Phones open their camera app through the file input; elsewhere the page shows the camera. */
+async function openCamera(accept) {
   const dialog = byId("camera-dialog");
   if (matchMedia("(pointer: coarse)").matches || !navigator.mediaDevices) {
     byId("shot").click();
     return;
   }
-  const wanted = { video: { facingMode: "environment", width: { ideal: 1920 }, height: { ideal: 1440 } } };
-  const stream = await navigator.mediaDevices.getUserMedia(wanted).catch(() => null);
+  const constraints = { video: { facingMode: "environment", width: { ideal: 1920 }, height: { ideal: 1440 } } };
+  const stream = await navigator.mediaDevices.getUserMedia(constraints).catch(() => null);
   if (stream === null) {
-    mark("There is no camera that may be used. Allow it in the browser, or choose a photo.");
+    markError("No camera is available. Allow access to it in the browser, or choose a photo.");
     return;
   }
   const video = byId("viewfinder");
   video.srcObject = stream;
   byId("shutter").onclick = async () => {
-    const blob = await drawn(video, video.videoWidth, video.videoHeight);
+    const blob = await toJpeg(video, video.videoWidth, video.videoHeight);
     dialog.close();
-    await take(new File([blob], "photo.jpg", { type: "image/jpeg" }));
+    await accept(new File([blob], "photo.jpg", { type: "image/jpeg" }));
   };
   byId("camera-cancel").onclick = () => dialog.close();
   dialog.addEventListener("close", () => stream.getTracks().forEach((track) => track.stop()), { once: true });

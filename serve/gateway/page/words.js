@@ -1,15 +1,15 @@
-// What verdicts and errors are called in plain words. Pure: no element is touched here.
+// Verdicts and errors in plain words. Pure: it touches no elements.
 
 import { percent } from "./dom.js";
 
 export const objects = (count) => `${count} object${String(count) === "1" ? "" : "s"}`;
 
-/** The title and the sentence of an answer. */
+/** The title and the sentence for an answer. */
 export function verdict(answer) {
   const looks = `The photo looks like ${objects(answer.count)}`;
   const recorded = answer.expected_quantity;
   const agrees = String(answer.count) === String(recorded);
-  const weight = weighed(answer);
+  const weight = weightSentence(answer);
   switch (answer.verdict) {
     case "match":
       return { kind: "match", title: "Match", text: `${looks}${agrees ? ", as recorded" : `, and ${recorded} fits too`}.${weight}` };
@@ -36,33 +36,33 @@ function unsure(answer, looks, agrees) {
   return agrees ? `${looks}, as recorded, but that is not certain enough.` : `${looks} rather than ${recorded}, but not clearly enough for an alarm.`;
 }
 
-function weighed({ weight }) {
+function weightSentence({ weight }) {
   if (!weight) return "";
   return weight.verdict === "mismatch" ? " The weight does not fit the record." : " The weight fits the record.";
 }
 
-/** What is behind the verdict, as pairs of a name and a value. */
+/** The details behind the verdict, as pairs of name and value. */
 export function facts(answer) {
-  const found = [["Expected count (the mean)", answer.expected_count.toFixed(2)]];
+  const pairs = [["Expected count (the mean)", answer.expected_count.toFixed(2)]];
   if (answer.verdict) {
     const { probability, counts_that_fit: fitting } = answer;
-    found.unshift(["The record is right", probability === null ? "unknown" : percent(probability)]);
-    found.push(["Counts that fit the photo", fitting.length ? fitting.join(", ") : "none"]);
-    found.push(["The server's reason", answer.reason]);
-    found.push(["At most so many right records raise the alarm", percent(answer.alpha)]);
+    pairs.unshift(["The record is right", probability === null ? "unknown" : percent(probability)]);
+    pairs.push(["Counts that fit the photo", fitting.length ? fitting.join(", ") : "none"]);
+    pairs.push(["The server's reason", answer.reason]);
+    pairs.push(["Share of right records that may raise the alarm", percent(answer.alpha)]);
   }
   if (answer.weight && typeof answer.weight === "object") {
-    for (const [name, value] of Object.entries(answer.weight)) found.push([`Weight: ${name.replaceAll("_", " ")}`, String(value)]);
+    for (const [name, value] of Object.entries(answer.weight)) pairs.push([`Weight: ${name.replaceAll("_", " ")}`, String(value)]);
   }
-  found.push(["Model version", answer.model_version]);
-  return found;
+  pairs.push(["Model version", answer.model_version]);
+  return pairs;
 }
 
 const TITLES = {
   BadPhoto: "This photo cannot be read",
-  BadField: "Something typed cannot be used",
+  BadField: "A field is not valid",
   TooLarge: "The photo is too large",
-  TooSlow: "The photo came too slowly",
+  TooSlow: "The upload took too long",
   NoModel: "There is no model yet",
   Down: "The counting server is down",
   Overloaded: "The server is busy",
@@ -75,12 +75,12 @@ const TITLES = {
 
 const TODO = {
   BadPhoto: "Take another photo, or choose a JPEG or PNG file.",
-  NoModel: "The first one is trained and put in place by itself. Try again in some minutes.",
-  Down: "Nothing is lost. Try again in a moment; if it stays like this, tell whoever runs binwatch.",
+  NoModel: "The first one is trained and deployed automatically. Try again in a few minutes.",
+  Down: "Nothing is lost. Try again in a moment; if the problem persists, tell the operator of this server.",
   Overloaded: "Nothing is lost. Try again in a moment.",
   TimedOut: "Try again in a moment.",
   Unreachable: "Check the network, then try again.",
-  NoKey: "Press the button again and type the key.",
+  NoKey: "Press the button again and enter the key.",
 };
 
 export function problem(error) {

@@ -1,1 +1,1 @@
-"""The champion behind a SageMaker endpoint: chosen, packaged, deployed, scaled, removed."""
+"""The champion behind a SageMaker endpoint: choosing, packaging, deploying, scaling and removing it."""

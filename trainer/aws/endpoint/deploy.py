@@ -1,22 +1,20 @@
-"""Deploying: make or update the endpoint, watch it, try it with golden photos, roll back what fails.
+"""Deploys: creates or updates the endpoint, waits, checks it with golden photos, and rolls back what fails.
 
-``deploy`` can be run again after a crash at any point: names carry digests, so what is there already is left as it is,
-an endpoint that is being changed is waited for, and one that failed is made anew. accuracy.json is written last: it
-names the configuration that passed, which a later failure returns to.
+``deploy`` is idempotent and can be repeated after a crash at any point: names contain digests, so what exists already
+is left as it is; an endpoint that is being changed is waited for, and one that failed is created again. accuracy.json
+is written last: it names the configuration that passed its check, to which a later failure returns.
 """
 
 import json
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from serve.errors import AwsError, CanaryError, ServerError, SettingsError
 from trainer.aws.endpoint import hosting, scaling
 from trainer.aws.endpoint.endpoint_spec import EndpointSpec
 from trainer.aws.endpoint.hosting import SAGEMAKER, GoldenPhoto, Package
-from trainer.aws.requests import Api, AwsRequest, found
+from trainer.aws.requests import Answer, Api, AwsRequest, Change, FileBody, call_if_exists
 
 log = logging.getLogger(__name__)
 
@@ -26,17 +24,17 @@ IN_SERVICE, FAILED = "InService", "Failed"
 
 @dataclass(frozen=True)
 class Pace:
-    """How often an endpoint is looked at, and how long it is waited for."""
+    """How often an endpoint is polled, and for how long."""
 
     poll_s: float = 15.0
     timeout_s: float = 3 * 3600.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DeployOutcome:
-    """What was done: ``created``, ``updated``, or ``unchanged`` where it was deployed already."""
+    """What a deployment did. ``accuracy``: of the version on its test photos, 0-1."""
 
-    did: str
+    did: Change
     endpoint: str
     version: str
     config: str
@@ -44,195 +42,203 @@ class DeployOutcome:
 
 
 @dataclass(frozen=True)
-class Return:
-    """Where a deployment that failed goes: to ``config``, to nothing with ``delete``, else it stays. ``reason`` why."""
+class Fallback:
+    """What a failed deployment returns to: ``config``; no endpoint with ``delete``; else the endpoint stays."""
 
     config: str | None
     delete: bool
     reason: str
 
 
-def deploy(api: Api, wanted: EndpointSpec, package: Package, pace: Pace, must_exist: bool = False) -> DeployOutcome:
-    """Make the endpoint answer with ``package``. Raises CanaryError where it was rolled back, AwsError, ServerError."""
-    named = hosting.names(wanted, package)
-    before = _clear(api, wanted, pace)
-    if before is None and must_exist:
-        raise ServerError(f"there is no endpoint {wanted.endpoint} to update; leave out --must-exist to make it")
-    _store(api, wanted, package)
-    now = before["EndpointConfigName"] if before else None
-    back = way_back(now, named.config, _proven(api, wanted))
+def deploy(api: Api, spec: EndpointSpec, package: Package, pace: Pace, must_exist: bool = False) -> DeployOutcome:
+    """Deploy ``package``; ``must_exist``: only update. Raises CanaryError after a rollback, AwsError, ServerError."""
+    named = hosting.names(spec, package)
+    endpoint = _find_endpoint(api, spec, pace)
+    if endpoint is None and must_exist:
+        raise ServerError(f"there is no endpoint {spec.endpoint} to update; leave out --must-exist to create it")
+    _store(api, spec, package)
+    current = endpoint["EndpointConfigName"] if endpoint else None
+    fallback = choose_fallback(current, named.config, _proven_config(api, spec))
     try:
-        _move(api, wanted, named.config, before)
-        _settle(api, wanted, named.config, pace)
+        _create_or_update(api, spec, named.config, endpoint)
+        _wait_for(api, spec, named.config, pace)
         for photo in package.golden:
-            check(api, wanted, package, photo)
+            check_golden_photo(api, spec, package, photo)
     except CanaryError as error:
-        _go_back(api, wanted, back, pace)
-        raise CanaryError(f"{error}; {back.reason}") from error
-    _scale(api, wanted)
-    api.call(hosting.accuracy(wanted, package))
-    did = "created" if before is None else "unchanged" if now == named.config else "updated"
-    return DeployOutcome(did, wanted.endpoint, package.version, named.config, package.accuracy)
+        _roll_back(api, spec, fallback, pace)
+        raise CanaryError(f"{error}; {fallback.reason}") from error
+    _scale(api, spec)
+    api.call(hosting.put_accuracy(spec, package))
+    updated = Change.UNCHANGED if current == named.config else Change.UPDATED
+    return DeployOutcome(
+        did=Change.CREATED if endpoint is None else updated,
+        endpoint=spec.endpoint,
+        version=package.version,
+        config=named.config,
+        accuracy=package.accuracy,
+    )
 
 
-def _scale(api: Api, wanted: EndpointSpec) -> None:
-    for request in scaling.scale(wanted):
+def _scale(api: Api, spec: EndpointSpec) -> None:
+    for request in scaling.scale(spec):
         api.call(request)
 
 
-def way_back(now: str | None, new: str, proven: str | None) -> Return:
-    """Where to go when ``new`` fails: ``now`` is what answered before, ``proven`` what passed its check last."""
-    if now is not None and now != new:
-        return Return(now, False, f"the endpoint was returned to {now}")
+def choose_fallback(current: str | None, new: str, proven: str | None) -> Fallback:
+    """What to return to if ``new`` fails: ``current`` answered before it, ``proven`` passed its check last."""
+    if current is not None and current != new:
+        return Fallback(current, False, f"the endpoint was returned to {current}")
     if proven and proven != new:
-        return Return(proven, False, f"the endpoint was returned to {proven}")
-    if now == proven == new:
-        return Return(None, False, f"it passed with the same configuration before, so {new} was left as it is")
-    return Return(None, True, "there was nothing to return to, so the endpoint was deleted")
+        return Fallback(proven, False, f"the endpoint was returned to {proven}")
+    if current == proven == new:
+        return Fallback(None, False, f"it passed with the same configuration before, so {new} was left as it is")
+    return Fallback(None, True, "there was nothing to return to, so the endpoint was deleted")
 
 
-def check(api: Api, wanted: EndpointSpec, package: Package, photo: GoldenPhoto) -> None:
-    """Ask about a golden photo. Raises CanaryError where the endpoint does not answer as the archive promises."""
-    about = f"endpoint {wanted.endpoint} with version {package.version} answers golden photo {photo.path.name}"
+def check_golden_photo(api: Api, spec: EndpointSpec, package: Package, photo: GoldenPhoto) -> None:
+    """Send a golden photo. Raises CanaryError where the answer differs from those that the archive accepts."""
+    subject = f"endpoint {spec.endpoint} with version {package.version} answers golden photo {photo.path.name}"
     try:
-        body = api.call(hosting.ask(wanted, photo))["Body"]
+        body = api.call(hosting.invoke(spec, photo))["Body"]
     except AwsError as error:
-        raise CanaryError(f"{about} with an error: {error}") from error
+        raise CanaryError(f"{subject} with an error: {error}") from error
     try:
         answer = json.loads(body)
-        found_here, version = list(answer["probabilities"].values()), answer.get("model_version")
-        off = min(max(abs(a - b) for a, b in zip(found_here, row, strict=True)) for row in photo.promised)
+        probabilities, version = list(answer["probabilities"].values()), answer.get("model_version")
+        difference = min(max(abs(a - b) for a, b in zip(probabilities, row, strict=True)) for row in photo.promised)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CanaryError(f"{about} with {body[:200]!r}") from error
-    if not off <= package.tolerance or version != package.version:
+        raise CanaryError(f"{subject} with {body[:200]!r}") from error
+    if not difference <= package.tolerance or version != package.version:
         allowed = f"at most {package.tolerance} allowed"
-        raise CanaryError(f"{about} with probabilities {off:.3f} off ({allowed}), as version {version}")
+        raise CanaryError(f"{subject} with probabilities {difference:.3f} off ({allowed}), as version {version}")
 
 
-def settled(api: Api, wanted: EndpointSpec, pace: Pace) -> dict[str, Any] | None:
-    """The endpoint once nothing is under way, None where there is none. Raises ServerError after ``timeout_s``."""
-    begun, said = time.monotonic(), ""
+def wait_until_settled(api: Api, spec: EndpointSpec, pace: Pace) -> Answer | None:
+    """The endpoint once no change is in progress, None where there is none. Raises ServerError after ``timeout_s``."""
+    start, logged = time.monotonic(), ""
     while True:
-        endpoint = found(api, hosting.describe(wanted))
+        endpoint = call_if_exists(api, hosting.describe(spec))
         status = str(endpoint["EndpointStatus"]) if endpoint else "absent"
-        if status != said:
-            log.info("endpoint %s: %s after %.0f s", wanted.endpoint, status, time.monotonic() - begun)
+        if status != logged:
+            log.info("endpoint %s: %s after %.0f s", spec.endpoint, status, time.monotonic() - start)
         if endpoint is None or status not in UNSETTLED:
             return endpoint
-        if time.monotonic() - begun > pace.timeout_s:
+        if time.monotonic() - start > pace.timeout_s:
             raise ServerError(
-                f"endpoint {wanted.endpoint} has been {status} for {pace.timeout_s:.0f} s; "
-                "run this again later: it goes on from there"
+                f"endpoint {spec.endpoint} has been {status} for {pace.timeout_s:.0f} s; "
+                "run this again later to continue"
             )
-        said = status
+        logged = status
         time.sleep(pace.poll_s)
 
 
-def _clear(api: Api, wanted: EndpointSpec, pace: Pace) -> dict[str, Any] | None:
-    """The endpoint, in service; one that failed is deleted, which is all that SageMaker allows with it."""
-    endpoint = settled(api, wanted, pace)
+def _find_endpoint(api: Api, spec: EndpointSpec, pace: Pace) -> Answer | None:
+    """The endpoint, in service. One that failed is deleted: SageMaker allows nothing else with it."""
+    endpoint = wait_until_settled(api, spec, pace)
     if endpoint is None or endpoint["EndpointStatus"] == IN_SERVICE:
         return endpoint
     status, reason = endpoint["EndpointStatus"], endpoint.get("FailureReason", "no reason given")
     if status != FAILED:
         raise ServerError(
-            f"endpoint {wanted.endpoint} is {status} ({reason}) and cannot be updated; "
+            f"endpoint {spec.endpoint} is {status} ({reason}) and cannot be updated; "
             "see its log in CloudWatch, or remove it with --destroy"
         )
-    log.warning("endpoint %s failed earlier (%s) and is made anew", wanted.endpoint, reason)
-    delete(api, wanted, pace)
+    log.warning("endpoint %s failed earlier (%s); creating it again", spec.endpoint, reason)
+    delete(api, spec, pace)
     return None
 
 
-def delete(api: Api, wanted: EndpointSpec, pace: Pace) -> None:
-    """Stop the endpoint, and wait until it has gone."""
-    found(api, AwsRequest(SAGEMAKER, "DeleteEndpoint", {"EndpointName": wanted.endpoint}))
-    settled(api, wanted, pace)
+def delete(api: Api, spec: EndpointSpec, pace: Pace) -> None:
+    """Delete the endpoint, and wait until it does not exist any more."""
+    call_if_exists(api, AwsRequest(SAGEMAKER, "DeleteEndpoint", {"EndpointName": spec.endpoint}))
+    wait_until_settled(api, spec, pace)
 
 
-def _store(api: Api, wanted: EndpointSpec, package: Package) -> None:
-    """Upload the package, name it a model, and make its configuration, as far as that is not done."""
-    named = hosting.names(wanted, package)
-    for put in hosting.uploads(wanted, package):
-        size, there = put.parameters["Body"].path.stat().st_size, found(api, hosting.look_up(put))
-        if there is None or there["ContentLength"] != size:
-            log.info("uploading %.1f MB to s3://%s/%s", size / 1e6, wanted.bucket, put.parameters["Key"])
-            _put(api, wanted, put)
-    if not found(api, hosting.describe_model(named.model)):
-        api.call(hosting.create_model(wanted, package))
-    if not found(api, hosting.describe_config(named.config)):
-        api.call(hosting.create_config(wanted, package))
-    for request in hosting.alarms(wanted):
+def _store(api: Api, spec: EndpointSpec, package: Package) -> None:
+    """Upload the package, and create model, configuration and alarms, unless they exist."""
+    named = hosting.names(spec, package)
+    for put in hosting.uploads(spec, package):
+        body = put.parameters["Body"]
+        assert isinstance(body, FileBody)
+        size, stored = body.path.stat().st_size, call_if_exists(api, hosting.head_of(put))
+        if stored is None or stored["ContentLength"] != size:
+            log.info("uploading %.1f MB to s3://%s/%s", size / 1e6, spec.bucket, put.parameters["Key"])
+            _put(api, spec, put)
+    if not call_if_exists(api, hosting.describe_model(named.model)):
+        api.call(hosting.create_model(spec, package))
+    if not call_if_exists(api, hosting.describe_config(named.config)):
+        api.call(hosting.create_config(spec, package))
+    for request in hosting.alarms(spec):
         api.call(request)
 
 
-def _put(api: Api, wanted: EndpointSpec, put: AwsRequest) -> None:
+def _put(api: Api, spec: EndpointSpec, put: AwsRequest) -> None:
     try:
         api.call(put)
     except AwsError as error:
         if error.code != "NoSuchBucket":
             raise
-        made = f"aws s3 mb s3://{wanted.bucket} --region {wanted.region}"
-        raise SettingsError(f"there is no bucket {wanted.bucket}; make it with `{made}`, or name another") from error
+        command = f"aws s3 mb s3://{spec.bucket} --region {spec.region}"
+        raise SettingsError(f"there is no bucket {spec.bucket}; create it with `{command}`, or use another") from error
 
 
-def _proven(api: Api, wanted: EndpointSpec) -> str | None:
-    """The configuration that accuracy.json names, where it is still there."""
-    config = recorded(api, wanted).get("endpoint_config")
-    return str(config) if config and found(api, hosting.describe_config(str(config))) else None
+def _proven_config(api: Api, spec: EndpointSpec) -> str | None:
+    """The configuration that accuracy.json names, if it still exists."""
+    config = read_deployed(api, spec).get("endpoint_config")
+    return str(config) if config and call_if_exists(api, hosting.describe_config(str(config))) else None
 
 
-def recorded(api: Api, wanted: EndpointSpec) -> dict[str, Any]:
-    """What accuracy.json says of this endpoint; nothing where it is missing, or another's, or written by hand."""
-    answer = found(api, hosting.read_accuracy(wanted))
+def read_deployed(api: Api, spec: EndpointSpec) -> dict[str, object]:
+    """The content of accuracy.json; empty where it is missing, damaged, or of another endpoint."""
+    answer = call_if_exists(api, hosting.read_accuracy(spec))
     try:
         content = json.loads(answer["Body"]) if answer else {}
     except ValueError:
         return {}
-    return content if isinstance(content, dict) and content.get("endpoint") == wanted.endpoint else {}
+    return content if isinstance(content, dict) and content.get("endpoint") == spec.endpoint else {}
 
 
-def _move(api: Api, wanted: EndpointSpec, config: str, before: Mapping[str, Any] | None) -> None:
-    if before is None:
-        api.call(hosting.create_endpoint(wanted, config))
-        return
-    if before["EndpointConfigName"] == config:
-        return
-    _pause_scaling(api, wanted, before["EndpointConfigName"], config)
-    variant = (before.get("ProductionVariants") or [{}])[0]
-    api.call(hosting.update_endpoint(wanted, config, int(variant.get("CurrentInstanceCount") or wanted.least)))
-
-
-def _pause_scaling(api: Api, wanted: EndpointSpec, old: str, new: str) -> None:
-    if scaling.must_pause(*(found(api, hosting.describe_config(each)) for each in (old, new))):
-        for request in scaling.stop(wanted):
-            found(api, request)
-
-
-def _settle(api: Api, wanted: EndpointSpec, config: str, pace: Pace) -> None:
-    """Wait for the change. Raises CanaryError where it failed, or an alarm rolled it back."""
-    endpoint = settled(api, wanted, pace)
+def _create_or_update(api: Api, spec: EndpointSpec, config: str, endpoint: Answer | None) -> None:
     if endpoint is None:
-        raise CanaryError(f"endpoint {wanted.endpoint} was deleted meanwhile")
+        api.call(hosting.create_endpoint(spec, config))
+        return
+    if endpoint["EndpointConfigName"] == config:
+        return
+    _pause_scaling(api, spec, endpoint["EndpointConfigName"], config)
+    variant = (endpoint.get("ProductionVariants") or [{}])[0]
+    api.call(hosting.update_endpoint(spec, config, int(variant.get("CurrentInstanceCount") or spec.min_instances)))
+
+
+def _pause_scaling(api: Api, spec: EndpointSpec, old: str, new: str) -> None:
+    if scaling.must_pause(*(call_if_exists(api, hosting.describe_config(config)) for config in (old, new))):
+        for request in scaling.stop(spec):
+            call_if_exists(api, request)
+
+
+def _wait_for(api: Api, spec: EndpointSpec, config: str, pace: Pace) -> None:
+    """Wait until the endpoint has ``config``. Raises CanaryError where that failed, or an alarm rolled it back."""
+    endpoint = wait_until_settled(api, spec, pace)
+    if endpoint is None:
+        raise CanaryError(f"endpoint {spec.endpoint} was deleted in the meantime")
     reason = endpoint.get("FailureReason", "no reason given; see the endpoint's log and the alarms in CloudWatch")
     if endpoint["EndpointStatus"] != IN_SERVICE:
-        raise CanaryError(f"endpoint {wanted.endpoint} is {endpoint['EndpointStatus']} with {config}: {reason}")
+        raise CanaryError(f"endpoint {spec.endpoint} is {endpoint['EndpointStatus']} with {config}: {reason}")
     if endpoint["EndpointConfigName"] != config:
         raise CanaryError(f"SageMaker rolled {config} back: {reason}")
 
 
-def _go_back(api: Api, wanted: EndpointSpec, back: Return, pace: Pace) -> None:
-    """Return to what answered before: an update where the endpoint lives, a new one where it failed."""
-    endpoint = settled(api, wanted, pace)
-    if back.delete or (endpoint and endpoint["EndpointStatus"] == FAILED):
-        delete(api, wanted, pace)
+def _roll_back(api: Api, spec: EndpointSpec, fallback: Fallback, pace: Pace) -> None:
+    """Update the endpoint to the fallback; an endpoint that failed is deleted and created again."""
+    endpoint = wait_until_settled(api, spec, pace)
+    if fallback.delete or (endpoint and endpoint["EndpointStatus"] == FAILED):
+        delete(api, spec, pace)
         endpoint = None
-    if back.config is None:
+    if fallback.config is None:
         return
     if endpoint is None:
-        api.call(hosting.create_endpoint(wanted, back.config))
-    elif endpoint["EndpointConfigName"] != back.config:
-        _pause_scaling(api, wanted, endpoint["EndpointConfigName"], back.config)
-        api.call(hosting.update_endpoint(wanted, back.config, 1, guarded=False))
-    _settle(api, wanted, back.config, pace)
-    _scale(api, wanted)  # which the change may have paused
+        api.call(hosting.create_endpoint(spec, fallback.config))
+    elif endpoint["EndpointConfigName"] != fallback.config:
+        _pause_scaling(api, spec, endpoint["EndpointConfigName"], fallback.config)
+        api.call(hosting.update_endpoint(spec, fallback.config, 1, guarded=False))
+    _wait_for(api, spec, fallback.config, pace)
+    _scale(api, spec)  # _pause_scaling may have stopped it

@@ -1,6 +1,6 @@
-"""Model, endpoint configuration and endpoint: the requests that make, update and roll back a deployment. Pure.
+"""The requests that create, update and roll back a model, its endpoint configuration and its endpoint. Pure.
 
-Names carry a digest of what they stand for, so that the same deployment, run again, finds its own work:
+Names contain a digest of what they name, so that a deployment is idempotent: repeated, it finds what exists already.
 
     <endpoint>-v<version>-<digest>    the model, and the configuration
     <prefix>/<endpoint>/models/<digest>/model.tar.gz
@@ -14,33 +14,33 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from trainer.artifacts import ACCURACY, ARCHIVE_FILE
 from trainer.aws.endpoint.endpoint_spec import CANARY, EndpointSpec
-from trainer.aws.requests import AwsRequest, FileBody
+from trainer.aws.requests import Answer, AwsRequest, FileBody
 
 SAGEMAKER, RUNTIME, S3 = "sagemaker", "sagemaker-runtime", "s3"
 VARIANT = "AllTraffic"
 """An update is refused where the variant has another name than before."""
 OWNER_TAG = "binwatch:endpoint"
-ACCURACY, ARCHIVE = "accuracy.json", "bin-counter.mar"
 PROBE = "probe=1"
-LONGEST_UPDATE_S = 3600
+MAX_UPDATE_S = 3600
 
 
 @dataclass(frozen=True)
 class GoldenPhoto:
-    """A photo, and the probabilities (one a class) that it may get, of a CPU and of a GPU."""
+    """A photo, and the rows of probabilities (one a class) that are right for it: of a CPU and of a GPU."""
 
     path: Path
     promised: tuple[tuple[float, ...], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Package:
-    """``model.tar.gz`` of one version, and the ``archive`` that it was made of.
+    """The ``model.tar.gz`` of one version at ``path``, and the ``archive`` that it was built from.
 
-    ``accuracy``: on the test photos (0-1); ``fingerprint``: of these photos; ``tolerance``: of a probability.
+    ``accuracy``: on the test photos (0-1); ``fingerprint``: of these photos; ``tolerance``: how far a probability may
+    be off.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Names:
-    """What a deployment's parts are called."""
+    """The names of a deployment's model and configuration, and the keys of its files."""
 
     model: str
     config: str
@@ -63,196 +63,196 @@ class Names:
     archive_key: str
 
 
-def names(wanted: EndpointSpec, package: Package) -> Names:
-    """The names of ``package`` deployed as ``wanted``: the same for the same."""
-    folder = f"{wanted.place}/models/{package.sha256[:10]}"
+def names(spec: EndpointSpec, package: Package) -> Names:
+    """The names of ``package`` deployed as ``spec``; equal ones have equal names."""
+    folder = f"{spec.prefix_of_files}/models/{package.sha256[:10]}"
     key = f"{folder}/model.tar.gz"
-    model = f"{wanted.endpoint}-v{package.version}-{_digest(_model(wanted, package, key))}"
-    config = f"{wanted.endpoint}-v{package.version}-{_digest([model, _variant(wanted, model), _capture(wanted)])}"
-    return Names(model, config, key, f"{folder}/{ARCHIVE}")
+    model = f"{spec.endpoint}-v{package.version}-{_digest(_model(spec, package, key))}"
+    config = f"{spec.endpoint}-v{package.version}-{_digest([model, _variant(spec, model), _capture(spec)])}"
+    return Names(model, config, key, f"{folder}/{ARCHIVE_FILE}")
 
 
-def is_ours(wanted: EndpointSpec, name: str) -> bool:
-    """Whether a model or a configuration has a name that ``names`` gives."""
-    return bool(re.fullmatch(rf"{re.escape(wanted.endpoint)}-v[A-Za-z0-9]+-[0-9a-f]{{10}}", name))
+def has_our_name(spec: EndpointSpec, name: str) -> bool:
+    """Whether the name of a model or configuration has the form of those of ``names``."""
+    return bool(re.fullmatch(rf"{re.escape(spec.endpoint)}-v[A-Za-z0-9]+-[0-9a-f]{{10}}", name))
 
 
-def _digest(content: Any) -> str:
+def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def uploads(wanted: EndpointSpec, package: Package) -> list[AwsRequest]:
-    """Put the archive, which a pipeline compares others with, and the package into the bucket."""
-    named = names(wanted, package)
+def uploads(spec: EndpointSpec, package: Package) -> list[AwsRequest]:
+    """Upload the archive, with which a pipeline compares later ones, and the package."""
+    named = names(spec, package)
     return [
-        _put(wanted, named.archive_key, package.archive, "application/zip"),
-        _put(wanted, named.key, package.path, "application/gzip"),
+        _put(spec, named.archive_key, package.archive, "application/zip"),
+        _put(spec, named.key, package.path, "application/gzip"),
     ]
 
 
-def accuracy(wanted: EndpointSpec, package: Package) -> AwsRequest:
-    """Say what is deployed: the last request of a deployment. The file is written beside the package."""
-    named = names(wanted, package)
+def put_accuracy(spec: EndpointSpec, package: Package) -> AwsRequest:
+    """Upload accuracy.json: the last request of a deployment. The file is written beside the package."""
+    named = names(spec, package)
     content = {
         "accuracy": package.accuracy,
         "version": package.version,
         "fingerprint": package.fingerprint,
-        "archive": f"s3://{wanted.bucket}/{named.archive_key}",
-        "endpoint": wanted.endpoint,
+        "archive": f"s3://{spec.bucket}/{named.archive_key}",
+        "endpoint": spec.endpoint,
         "endpoint_config": named.config,
     }
     path = package.path.with_name(ACCURACY)
     path.write_text(json.dumps(content))
-    return _put(wanted, accuracy_key(wanted), path, "application/json")
+    return _put(spec, accuracy_key(spec), path, "application/json")
 
 
-def accuracy_key(wanted: EndpointSpec) -> str:
-    """Where the accuracy of what is deployed is said."""
-    return f"{wanted.prefix}/{ACCURACY}"
+def accuracy_key(spec: EndpointSpec) -> str:
+    """The key of accuracy.json."""
+    return f"{spec.prefix}/{ACCURACY}"
 
 
-def read_accuracy(wanted: EndpointSpec) -> AwsRequest:
-    """What accuracy.json says."""
-    return AwsRequest(S3, "GetObject", {"Bucket": wanted.bucket, "Key": accuracy_key(wanted)})
+def read_accuracy(spec: EndpointSpec) -> AwsRequest:
+    """Read accuracy.json."""
+    return AwsRequest(S3, "GetObject", {"Bucket": spec.bucket, "Key": accuracy_key(spec)})
 
 
-def look_up(put: AwsRequest) -> AwsRequest:
-    """Whether what ``put`` uploads is there."""
+def head_of(put: AwsRequest) -> AwsRequest:
+    """Ask for the size of the object that ``put`` uploads."""
     return AwsRequest(S3, "HeadObject", {key: put.parameters[key] for key in ("Bucket", "Key")})
 
 
-def _put(wanted: EndpointSpec, key: str, path: Path, content_type: str) -> AwsRequest:
-    parameters = {"Bucket": wanted.bucket, "Key": key, "Body": FileBody(path), "ContentType": content_type}
+def _put(spec: EndpointSpec, key: str, path: Path, content_type: str) -> AwsRequest:
+    parameters = {"Bucket": spec.bucket, "Key": key, "Body": FileBody(path), "ContentType": content_type}
     return AwsRequest(S3, "PutObject", parameters)
 
 
-def create_model(wanted: EndpointSpec, package: Package) -> AwsRequest:
-    """Name the package and its container."""
-    named = names(wanted, package)
-    parameters = {"ModelName": named.model, **_model(wanted, package, named.key), "Tags": _tags(wanted)}
+def create_model(spec: EndpointSpec, package: Package) -> AwsRequest:
+    """Create the model: the package with its container."""
+    named = names(spec, package)
+    parameters = {"ModelName": named.model, **_model(spec, package, named.key), "Tags": _tags(spec)}
     return AwsRequest(SAGEMAKER, "CreateModel", parameters)
 
 
-def _model(wanted: EndpointSpec, package: Package, key: str) -> dict[str, Any]:
+def _model(spec: EndpointSpec, package: Package, key: str) -> Answer:
     environment = {
         "SAGEMAKER_PROGRAM": "inference.py",
         "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
         "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
-        "SAGEMAKER_REGION": wanted.region,
+        "SAGEMAKER_REGION": spec.region,
         "BINWATCH_MODEL_VERSION": package.version,
     }
-    if wanted.link_buckets:
-        environment["BINWATCH_S3_BUCKETS"] = wanted.link_buckets
+    if spec.link_buckets:
+        environment["BINWATCH_S3_BUCKETS"] = spec.link_buckets
     container = {
-        "Image": wanted.image.uri,
+        "Image": spec.image.uri,
         "Mode": "SingleModel",
-        "ModelDataUrl": f"s3://{wanted.bucket}/{key}",
+        "ModelDataUrl": f"s3://{spec.bucket}/{key}",
         "Environment": environment,
     }
-    return {"PrimaryContainer": container, "ExecutionRoleArn": wanted.role}
+    return {"PrimaryContainer": container, "ExecutionRoleArn": spec.role}
 
 
-def create_config(wanted: EndpointSpec, package: Package) -> AwsRequest:
-    """Say on which machines the model runs, and what is recorded."""
-    named = names(wanted, package)
+def create_config(spec: EndpointSpec, package: Package) -> AwsRequest:
+    """Create the configuration: the machines of the model, and what is captured."""
+    named = names(spec, package)
     parameters = {
         "EndpointConfigName": named.config,
-        "ProductionVariants": [_variant(wanted, named.model)],
-        **_capture(wanted),
-        "Tags": _tags(wanted),
+        "ProductionVariants": [_variant(spec, named.model)],
+        **_capture(spec),
+        "Tags": _tags(spec),
     }
     return AwsRequest(SAGEMAKER, "CreateEndpointConfig", parameters)
 
 
-def _variant(wanted: EndpointSpec, model: str) -> dict[str, Any]:
-    variant = {"VariantName": VARIANT, "ModelName": model, "InitialVariantWeight": 1.0}
-    if wanted.serverless_mb:
-        return {**variant, "ServerlessConfig": {"MemorySizeInMB": wanted.serverless_mb, "MaxConcurrency": 10}}
-    found = {**variant, "InitialInstanceCount": wanted.least, "InstanceType": wanted.instance_type}
-    if wanted.accelerator:
-        return {**found, "AcceleratorType": wanted.accelerator}
-    return {**found, "ContainerStartupHealthCheckTimeoutInSeconds": wanted.image.start_timeout_s}
+def _variant(spec: EndpointSpec, model: str) -> Answer:
+    variant: Answer = {"VariantName": VARIANT, "ModelName": model, "InitialVariantWeight": 1.0}
+    if spec.serverless_mb:
+        return {**variant, "ServerlessConfig": {"MemorySizeInMB": spec.serverless_mb, "MaxConcurrency": 10}}
+    variant |= {"InitialInstanceCount": spec.min_instances, "InstanceType": spec.instance_type}
+    if spec.accelerator:
+        return {**variant, "AcceleratorType": spec.accelerator}
+    return {**variant, "ContainerStartupHealthCheckTimeoutInSeconds": spec.image.start_timeout_s}
 
 
-def _capture(wanted: EndpointSpec) -> dict[str, Any]:
-    """Data capture of questions and answers; SageMaker has none for serverless endpoints."""
-    if wanted.serverless_mb or not wanted.capture_percent:
+def _capture(spec: EndpointSpec) -> Answer:
+    """Capture of requests and answers, which SageMaker does not have for serverless endpoints."""
+    if spec.serverless_mb or not spec.capture_percent:
         return {}
     return {
         "DataCaptureConfig": {
             "EnableCapture": True,
-            "InitialSamplingPercentage": wanted.capture_percent,
-            "DestinationS3Uri": f"s3://{wanted.bucket}/{wanted.place}/capture",
+            "InitialSamplingPercentage": spec.capture_percent,
+            "DestinationS3Uri": f"s3://{spec.bucket}/{spec.prefix_of_files}/capture",
             "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
             "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
         }
     }
 
 
-def _tags(wanted: EndpointSpec) -> list[dict[str, str]]:
-    return [{"Key": OWNER_TAG, "Value": wanted.endpoint}]
+def _tags(spec: EndpointSpec) -> list[dict[str, str]]:
+    return [{"Key": OWNER_TAG, "Value": spec.endpoint}]
 
 
-def create_endpoint(wanted: EndpointSpec, config: str) -> AwsRequest:
-    """Start an endpoint."""
-    parameters = {"EndpointName": wanted.endpoint, "EndpointConfigName": config, "Tags": _tags(wanted)}
+def create_endpoint(spec: EndpointSpec, config: str) -> AwsRequest:
+    """Create the endpoint."""
+    parameters = {"EndpointName": spec.endpoint, "EndpointConfigName": config, "Tags": _tags(spec)}
     return AwsRequest(SAGEMAKER, "CreateEndpoint", parameters)
 
 
-def update_endpoint(wanted: EndpointSpec, config: str, instances: int, guarded: bool = True) -> AwsRequest:
-    """Move an endpoint, which keeps its name and its number of ``instances``, to a configuration.
+def update_endpoint(spec: EndpointSpec, config: str, instances: int, guarded: bool = True) -> AwsRequest:
+    """Move the endpoint to a configuration; it keeps its name and its number of ``instances``.
 
-    Retained with the number would be the old configuration's capture; so that is excluded. ``guarded``: shifted with
-    alarms that roll it back; not so for a rollback, and not for endpoints that guardrails exclude.
+    Retaining that number would also retain the old configuration's capture, so capture is excluded. ``guarded``: shift
+    traffic with alarms that roll back; False for a rollback; ignored where the endpoint has no guardrails.
     """
-    parameters: dict[str, Any] = {"EndpointName": wanted.endpoint, "EndpointConfigName": config}
-    if not wanted.serverless_mb:
+    parameters: Answer = {"EndpointName": spec.endpoint, "EndpointConfigName": config}
+    if not spec.serverless_mb:
         parameters |= {
             "RetainAllVariantProperties": True,
             "ExcludeRetainedVariantProperties": [{"VariantPropertyType": "DataCaptureConfig"}],
         }
-    if guarded and wanted.image.guardrails:
-        parameters["DeploymentConfig"] = _deployment(wanted, instances)
+    if guarded and spec.image.guardrails:
+        parameters["DeploymentConfig"] = _deployment(spec, instances)
     return AwsRequest(SAGEMAKER, "UpdateEndpoint", parameters)
 
 
-def _deployment(wanted: EndpointSpec, instances: int) -> dict[str, Any]:
+def _deployment(spec: EndpointSpec, instances: int) -> Answer:
     policy = {
-        "TrafficRoutingConfiguration": _routing(wanted, instances),
-        "TerminationWaitInSeconds": wanted.bake_s,
-        "MaximumExecutionTimeoutInSeconds": LONGEST_UPDATE_S + 3 * wanted.bake_s,
+        "TrafficRoutingConfiguration": _routing(spec, instances),
+        "TerminationWaitInSeconds": spec.bake_s,
+        "MaximumExecutionTimeoutInSeconds": MAX_UPDATE_S + 3 * spec.bake_s,
     }
-    alarms = [{"AlarmName": name} for name in alarm_names(wanted)]
+    alarms = [{"AlarmName": name} for name in alarm_names(spec)]
     return {"BlueGreenUpdatePolicy": policy, "AutoRollbackConfiguration": {"Alarms": alarms}}
 
 
-def _routing(wanted: EndpointSpec, instances: int) -> dict[str, Any]:
-    """A canary is at most half of the fleet, so a single instance can only be shifted to all at once."""
-    if wanted.update != CANARY or instances < 2:
-        return {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": wanted.bake_s}
+def _routing(spec: EndpointSpec, instances: int) -> Answer:
+    """A canary may be at most half of the instances, so a single one can only be replaced all at once."""
+    if spec.update != CANARY or instances < 2:
+        return {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": spec.bake_s}
     size = {"Type": "INSTANCE_COUNT", "Value": 1}
-    return {"Type": "CANARY", "WaitIntervalInSeconds": wanted.bake_s, "CanarySize": size}
+    return {"Type": "CANARY", "WaitIntervalInSeconds": spec.bake_s, "CanarySize": size}
 
 
 def describe_config(config: str) -> AwsRequest:
-    """What a configuration holds."""
+    """Describe a configuration."""
     return AwsRequest(SAGEMAKER, "DescribeEndpointConfig", {"EndpointConfigName": config})
 
 
 def describe_model(model: str) -> AwsRequest:
-    """What a model is."""
+    """Describe a model."""
     return AwsRequest(SAGEMAKER, "DescribeModel", {"ModelName": model})
 
 
-def describe(wanted: EndpointSpec) -> AwsRequest:
-    """How the endpoint is."""
-    return AwsRequest(SAGEMAKER, "DescribeEndpoint", {"EndpointName": wanted.endpoint})
+def describe(spec: EndpointSpec) -> AwsRequest:
+    """Describe the endpoint."""
+    return AwsRequest(SAGEMAKER, "DescribeEndpoint", {"EndpointName": spec.endpoint})
 
 
-def ask(wanted: EndpointSpec, photo: GoldenPhoto) -> AwsRequest:
-    """Ask the endpoint about a golden photo."""
+def invoke(spec: EndpointSpec, photo: GoldenPhoto) -> AwsRequest:
+    """Send a golden photo to the endpoint."""
     parameters = {
-        "EndpointName": wanted.endpoint,
+        "EndpointName": spec.endpoint,
         "Body": FileBody(photo.path),
         "ContentType": "image/jpeg",
         "Accept": "application/json",
@@ -261,21 +261,21 @@ def ask(wanted: EndpointSpec, photo: GoldenPhoto) -> AwsRequest:
     return AwsRequest(RUNTIME, "InvokeEndpoint", parameters)
 
 
-_ALARMS: Mapping[str, Mapping[str, Any]] = {
+_ALARMS: Mapping[str, Mapping[str, object]] = {
     "5xx": {"MetricName": "Invocation5XXErrors", "Statistic": "Sum", "Threshold": 1.0},
     "latency": {"MetricName": "ModelLatency", "ExtendedStatistic": "p99", "Threshold": 5_000_000.0},
 }
-"""What rolls an update back: an answer that failed, or, in microseconds, one of a hundred slower than 5 s."""
+"""What rolls an update back: a failed answer, or a 99th percentile of the latency (microseconds) above 5 s."""
 
 
-def alarm_names(wanted: EndpointSpec) -> list[str]:
-    """The alarms that an update is watched by."""
-    return [f"{wanted.endpoint}-{name}" for name in _ALARMS]
+def alarm_names(spec: EndpointSpec) -> list[str]:
+    """The names of the alarms that roll an update back."""
+    return [f"{spec.endpoint}-{name}" for name in _ALARMS]
 
 
-def alarms(wanted: EndpointSpec) -> list[AwsRequest]:
-    """Make the alarms, none where guardrails exclude the endpoint; without calls nothing is wrong."""
-    if not wanted.image.guardrails:
+def alarms(spec: EndpointSpec) -> list[AwsRequest]:
+    """Create the alarms; none where the endpoint has no guardrails. Missing data, without calls, raises no alarm."""
+    if not spec.image.guardrails:
         return []
     common = {
         "Namespace": "AWS/SageMaker",
@@ -283,15 +283,17 @@ def alarms(wanted: EndpointSpec) -> list[AwsRequest]:
         "EvaluationPeriods": 1,
         "ComparisonOperator": "GreaterThanOrEqualToThreshold",
         "TreatMissingData": "notBreaching",
-        "Dimensions": dimensions(wanted),
+        "Dimensions": dimensions(spec),
     }
-    about = "rolls an update of the endpoint back"
+    description = "rolls an update of the endpoint back"
     return [
-        AwsRequest("cloudwatch", "PutMetricAlarm", {"AlarmName": name, "AlarmDescription": about, **common, **alarm})
-        for name, alarm in zip(alarm_names(wanted), _ALARMS.values(), strict=True)
+        AwsRequest(
+            "cloudwatch", "PutMetricAlarm", {"AlarmName": name, "AlarmDescription": description, **common, **alarm}
+        )
+        for name, alarm in zip(alarm_names(spec), _ALARMS.values(), strict=True)
     ]
 
 
-def dimensions(wanted: EndpointSpec) -> list[dict[str, str]]:
-    """What CloudWatch's numbers of the endpoint's instances are found by."""
-    return [{"Name": "EndpointName", "Value": wanted.endpoint}, {"Name": "VariantName", "Value": VARIANT}]
+def dimensions(spec: EndpointSpec) -> list[dict[str, str]]:
+    """The dimensions of the endpoint's metrics in CloudWatch."""
+    return [{"Name": "EndpointName", "Value": spec.endpoint}, {"Name": "VariantName", "Value": VARIANT}]

@@ -1,16 +1,26 @@
-"""Which of AWS's containers an instance takes, and what its model.tar.gz must hold. Pure.
+"""AWS's containers by instance type, and the form of the model.tar.gz that they load. Pure.
 
-The containers are listed at https://github.com/aws/deep-learning-containers/blob/master/available_images.md; the
-accounts that own them, by region, in the SageMaker SDK, against which a test compares.
+The containers are listed at https://github.com/aws/deep-learning-containers/blob/master/available_images.md. The
+accounts that own them, by region, are in the SageMaker SDK; a test compares them.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from serve.errors import SettingsError
 
-ONNX, TORCHSCRIPT = "onnx", "torchscript"
-"""What the container loads: the archive as it is, by ``serve/inference.py``; or a TorchScript program of it, by
-``serve/inference_torchscript.py``, where the container's Python is too old for the archive's code."""
+
+class ModelForm(StrEnum):
+    """What a container loads.
+
+    ``ONNX``: the archive as it is, by ``serve/inference.py``; ``TORCHSCRIPT``: the archive's program converted to
+    TorchScript, by ``serve/aws/inference_torchscript.py``, where the container's Python is too old for the archive's
+    code.
+    """
+
+    ONNX = "onnx"
+    TORCHSCRIPT = "torchscript"
+
 
 GRAVITON, INFERENTIA, GPU = "ml.c7g.large", "ml.inf2.xlarge", "ml.g4dn.xlarge"
 """One instance type of each kind that replaces Elastic Inference."""
@@ -41,7 +51,7 @@ OWNERS = {
     "us-gov-east-1": "446045086412",
     "us-gov-west-1": "442386744353",
 }
-"""The account that owns AWS's images, where it is not OWNER."""
+"""Region -> account that owns AWS's images there, where it is not OWNER."""
 
 CPU_TAG, GPU_TAG, GRAVITON_TAG = "2.6.0-cpu-py312", "2.6.0-gpu-py312", "2.4.0-cpu-py311-ubuntu22.04-sagemaker"
 EIA_TAG, NEURONX_TAG = "1.5.1-cpu-py3", "2.7.0-neuronx-py310-sdk2.24.1-ubuntu22.04"
@@ -51,13 +61,16 @@ _GPU_FAMILIES = ("g", "p")
 _NO_NETWORK = "not verified against AWS"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Image:
-    """A container. ``form``: what it loads; ``guardrails``: whether an update may be a canary that alarms roll back;
-    ``start_timeout_s``: how long it may take to start; ``warnings``: what must be said before it is used."""
+    """A container.
+
+    ``guardrails``: whether an update can be a canary that alarms roll back; ``start_timeout_s``: how long it may take
+    to start; ``warnings``: what to tell the user before it is used.
+    """
 
     uri: str
-    form: str = ONNX
+    form: ModelForm = ModelForm.ONNX
     guardrails: bool = True
     start_timeout_s: int = 600
     warnings: tuple[str, ...] = ()
@@ -66,24 +79,24 @@ class Image:
 def image_for(region: str, instance_type: str, accelerator: str = "") -> Image:
     """The container for an instance type, with Elastic Inference where ``accelerator`` names one.
 
-    Raises SettingsError for Inferentia of the first generation, which takes neither.
+    Raises SettingsError for Inferentia of the first generation, which loads neither form.
     """
     if accelerator:
         uri = _uri(region, f"pytorch-inference-eia:{EIA_TAG}")
-        return Image(uri, TORCHSCRIPT, guardrails=False, warnings=(_elastic_inference(accelerator),))
+        return Image(uri=uri, form=ModelForm.TORCHSCRIPT, guardrails=False, warnings=(_elastic_inference(accelerator),))
     family = instance_type.removeprefix("ml.").partition(".")[0]
     if family == "inf1":
-        raise SettingsError(f"{instance_type} has Inferentia of the first generation; take {INFERENTIA} or {GRAVITON}")
+        raise SettingsError(f"{instance_type} has Inferentia of the first generation; use {INFERENTIA} or {GRAVITON}")
     if family in ("inf2", "trn1", "trn2"):
         return Image(
-            _uri(region, f"pytorch-inference-neuronx:{NEURONX_TAG}"),
-            TORCHSCRIPT,
+            uri=_uri(region, f"pytorch-inference-neuronx:{NEURONX_TAG}"),
+            form=ModelForm.TORCHSCRIPT,
             start_timeout_s=1800,
             warnings=(_neuron(instance_type),),
         )
     if family.startswith(_GRAVITON_FAMILIES):
-        return Image(_uri(region, f"pytorch-inference-graviton:{GRAVITON_TAG}"))
-    return Image(_uri(region, f"pytorch-inference:{GPU_TAG if family.startswith(_GPU_FAMILIES) else CPU_TAG}"))
+        return Image(uri=_uri(region, f"pytorch-inference-graviton:{GRAVITON_TAG}"))
+    return Image(uri=_uri(region, f"pytorch-inference:{GPU_TAG if family.startswith(_GPU_FAMILIES) else CPU_TAG}"))
 
 
 def _uri(region: str, name: str) -> str:
@@ -101,6 +114,6 @@ def _elastic_inference(accelerator: str) -> str:
 
 def _neuron(instance_type: str) -> str:
     return (
-        f"{instance_type}: the model is compiled for its accelerator when the container starts, which takes minutes; "
+        f"{instance_type}: the container compiles the model for its accelerator when it starts, which takes minutes; "
         f"this is {_NO_NETWORK}"
     )

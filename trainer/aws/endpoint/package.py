@@ -1,20 +1,21 @@
-"""``model.tar.gz``: an archive as AWS's PyTorch containers take it. The same archive gives the same bytes.
+"""Builds ``model.tar.gz``, an archive in the form of AWS's PyTorch containers. The same archive gives the same bytes.
 
-    binwatch.json, model.onnx, model.int8.onnx, ...    what the archive holds
-    code/inference.py                                  serve/inference.py
-    code/serve/*.py                                    the archive's own code; this project's where it is too old
+For ``ModelForm.ONNX``:
+
+    binwatch.json, model.onnx, model.int8.onnx, ...    the files of the archive
+    code/inference.py                                  the archive's serve/inference.py
+    code/serve/*.py                                    the archive's code
     code/requirements.txt                              what the container lacks
 
-for ONNX; for TORCHSCRIPT, where the container's Python is too old for that code,
+For ``ModelForm.TORCHSCRIPT``, where the container's Python is too old for the archive's code:
 
-    binwatch.json, model.pt                            trainer/aws/torchscript.py
-    code/inference.py                                  serve/inference_torchscript.py
+    binwatch.json, model.pt                            trainer/aws/endpoint/torchscript.py
+    code/inference.py                                  serve/aws/inference_torchscript.py
 
 https://github.com/aws/sagemaker-pytorch-inference-toolkit
 """
 
 import gzip
-import logging
 import shutil
 import tarfile
 import tempfile
@@ -29,22 +30,21 @@ import serve
 from serve.archives.archive import TORCHSERVE_MANIFEST, unpacked
 from serve.errors import ArchiveError
 from serve.manifest import FP32_MODEL, GPU_PROGRAM, MANIFEST_FILE, Manifest, read_manifest, sha256
-from trainer.aws.endpoint.hosting import ARCHIVE, GoldenPhoto, Package
-from trainer.aws.endpoint.images import TORCHSCRIPT
-
-log = logging.getLogger(__name__)
+from trainer.artifacts import ARCHIVE_FILE
+from trainer.aws.endpoint.hosting import GoldenPhoto, Package
+from trainer.aws.endpoint.images import ModelForm
 
 PLACEHOLDER = "placeholder"
-"""The version that a dry run names where there is no champion."""
+"""The version of a dry run without a champion."""
 REQUIREMENTS = {"onnxruntime": "", "cykooz-resizer": "; platform_machine == 'x86_64'"}
-"""What AWS's container lacks of what the archive's code imports, and where: it has numpy, Pillow and boto3."""
+"""Package that the archive's code imports and AWS's container lacks -> environment marker of requirements.txt."""
 
 _ENTRY, _CODE = "inference.py", "code"
 _SERVE = Path(serve.__file__).parent
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ModelChoice:
     """A version to deploy; ``archive`` is None for a placeholder.
 
     ``accuracy``: on the test photos, 0-1; ``fingerprint``: of these photos.
@@ -56,70 +56,82 @@ class Chosen:
     fingerprint: str = ""
 
 
-def build(chosen: Chosen, form: str, folder: Path) -> Package:
-    """Write ``folder/<version>/model.tar.gz`` of ``chosen`` for a container of ``form``. Raises ArchiveError."""
-    target = folder / chosen.version
+def build(choice: ModelChoice, form: ModelForm, folder: Path) -> Package:
+    """Write ``folder/<version>/model.tar.gz`` for a container that loads ``form``. Raises ArchiveError."""
+    target = folder / choice.version
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    if chosen.archive is None:
-        return _placeholder(chosen, form, target)
-    with unpacked(chosen.archive) as content:
+    if choice.archive is None:
+        return _placeholder(choice, form, target)
+    with unpacked(choice.archive) as content:
         manifest = read_manifest(content)
         golden = tuple(_golden(content, target, manifest, number) for number in range(len(manifest.golden)))
         if not golden:
-            raise ArchiveError(f"{chosen.archive} has no golden photo, by which a deployed endpoint is checked")
+            raise ArchiveError(f"{choice.archive} has no golden photo, with which a deployed endpoint is checked")
         path = _write(target / "model.tar.gz", dict(_members(content, form, target)))
-    kept = Path(shutil.copy(chosen.archive, target / ARCHIVE))
+    archive = Path(shutil.copy(choice.archive, target / ARCHIVE_FILE))
+    return _package(choice, path, archive, golden, manifest.tolerance)
+
+
+def _package(
+    choice: ModelChoice, path: Path, archive: Path, golden: tuple[GoldenPhoto, ...], tolerance: float
+) -> Package:
     return Package(
-        path, sha256(path), kept, chosen.version, chosen.accuracy, chosen.fingerprint, golden, manifest.tolerance
+        path=path,
+        sha256=sha256(path),
+        archive=archive,
+        version=choice.version,
+        accuracy=choice.accuracy,
+        fingerprint=choice.fingerprint,
+        golden=golden,
+        tolerance=tolerance,
     )
 
 
 def _golden(content: Path, target: Path, manifest: Manifest, number: int) -> GoldenPhoto:
     path = target / f"golden-{number}{Path(manifest.golden[number].file).suffix}"
     shutil.copy(content / manifest.golden[number].file, path)
-    return GoldenPhoto(path, manifest.promised(number))
+    return GoldenPhoto(path, manifest.accepted_answers(number))
 
 
-def _members(content: Path, form: str, work: Path) -> Iterator[tuple[str, Path]]:
-    """Names in ``model.tar.gz`` and the files that they come from."""
-    if form == TORCHSCRIPT:
-        from trainer.aws.endpoint import torchscript  # torch takes seconds, and the other form does without
+def _members(content: Path, form: ModelForm, work: Path) -> Iterator[tuple[str, Path]]:
+    """Name in ``model.tar.gz``, and the file with its content."""
+    if form is ModelForm.TORCHSCRIPT:
+        from trainer.aws.endpoint import torchscript  # torch takes seconds, and ONNX needs none
 
         yield MANIFEST_FILE, content / MANIFEST_FILE
         yield "model.pt", torchscript.write(content / GPU_PROGRAM, work / "model.pt")
-        yield f"{_CODE}/{_ENTRY}", _SERVE / "inference_torchscript.py"
+        yield f"{_CODE}/{_ENTRY}", _SERVE / "aws" / "inference_torchscript.py"
         return
     files = {path.relative_to(content).as_posix(): path for path in content.rglob("*") if path.is_file()}
-    del files[TORCHSERVE_MANIFEST]  # with it, the container's TorchServe takes handler.py, not inference.py
+    del files[TORCHSERVE_MANIFEST]  # with it, the container's TorchServe would load handler.py in place of inference.py
     yield from files.items()
     yield from _code(content / "serve", work)
 
 
-def _code(own: Path, work: Path) -> Iterator[tuple[str, Path]]:
-    """``code/``: from ``own``, the archive's, unless it was made before it carried what answers there."""
-    if not (own / _ENTRY).is_file():
-        log.warning("the archive is older than its %s: this project's goes with it, and golden photos decide", _ENTRY)
-        own = _SERVE
-    yield f"{_CODE}/{_ENTRY}", own / _ENTRY
-    yield from ((f"{_CODE}/serve/{path.name}", path) for path in own.glob("*.py"))
-    needed = work / "requirements.txt"
-    needed.write_text("".join(_pinned(name, where) for name, where in REQUIREMENTS.items()))
-    yield f"{_CODE}/requirements.txt", needed
+def _code(folder: Path, work: Path) -> Iterator[tuple[str, Path]]:
+    """The members of ``code/``, from a ``serve`` folder."""
+    if not (folder / _ENTRY).is_file():
+        raise ArchiveError(f"the archive has no serve/{_ENTRY}, which answers in AWS's containers; export it again")
+    yield f"{_CODE}/{_ENTRY}", folder / _ENTRY
+    yield from ((f"{_CODE}/serve/{path.name}", path) for path in folder.glob("*.py"))
+    requirements = work / "requirements.txt"
+    requirements.write_text("".join(_pinned(name, marker) for name, marker in REQUIREMENTS.items()))
+    yield f"{_CODE}/requirements.txt", requirements
 
 
-def _pinned(name: str, where: str) -> str:
-    """A line of requirements.txt with the version of this machine, none for a package that it has none of."""
+def _pinned(name: str, marker: str) -> str:
+    """A line of requirements.txt with the installed version; empty where the package is not installed."""
     with suppress(PackageNotFoundError):
-        return f"{name}=={installed(name)}{where}\n"
+        return f"{name}=={installed(name)}{marker}\n"
     return ""
 
 
 def _write(path: Path, members: dict[str, Path]) -> Path:
-    """A tar of ``members`` in which nothing depends on when and by whom it was made."""
+    """A reproducible tar of ``members``: without times and owners."""
     with (
         path.open("wb") as raw,
-        gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed,  # weights hardly shrink
+        gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed,  # level 1: weights hardly compress
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
     ):
         for name, source in sorted(members.items()):
@@ -130,33 +142,31 @@ def _write(path: Path, members: dict[str, Path]) -> Path:
     return path
 
 
-def _placeholder(chosen: Chosen, form: str, target: Path) -> Package:
-    """What stands for an archive in a dry run: the code is real, the model and the golden photo are not."""
-    model, photo, mar = (target / f"{PLACEHOLDER}-{name}" for name in ("model", "golden.jpg", ARCHIVE))
-    for each in (model, photo, mar):
-        each.write_text(f"a {PLACEHOLDER}: there is no champion yet\n")
-    members = {"model.pt" if form == TORCHSCRIPT else FP32_MODEL: model}
-    if form == TORCHSCRIPT:
-        members[f"{_CODE}/{_ENTRY}"] = _SERVE / "inference_torchscript.py"
+def _placeholder(choice: ModelChoice, form: ModelForm, target: Path) -> Package:
+    """The package of a dry run without a champion: its code is real, its model and golden photo are not."""
+    model, photo, mar = (target / f"{PLACEHOLDER}-{name}" for name in ("model", "golden.jpg", ARCHIVE_FILE))
+    for file in (model, photo, mar):
+        file.write_text(f"a {PLACEHOLDER}: there is no champion yet\n")
+    members = {"model.pt" if form is ModelForm.TORCHSCRIPT else FP32_MODEL: model}
+    if form is ModelForm.TORCHSCRIPT:
+        members[f"{_CODE}/{_ENTRY}"] = _SERVE / "aws" / "inference_torchscript.py"
     else:
         members |= dict(_code(_SERVE, target))
     path = _write(target / f"{PLACEHOLDER}-model.tar.gz", members)
-    return Package(
-        path, sha256(path), mar, chosen.version, chosen.accuracy, chosen.fingerprint, (GoldenPhoto(photo, ()),), 0.0
-    )
+    return _package(choice, path, mar, (GoldenPhoto(photo, ()),), tolerance=0.0)
 
 
 @contextmanager
-def archive_in(given: Path) -> Iterator[Path]:
-    """The archive that ``given`` is, or holds where it is a training job's ``model.tar.gz``. Raises ArchiveError."""
-    if not given.is_file():
-        raise ArchiveError(f"there is no archive {given}; name a bin-counter.mar, or a training job's model.tar.gz")
-    if not tarfile.is_tarfile(given):
-        yield given
+def archive_in(path: Path) -> Iterator[Path]:
+    """The archive at ``path``, or in it where it is a training job's ``model.tar.gz``. Raises ArchiveError."""
+    if not path.is_file():
+        raise ArchiveError(f"there is no archive {path}; name a bin-counter.mar, or a training job's model.tar.gz")
+    if not tarfile.is_tarfile(path):
+        yield path
         return
-    with tempfile.TemporaryDirectory(prefix="binwatch-archive-") as folder, tarfile.open(given) as tar:
-        found = [each for each in tar.getmembers() if each.isfile() and each.name.endswith(".mar")]
-        if len(found) != 1:
-            raise ArchiveError(f"{given} holds {len(found)} archives (.mar); it should hold the one that was trained")
-        tar.extract(found[0], folder, filter="data")
-        yield Path(folder) / found[0].name
+    with tempfile.TemporaryDirectory(prefix="binwatch-archive-") as folder, tarfile.open(path) as tar:
+        archives = [member for member in tar.getmembers() if member.isfile() and member.name.endswith(".mar")]
+        if len(archives) != 1:
+            raise ArchiveError(f"{path} holds {len(archives)} archives (.mar); it should hold the one that was trained")
+        tar.extract(archives[0], folder, filter="data")
+        yield Path(folder) / archives[0].name

@@ -1,6 +1,6 @@
-"""What a dry run prints: the requests of a deployment, in order, as they are made when all goes well. Pure.
+"""The requests that a dry run prints: those of a deployment that succeeds, in order. Pure.
 
-Looking at something that is being made or changed is one request here, where a real run repeats it.
+Where a real run polls, the plan has one request.
 """
 
 from trainer.aws.endpoint import destroy, hosting, scaling
@@ -8,42 +8,42 @@ from trainer.aws.endpoint.endpoint_spec import EndpointSpec
 from trainer.aws.endpoint.hosting import Package
 from trainer.aws.requests import AwsRequest
 
-BEFORE = "the-configuration-before"
-"""Stands for what an update finds."""
+PREVIOUS_CONFIG = "the-configuration-before"
+"""Placeholder for the configuration that an update replaces."""
 
 
-def deployment(wanted: EndpointSpec, package: Package, exists: bool) -> list[AwsRequest]:
-    """A deployment to an endpoint that is not there or, with ``exists``, to one that has the least of instances."""
-    named = hosting.names(wanted, package)
-    stored = [each for put in hosting.uploads(wanted, package) for each in (hosting.look_up(put), put)]
+def deployment(spec: EndpointSpec, package: Package, exists: bool) -> list[AwsRequest]:
+    """A deployment to a new endpoint or, with ``exists``, to one with the minimum of instances."""
+    named = hosting.names(spec, package)
+    uploads = [request for put in hosting.uploads(spec, package) for request in (hosting.head_of(put), put)]
     if exists:
         move = [
-            hosting.describe_config(BEFORE),
+            hosting.describe_config(PREVIOUS_CONFIG),
             hosting.describe_config(named.config),
-            hosting.update_endpoint(wanted, named.config, wanted.least),
+            hosting.update_endpoint(spec, named.config, spec.min_instances),
         ]
     else:
-        move = [hosting.create_endpoint(wanted, named.config)]
+        move = [hosting.create_endpoint(spec, named.config)]
     return [
-        hosting.describe(wanted),
-        *stored,
+        hosting.describe(spec),
+        *uploads,
         hosting.describe_model(named.model),
-        hosting.create_model(wanted, package),
+        hosting.create_model(spec, package),
         hosting.describe_config(named.config),
-        hosting.create_config(wanted, package),
-        *hosting.alarms(wanted),
-        hosting.read_accuracy(wanted),
+        hosting.create_config(spec, package),
+        *hosting.alarms(spec),
+        hosting.read_accuracy(spec),
         *move,
-        hosting.describe(wanted),
-        *(hosting.ask(wanted, photo) for photo in package.golden),
-        *scaling.scale(wanted),
-        hosting.accuracy(wanted, package),
+        hosting.describe(spec),
+        *(hosting.invoke(spec, photo) for photo in package.golden),
+        *scaling.scale(spec),
+        hosting.put_accuracy(spec, package),
     ]
 
 
-def removal(wanted: EndpointSpec, package: Package) -> list[AwsRequest]:
-    """A removal that finds what deploying ``package`` makes."""
-    named = hosting.names(wanted, package)
-    keys = (named.archive_key, named.key, hosting.accuracy_key(wanted))
-    made = destroy.Made((named.config,), (named.model,), keys)
-    return [*destroy.listing(wanted), hosting.describe(wanted), *destroy.removal(wanted, made)]
+def removal(spec: EndpointSpec, package: Package) -> list[AwsRequest]:
+    """The removal of what deploying ``package`` creates."""
+    named = hosting.names(spec, package)
+    keys = (named.archive_key, named.key, hosting.accuracy_key(spec))
+    resources = destroy.Resources((named.config,), (named.model,), keys)
+    return [*destroy.listing(spec), hosting.describe(spec), *destroy.removal(spec, resources)]

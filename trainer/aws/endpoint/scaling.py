@@ -1,70 +1,69 @@
-"""Autoscaling of the endpoint's instances: a target on their CPUs, tracked by Application Auto Scaling. Pure.
+"""Autoscaling of the endpoint's instances: Application Auto Scaling tracks a target of CPU utilisation. Pure.
 
 https://docs.aws.amazon.com/sagemaker/latest/dg/endpoint-auto-scaling-add-code-define.html
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from trainer.aws.endpoint.endpoint_spec import EndpointSpec
 from trainer.aws.endpoint.hosting import VARIANT, dimensions
-from trainer.aws.requests import AwsRequest
+from trainer.aws.requests import Answer, AwsRequest
 
 SERVICE = "application-autoscaling"
 POLICY = "cpu"
 
 
-def scale(wanted: EndpointSpec) -> list[AwsRequest]:
-    """Keep the CPUs busy for ``cpu_percent`` with ``least`` to ``most`` instances; a serverless endpoint has none.
+def scale(spec: EndpointSpec) -> list[AwsRequest]:
+    """Start autoscaling towards ``cpu_percent``; nothing for a serverless endpoint.
 
-    CloudWatch counts 100 % a virtual CPU: 70 % is all of 0.7 CPUs, 35 % of an instance with two.
+    CloudWatch counts 100 % per virtual CPU: 70 % means 0.7 CPUs, which is 35 % of an instance with two.
     """
-    if wanted.serverless_mb:
+    if spec.serverless_mb:
         return []
     metric = {
         "MetricName": "CPUUtilization",
         "Namespace": "/aws/sagemaker/Endpoints",
-        "Dimensions": dimensions(wanted),
+        "Dimensions": dimensions(spec),
         "Statistic": "Average",
         "Unit": "Percent",
     }
     tracking = {
-        "TargetValue": float(wanted.cpu_percent),
+        "TargetValue": float(spec.cpu_percent),
         "CustomizedMetricSpecification": metric,
-        "ScaleOutCooldown": wanted.cooldown_s,
-        "ScaleInCooldown": wanted.cooldown_s,
+        "ScaleOutCooldown": spec.cooldown_s,
+        "ScaleInCooldown": spec.cooldown_s,
     }
-    register = {**_target(wanted), "MinCapacity": wanted.least, "MaxCapacity": wanted.most}
+    register = {**_target(spec), "MinCapacity": spec.min_instances, "MaxCapacity": spec.max_instances}
     policy = {
         "PolicyName": POLICY,
-        **_target(wanted),
+        **_target(spec),
         "PolicyType": "TargetTrackingScaling",
         "TargetTrackingScalingPolicyConfiguration": tracking,
     }
     return [AwsRequest(SERVICE, "RegisterScalableTarget", register), AwsRequest(SERVICE, "PutScalingPolicy", policy)]
 
 
-def stop(wanted: EndpointSpec) -> list[AwsRequest]:
-    """Scale no more."""
-    policy = {"PolicyName": POLICY, **_target(wanted)}
+def stop(spec: EndpointSpec) -> list[AwsRequest]:
+    """Stop autoscaling."""
+    policy = {"PolicyName": POLICY, **_target(spec)}
     return [
         AwsRequest(SERVICE, "DeleteScalingPolicy", policy),
-        AwsRequest(SERVICE, "DeregisterScalableTarget", _target(wanted)),
+        AwsRequest(SERVICE, "DeregisterScalableTarget", _target(spec)),
     ]
 
 
-def must_pause(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> bool:
-    """Whether an update is refused while the endpoint is scaled: where the type of instance changes.
+def must_pause(old: Answer | None, new: Answer | None) -> bool:
+    """Whether SageMaker refuses the update while autoscaling is on: where the type of instance changes.
 
-    ``old``, ``new``: configurations as DescribeEndpointConfig gives them, None for one that is gone.
+    ``old``, ``new``: configurations as DescribeEndpointConfig describes them, None for one that does not exist.
     """
-    before, after = ((each or {}).get("ProductionVariants", [{}])[0].get("InstanceType") for each in (old, new))
-    return before is None or before != after
+    old_type, new_type = (
+        (config or {}).get("ProductionVariants", [{}])[0].get("InstanceType") for config in (old, new)
+    )
+    return old_type is None or old_type != new_type
 
 
-def _target(wanted: EndpointSpec) -> dict[str, Any]:
+def _target(spec: EndpointSpec) -> dict[str, object]:
     return {
         "ServiceNamespace": "sagemaker",
-        "ResourceId": f"endpoint/{wanted.endpoint}/variant/{VARIANT}",
+        "ResourceId": f"endpoint/{spec.endpoint}/variant/{VARIANT}",
         "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
     }

@@ -1,0 +1,92 @@
+"""All settings of the trainer."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import SettingsConfigDict
+
+from serve.settings import Settings
+from serve.settings.common import AlertSettings, CaptureSettings, MlflowSettings, RevisionSettings, StateSettings
+from trainer.evaluation.policy import GatePolicy
+from trainer.pipeline.triggers import Limits
+from trainer.registry.signing import SigningSettings
+from trainer.training.recipes import RECIPES
+
+
+def _at_least_one_or_zero(value: float) -> float:
+    if 0 < value < 1:
+        raise ValueError("give a number of at least 1, or 0 to keep all")
+    return value
+
+
+Days = Annotated[float, AfterValidator(_at_least_one_or_zero)]
+
+
+class RetentionPolicy(Settings):
+    """How much is kept; 0 keeps all."""
+
+    model_config = SettingsConfigDict(env_prefix="BINWATCH_KEEP_")
+
+    versions: int = Field(
+        default=10, ge=0, le=100_000, description="archives of this many newest versions are kept; 0: all"
+    )
+    days: Days = Field(
+        default=90.0, ge=0, le=100_000, description="days that archives and artifacts of runs are kept; 0: for ever"
+    )
+    capture_days: Days = Field(
+        default=30.0, ge=0, le=100_000, description="days that captured answers are kept; 0: for ever"
+    )
+    cache_days: Days = Field(
+        default=14.0,
+        ge=0,
+        le=100_000,
+        description="days that decoded photos and checkpoints are kept after their last use; 0: for ever",
+    )
+
+
+class PruneSettings(MlflowSettings, StateSettings, CaptureSettings):
+    """What scripts/prune.py reads from the environment."""
+
+    retention: RetentionPolicy = RetentionPolicy()
+
+
+class PhotoSettings(Settings):
+    """Which photos are used."""
+
+    data: str | None = Field(
+        default=None,
+        description="photos: a folder with bin-images/ and metadata/, or s3://bucket/prefix; drawn bins without",
+        examples=["/srv/bins/aft-vbi-pds"],
+    )
+    counts: str | None = Field(
+        default=None,
+        description="the counts to tell apart, such as 0-5 or, with 8 and above as one, 1-8+; 1-5 without",
+        examples=["1-5"],
+    )
+    limit: int | None = Field(
+        default=None, ge=1, description="a subset of this many photos, with the same shares of counts", examples=[1500]
+    )
+
+
+def _known_recipe(name: str) -> str:
+    if name not in RECIPES:
+        raise ValueError(f"give one of {', '.join(RECIPES)}")
+    return name
+
+
+class TrainerSettings(PruneSettings, PhotoSettings, SigningSettings, AlertSettings, RevisionSettings):
+    """What scripts/pipeline.py reads from the environment."""
+
+    recipe: Annotated[str, AfterValidator(_known_recipe)] = Field(
+        default="resnet18-small",
+        description="recipe of a training: resnet18-small suits machines without a GPU, resnet34-scratch is the report's",
+    )
+    epochs: int | None = Field(
+        default=None, ge=1, description="epochs of a training; without, the recipe's", examples=[12]
+    )
+    monitoring: Path = Field(
+        default=Path("var/monitoring"), description="folder that the monitor writes monitoring.json to"
+    )
+    limits: Limits = Limits()
+    gate: GatePolicy = GatePolicy()
