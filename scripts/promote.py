@@ -19,30 +19,22 @@ from threading import Event
 
 import _cli
 from serve.rollout import autoscale
-from serve.rollout.rollout import Rollout
-from serve.rollout.torchserve_client import Inference, Management, Metrics
 from trainer import entrypoint
-from trainer.artifacts import ACCURACY
 from trainer.evaluation.policy import GatePolicy
-from trainer.promotion import decisions
-from trainer.promotion.promoter import Promoter, watch
+from trainer.promotion import assembly, decisions
+from trainer.promotion.promoter import watch
 from trainer.promotion.promoter_settings import PromoterSettings
-from trainer.registry import signing
+from trainer.registry.entities import UNWANTED
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.status import UNWANTED
 from trainer.reporting import history
 
 OPTIONS = ("inference_url", "management_url", "metrics_url", "model_store", "workers", "verify_key", "autoscale")
 
 
 def main(args: Namespace) -> int:
-    settings = _cli.read_settings(PromoterSettings, args)
-    cores = len(os.sched_getaffinity(0))
-    management, metrics = Management(settings.management_url), Metrics(settings.metrics_url)
-    inference, workers = Inference(settings.inference_url), settings.workers or min(autoscale.MAX_WORKERS, cores)
-    server = Rollout(inference, management, settings.model_store, workers, metrics, settings.probation)
-    scaling = settings.scaling.fitted_to(os.cpu_count() or 1)
-    scaler, stop = autoscale.Autoscaler(management, metrics, server, scaling, args.dry_run), Event()
+    settings, stop = _cli.read_settings(PromoterSettings, args), Event()
+    rollout = assembly.build_rollout(settings)
+    scaler = assembly.build_autoscaler(settings, rollout, args.dry_run)
     if args.watch or args.dry_run:
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
     if args.dry_run:
@@ -57,8 +49,7 @@ def main(args: Namespace) -> int:
         _cli.emit(args, content, history.serving_table(content["served"]))
     if args.explain or args.history:
         return entrypoint.OK
-    trusted = settings.verify_key or signing.trusted_keys(settings.state)
-    promoter = Promoter(registry, server, settings.model_store / ACCURACY, settings.gate, trusted)
+    promoter = assembly.build_promoter(settings, registry, rollout)
     if args.watch:
         os.nice(5)  # on a shared machine, what answers requests comes first
         watch(promoter, args.heartbeat, args.interval, stop, scaler.step if settings.autoscale else None)

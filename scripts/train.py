@@ -6,12 +6,16 @@ Run it again after an interruption to resume the training. ``--no-tracking`` nee
 """
 
 from argparse import Namespace
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import _cli
 from trainer import entrypoint, options
 from trainer.training.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from trainer.registry.runs import TrackedRun
 
 
 def main(args: Namespace) -> int:
@@ -19,11 +23,9 @@ def main(args: Namespace) -> int:
     recipe = options.recipe(args.recipe, words)
     spec = options.data_spec(words, Path("var/drawn"))
     # torch and MLflow take seconds to import, so wrong options are reported first
-    from trainer.registry.mlflow_registry import Registry
     from trainer.training.run import run_evaluation, run_training
 
-    tracked = nullcontext() if args.no_tracking else Registry(args.tracking_uri).run(f"train {recipe.name}")
-    with tracked as run:
+    with nullcontext() if args.no_tracking else _tracked(args.tracking_uri, recipe.name) as run:
         trained = run_training(
             spec, recipe, args.out, run, stop_on=options.stop_on(words), checkpoints=args.checkpoints or args.out
         )
@@ -41,6 +43,12 @@ def main(args: Namespace) -> int:
         )
     _cli.emit(args, {**evaluation.to_sagemaker(), "archive": str(trained.archive)}, text)
     return entrypoint.OK
+
+
+def _tracked(uri: str, recipe: str) -> "AbstractContextManager[TrackedRun]":
+    from trainer.registry.mlflow_registry import Registry
+
+    return Registry(uri).run(f"train {recipe}")
 
 
 if __name__ == "__main__":

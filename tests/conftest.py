@@ -148,7 +148,7 @@ def registry(mlflow_url: str) -> "Iterator[Registry]":
 
 @pytest.fixture(scope="session")
 def s3(once: Run) -> str:
-    """The address of the run's S3 server, which asks for no credentials. All tests share it: name buckets after yours."""
+    """The address of the run's S3 server, which asks for no credentials. Tests share it: name buckets after yours."""
     return str(once.server("s3"))
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +27,8 @@ ROOT = Path(__file__).parents[1]
 START_S, STOP_S = 120, 30
 POLL_S = 0.1
 T = TypeVar("T")
+KEEPERS: list["subprocess.Popen[bytes]"] = []
+"""Those that this process has started: Python warns of a child that it forgets while it runs."""
 
 
 @contextmanager
@@ -82,7 +84,8 @@ class Run:
         """Stop the servers of the run, and wait until they have ended."""
         keepers = [json.loads(path.read_text()) for path in self.folder.glob("*/keeper.json")]
         for keeper in keepers:
-            os.kill(keeper["pid"], signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.kill(keeper["pid"], signal.SIGTERM)
         deadline = time.monotonic() + STOP_S
         while any(_is_alive(keeper["pid"]) for keeper in keepers) and time.monotonic() < deadline:
             time.sleep(POLL_S)
@@ -104,6 +107,7 @@ def _start_keeper(name: str, folder: Path, main_pid: int, environ: dict[str, str
         process = subprocess.Popen(
             words, cwd=ROOT, env={**os.environ, **environ}, stdout=log, stderr=log, start_new_session=True
         )
+    KEEPERS.append(process)
     deadline = time.monotonic() + START_S
     while not (folder / "keeper.json").is_file():
         if process.poll() is not None or time.monotonic() > deadline:

@@ -15,12 +15,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from serve.gateway.refusal import Refusal
 from serve.payload import ATTRIBUTES, FIELDS
 
 JSON = "application/json"
+HttpEvent: TypeAlias = Mapping[str, Any]
+"""An event of API Gateway or of a function URL."""
 _NUMBER = re.compile(r"[\w.+-]{1,40}", re.ASCII)
 """Characters allowed in a field's value: a comma would start another attribute."""
 
@@ -50,7 +52,7 @@ def to_model_request(event: object) -> ModelRequest:
     return _from_http(event, _lower_case(event.get("headers") or {}))
 
 
-def _from_http(event: Mapping[str, Any], headers: Mapping[str, str]) -> ModelRequest:
+def _from_http(event: HttpEvent, headers: Mapping[str, str]) -> ModelRequest:
     body = _body(event)
     content_type = headers.get("content-type") or ("application/octet-stream" if event.get("isBase64Encoded") else JSON)
     media_type = content_type.partition(";")[0].strip().lower()
@@ -62,7 +64,7 @@ def _from_http(event: Mapping[str, Any], headers: Mapping[str, str]) -> ModelReq
     return ModelRequest(body, content_type, _attributes(headers, _query(event)))
 
 
-def _body(event: Mapping[str, Any]) -> bytes:
+def _body(event: HttpEvent) -> bytes:
     body = event.get("body") or ""
     if not event.get("isBase64Encoded"):
         return str(body).encode()
@@ -89,7 +91,7 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return dict(pairs)
 
 
-def _query(event: Mapping[str, Any]) -> dict[str, str]:
+def _query(event: HttpEvent) -> dict[str, str]:
     """The query's values; values of a repeated name are joined with commas, as in version 2.0."""
     repeated = event.get("multiValueQueryStringParameters") or {}
     return {

@@ -13,12 +13,13 @@ import json
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from serve.errors import SettingsError
-from serve.files import atomic_write
+from serve.files import atomic_write, exclusive_lock
 
 PREFIX = "bw_"
 MAX_NAME = 64
@@ -63,30 +64,37 @@ def _entries(path: Path) -> list[dict[str, str]]:
 
 def add(path: Path, name: str) -> str:
     """Create a key and return it; it cannot be read again later. Raises SettingsError for an invalid or taken name."""
-    keys = read(path)
     if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
         raise SettingsError(f"{name[:MAX_NAME]!r} cannot name a key; give 1 to {MAX_NAME} printable characters")
-    if name in {key.name for key in keys}:
-        raise SettingsError(f"there is a key {name!r} in {path} already; choose another name, or remove it first")
     token = PREFIX + secrets.token_urlsafe(32)
     created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    _write(path, (*keys, Key(name, hash_token(token), created)))
+    with _locked(path):
+        keys = read(path)
+        if name in {key.name for key in keys}:
+            raise SettingsError(f"there is a key {name!r} in {path} already; choose another name, or remove it first")
+        _write(path, (*keys, Key(name, hash_token(token), created)))
     return token
 
 
 def remove(path: Path, name: str) -> None:
     """Revoke a key. Raises SettingsError if there is no key of that name."""
-    keys = read(path)
-    remaining = tuple(key for key in keys if key.name != name)
-    if len(remaining) == len(keys):
-        known = ", ".join(key.name for key in keys) or "none"
-        raise SettingsError(f"there is no key {name!r} in {path}; existing keys: {known}")
-    _write(path, remaining)
+    with _locked(path):
+        keys = read(path)
+        remaining = tuple(key for key in keys if key.name != name)
+        if len(remaining) == len(keys):
+            known = ", ".join(key.name for key in keys) or "none"
+            raise SettingsError(f"there is no key {name!r} in {path}; existing keys: {known}")
+        _write(path, remaining)
+
+
+def _locked(path: Path) -> AbstractContextManager[bool]:
+    """Of two processes that change the keys, one waits for the other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return exclusive_lock(path.parent)
 
 
 def _write(path: Path, keys: Sequence[Key]) -> None:
     """Replace the file atomically, readable by its owner alone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         os.fchmod(file.fileno(), 0o600)
         file.write(json.dumps({"keys": [asdict(key) for key in keys]}, indent=1).encode())

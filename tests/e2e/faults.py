@@ -21,10 +21,8 @@ import requests
 from serve.errors import ServerError, TrackingError
 from serve.rollout.torchserve_client import LoadedVersion, Management
 from tests.e2e.stack import Stack
+from trainer.registry.entities import CHAMPION, RunInfo, Status, Version
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.runs import RunInfo
-from trainer.registry.status import Status
-from trainer.registry.versions import CHAMPION, Version
 
 POLL_S = 0.05
 OUTAGE_S = 8.0

@@ -10,8 +10,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.models import TINY
 from tests.e2e.conftest import SHOWN_S, text_with
+from tests.models import TINY
 from trainer.data.dataset import DataSpec
 from trainer.registry.mlflow_registry import Registry
 from trainer.training.run import load_and_fit

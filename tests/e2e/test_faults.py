@@ -21,9 +21,8 @@ from tests.e2e.faults import MOMENTS, SERVICES, Case, Client, Scene, fault, wait
 from tests.e2e.stack import ONE_THREAD, ROOT, Stack
 from trainer.artifacts import ARCHIVE_SHA
 from trainer.evaluation import policy
+from trainer.registry.entities import PREVIOUS, Status
 from trainer.registry.signed_archive import fetch
-from trainer.registry.status import Status
-from trainer.registry.versions import PREVIOUS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
 

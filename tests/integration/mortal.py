@@ -6,8 +6,8 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from trainer.promotion.promoter import PromotionOutcome
+from trainer.registry.entities import Status
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.status import Status
 
 WRITES = ("create_", "log_", "set_", "update_", "delete_")
 

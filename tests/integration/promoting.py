@@ -17,9 +17,8 @@ from trainer.artifacts import EVALUATION, PREDICTIONS
 from trainer.evaluation.evaluate import Evaluation, Prediction, evaluation_from_json, predictions_from_json
 from trainer.promotion.promoter import Promoter
 from trainer.registry import signing
+from trainer.registry.entities import CHAMPION, PREVIOUS, Status
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.status import Status
-from trainer.registry.versions import CHAMPION, PREVIOUS
 from trainer.training.run import Trained, columns_of
 
 

@@ -30,9 +30,8 @@ from trainer.pipeline.new_photos import NewPhotos
 from trainer.pipeline.pipeline import ExecutionOptions, prepared_folder, request_of, runs_of
 from trainer.pipeline.triggers import Limits, read_state
 from trainer.pipeline.watcher import MAX_STARTS, PipelineWatcher
+from trainer.registry.entities import CHAMPION, Status
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.status import Status
-from trainer.registry.versions import CHAMPION
 
 GREATER = GatePolicy(rule=policy.GREATER).without_guards()
 """A barely trained model passes it: these tests are not about the gate."""

@@ -19,9 +19,8 @@ from serve.manifest import read_manifest
 from serve.rollout.rollout import Rollout
 from tests.conftest import Served, rounds
 from tests.integration.promoting import accuracy, alias, assert_only, challenger, moves, promoter
+from trainer.registry.entities import PREVIOUS, Status
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.status import Status
-from trainer.registry.versions import PREVIOUS
 from trainer.training.run import Trained
 
 PROMOTION, ROLLBACK = 13, 11

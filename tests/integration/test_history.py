@@ -14,8 +14,8 @@ from serve.capture_record import Event, record
 from serve.errors import DataError, TrackingError
 from serve.monitoring import find_event
 from serve.monitoring.reader import FolderSource
+from trainer.registry.entities import Status
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.status import Status
 from trainer.reporting.history import FILE, HistoryExporter, serving_table
 from trainer.reporting.monitoring_runs import Journal
 

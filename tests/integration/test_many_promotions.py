@@ -27,8 +27,8 @@ from tests.integration.load import Answer, closed, opened, per_second
 from tests.integration.promoting import challenger
 from tests.integration.serving import Deployed
 from trainer.registry import signing
+from trainer.registry.entities import Status
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.status import Status
 from trainer.training.run import Trained
 
 pytestmark = pytest.mark.alone

@@ -20,8 +20,8 @@ from trainer.pipeline.execution import Execution
 from trainer.pipeline.pipeline import ExecutionOptions, execute, wait_for_promoter
 from trainer.promotion.promoter import Promoter, PromotionOutcome
 from trainer.registry import runs
+from trainer.registry.entities import Status
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.status import Status
 from trainer.training.run import run_training
 
 

@@ -7,9 +7,8 @@ from tests.conftest import Served
 from tests.integration.promoting import accuracy, alias, assert_only, challenger, moves, promoter
 from tests.integration.test_serving import altered
 from trainer.promotion import decisions
+from trainer.registry.entities import PREVIOUS, Status
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.status import Status
-from trainer.registry.versions import PREVIOUS
 from trainer.training.run import Trained
 
 

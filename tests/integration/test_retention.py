@@ -17,8 +17,8 @@ from trainer.data import s3
 from trainer.pipeline import disposal
 from trainer.pipeline.retention import Places, prune
 from trainer.pipeline.trainer_settings import RetentionPolicy
+from trainer.registry.entities import Status
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.status import Status
 
 HOUR = "bin-counter/AllTraffic/2020/01/01/00"
 

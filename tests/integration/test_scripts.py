@@ -157,6 +157,20 @@ def test_settings_problems_are_listed_all_at_once() -> None:
     assert "precision is 'half'; choose one of auto, float32, bfloat16" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("script", "environ"),
+    [
+        ("promote", {"BINWATCH_WATCH_S": "long", "BINWATCH_MAX_WORKERS": "0"}),
+        ("pipeline", {"BINWATCH_KEEP_DAYS": "0.5", "BINWATCH_EPOCHS": "many"}),
+    ],
+)
+def test_wrong_variables_and_options_are_listed_in_one_line(script: str, environ: dict[str, str]) -> None:
+    process = call(f"scripts/{script}.py", "--level", "7", **environ)
+    assert process.returncode == 2
+    (line,) = process.stderr.splitlines()
+    assert [f"{name} is {text!r}" in line for name, text in {**environ, "--level": "7"}.items()] == [True] * 3
+
+
 def test_predict_answers_from_an_archive_without_a_server(trained: Trained, drawn: Path) -> None:
     done = call("scripts/predict.py", drawn / "bin-images", "--archive", trained.archive)
     assert done.returncode == 0, done.stderr

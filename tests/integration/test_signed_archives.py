@@ -20,10 +20,9 @@ from tests import small_archives as small
 from trainer.artifacts import ARCHIVE, EVALUATION
 from trainer.promotion.promoter import Promoter
 from trainer.registry import signing
+from trainer.registry.entities import CHAMPION, Status
 from trainer.registry.mlflow_registry import Registry
 from trainer.registry.signed_archive import fetch
-from trainer.registry.status import Status
-from trainer.registry.versions import CHAMPION
 from trainer.reporting.lineage import trace_lineage
 
 ROOT = Path(__file__).parents[2]

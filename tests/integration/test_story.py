@@ -22,8 +22,8 @@ from trainer.pipeline.execution import Execution
 from trainer.pipeline.pipeline import ExecutionOptions, execute, prepared_folder
 from trainer.promotion import decisions
 from trainer.promotion.promoter import Promoter
+from trainer.registry.entities import Status
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.status import Status
 from trainer.training.recipes import RECIPES
 
 PHOTOS, SIZE_PX = rounds(1200, 100_000), rounds(96, 224)

@@ -1,5 +1,5 @@
 from trainer.registry.deployments import Deployment, deduplicate, previous_version
-from trainer.registry.status import Status
+from trainer.registry.entities import Status
 
 
 def records(*moves: str) -> list[Deployment]:

@@ -4,6 +4,8 @@ import re
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,10 @@ def test_the_script_adds_lists_and_removes(tmp_path: Path) -> None:
     assert repeated.returncode == 1
     assert re.match("error: .*'dock-3'", repeated.stderr)
     assert run_script(path).returncode == 2
+
+
+def test_keys_that_are_added_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    path = tmp_path / "keys" / "api-keys.json"
+    with ThreadPoolExecutor(8) as pool:
+        tokens = list(pool.map(partial(keys.add, path), [f"station-{number}" for number in range(24)]))
+    assert {keys.find_name(token, keys.read(path)) for token in tokens} == {f"station-{n}" for n in range(24)}

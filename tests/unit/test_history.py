@@ -4,8 +4,7 @@ import json
 from typing import Any
 
 from trainer.registry.deployments import Deployment
-from trainer.registry.runs import RunInfo
-from trainer.registry.status import Status
+from trainer.registry.entities import RunInfo, Status
 from trainer.reporting.history import Facts, execution_summary, serving_periods, serving_table
 
 FACTS = Facts(0.661, (0.6, 0.7), "f" * 64, "r" * 40)

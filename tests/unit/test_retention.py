@@ -12,17 +12,9 @@ from serve.errors import SettingsError
 from serve.settings import read
 from trainer.pipeline import disposal
 from trainer.pipeline.disposal import Kind
-from trainer.pipeline.retention import (
-    DAY_S,
-    Candidate,
-    choose,
-    needed_runs,
-    run_candidates,
-)
+from trainer.pipeline.retention import DAY_S, Candidate, choose, needed_runs, run_candidates
 from trainer.pipeline.trainer_settings import RetentionPolicy
-from trainer.registry.runs import RunInfo
-from trainer.registry.status import Status
-from trainer.registry.versions import CHAMPION, PREVIOUS, Version
+from trainer.registry.entities import CHAMPION, PREVIOUS, RunInfo, Status, Version
 
 NOW = 1_700_000_000.0
 POLICY = RetentionPolicy(versions=2, days=30, capture_days=7, cache_days=3)

@@ -21,18 +21,20 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serve.errors import BinwatchError, SettingsError, TrainingError
 from trainer import entrypoint, options
 from trainer.aws import training_log
 from trainer.data.dataset import DataSpec
 from trainer.experiments.runners import EPOCHS
-from trainer.registry.mlflow_registry import Registry
-from trainer.registry.runs import TrackedRun
 from trainer.training import checkpoint, distributed
 from trainer.training.progress import Epoch
 from trainer.training.recipes import Recipe
 from trainer.training.run import load_and_fit, run_evaluation, run_training
+
+if TYPE_CHECKING:
+    from trainer.registry.runs import TrackedRun
 
 CHANNEL = "training"
 
@@ -109,11 +111,13 @@ def train(job: TrainingJob, environ: Mapping[str, str]) -> None:
         _run(job, None)
         return
     name = environ.get("BINWATCH_RUN_NAME") or f"train {job.recipe.name}"
+    from trainer.registry.mlflow_registry import Registry  # MLflow takes seconds to import, and a job can do without
+
     with Registry(job.tracking_uri).run(name, environ.get("BINWATCH_PARENT_RUN")) as run:
         _run(job, run)
 
 
-def _run(job: TrainingJob, run: TrackedRun | None) -> None:
+def _run(job: TrainingJob, run: "TrackedRun | None") -> None:
     """Train, and unless ``export`` is false, as for a trial, export an archive and evaluate it."""
     job.epochs.parent.mkdir(parents=True, exist_ok=True)
     best = float("inf")

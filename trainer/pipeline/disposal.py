@@ -10,11 +10,14 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer.artifacts import ARCHIVE_FOLDER, DECISION, EVALUATION, EXECUTION, OUTCOME, PRUNED_TAG
 from trainer.data import s3
 from trainer.pipeline import execution_lock
-from trainer.registry.mlflow_registry import Registry
+
+if TYPE_CHECKING:
+    from trainer.registry.mlflow_registry import Registry  # MLflow takes seconds to import
 
 
 class Kind(StrEnum):
@@ -32,7 +35,7 @@ PERMANENT = frozenset({EVALUATION, DECISION, EXECUTION, OUTCOME})
 _HOUR = re.compile(r"(?:^|/)((?:bin-counter/AllTraffic|ground-truth)/(\d{4})/(\d\d)/(\d\d)/(\d\d))/[^/]+\.jsonl$")
 
 
-def remove_archive(registry: Registry, run_id: str, dry_run: bool) -> int:
+def remove_archive(registry: "Registry", run_id: str, dry_run: bool) -> int:
     """Remove the archive of a run; returns its bytes."""
     size = sum(registry.artifacts(run_id, ARCHIVE_FOLDER).values())
     if size and not dry_run:
@@ -42,7 +45,7 @@ def remove_archive(registry: Registry, run_id: str, dry_run: bool) -> int:
     return size
 
 
-def remove_artifacts(registry: Registry, run_id: str, dry_run: bool) -> int:
+def remove_artifacts(registry: "Registry", run_id: str, dry_run: bool) -> int:
     """Remove the artifacts of a run, except its archive and the PERMANENT ones; returns their bytes."""
     sizes = {
         name: size
@@ -56,7 +59,7 @@ def remove_artifacts(registry: Registry, run_id: str, dry_run: bool) -> int:
     return sum(sizes.values())
 
 
-def _mark_pruned(registry: Registry, run_id: str, kind: Kind) -> None:
+def _mark_pruned(registry: "Registry", run_id: str, kind: Kind) -> None:
     pruned = registry.tags(run_id).get(PRUNED_TAG, "")
     registry.reopen_run(run_id).set_tags({PRUNED_TAG: ", ".join(filter(None, (pruned, kind)))})
 

@@ -35,10 +35,9 @@ from trainer.evaluation.evaluate import (
 from trainer.pipeline import step_cache
 from trainer.pipeline.step_outputs import EvaluateOutput, StepResult, TrainOutput
 from trainer.promotion import decisions
+from trainer.registry.entities import CHAMPION, Status, Version
 from trainer.registry.mlflow_registry import Registry
 from trainer.registry.runs import TrackedRun
-from trainer.registry.status import Status
-from trainer.registry.versions import CHAMPION, Version
 from trainer.training.run import Trained, columns_of, run_evaluation
 
 CHAMPION_PREFIX = "champion_"

@@ -64,11 +64,10 @@ from trainer.pipeline.step_outputs import (
     to_tag,
 )
 from trainer.promotion.promoter import PromotionOutcome
+from trainer.registry.entities import CHAMPION, RunInfo, Status
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.runs import RunInfo, TrackedRun
+from trainer.registry.runs import TrackedRun
 from trainer.registry.signed_archive import fetch
-from trainer.registry.status import Status
-from trainer.registry.versions import CHAMPION
 from trainer.training.recipes import Recipe
 from trainer.training.run import run_training
 

@@ -12,15 +12,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer.artifacts import CACHED_FROM_TAG, PRUNED_TAG, TOKEN_TAG
 from trainer.pipeline import disposal, execution_lock
 from trainer.pipeline.disposal import Kind
 from trainer.pipeline.trainer_settings import RetentionPolicy
-from trainer.registry.mlflow_registry import Registry
-from trainer.registry.runs import RunInfo
-from trainer.registry.status import Status
-from trainer.registry.versions import CHAMPION, PREVIOUS, Version
+from trainer.registry.entities import CHAMPION, PREVIOUS, RunInfo, Status, Version
+
+if TYPE_CHECKING:
+    from trainer.registry.mlflow_registry import Registry  # MLflow takes seconds to import
 
 DAY_S = 86_400.0
 log = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ def run_candidates(
 class Places:
     """Where to prune. ``capture``: a folder or ``s3://bucket/prefix``; ``state``: the pipeline's state folder."""
 
-    registry: Registry
+    registry: "Registry"
     capture: str
     state: Path
     endpoint_url: str | None = None
@@ -158,7 +159,7 @@ def prune(places: Places, policy: RetentionPolicy, dry_run: bool = False) -> lis
     return removals
 
 
-def _read_registry(registry: Registry) -> tuple[list[Version], dict[str, str], list[RunInfo]]:
+def _read_registry(registry: "Registry") -> tuple[list[Version], dict[str, str], list[RunInfo]]:
     """Versions, aliases and runs; the aliases are read last, so that they name what is promoted in the meantime."""
     versions, runs = registry.versions(), registry.runs()
     by_alias = {alias: registry.alias(alias) for alias in (CHAMPION, PREVIOUS)}

@@ -17,8 +17,8 @@ from serve.manifest import sha256
 from trainer.artifacts import ARCHIVE, ARCHIVE_FOLDER, ARCHIVE_SHA, CHAMPION_KEY_TAG, TRAINING_KEY_TAG
 from trainer.data.dataset import Dataset
 from trainer.pipeline.code_version import evaluation_code, training_code
+from trainer.registry.entities import RunInfo
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.runs import RunInfo
 from trainer.training.recipes import Recipe
 
 

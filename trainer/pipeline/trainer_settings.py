@@ -80,7 +80,7 @@ class TrainerSettings(PruneSettings, PhotoSettings, SigningSettings, AlertSettin
 
     recipe: Annotated[str, AfterValidator(_known_recipe)] = Field(
         default="resnet18-small",
-        description="recipe of a training: resnet18-small suits machines without a GPU, resnet34-scratch is the report's",
+        description="training recipe: resnet18-small suits machines without a GPU, resnet34-scratch is the report's",
     )
     epochs: int | None = Field(
         default=None, ge=1, description="epochs of a training; without, the recipe's", examples=[12]

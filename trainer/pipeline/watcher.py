@@ -31,8 +31,8 @@ from trainer.pipeline.pipeline import (
     runs_of,
 )
 from trainer.pipeline.triggers import DEFAULT, Limits, TriggerInputs, WatcherState
+from trainer.registry.entities import CHAMPION
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.versions import CHAMPION
 
 MAX_STARTS = 5
 """An execution whose process has died that often is given up."""

@@ -18,10 +18,9 @@ from trainer.evaluation.evaluate import Evaluated, evaluation_from_json, predict
 from trainer.evaluation.explain import explain
 from trainer.evaluation.gate import Decision, decision_from_json
 from trainer.evaluation.policy import GatePolicy
+from trainer.registry.entities import Status, Version
 from trainer.registry.mlflow_registry import Registry
 from trainer.registry.runs import TrackedRun
-from trainer.registry.status import Status
-from trainer.registry.versions import Version
 
 NEWEST = "newest"
 

@@ -35,9 +35,8 @@ from trainer.evaluation.policy import DEFAULT, UNDEPLOYED_ACCURACY, GatePolicy
 from trainer.promotion import decisions
 from trainer.promotion.server import Server
 from trainer.registry import signed_archive
+from trainer.registry.entities import CHAMPION, Status, Version
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.status import Status
-from trainer.registry.versions import CHAMPION, Version
 
 log = logging.getLogger(__name__)
 

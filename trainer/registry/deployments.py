@@ -7,7 +7,7 @@ to the version below the top. Pure: ``trainer/registry/mlflow_registry.py`` stor
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from trainer.registry.status import Status
+from trainer.registry.entities import Status
 
 
 @dataclass(frozen=True, kw_only=True)

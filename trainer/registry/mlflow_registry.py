@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from trainer.artifacts import DEPLOYMENT_KIND, KIND_TAG
 from trainer.registry.deployments import Deployment, deduplicate, previous_version
-from trainer.registry.runs import RunInfo, RunStore
-from trainer.registry.status import Status
-from trainer.registry.versions import PREVIOUS, Version, VersionStore
+from trainer.registry.entities import PREVIOUS, RunInfo, Status, Version
+from trainer.registry.runs import RunStore
+from trainer.registry.versions import VersionStore
 
 
 class Registry(RunStore, VersionStore):

@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from serve.errors import TrackingError
 from serve.settings import read
 from serve.settings.common import RevisionSettings
+from trainer.registry.entities import RunInfo
 from trainer.registry.mlflow_client import connect, create_if_absent, delete_artifact
 
 if TYPE_CHECKING:
@@ -29,19 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXPERIMENT = "binwatch"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunInfo:
-    """A run in MLflow. Times in seconds since 1970; ``ended_s`` is 0 while it runs; ``parent``: a run's id, or ""."""
-
-    id: str
-    name: str
-    status: str
-    parent: str
-    started_s: float
-    ended_s: float
-    tags: Mapping[str, str]
 
 
 class RunStore:

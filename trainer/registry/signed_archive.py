@@ -16,9 +16,8 @@ from serve.errors import ArchiveError
 from serve.manifest import sha256
 from trainer.artifacts import ARCHIVE, ARCHIVE_FOLDER, ARCHIVE_SHA
 from trainer.registry import signing
+from trainer.registry.entities import Status, Version
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.status import Status
-from trainer.registry.versions import Version
 
 SIGNATURE = ARCHIVE + signing.SUFFIX
 

@@ -116,7 +116,7 @@ def private_key(path: Path) -> Ed25519PrivateKey:
         ) from error
     if mode & 0o077:
         raise SettingsError(
-            f"other users may read the private key {path}, which has mode {mode:03o}; `chmod 600` it, or make a new pair"
+            f"others may read the private key {path}, which has mode {mode:03o}; `chmod 600` it, or make a new pair"
         )
     if not isinstance(key, Ed25519PrivateKey):
         raise SettingsError(f"{path} contains a key that is not Ed25519; {_HOW_TO_MAKE}")

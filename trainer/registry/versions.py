@@ -1,34 +1,16 @@
 """Versions of the registered model, and the aliases that say which one serves.
 
-A version carries the tags ``status`` (``trainer/registry/status.py``), ``reason`` and ``compared_with``. The alias
+A version carries the tags ``status`` (``trainer/registry/entities.py``), ``reason`` and ``compared_with``. The alias
 ``champion`` names the version that TorchServe must serve, ``previous`` the one that a rollback returns to.
 """
-
-from dataclasses import dataclass
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from serve.errors import TrackingError
 from trainer.artifacts import MODEL_NAME
+from trainer.registry.entities import CHAMPION, PREVIOUS, Version
 from trainer.registry.mlflow_client import ABSENT, create_if_absent
-
-CHAMPION, PREVIOUS = "champion", "previous"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Version:
-    """One version of the registered model.
-
-    ``run_id``: its training run; ``status``: a Status; ``compared_with``: the champion that the gate compared it with,
-    or "".
-    """
-
-    number: str
-    run_id: str
-    status: str
-    reason: str
-    compared_with: str
 
 
 class VersionStore:

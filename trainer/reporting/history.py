@@ -18,15 +18,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from serve.errors import DataError
 from serve.files import write_text
 from trainer.artifacts import DATASET, EVALUATION, EXECUTION, EXECUTION_KIND, KIND_TAG
 from trainer.registry.deployments import Deployment
-from trainer.registry.mlflow_registry import Registry
-from trainer.registry.runs import RunInfo
-from trainer.registry.status import Status
+from trainer.registry.entities import RunInfo, Status
+
+if TYPE_CHECKING:
+    from trainer.registry.mlflow_registry import Registry  # MLflow takes seconds to import
 
 FILE = "history.json"
 MAX_SERVED, MAX_EXECUTIONS = 200, 50
@@ -187,7 +188,9 @@ class HistoryExporter:
         self._ended: dict[str, ExecutionSummary] = {}
 
     @cached_property
-    def _registry(self) -> Registry:
+    def _registry(self) -> "Registry":
+        from trainer.registry.mlflow_registry import Registry
+
         return Registry(self._uri)
 
     def read(self) -> History:
@@ -230,7 +233,7 @@ class HistoryExporter:
         return self._facts[run_id]
 
 
-def read_facts(registry: Registry, run: RunInfo) -> Facts:
+def read_facts(registry: "Registry", run: RunInfo) -> Facts:
     """What a training run recorded about its model. Raises TrackingError."""
     evaluation = _json_object(registry.read_text(run.id, EVALUATION)).get("binwatch") or {}
     interval = evaluation.get("accuracy_interval")

@@ -12,9 +12,9 @@ from serve.errors import ArchiveError, DataError
 from serve.manifest import sha256
 from trainer.artifacts import ARCHIVE, ARCHIVE_FOLDER, ARCHIVE_SHA
 from trainer.promotion import decisions
+from trainer.registry.entities import Version
 from trainer.registry.mlflow_registry import Registry
 from trainer.registry.signed_archive import fetch
-from trainer.registry.versions import Version
 from trainer.reporting.history import Facts, read_facts, serving_periods
 
 _DATA = "data_"

@@ -14,8 +14,8 @@ from itertools import groupby
 
 from serve.errors import DataError
 from trainer.artifacts import LOGGED_TO_TAG, MONITORING, REFERENCE
+from trainer.registry.entities import CHAMPION
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.versions import CHAMPION
 from trainer.reporting.history import HistoryExporter
 from trainer.reporting.monitoring_plots import FIGURES, Report
 

