@@ -1,9 +1,5 @@
-import json
-import os
 import re
 import stat
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -84,28 +80,6 @@ def test_a_name_is_taken_once(tmp_path: Path) -> None:
         keys.add(tmp_path / "keys.json", "a")
     with pytest.raises(SettingsError, match=r"'b' .*: a$"):
         keys.remove(tmp_path / "keys.json", "b")
-
-
-def run_script(path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    env = {**os.environ, "BINWATCH_API_KEYS": str(path)}
-    return subprocess.run(
-        [sys.executable, ROOT / "scripts" / "api_key.py", *words], env=env, capture_output=True, text=True
-    )
-
-
-def test_the_script_adds_lists_and_removes(tmp_path: Path) -> None:
-    path = tmp_path / "keys.json"
-    added = run_script(path, "add", "dock-3")
-    assert Keys(path).name_of(added.stdout.strip()) == "dock-3"
-    listed = run_script(path, "list").stdout
-    assert "dock-3" in listed
-    assert added.stdout.strip() not in listed
-    assert run_script(path, "remove", "dock-3").returncode == 0
-    assert json.loads(path.read_text()) == {"keys": []}
-    repeated = run_script(path, "remove", "dock-3")
-    assert repeated.returncode == 1
-    assert re.match("error: .*'dock-3'", repeated.stderr)
-    assert run_script(path).returncode == 2
 
 
 def test_keys_that_are_added_at_the_same_time_are_all_kept(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_aws_pipeline import HERE, ROOT, all_steps
+from tests.integration.test_aws_pipeline import HERE, ROOT, all_steps
 from trainer.aws.definition import definition
 from trainer.aws.requests import Answer, service_model
 
