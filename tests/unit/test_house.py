@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+from importlinter import configuration
+from importlinter.application.use_cases import lint_imports
 
 ROOT = Path(__file__).parents[2]
 CODE = sorted(path for folder in ("serve", "trainer", "scripts") for path in (ROOT / folder).rglob("*.py"))
@@ -33,7 +34,8 @@ FILLERS = frozenset(
 
 
 def test_imports_point_one_way() -> None:
-    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == EXIT_STATUS_SUCCESS
+    configuration.configure()
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), cache_dir=None)
 
 
 def test_a_folder_holds_no_more_modules_than_a_reader_can_take_in() -> None:
