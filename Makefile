@@ -17,14 +17,14 @@ quick: $(READY) ## the unit tests, in seconds
 	@$(PY) -m pytest tests/unit -n logical --maxprocesses 4 --dist loadfile --durations=15
 
 test: $(READY) toolkits ## all tests that this machine can run
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "not e2e and not alone" -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder --durations=15
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "not e2e and not alone" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=15
 	@$(PY) -m pytest -m alone --durations=15
 
 toolkits: $(READY) ## AWS's toolkits for the tests, in an environment of their own
 	@$(MAKE) --no-print-directory $(TOOLKITS)/.ready || echo "without $(TOOLKITS), whose packages need a C compiler, some tests are skipped"
 
 e2e: $(READY) ## the tests in containers; needs Docker
-	@$(PY) -m pytest -m e2e -n 2 --dist loadgroup --durations=15
+	@$(PY) -m pytest -m e2e -n 2 --dist loadfile --durations=15
 
 check: $(READY) ## ruff, mypy strict, tests
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(MAKE) test

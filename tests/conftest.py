@@ -5,14 +5,18 @@ imported before a test asks for it: the unit tests need neither torch nor MLflow
 """
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.once import Run
 
@@ -24,17 +28,32 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("BINWATCH_CAPTURE_DISK", "1")  # a full machine is not what the tests are about
 
-IN_ONE_PROCESS = ("torchserve", "served")
-"""Fixtures whose tests share a server that only one of them can use at a time."""
+ROOT = Path(__file__).parents[1]
+TORCHSERVE = re.compile(r"\b(torchserve|served): ")
+"""A parameter of a test or fixture that needs the run's one TorchServe."""
 
 
-@pytest.hookimpl(tryfirst=True)
+@cache
+def scope(path: str) -> str:
+    """The tests of a file run in one process, and so do all files whose tests swap models in the one TorchServe."""
+    return "torchserve" if TORCHSERVE.search((ROOT / path).read_text()) else path
+
+
+class OneTorchServe(LoadScopeScheduling):  # type: ignore[misc]
+    """Hands the tests of one scope to one process. (``xdist_group`` has no effect with this version of pytest.)"""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return scope(nodeid.partition("::")[0])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """The scheduler of `-n`."""
+    return OneTorchServe(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests run in one process, and so do those that swap models in the one TorchServe; these begin first."""
-    for item in items:
-        shared = not {*IN_ONE_PROCESS}.isdisjoint(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("torchserve" if shared else item.path.stem))
-    items.sort(key=lambda item: "torchserve" not in [mark.args[0] for mark in item.iter_markers("xdist_group")])
+    """The longest row, that of the one TorchServe, begins first."""
+    items.sort(key=lambda item: scope(item.nodeid.partition("::")[0]) != "torchserve")
 
 
 @pytest.hookimpl(tryfirst=True)
