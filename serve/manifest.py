@@ -46,7 +46,7 @@ class Manifest:
     ``temperature``: what the logits are divided by to calibrate the probabilities.
     ``scores``: per class, the nonconformity of its calibration photos (``serve/verdict.py``), ascending.
     ``cpu_model``: the file that a CPU runs; temperature, scores and golden answers are those of this file.
-    ``exact``: the same for the program that a GPU runs, where its answers differ.
+    ``exact``: the same for the program that a GPU runs; None where CPUs run fp32, whose answers are a GPU's, too.
     ``reference``: predictions and image statistics at training time, for drift monitoring.
     """
 
@@ -126,7 +126,7 @@ def parse_manifest(text: bytes | None) -> Manifest:
         content["golden"] = tuple(Golden(photo["file"], tuple(photo["probabilities"])) for photo in content["golden"])
         content["classes"] = tuple(content["classes"])
         content["exact"] = _calibration(content.get("exact"))
-        return Manifest(**{key.name: content[key.name] for key in fields(Manifest) if key.name in content})
+        return Manifest(**{item.name: content[item.name] for item in fields(Manifest) if item.name in content})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArchiveError(f"{MANIFEST_FILE} in the archive is damaged: {error!r}") from error
 

@@ -53,17 +53,19 @@ def _check_end(path: Path) -> None:
         tail = data.read()
     if len(tail) < _END.size:
         raise ArchiveError(f"{path} is not a whole archive: it has {size} bytes")
-    signature, *_, entries, length, start, comment = _END.unpack(tail[-_END.size :])
-    if signature != b"PK\x05\x06" or comment or start + length != size - _END.size or tail.startswith(b"PK\x06\x07"):
+    signature, *_, entries, directory_size, directory_start, comment_size = _END.unpack(tail[-_END.size :])
+    ends_right = signature == b"PK\x05\x06" and not comment_size and not tail.startswith(b"PK\x06\x07")
+    if not ends_right or directory_start + directory_size != size - _END.size:
         raise ArchiveError(f"{path} is not a whole archive: its end record does not match its size")
-    if entries > MAX_ENTRIES or length > MAX_ENTRIES * (MAX_NAME + 200):
+    if entries > MAX_ENTRIES or directory_size > MAX_ENTRIES * (MAX_NAME + 200):  # 200: ample for an entry's fields
         raise ArchiveError(
-            f"the archive has {entries} entries, listed in {length} bytes; at most {MAX_ENTRIES} "
+            f"the archive has {entries} entries, listed in {directory_size} bytes; at most {MAX_ENTRIES} "
             f"with names of {MAX_NAME} characters are allowed"
         )
 
 
 def _check_entries(entries: Sequence[zipfile.ZipInfo], size: int) -> None:
+    """Check each entry, then that none overlap or have the same place; ``size``: of the archive, in bytes."""
     for entry in entries:
         _check_name(entry.orig_filename)
         _check_kind(entry, size)
@@ -88,6 +90,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_kind(entry: zipfile.ZipInfo, size: int) -> None:
+    """Accept only a regular file, stored, without flags, inside the ``size`` bytes of the archive."""
     mode = entry.external_attr >> 16
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
         kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"

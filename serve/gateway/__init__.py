@@ -1,6 +1,6 @@
 """The gateway: a small REST API and one web page in front of TorchServe.
 
-It takes the place of the Lambda function that the report (docs/background.md) put in front of its endpoint.
+It replaces the Lambda function that the report (docs/background.md) put in front of its endpoint.
 
     python -m serve.gateway        on http://127.0.0.1:8000; serve/gateway/settings.py lists the settings
 
@@ -13,7 +13,7 @@ It takes the place of the Lambda function that the report (docs/background.md) p
     routes.py      the endpoints
     parsing.py     turns a client's request into a request to the model
     upstream.py    sends it to TorchServe and maps errors
-    refusal.py     an error as an HTTP answer; which error a model server's answer stands for
+    refusal.py     turns errors into HTTP answers, and TorchServe's error answers into errors
     health.py      checks whether the champion answers
     feedback.py    stores ground truth, the real count in a bin
     schemas.py     the JSON of answers and errors, for the OpenAPI document

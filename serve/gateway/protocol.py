@@ -1,4 +1,4 @@
-"""Slow and broken clients, below HTTP.
+"""Deadlines for slow clients and answers to broken ones, below HTTP.
 
 uvicorn limits how long a connection idles between two requests, but not how long a client takes to send one.
 """
@@ -13,7 +13,7 @@ from serve.gateway.schemas import Refusal, error_response
 HEAD_S = 10.0
 """Time for the headers, from the connection or from the first byte of a further request."""
 DRAIN_S = 10.0
-"""The rest of a refused body is read and dropped for this time: a client that is cut off never sees the response."""
+"""Time for reading and dropping the rest of a refused body: a client that is cut off would not see the response."""
 MAX_CONNECTIONS = 512
 
 

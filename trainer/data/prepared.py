@@ -1,4 +1,4 @@
-"""Prepared datasets on disk: a split table and decoded photos, which ``trainer/data/prepare.py`` makes of a source.
+"""Prepared datasets on disk: a split table and decoded photos, made by ``trainer/data/prepare.py``.
 
     OUT/prepared.json         fingerprint, counts, seed, source, and the photos that were left out
     OUT/versions/<fp>.csv     the split table of each version, named by its fingerprint: one Row per photo
@@ -274,8 +274,8 @@ def decoded(prepared: Prepared, size_px: int) -> Pixels:
     photos = prepared.photos()
 
     def fill(out: NDArray[np.uint8]) -> None:
-        def decode(row: int) -> None:
-            out[row] = photos_io.read(photos[row].path.read_bytes(), size_px)
+        def decode(index: int) -> None:
+            out[index] = photos_io.read(photos[index].path.read_bytes(), size_px)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             results = pool.map(decode, range(len(photos)))
@@ -310,6 +310,7 @@ def cached_array(
 def _fill(
     path: Path, name: str, shape: tuple[int, ...], dtype: type[Scalar], fill: Callable[[NDArray[Scalar]], None]
 ) -> None:
+    """Replace the arrays of that ``name`` by one that ``fill`` writes; an interruption leaves no file at ``path``."""
     for stale in path.parent.glob(f"{name}-*"):
         stale.unlink()
     partial = path.with_suffix(".partial")

@@ -21,7 +21,7 @@ from serve.errors import DataError, UnavailableError
 
 PUBLIC_BUCKET = "aft-vbi-pds"
 ATTEMPTS = 12
-"""If 30 % of the requests fail, one of about two million files does."""
+"""Attempts for a request: if 30 % of them fail, about one file in two million is not read."""
 FIRST_WAIT_S, MAX_WAIT_S = 0.1, 3.0
 
 Result = TypeVar("Result")
@@ -101,14 +101,14 @@ class S3Store:
 
     def write(self, key: str, data: bytes) -> bool:
         """Put an object, unless it is there with the same bytes; returns whether it was put."""
-        digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        address = {"Bucket": self.bucket, "Key": self.prefix + key}
+        digest = hashlib.md5(data, usedforsecurity=False).hexdigest()  # the ETag of an object put in one request
+        location = {"Bucket": self.bucket, "Key": self.prefix + key}
         try:
-            if self._with_retry(lambda: self.client.head_object(**address))["ETag"].strip('"') == digest:
+            if self._with_retry(lambda: self.client.head_object(**location))["ETag"].strip('"') == digest:
                 return False
         except Missing:
             pass
-        self._with_retry(lambda: self.client.put_object(**address, Body=data))
+        self._with_retry(lambda: self.client.put_object(**location, Body=data))
         return True
 
     def _with_retry(self, request: Callable[[], Result]) -> Result:
@@ -146,6 +146,7 @@ def parse_uri(uri: str) -> tuple[str, str]:
 
 
 def _client(bucket: str, endpoint_url: str | None, workers: int) -> Any:
+    """A client that leaves retries to ``_with_retry`` and keeps a connection for each of ``workers``."""
     session = boto3.Session()
     anonymous = session.get_credentials() is None or (bucket == PUBLIC_BUCKET and endpoint_url is None)
     config = Config(

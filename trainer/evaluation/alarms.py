@@ -1,7 +1,8 @@
 """The verdict's error rates on the test split: how often right records raise the alarm, and wrong ones do.
 
 The recorded count of each test photo counts as right; the wrong records are made up, one for each of the model's other
-counts. Only the p-values that the archive answers with are used (``serve/verdict.py``).
+counts. Only the p-values that the archive answers with are used (``serve/verdict.py``). This measures the promise about
+false alarms; ``serve/verdict.py`` keeps it, with the scores of ``trainer/evaluation/calibration.py``.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Temperature scaling, and the calibration error that it reduces.
+"""Temperature scaling with its calibration error, and the conformal scores behind the promise about false alarms.
 
 The temperature divides the logits: it changes how confident an answer is, never which count it names. It is fitted on
 the half of the validation photos that selected neither the epoch nor the recipe.

@@ -1,4 +1,4 @@
-"""The experiments of the table in docs/results.md: every recipe on one prepared dataset, as far as two cores manage.
+"""The experiments of the table in docs/results.md: the recipes on one prepared dataset, sized for two cores.
 
 Each experiment is a process with ``scripts/train.py``. An interrupted one is resumed, a finished one is skipped.
 """
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Experiment:
-    """A recipe with options of ``scripts/train.py``; ``name``: of its folder and of its row in the table."""
+    """A recipe with options of ``scripts/train.py``; ``name``: what its folder and its row are called."""
 
     name: str
     recipe: str
@@ -65,7 +65,7 @@ EXPERIMENTS = (
 
 
 def run(data: Path, out: Path, names: Sequence[str], options: Sequence[str] = ()) -> list[Path]:
-    """Run the named experiments that are not done, all without ``names``. Returns the folders of all that are done.
+    """Run the experiments in ``names`` (if empty, all) that are not done. Returns the folders of all that are done.
 
     ``options``: further options of ``scripts/train.py``. Raises SettingsError for an unknown name, TrainingError when
     an experiment fails.

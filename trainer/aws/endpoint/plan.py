@@ -13,27 +13,27 @@ PREVIOUS_CONFIG = "the-configuration-before"
 
 
 def deployment(spec: EndpointSpec, package: Package, exists: bool) -> list[AwsRequest]:
-    """A deployment to a new endpoint or, with ``exists``, to one with the minimum of instances."""
-    named = hosting.names(spec, package)
+    """A deployment to a new endpoint or, with ``exists``, to one that runs its minimum number of instances."""
+    resource_names = hosting.names(spec, package)
     uploads = [request for put in hosting.uploads(spec, package) for request in (hosting.head_of(put), put)]
     if exists:
-        move = [
+        switch = [
             hosting.describe_config(PREVIOUS_CONFIG),
-            hosting.describe_config(named.config),
-            hosting.update_endpoint(spec, named.config, spec.min_instances),
+            hosting.describe_config(resource_names.config),
+            hosting.update_endpoint(spec, resource_names.config, spec.min_instances),
         ]
     else:
-        move = [hosting.create_endpoint(spec, named.config)]
+        switch = [hosting.create_endpoint(spec, resource_names.config)]
     return [
         hosting.describe(spec),
         *uploads,
-        hosting.describe_model(named.model),
+        hosting.describe_model(resource_names.model),
         hosting.create_model(spec, package),
-        hosting.describe_config(named.config),
+        hosting.describe_config(resource_names.config),
         hosting.create_config(spec, package),
         *hosting.alarms(spec),
         hosting.read_accuracy(spec),
-        *move,
+        *switch,
         hosting.describe(spec),
         *(hosting.invoke(spec, photo) for photo in package.golden),
         *scaling.scale(spec),
@@ -43,7 +43,7 @@ def deployment(spec: EndpointSpec, package: Package, exists: bool) -> list[AwsRe
 
 def removal(spec: EndpointSpec, package: Package) -> list[AwsRequest]:
     """The removal of what deploying ``package`` creates."""
-    named = hosting.names(spec, package)
-    keys = (named.archive_key, named.key, hosting.accuracy_key(spec))
-    resources = destroy.Resources((named.config,), (named.model,), keys)
+    resource_names = hosting.names(spec, package)
+    keys = (resource_names.archive_key, resource_names.key, hosting.accuracy_key(spec))
+    resources = destroy.Resources((resource_names.config,), (resource_names.model,), keys)
     return [*destroy.listing(spec), hosting.describe(spec), *destroy.removal(spec, resources)]
