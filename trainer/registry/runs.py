@@ -199,7 +199,11 @@ class TrackedRun:
     def log_dataset(self, name: str, digest: str, source: str, profile: Mapping[str, object]) -> None:
         """Log the dataset that the run used. ``digest``: cut to 36 characters."""
         dataset = TrackedDataset(name, digest[:36], "local", json.dumps({"uri": source}), profile=json.dumps(profile))
-        self._client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
+        try:
+            self._client.log_inputs(self.id, inputs)
+        except TrackingError:  # of two runs that log the same new dataset at once, MLflow refuses one
+            self._client.log_inputs(self.id, inputs)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Log a file as an artifact."""
