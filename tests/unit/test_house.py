@@ -5,8 +5,10 @@ import builtins
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import grimp
 from importlinter import configuration
 from importlinter.application.use_cases import lint_imports
 
@@ -36,6 +38,27 @@ FILLERS = frozenset(
 def test_imports_point_one_way() -> None:
     configuration.configure()
     assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), cache_dir=None)
+
+
+def room(module: str) -> str:
+    """The folder of a module, as a dotted name; ``serve`` for what travels in an archive."""
+    first, *rest = module.split(".")
+    inner = rest and (ROOT / first / rest[0]).is_dir()
+    return f"{first}.{rest[0]}" if inner or (rest and first == "trainer") else first
+
+
+def test_the_folders_stand_on_few_floors() -> None:
+    graph = grimp.build_graph("serve", "trainer", exclude_type_checking_imports=True, cache_dir=None)
+    below: dict[str, set[str]] = {}
+    for module in graph.modules:
+        imported = {room(name) for name in graph.find_modules_directly_imported_by(module)}
+        below.setdefault(room(module), set()).update(imported - {room(module)})
+
+    @cache
+    def floor(name: str) -> int:
+        return 1 + max((floor(other) for other in below.get(name, ())), default=0)
+
+    assert max(map(floor, below)) <= 7
 
 
 def test_a_folder_holds_no_more_modules_than_a_reader_can_take_in() -> None:
