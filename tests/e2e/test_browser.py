@@ -1,6 +1,7 @@
 """What people look at, opened in a real browser."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.wait import WebDriverWait
 
+from serve.local.servers import mlflow_server
 from tests.e2e.conftest import SHOWN_S, text_with
 from tests.models import TINY
 from trainer.data.dataset import DataSpec
@@ -17,6 +19,13 @@ from trainer.registry.mlflow_registry import Registry
 from trainer.training.run import load_and_fit
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
+
+
+@pytest.fixture
+def mlflow_url(tmp_path: Path) -> Iterator[str]:
+    """An MLflow without workspaces: a browser is shown the default one, not that of a test's process."""
+    with mlflow_server(tmp_path / "mlflow") as url:
+        yield url
 
 
 def test_mlflow_compares_three_runs_with_their_curves_and_parameters(
