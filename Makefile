@@ -4,6 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 TOOLKITS := $(VENV)-sagemaker
+# The tests start hundreds of Python processes; without a cache of bytecode each would compile the code anew.
+export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 .PHONY: help demo quick test toolkits e2e check proof bench up down
 
@@ -14,7 +16,7 @@ demo: $(READY) ## the main job on this machine; ONCE=1 ends by itself, DATA= COU
 	@$(PY) scripts/demo.py $(if $(ONCE),--once) $(if $(DATA),--data $(DATA)) $(if $(COUNTS),--counts $(COUNTS)) $(if $(LIMIT),--limit $(LIMIT))
 
 quick: $(READY) ## the unit tests, in seconds
-	@$(PY) -m pytest tests/unit -n logical --maxprocesses 4 --dist loadfile --durations=15
+	@OMP_NUM_THREADS=1 $(PY) -m pytest tests/unit -n logical --maxprocesses 4 --dist loadfile --durations=15
 
 test: $(READY) toolkits ## all tests that this machine can run
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "not e2e and not alone" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=15

@@ -98,7 +98,10 @@ class Folder(hour_files.HourFiles):
 
 
 class Capture:
-    """Buffers events and writes them in a background thread. ``disk_use``: how full a folder's file system is (0-1)."""
+    """Buffers events and writes them every ``flush_s`` in a background thread.
+
+    ``disk_use``: how full a folder's file system is (0-1).
+    """
 
     def __init__(
         self,
@@ -109,10 +112,11 @@ class Capture:
         max_bytes: int = MAX_BYTES,
         disk_use: Callable[[Path], float] = hour_files.disk_use,
         max_disk_use: float = MAX_DISK_USE,
+        flush_s: float = FLUSH_S,
     ) -> None:
         self._sink, self._share, self._photos = sink, share, photos
         self._max_events, self._max_bytes = max_events, max_bytes
-        self._disk_use, self._max_disk_use = disk_use, max_disk_use
+        self._disk_use, self._max_disk_use, self._flush_s = disk_use, max_disk_use, flush_s
         self._events: deque[Event] = deque()
         self._size = 0
         self._lock = threading.Lock()
@@ -144,7 +148,7 @@ class Capture:
             hour_files.drop_partial_lines(self._sink.folder)
         except OSError as error:
             _log.warning("partial lines in %s could not be removed: %s", self._sink.folder, error)
-        while not self._stop.wait(FLUSH_S):
+        while not self._stop.wait(self._flush_s):
             self._flush()
         self._flush()
         self._report()

@@ -41,6 +41,6 @@ def upstream_server() -> Iterator[Upstream]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         upstream.url = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield upstream
         server.shutdown()

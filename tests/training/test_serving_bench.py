@@ -63,7 +63,7 @@ def server() -> Iterator[tuple[str, list[bytes]]]:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http_server:
-        thread = threading.Thread(target=http_server.serve_forever)
+        thread = threading.Thread(target=http_server.serve_forever, args=(0.05,))
         thread.start()
         yield f"http://127.0.0.1:{http_server.server_port}/", bodies
         http_server.shutdown()

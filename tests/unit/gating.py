@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from trainer.data.counts import Counts
 from trainer.evaluation.evaluate import Evaluated, Prediction, summarise
 
@@ -52,3 +54,23 @@ def votes(both: int, challenger: int, champion: int, neither: int) -> tuple[list
     challenger_right = [True] * both + [True] * challenger + [False] * champion + [False] * neither
     champion_right = [True] * both + [False] * challenger + [True] * champion + [False] * neither
     return challenger_right, champion_right
+
+
+def random_answers(shares: tuple[float, ...], photos: int = 20000) -> list[Prediction]:
+    """Bins mixed by ``shares`` of 1-5, and the answers of a model that was trained on such a mix."""
+    rng = np.random.default_rng(0)
+    recorded = rng.choice(5, photos, p=shares)
+    visible = recorded + rng.normal(0, 1, photos)  # in objects
+    likelihood = np.exp(-((visible[:, None] - np.arange(5)) ** 2) / 2) * np.array(shares)
+    rows = likelihood / likelihood.sum(axis=1, keepdims=True)
+    return [
+        Prediction(
+            id=str(number),
+            bin=str(number),
+            recorded=int(count) + 1,
+            count=int(row.argmax()) + 1,
+            expected_count=float(row @ np.arange(1, 6)),
+            probabilities=tuple(row),
+        )
+        for number, (count, row) in enumerate(zip(recorded, rows, strict=True))
+    ]

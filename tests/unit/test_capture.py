@@ -48,7 +48,7 @@ def until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.01)
 
 
 def test_a_record_has_sagemaker_s_form_with_the_input_last() -> None:
@@ -118,7 +118,7 @@ def test_events_lie_in_the_file_of_their_hour(tmp_path: Path) -> None:
 
 
 def test_the_flush_comes_by_itself(tmp_path: Path) -> None:
-    capture = Capture(Folder(tmp_path), disk_use=lambda _: 0.0)
+    capture = Capture(Folder(tmp_path), disk_use=lambda _: 0.0, flush_s=0.1)
     capture.put(event())
     until(lambda: counts(tmp_path) == [0], 5)
     capture.close()
@@ -146,7 +146,7 @@ def test_a_full_disk_stops_it_with_one_warning_until_there_is_room(
 ) -> None:
     caplog.set_level(logging.INFO)
     use = [limit + 0.01]
-    capture = Capture(Folder(tmp_path), disk_use=lambda _: use[0], max_disk_use=limit)
+    capture = Capture(Folder(tmp_path), disk_use=lambda _: use[0], max_disk_use=limit, flush_s=0.1)
     for number in range(3):
         capture.put(event(number))
         until(lambda number=number: capture.dropped["disk full"] == number + 1)  # type: ignore[misc]
@@ -165,13 +165,13 @@ def test_an_unwritable_folder_is_tried_again_and_nothing_is_lost(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "capture").write_text("a file where the folder should be")
-    capture = Capture(Folder(tmp_path / "capture" / VARIANT), disk_use=lambda _: 0.0)
+    capture = Capture(Folder(tmp_path / "capture" / VARIANT), disk_use=lambda _: 0.0, flush_s=0.1)
     start_s = time.monotonic()
     for number in range(1000):
         capture.put(event(number))
     assert time.monotonic() - start_s < 1
     until(lambda: any("cannot be written" in text for text in caplog.messages))
-    time.sleep(2.2)  # two more attempts, which log nothing new
+    time.sleep(0.3)  # two more attempts, which log nothing new
     (tmp_path / "capture").unlink()
     until(lambda: len(lines(tmp_path)) == 1000)
     capture.close()

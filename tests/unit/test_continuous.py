@@ -184,7 +184,7 @@ def test_counts_labelled_photos_of_the_counts_alone(source: Path) -> None:
 
 
 def test_photos_that_are_still_being_copied_do_not_count_yet(source: Path) -> None:
-    new_photos = NewPhotos(DataSpec(source), settled_s=0.5)
+    new_photos = NewPhotos(DataSpec(source), settled_s=0.2)
     deadline = time.monotonic() + 20
     while new_photos.poll(frozenset()).settling:
         assert time.monotonic() < deadline

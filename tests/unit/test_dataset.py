@@ -71,7 +71,7 @@ def test_refuses_a_share_that_is_none(drawn: Path, share: float) -> None:
 
 
 def test_the_fingerprint_changes_with_a_photo_a_label_and_the_split(tmp_path: Path) -> None:
-    source = synthetic.draw_dataset(tmp_path / "a", 120, seed=3)
+    source = synthetic.draw_dataset(tmp_path / "a", 60, seed=3)
     before = load(DataSpec(source), 32).fingerprint
     assert load(DataSpec(source), 64).fingerprint == before
     assert load(DataSpec(source, seed=1), 32).fingerprint != before
@@ -81,13 +81,13 @@ def test_the_fingerprint_changes_with_a_photo_a_label_and_the_split(tmp_path: Pa
 
 
 def test_an_unreadable_photo_is_named_and_left_out(tmp_path: Path) -> None:
-    source = synthetic.draw_dataset(tmp_path / "a", 120, seed=3)
+    source = synthetic.draw_dataset(tmp_path / "a", 60, seed=3)
     first, second = sorted((source / "bin-images").iterdir())[:2]
     first.write_bytes(first.read_bytes()[:1000])
     second.write_bytes(b"GIF89a")
     data = load(DataSpec(source), 32)
     assert {photo.id for photo in data.skipped} == {first.stem, second.stem}
-    assert len(data.train) + len(data.validation) + len(data.test) == 118
+    assert len(data.train) + len(data.validation) + len(data.test) == 58
     assert set(data.summary()["skipped"]) == {first.stem, second.stem}
 
 

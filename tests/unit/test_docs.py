@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.imports import imports
+from tests.imports import imports, nodes
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -68,7 +68,7 @@ def option_names(script: Path) -> frozenset[str]:
     modules = {script, *imports(script, script.parent), *imports(script, ROOT)}
     modules |= set(chain.from_iterable(imports(module, ROOT) for module in modules))
     names = set()
-    for node in chain.from_iterable(ast.walk(ast.parse(module.read_text())) for module in modules):
+    for node in chain.from_iterable(map(nodes, modules)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             names.add(node.value.removeprefix("--").replace("_", "-"))
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):

@@ -10,10 +10,9 @@ from scipy.stats import binomtest
 
 from serve.errors import DataError
 from tests.conftest import rounds
-from tests.unit.gating import side, votes
+from tests.unit.gating import random_answers, side, votes
 from trainer.data.counts import Counts
 from trainer.evaluation.evaluate import (
-    REPORT_MIX,
     Evaluated,
     Prediction,
     evaluation_from_json,
@@ -244,39 +243,6 @@ def test_summarises_what_was_predicted() -> None:
     assert evaluation.rmse_most_probable == 0.5
     assert evaluation.per_class_accuracy == {"1": 0.5, "2": 1.0}
     assert evaluation.confusion == ((1, 1), (0, 2))
-
-
-def random_answers(shares: tuple[float, ...], photos: int = 20000) -> list[Prediction]:
-    """Bins mixed by ``shares`` of 1-5, and the answers of a model that was trained on such a mix."""
-    rng = np.random.default_rng(0)
-    recorded = rng.choice(5, photos, p=shares)
-    visible = recorded + rng.normal(0, 1, photos)  # in objects
-    likelihood = np.exp(-((visible[:, None] - np.arange(5)) ** 2) / 2) * np.array(shares)
-    rows = likelihood / likelihood.sum(axis=1, keepdims=True)
-    return [
-        Prediction(
-            id=str(number),
-            bin=str(number),
-            recorded=int(count) + 1,
-            count=int(row.argmax()) + 1,
-            expected_count=float(row @ np.arange(1, 6)),
-            probabilities=tuple(row),
-        )
-        for number, (count, row) in enumerate(zip(recorded, rows, strict=True))
-    ]
-
-
-def test_weighs_by_the_report_s_mix_of_counts() -> None:
-    uniform = summarise(random_answers((0.2,) * 5), Counts(), "f")
-    there = summarise(random_answers(tuple(REPORT_MIX.values())), Counts(), "f")
-    weighted = uniform.report_mix
-    # a model that is adjusted to the mix does as well as one that was trained on it; one that is not does worse
-    assert weighted["accuracy_told"] == pytest.approx(there.accuracy, abs=0.01)
-    assert weighted["rmse_told"] == pytest.approx(there.rmse, abs=0.01)
-    assert weighted["accuracy"] < weighted["accuracy_told"] - 0.005
-    assert weighted["rmse"] > weighted["rmse_told"]
-    assert there.report_mix["accuracy"] == pytest.approx(there.accuracy, abs=0.005)
-    assert uniform.metrics()["test_accuracy_told_of_report_mix"] == weighted["accuracy_told"]
 
 
 def test_another_mix_needs_the_counts_of_the_report() -> None:

@@ -12,6 +12,8 @@ import grimp
 from importlinter import configuration
 from importlinter.application.use_cases import lint_imports
 
+from tests.imports import nodes
+
 ROOT = Path(__file__).parents[2]
 CODE = sorted(path for folder in ("serve", "trainer", "scripts") for path in (ROOT / folder).rglob("*.py"))
 FILLERS = frozenset(
@@ -78,7 +80,7 @@ def test_every_folder_says_what_it_is() -> None:
 
 def bindings(path: Path) -> Iterator[tuple[str, int]]:
     """The names that a file's code binds, and their lines."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id, node.lineno
         elif isinstance(node, ast.arg):
@@ -108,7 +110,7 @@ def test_the_formatter_has_no_exceptions() -> None:
 
 def uses_of_any(path: Path) -> int:
     """How often a file's annotations say Any."""
-    return sum(isinstance(node, ast.Name) and node.id == "Any" for node in ast.walk(ast.parse(path.read_text())))
+    return sum(isinstance(node, ast.Name) and node.id == "Any" for node in nodes(path))
 
 
 def test_values_have_types() -> None:

@@ -1,7 +1,6 @@
 """Reports on captured lines; files that grow, are torn or foreign; alerts that start and end."""
 
 import base64
-import io
 import json
 import os
 import re
@@ -9,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,36 +20,10 @@ from serve.capture_record import Event, record
 from serve.errors import DataError, SettingsError, TrackingError
 from serve.monitoring import alerts, drift, monitor, reader, records
 from serve.monitoring.alerts import AlertEvent
-from serve.monitoring.drift import Alert, Thresholds
+from serve.monitoring.drift import Alert
 from serve.monitoring.monitor import Monitor
-from serve.monitoring.report import Reference, Report, bucket_width, summarise
-from tests.benchmarks.drawn_capture import draw_records, draw_reference, with_input
-
-NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
-DAY = timedelta(days=1)
-LIMITS = Thresholds()
-
-
-def parsed(lines: list[bytes]) -> tuple[records.Rows, int]:
-    """The rows of some lines, and the number of unreadable ones."""
-    file = io.BytesIO(b"".join(lines))
-    rows, progress = records.read(file, records.parse_answer, records.ANSWER_DTYPE, settled=True)
-    return rows, progress.unreadable
-
-
-def answer(count: int = 3, p: float = 0.7, **more: Any) -> dict[str, Any]:
-    others = {str(number): round((1 - p) / 4, 6) for number in range(1, 6) if number != count}
-    return {"count": count, "probabilities": {**others, str(count): p}, "model_version": "1", **more}
-
-
-def event(minutes_ago: float = 0.0, status: int = 200, latency_ms: float = 20.0, **more: Any) -> Event:
-    fields = {"answer": answer(), "model_version": "1", "brightness": 100.0, "sharpness": 50.0, **more}
-    moment = NOW - timedelta(minutes=minutes_ago)
-    return Event(status=status, latency_ms=latency_ms, moment=moment, **fields)
-
-
-def line(event: Event) -> bytes:
-    return json.dumps(record(event)).encode() + b"\n"
+from serve.monitoring.report import bucket_width
+from tests.unit.captured import DAY, LIMITS, NOW, answer, drawn, event, line, parsed, reference, report_on
 
 
 def test_reads_what_the_capture_writes() -> None:
@@ -136,15 +109,6 @@ def test_a_line_longer_than_any_is_skipped_without_being_held(monkeypatch: pytes
     assert (len(rows), unreadable) == (2, 1)
 
 
-def report_on(
-    lines: list[bytes], truths: list[tuple[str, int]] | None = None, reference: Reference | None = None
-) -> Report:
-    """The report on the last day. ``truths``: event_id and count."""
-    rows, unreadable = parsed(lines)
-    counts = np.array([(hash(event_id), count) for event_id, count in truths or []], records.TRUTH_DTYPE)
-    return summarise(rows, counts, unreadable, NOW, DAY, reference, LIMITS)
-
-
 def test_a_bucket_holds_its_hour() -> None:
     lines = [line(event(minutes_ago=90 + i, latency_ms=float(i), answer=answer(3, 0.5 + i / 100))) for i in range(11)]
     lines += [line(event(minutes_ago=10, status=400, answer={"code": 400})) for _ in range(2)]
@@ -193,31 +157,6 @@ def test_late_ground_truth_gives_the_accuracy_of_the_time_of_the_answer() -> Non
     assert (second.feedback, second.accuracy) == (2, 0.5)  # the last count for ``new`` wins, and 11 is 8 and above
     assert (report.totals.accuracy_low, report.totals.accuracy_high) == pytest.approx(drift.wilson(2, 3), abs=1e-4)
     assert report_on([line(old)]).totals.accuracy is None
-
-
-def reference(photos: int = 1000, seed: int = 77) -> Reference:
-    return Reference("1", draw_reference(photos, seed))
-
-
-def drawn(seed: int, number: int = 600, **options: Any) -> list[bytes]:
-    """Random lines of almost a day."""
-    answers = draw_records(number, seed, NOW - timedelta(hours=23), timedelta(hours=22.9), **options)
-    return [with_input(content).encode() for _, content in answers]
-
-
-def test_nothing_that_changed_raises_no_alert_for_twenty_days() -> None:
-    """Four indices a day at 1 false alarm in 1,000: 20 days have one with a probability of 8 %; these have none."""
-    for seed in range(20):
-        report = report_on(drawn(seed), reference=reference(seed=1000 + seed))
-        assert [index.name for index in report.drift] == ["counts", "confidence", "brightness", "sharpness"]
-        assert report.alerts == ()
-
-
-def test_half_the_brightness_raises_an_alert_of_that_alone() -> None:
-    for seed in range(5):
-        report = report_on(drawn(seed, brightness=0.5), reference=reference())
-        assert [alert.name for alert in report.alerts] == ["drift of brightness"]
-        assert "brightness" in report.alerts[0].message
 
 
 def test_only_answers_of_the_references_version_are_compared() -> None:
@@ -435,7 +374,7 @@ def webhook(status_of: Callable[[int], int]) -> Iterator[tuple[str, list[dict[st
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}/hook?token=secret", received

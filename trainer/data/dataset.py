@@ -37,7 +37,7 @@ class DataSpec:
 
     ``limit``: a stratified subset of at most that many photos. The other options change only the training photos:
     ``train_share`` (0-1] is the share to use, ``drop_suspects`` [0-1) the share to leave out, the most suspicious of
-    the audit first, and ``relabel_file`` (CSV: id, count) has corrected counts.
+    the audit first, and ``relabel_file`` (CSV: id, count) has corrected counts. Raises DataError.
     """
 
     source: Path
@@ -48,6 +48,12 @@ class DataSpec:
     train_share: float = 1.0
     drop_suspects: float = 0.0
     relabel_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise DataError(f"LIMIT is {self.limit}; give a number of photos above 0, or leave it out for all photos")
+        if not 0 < self.train_share <= 1:
+            raise DataError(f"the share of training photos is {self.train_share}; give one above 0 and at most 1")
 
 
 class Pixels(Protocol):
