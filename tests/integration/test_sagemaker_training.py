@@ -22,7 +22,7 @@ from tests.models import LEFT
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 8
-SMALL = {"recipe": "resnet18-small", "size-px": "32", "limit": "150"}
+SMALL = {"recipe": "tiny", "size-px": "32", "limit": "150"}
 SCRIPT = "import sys\n\nfrom trainer.aws.training_container import main\n\nsys.exit(main())\n"
 AS_MODULE = {"SAGEMAKER_TRAINING_MODULE": "trainer.aws.training_container:toolkit"}
 AS_SCRIPT = {"SAGEMAKER_PROGRAM": "train.py"}

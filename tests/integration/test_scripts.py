@@ -33,7 +33,7 @@ def call(*words: object, **env: str) -> "subprocess.CompletedProcess[str]":
 def test_train_leaves_an_archive_and_an_evaluation(drawn: Path, tmp_path: Path, mlflow_url: str) -> None:
     done = call(
         "scripts/train.py",
-        "resnet18-small",
+        "tiny",
         "--data",
         drawn,
         "--out",
@@ -50,7 +50,7 @@ def test_train_leaves_an_archive_and_an_evaluation(drawn: Path, tmp_path: Path, 
     result = json.loads(done.stdout)
     assert {path.name for path in tmp_path.iterdir()} == LEFT
     assert result["binwatch"] == json.loads((tmp_path / "evaluation.json").read_text())["binwatch"]
-    assert "training resnet18-small" in done.stderr
+    assert "training tiny" in done.stderr
 
 
 def test_trainings_are_compared_on_the_same_photos(drawn: Path, trained: Trained, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_prepare_audit_and_train_with_an_open_top(drawn: Path, tmp_path: Path, m
     assert Path(result["page"]).is_file()
     done = call(
         "scripts/train.py",
-        "resnet18-small",
+        "tiny",
         "--data",
         made,
         "--out",
@@ -117,10 +117,10 @@ def test_prepare_audit_and_train_with_an_open_top(drawn: Path, tmp_path: Path, m
     ("words", "code", "message"),
     [
         (["nothing", "--out", "x", "--data", "."], 2, "there is no recipe 'nothing'"),
-        (["resnet18-small", "--out", "x", "--data", ".", "--no-tracking"], 1, "has no folder bin-images/"),
-        (["resnet18-small", "--out", "x", "--epochs", "many", "--size-px", "1"], 2, "size_px is 1; give at least 32"),
-        (["resnet18-small", "--out", "x", "--limit", "few", "--counts", "x", "--data", "."], 2, "limit is 'few'"),
-        (["resnet18-small"], 2, "--out"),
+        (["tiny", "--out", "x", "--data", ".", "--no-tracking"], 1, "has no folder bin-images/"),
+        (["tiny", "--out", "x", "--epochs", "many", "--size-px", "1"], 2, "size_px is 1; give at least 32"),
+        (["tiny", "--out", "x", "--limit", "few", "--counts", "x", "--data", "."], 2, "limit is 'few'"),
+        (["tiny"], 2, "--out"),
     ],
 )
 def test_train_says_what_is_wrong_without_a_traceback(words: list[str], code: int, message: str) -> None:
@@ -132,9 +132,7 @@ def test_train_says_what_is_wrong_without_a_traceback(words: list[str], code: in
 
 
 def test_a_share_of_nothing_is_refused(drawn: Path) -> None:
-    done = call(
-        "scripts/train.py", "resnet18-small", "--out", "x", "--data", drawn, "--train-share", 0, "--no-tracking"
-    )
+    done = call("scripts/train.py", "tiny", "--out", "x", "--data", drawn, "--train-share", 0, "--no-tracking")
     assert done.returncode == 1
     assert "share of training photos is 0" in done.stderr
 
@@ -142,7 +140,7 @@ def test_a_share_of_nothing_is_refused(drawn: Path) -> None:
 def test_settings_problems_are_listed_all_at_once() -> None:
     done = call(
         "scripts/train.py",
-        "resnet18-small",
+        "tiny",
         "--out",
         "x",
         "--epochs",

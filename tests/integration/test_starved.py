@@ -21,7 +21,7 @@ def bins(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("seed", range(rounds(1, 10)))
 def test_refuses_a_challenger_with_a_tenth_of_the_training_photos(bins: Path, tmp_path: Path, seed: int) -> None:
-    recipe = replace(RECIPES["resnet18-small"], size_px=48, epochs=6, seed=seed)
+    recipe = replace(RECIPES["tiny"], seed=seed)
 
     def train(share: float) -> Evaluated:
         spec = DataSpec(bins, seed=seed, train_share=share)

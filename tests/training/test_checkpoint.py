@@ -159,14 +159,14 @@ def test_a_script_that_is_killed_and_started_again_gives_the_same_archive(drawn:
         return [
             sys.executable,
             "scripts/train.py",
-            "resnet18-small",
+            "tiny",
             "--data",
             str(drawn),
             "--no-tracking",
             "--size-px",
             "32",
             "--epochs",
-            "6",
+            "20",
             "--out",
             str(tmp_path / out),
         ]

@@ -12,7 +12,7 @@ from trainer.training import distributed
 ROOT = Path(__file__).parents[2]
 
 HYPERPARAMETERS = {
-    "recipe": "resnet18-small",
+    "recipe": "tiny",
     "epochs": "2",
     "batch_size": "16",
     "limit": "90",

@@ -128,7 +128,20 @@ def _torchvision(name: str, width: int, min_size_px: int = 32, dropout: float = 
     return Architecture(build, width, weights, min_size_px, dropout)
 
 
+def _tiny_body() -> nn.Module:
+    """Three convolutions: trained, exported and checked in seconds, and kilobytes large."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
+        layers += [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def _no_weights() -> Weights:
+    raise TrainingError("tiny has no pretrained weights; train it with --weights none, or choose another network")
+
+
 ARCHITECTURES: dict[str, Architecture] = {
+    "tiny": Architecture(_tiny_body, 64, _no_weights),
     "resnet18": _torchvision("resnet18", 512),
     "resnet34": _torchvision("resnet34", 512),
     "vgg11": _torchvision("vgg11", 4096, dropout=0.5),

@@ -126,5 +126,16 @@ RECIPES = {
             schedule="one-cycle",
             weight_decay=0.02,
         ),
+        # to try the whole pipeline in a minute; it counts drawn bins a little, and real ones hardly
+        Recipe(
+            name="tiny",
+            architecture="tiny",
+            size_px=48,
+            batch_size=32,
+            learning_rate=0.03,
+            epochs=20,
+            schedule="one-cycle",
+            weight_decay=0.02,
+        ),
     )
 }
