@@ -32,7 +32,7 @@ def main(args: Namespace) -> int:
         args.out.mkdir(parents=True, exist_ok=True)
         write_text(args.out / abid.FILE_LIST, abid.file_list_json(ids_by_count))
     else:
-        ids = transfer.list_ids(store)[: args.limit]
+        ids = transfer.shuffled_ids(store)[: args.limit] if args.limit else transfer.list_ids(store)
     report = transfer.fetch(store, ids, len(ids), args.out, args.workers)
     text = (
         f"fetched {report.fetched} files ({report.size_bytes / 1e6:.1f} MB), {report.present} were there already; "
@@ -51,6 +51,10 @@ if __name__ == "__main__":
     parser.add_argument("--endpoint-url", default=endpoint, help="another S3 server; also BINWATCH_S3_ENDPOINT")
     parser.add_argument("--workers", type=int, default=32, help="parallel requests")
     parser.add_argument("--counts", help="only these counts of the file list, such as 1-5")
-    parser.add_argument("--limit", type=int, help="a subset of this many photos, with the same shares of counts")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        help="a subset of this many photos, with the shares of counts of the file list, or without one drawn at random",
+    )
     parser.add_argument("--upload", metavar="S3-URI", help="upload the folder --out to this address instead")
     entrypoint.run(main, parser.parse_args())

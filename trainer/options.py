@@ -31,20 +31,22 @@ def data_spec(options: Mapping[str, object], drawn: Path) -> DataSpec:
     Raises SettingsError, and DataError if a bucket cannot be mirrored.
     """
     problems: list[str] = []
-    limit = _number(options, "limit", int, problems)
-    source = _source(str(options.get("data") or ""), drawn)
-    prepared_counts = prepared.counts_of(source) if source else None
+    data = str(options.get("data") or "")
+    is_bucket = data.startswith("s3://")
+    source = Path(data) if data and not is_bucket else drawn
+    prepared_counts = prepared.counts_of(source)
     parsed_counts = counts.Counts()
     try:
         parsed_counts = counts.parse(str(options.get("counts") or prepared_counts or "1-5"))
     except BinwatchError as error:
         problems.append(str(error))
+    limit = _number(options, "limit", int, problems)
     seed = _number(options, "data_seed", int, problems)
     train_share = _number(options, "train_share", float, problems)
     drop_suspects = _number(options, "drop_suspects", float, problems)
     _refuse(problems)
-    return DataSpec(
-        source or _draw(drawn),
+    spec = DataSpec(
+        source,
         counts=parsed_counts,
         limit=limit,
         seed=seed or 0,
@@ -52,6 +54,9 @@ def data_spec(options: Mapping[str, object], drawn: Path) -> DataSpec:
         drop_suspects=drop_suspects or 0.0,
         relabel_file=Path(str(options["relabel_file"])) if options.get("relabel_file") else None,
     )
+    if is_bucket:
+        return replace(spec, source=_mirror(data, spec, drawn.with_name("s3")))
+    return spec if data else replace(spec, source=_draw(drawn))
 
 
 def recipe(name: str, options: Mapping[str, object]) -> Recipe:
@@ -92,13 +97,10 @@ def _refuse(problems: list[str]) -> None:
         raise SettingsError("; ".join(problems))
 
 
-def _source(data: str, drawn: Path) -> Path | None:
-    """The folder that ``data`` names; for an S3 address, a folder beside ``drawn`` that mirrors the bucket."""
-    if data.startswith("s3://"):
-        from trainer.data import transfer  # importing boto3 takes half a second, and most calls do not need it
+def _mirror(uri: str, spec: DataSpec, cache: Path) -> Path:
+    from trainer.data import transfer  # importing boto3 takes half a second, and most calls do not need it
 
-        return transfer.mirror(data, drawn.with_name("s3"))
-    return Path(data) if data else None
+    return transfer.mirror(uri, cache, spec)
 
 
 def _draw(folder: Path) -> Path:

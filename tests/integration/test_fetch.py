@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -177,6 +178,61 @@ def test_an_s3_address_works_where_a_folder_does(
     assert [(photo.id, photo.bin) for photo in photos] == [
         (photo.id, photo.bin) for photo in read_source(drawn, spec.counts).photos
     ]
+
+
+@pytest.fixture(scope="module")
+def bare(url: str, drawn: Path) -> str:
+    """A bucket with the drawn bins at its top, without a file list, and with records that cannot be used."""
+    s3.S3Store("s3://bare", url).client.create_bucket(Bucket="bare")
+    store = s3.S3Store("s3://bare", url)
+    for path in sorted((*(drawn / "metadata").iterdir(), *(drawn / "bin-images").iterdir())):
+        store.write(str(path.relative_to(drawn)), path.read_bytes())
+    for number in range(30):
+        store.write(f"metadata/x{number}.json", b"{}")
+    return "s3://bare"
+
+
+def test_of_a_bucket_only_as_many_photos_are_fetched_as_are_asked_for(
+    url: str, bare: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BINWATCH_S3_ENDPOINT", url)
+    options = {"data": bare, "limit": "50"}
+    spec = data_spec(options, tmp_path / "drawn")
+    usable = read_source(spec.source, spec.counts).photos
+    assert 50 <= len(usable) < 100
+    assert len({photo.count for photo in usable}) == 5
+    before = content(spec.source)
+    assert data_spec(options, tmp_path / "drawn") == spec
+    assert content(spec.source).keys() == before.keys()
+    more = data_spec({**options, "limit": "80"}, tmp_path / "drawn")
+    assert {photo.id for photo in usable} < {photo.id for photo in read_source(more.source, more.counts).photos}
+    every = data_spec({"data": bare}, tmp_path / "drawn")
+    assert len(read_source(every.source, every.counts).photos) == 300
+
+
+def test_of_a_bucket_with_a_file_list_the_proportions_are_kept(
+    url: str, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BINWATCH_S3_ENDPOINT", url)
+    spec = data_spec({"data": "s3://bins/abid", "limit": "50", "counts": "1-3"}, tmp_path / "drawn")
+    photos = read_source(spec.source, spec.counts).photos
+    assert sorted(Counter(photo.count for photo in photos).values()) == [16, 17, 17]
+
+
+def test_a_limit_that_is_none_fetches_nothing(url: str, bare: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="LIMIT is 0"):
+        data_spec({"data": bare, "limit": "0"}, tmp_path / "drawn")
+    assert not (tmp_path / "s3").exists()
+
+
+def test_a_photo_with_bytes_after_its_end_is_fetched(url: str, drawn: Path, tmp_path: Path) -> None:
+    whole = next((drawn / "bin-images").iterdir()).read_bytes()
+    store = s3.S3Store("s3://bins/tails", url)
+    for name, data in {"1": whole + bytes(5000), "2": whole + b"MotionPhoto" * 99, "3": whole[:-2]}.items():
+        store.write(f"bin-images/{name}.jpg", data)
+        store.write(f"metadata/{name}.json", b"{}")
+    report = transfer.fetch(store, ["1", "2", "3"], 3, tmp_path)
+    assert (report.fetched, set(report.damaged)) == (5, {"bin-images/3.jpg"})
 
 
 @pytest.mark.parametrize("uri", ["s3://", "http://bucket/x", "bucket"])

@@ -220,3 +220,19 @@ def _alive(pid: Path) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_a_journal_that_was_cut_off_in_a_line_goes_on(tmp_path: Path) -> None:
+    search(tmp_path, trials=3).run()
+    journal = tmp_path / "study.log"
+    whole, rng = journal.read_bytes(), random.Random(0)
+    for cut in rng.sample(range(len(whole)), rounds(8, 200)):
+        journal.write_bytes(whole[:cut] + rng.choice((b"", bytes(50))))
+        assert len(search(tmp_path, trials=3).run()) == 3
+
+
+@pytest.mark.parametrize("data", [b"hello\nworld\n", b"1\n2\n", b'{"op_code": 0}\n', b"\xff\n{}\n"])
+def test_a_journal_that_is_none_is_one_sentence(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "study.log").write_bytes(data)
+    with pytest.raises(DataError, match=r"study\.log"):
+        search(tmp_path).run()

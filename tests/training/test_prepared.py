@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import random
+import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -278,7 +279,7 @@ def test_what_a_csv_names_wrongly_is_skipped_and_named(bins: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a,b\n1,2\n", "'a', 'b'"),
+        ("a,b\n1,2\n", "a,b"),
         ("path,count\nbins/file_list.json,1\nbins/file_list.json,2\n", r"bins/file_list\.json.* 1 .* 2"),
     ],
 )
@@ -291,3 +292,20 @@ def test_a_csv_that_says_nothing_or_two_things_is_an_error(bins: Path, tmp_path:
 def test_a_source_that_is_not_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=str(tmp_path / "nowhere")):
         read_source(tmp_path / "nowhere", COUNTS)
+
+
+def test_decoded_photos_that_do_not_fit_on_the_disk_are_one_sentence_and_leave_nothing(
+    bins: Path, tmp_path: Path
+) -> None:
+    """A write to mapped memory beyond a full disk kills the process, so the space is reserved first."""
+    version = prepare(bins, tmp_path / "out", COUNTS)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(DataError, match=r"no room for 2 MB of decoded photos"):
+            prepared.decoded(version, 64)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    cache = version.folder / "cache"
+    assert not [path for path in cache.iterdir() if path.name.startswith("64px")]
+    assert np.asarray(prepared.decoded(version, 64)).shape == (len(version.rows), 64, 64, 3)

@@ -9,15 +9,21 @@ The optional files may be in SOURCE or in its parent. Ids are strings: ``1`` and
 Layout: https://registry.opendata.aws/amazon-bin-imagery/
 """
 
-import csv
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from serve.errors import DataError
+from trainer.data import tables
 from trainer.data.counts import Counts
+
+log = logging.getLogger(__name__)
 
 LICENCE = (
     "Amazon Bin Image Dataset, Amazon.com, Inc., CC BY-NC-SA 3.0 US: "
@@ -104,19 +110,28 @@ def _ids(source: Path, counts: Counts) -> Iterator[tuple[str, int | None]]:
                 )
     yield from ((photo_id, count) for photo_id, count in listed.items() if counts.count_of(count) is not None)
     if not set(counts.values) <= ids_by_count.keys():
-        stems = sorted(path.stem for path in (source / "metadata").glob("*.json"))
-        yield from ((photo_id, None) for photo_id in stems if photo_id not in listed)
+        names = sorted(path.name for path in (source / "metadata").iterdir() if path.name.endswith(".json"))
+        yield from ((name[:-5], None) for name in names if name[:-5] not in listed)
 
 
 def read_file_list(path: Path) -> dict[int, list[str]]:
     """Read a file list: count -> ids. Raises DataError."""
+    content = tables.read_json(path)
     try:
-        content = json.loads(path.read_text())
-        return {int(count): [PurePosixPath(entry).stem for entry in entries] for count, entries in content.items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        return _FILE_LIST.validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
         raise DataError(
-            f'{path} is not a file list ({error}); it must look like {{"1": ["data/metadata/<id>.json", ...]}}'
+            f"{path} is not a file list ({'.'.join(map(str, first['loc']))}: {first['msg']}); it must look like "
+            '{"1": ["data/metadata/<id>.json", ...]}'
         ) from error
+
+
+def _id_of(entry: str) -> str:
+    return PurePosixPath(entry.replace("\\", "/")).stem
+
+
+_FILE_LIST = TypeAdapter(dict[int, list[Annotated[str, AfterValidator(_id_of)]]])
 
 
 def select_ids(ids_by_count: Mapping[int, list[str]], counts: Counts | None, limit: int | None) -> dict[int, list[str]]:
@@ -147,32 +162,49 @@ def file_list_json(ids_by_count: Mapping[int, list[str]]) -> str:
 
 def _read_photo(source: Path, photo_id: str, listed_count: int | None, counts: Counts) -> Photo | Skipped:
     if not _ID.fullmatch(photo_id):
-        return Skipped(photo_id, "the id has characters other than letters, digits, - and _")
+        reason = "the id has characters other than letters, digits, - and _, or more than 64"
+        return Skipped(tables.printable(photo_id), reason)
     try:
         record = json.loads((source / "metadata" / f"{photo_id}.json").read_bytes())
         quantity = _quantity(record)
     except FileNotFoundError:
         return Skipped(photo_id, "the record is missing")
-    except (ValueError, OSError) as error:
-        return Skipped(photo_id, f"the record cannot be read: {error}")
+    except (ValueError, OSError, RecursionError) as error:
+        return Skipped(photo_id, f"the record cannot be read: {tables.reason(error)}")
     if listed_count is not None and listed_count != quantity:
         return Skipped(photo_id, f"the file list says {listed_count}, the record {quantity}")
     count = counts.count_of(quantity)
     if count is None:
         return Skipped(photo_id, f"the count {quantity} is outside COUNTS")
     path = source / "bin-images" / f"{photo_id}.jpg"
-    if not path.is_file():
-        return Skipped(photo_id, "the photo is missing")
-    if path.stat().st_size == 0:
-        return Skipped(photo_id, "the photo is empty (0 bytes)")
+    problem = photo_problem(path)
+    if problem:
+        return Skipped(photo_id, problem)
     products = record.get("BIN_FCSKU_DATA")
     return Photo(photo_id, count, path, photo_id, products=frozenset(products if isinstance(products, dict) else ()))
+
+
+def is_usable(source: Path, photo_id: str, counts: Counts) -> bool:
+    """Whether ``source`` has that photo and its record, with one of ``counts``."""
+    return isinstance(_read_photo(source, photo_id, None, counts), Photo)
+
+
+def photo_problem(path: Path) -> str | None:
+    """Why a photo cannot be opened, or None. It is not read."""
+    try:
+        if not path.is_file():
+            return "the photo is missing"
+        return None if path.stat().st_size else "the photo is empty (0 bytes)"
+    except OSError as error:
+        return f"the photo cannot be read: {tables.reason(error)}"
 
 
 def _quantity(record: object) -> int:
     quantity = record.get("EXPECTED_QUANTITY") if isinstance(record, dict) else None
     if quantity is None:
         raise ValueError("it has no EXPECTED_QUANTITY")
+    if isinstance(quantity, float) and quantity.is_integer():
+        quantity = int(quantity)
     if type(quantity) is not int or not 0 <= quantity <= MAX_QUANTITY:
         raise ValueError(f"EXPECTED_QUANTITY is {quantity!r}, not a whole number from 0 to {MAX_QUANTITY}")
     return quantity
@@ -201,6 +233,14 @@ def _series(photo_id: str) -> tuple[int, int]:
 def _with_bins(source: Path, photos: list[Photo]) -> Iterator[Photo]:
     """Give each photo its bin in labels.csv; the others share one with their neighbours if the products allow it."""
     groups = _bin_groups(_find(source, LABELS))
+    if groups and photos and groups.keys().isdisjoint(photo.id for photo in photos):
+        log.warning(
+            "%s names none of the %d photos; its first id is %r, theirs is %r (spreadsheets drop leading zeros)",
+            LABELS,
+            len(photos),
+            next(iter(groups)),
+            photos[0].id,
+        )
     pairs = [
         (first, second)
         for first, second in _neighbours(photos)
@@ -243,11 +283,5 @@ def _may_be_one_bin(first: Photo, second: Photo) -> bool:
 
 
 def _bin_groups(path: Path | None) -> dict[str, str]:
-    if path is None:
-        return {}
-    with path.open(newline="", encoding="utf-8") as lines:
-        rows: Iterable[dict[str, str]] = csv.DictReader(lines)
-        try:
-            return {row["id"]: row["bin_group"] for row in rows if row["bin_group"]}
-        except KeyError as error:
-            raise DataError(f"{path} has no column {error}; its columns must be id and bin_group") from error
+    rows = tables.read_table(path, ("id", "bin_group")) if path else []
+    return {row["id"].strip(): row["bin_group"].strip() for row in rows if row["bin_group"].strip()}

@@ -4,7 +4,6 @@ Photos of validation and test stay as they are, because models are evaluated on 
 change the fingerprint of the dataset, and photos that are left out are listed among the skipped ones.
 """
 
-import csv
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from math import floor
 from pathlib import Path
 
 from serve.errors import DataError
+from trainer.data import tables
 from trainer.data.abid import MAX_QUANTITY, Photo, Skipped
 from trainer.data.counts import Counts
 from trainer.data.split import Split
@@ -26,8 +26,6 @@ def drop_suspects(
 
     ``ranked``: photo ids, the most suspicious first.
     """
-    if not 0 <= share < 1:
-        raise DataError(f"the share of suspects to drop is {share}; give a number from 0 to below 1")
     train = [photo_id for photo_id in ranked if split_of.get(photo_id) == Split.TRAIN]
     dropped = tuple(
         Skipped(photo_id, "the audit suspects its record") for photo_id in train[: floor(share * len(train))]
@@ -83,23 +81,21 @@ def _reason(quantity: int | None) -> str:
 
 def read_relabel_file(path: Path) -> dict[str, int | None]:
     """Photo id -> count, or None if the photo is to be left out. Raises DataError."""
-    try:
-        with path.open(newline="", encoding="utf-8") as lines:
-            reader = csv.DictReader(lines)
-            if not {"id", "count"} <= set(reader.fieldnames or ()):
-                raise DataError(f"{path} has the columns {reader.fieldnames}; it needs id and count")
-            return {row["id"]: _quantity(path, row) for row in reader}
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the relabel file {path} cannot be read: {error}") from error
+    quantity_of: dict[str, int | None] = {}
+    for row in tables.read_table(path, ("id", "count")):
+        photo_id, quantity = row["id"].strip(), _quantity(path, row)
+        if quantity_of.setdefault(photo_id, quantity) != quantity:
+            raise DataError(f"{path} lists {photo_id} twice, with different counts; remove one of the two")
+    return quantity_of
 
 
 def _quantity(path: Path, row: Mapping[str, str]) -> int | None:
-    text = (row["count"] or "").strip()
-    if not text:
+    if not row["count"].strip():
         return None
-    if not text.isdecimal() or int(text) > MAX_QUANTITY:
+    quantity = tables.whole_number(row["count"])
+    if quantity is None or quantity > MAX_QUANTITY:
         raise DataError(
-            f"{path} gives photo {row['id']} the count {text!r}; write a whole number from 0 to {MAX_QUANTITY}, "
-            "or nothing to leave the photo out"
+            f"{path} gives photo {row['id']} the count {row['count']!r}; write a whole number from 0 to "
+            f"{MAX_QUANTITY}, or nothing to leave the photo out"
         )
-    return int(text)
+    return quantity

@@ -21,9 +21,8 @@ from trainer.data import corrections
 from trainer.data.abid import Photo, Skipped, merge_bins
 from trainer.data.counts import Counts, all_counts
 from trainer.data.duplicates import find_duplicates
-from trainer.data.extra import find_extra
 from trainer.data.layouts import read_source
-from trainer.data.scan import PhotoScan, scan_photos
+from trainer.data.scan import PhotoScan, find_extra, scan_photos
 from trainer.data.split import SHARES, Split, keep_train_share, split_by_bin, stable_hash, subset
 
 RowIndex = slice | NDArray[np.int64]
@@ -37,7 +36,7 @@ class DataSpec:
 
     ``limit``: a stratified subset of at most that many photos. The other options change only the training photos:
     ``train_share`` (0-1] is the share to use, ``drop_suspects`` [0-1) the share to leave out, the most suspicious of
-    the audit first, and ``relabel_file`` (CSV: id, count) has corrected counts. Raises DataError.
+    the audit first, and ``relabel_file`` (CSV: id, count) has corrected counts. Raises DataError for what cannot be.
     """
 
     source: Path
@@ -54,6 +53,12 @@ class DataSpec:
             raise DataError(f"LIMIT is {self.limit}; give a number of photos above 0, or leave it out for all photos")
         if not 0 < self.train_share <= 1:
             raise DataError(f"the share of training photos is {self.train_share}; give one above 0 and at most 1")
+        if not 0 <= self.drop_suspects < 1:
+            raise DataError(f"the share of suspects to drop is {self.drop_suspects}; give a number from 0 to below 1")
+        if not 0 <= self.seed < 2**32:
+            raise DataError(f"the seed of the data is {self.seed}; give a whole number from 0 to {2**32 - 1}")
+        if self.relabel_file:
+            corrections.read_relabel_file(self.relabel_file)  # before hours of work, not after
 
 
 class Pixels(Protocol):
@@ -137,7 +142,7 @@ class Dataset:
     """The three splits, the skipped photos, and a fingerprint of ids, labels, photo bytes and splits.
 
     ``folder``: the prepared dataset that it was loaded from, if any; ``extra``: photos with other counts to train on,
-    whose labels are indices into ``all_counts(counts)`` (``trainer/data/extra.py``).
+    whose labels are indices into ``all_counts(counts)`` (``trainer/data/scan.py``).
     """
 
     counts: Counts

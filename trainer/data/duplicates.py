@@ -3,13 +3,16 @@
 Two photos are duplicates if their decoded pixels are equal, or if their difference hashes are close and their grey
 images correlate above 0.99. dHash: N. Krawetz, "Kind of Like That", 2013,
 https://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html
+
+A photo that looks like more than MAX_LOOKALIKES others says nothing about bins: a fixed camera takes thousands that are
+alike, and one bin of all of them could not be split. Such a photo is a duplicate only of photos with equal pixels.
 """
 
 import hashlib
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +22,13 @@ MAX_DISTANCE = 3
 """Bits of 64 that two hashes may differ in; then at least one of their four 16-bit words is equal."""
 MIN_CORRELATION = 0.99
 THUMB_PX = 64
+MAX_LOOKALIKES, MAX_CANDIDATES = 50, 200
+"""How many others a photo may look like, and have a hash close to. A photo with more candidates is not compared."""
+
+Indices = NDArray[np.int64]
+_WORD_SHIFTS = (0, 16, 32, 48)
+_BLOCK_PAIRS, _BLOCK_CORRELATIONS = 1 << 22, 1 << 8
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,27 +51,63 @@ def signature(image: Image.Image) -> Signature:
 
 
 def find_duplicates(signatures: Sequence[Signature]) -> list[tuple[int, int]]:
-    """Sorted pairs of positions in ``signatures`` that are duplicates; the lower position comes first in each."""
+    """Sorted pairs of positions in ``signatures`` that are duplicates; the lower position comes first in each.
+
+    Time grows with the number of photos times MAX_CANDIDATES; memory with the number of photos.
+    """
     equal = _groups((signature.pixels, position) for position, signature in enumerate(signatures))
     pairs = {(group[0], position) for group in equal for position in group[1:]}
     # of photos with equal pixels, only the first is compared with the rest
     repeated = {position for _, position in pairs}
-    distinct = [position for position in range(len(signatures)) if position not in repeated]
-    pairs |= {pair for pair in _close(signatures, distinct) if _correlate(*(signatures[i] for i in pair))}
-    return sorted(pairs)
+    distinct = np.array([i for i in range(len(signatures)) if i not in repeated], dtype=np.int64)
+    alike, crowded = _lookalikes([signatures[int(position)] for position in distinct])
+    if crowded:
+        log.warning(
+            "%d of %d photos look like more than %d others, as those of a fixed camera do; of these, only photos with "
+            "equal pixels count as one bin: if several show the same bin, say which in labels.csv or a column group",
+            crowded,
+            len(signatures),
+            MAX_LOOKALIKES,
+        )
+    return sorted(pairs | {(int(first), int(second)) for first, second in distinct[alike]})
 
 
-def _close(signatures: Sequence[Signature], positions: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Pairs of ``positions`` whose hashes differ in at most MAX_DISTANCE bits."""
-    words = ((word, position) for position in positions for word in _words(signatures[position].dhash))
-    candidates = {pair for group in _groups(words) for pair in combinations(group, 2)}
-    for first, second in candidates:
-        if (signatures[first].dhash ^ signatures[second].dhash).bit_count() <= MAX_DISTANCE:
-            yield first, second
+def _lookalikes(signatures: Sequence[Signature]) -> tuple[Indices, int]:
+    """Pairs of positions ``(N, 2)`` that look alike, and how many photos look like too many others."""
+    hashes = np.array([signature.dhash for signature in signatures], dtype=np.uint64)
+    candidates = np.zeros(len(hashes), dtype=np.int64)
+    for first, second in _close(hashes):
+        candidates += np.bincount(first, minlength=len(hashes)) + np.bincount(second, minlength=len(hashes))
+    compared = np.flatnonzero(candidates <= MAX_CANDIDATES)
+    thumbs = np.array([signatures[int(position)].thumb.ravel() for position in compared], dtype=np.uint8)
+    pairs = [
+        np.stack((first, second), axis=1)[_correlate(thumbs, first, second)]
+        for first, second in _close(hashes[compared])
+    ]
+    alike = compared[np.concatenate([np.empty((0, 2), dtype=np.int64), *pairs])]
+    lookalikes = np.bincount(alike.ravel(), minlength=len(hashes))
+    crowded = (candidates > MAX_CANDIDATES) | (lookalikes > MAX_LOOKALIKES)
+    return alike[~crowded[alike].any(axis=1)], int(crowded.sum())
 
 
-def _words(dhash: int) -> Iterator[tuple[int, int]]:
-    return ((shift, dhash >> shift & 0xFFFF) for shift in (0, 16, 32, 48))
+def _close(hashes: NDArray[np.uint64]) -> Iterator[tuple[Indices, Indices]]:
+    """All pairs of positions, the lower first, whose hashes differ in at most MAX_DISTANCE bits, in blocks.
+
+    Each pair comes once: with the first of the four words in which its hashes are equal.
+    """
+    words = np.stack([hashes >> np.uint64(shift) & np.uint64(0xFFFF) for shift in _WORD_SHIFTS])
+    for number, word in enumerate(words):
+        order = np.argsort(word, kind="stable")
+        starts = np.flatnonzero(np.diff(word[order], prepend=-1))
+        for group in (group for group in np.split(order, starts[1:]) if len(group) > 1):
+            rows = max(_BLOCK_PAIRS // len(group), 1)
+            for top in range(0, len(group) - 1, rows):
+                first, second = group[top : top + rows, None], group[None, top:]
+                close = np.bitwise_count(hashes[first] ^ hashes[second]) <= MAX_DISTANCE
+                for earlier in words[:number]:
+                    close &= earlier[first] != earlier[second]
+                row, column = np.nonzero(np.triu(close, 1))
+                yield group[top + row], group[top + column]
 
 
 def _groups(keyed: Iterable[tuple[object, int]]) -> list[list[int]]:
@@ -72,8 +118,17 @@ def _groups(keyed: Iterable[tuple[object, int]]) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _correlate(first: Signature, second: Signature) -> bool:
-    a, b = (signature.thumb.astype(np.float64).ravel() for signature in (first, second))
-    a, b = a - a.mean(), b - b.mean()
-    scale = np.sqrt((a @ a) * (b @ b))
-    return bool(scale > 0 and a @ b / scale > MIN_CORRELATION)
+def _correlate(thumbs: NDArray[np.uint8], first: Indices, second: Indices) -> NDArray[np.bool_]:
+    """Which pairs of the ``thumbs`` ``(N, P)`` correlate above MIN_CORRELATION, ``(K,)``."""
+    starts = range(0, len(first), _BLOCK_CORRELATIONS)
+    blocks = (slice(start, start + _BLOCK_CORRELATIONS) for start in starts)
+    values = [_correlations(thumbs[first[block]], thumbs[second[block]]) for block in blocks]
+    return np.concatenate([np.empty(0), *values]) > MIN_CORRELATION
+
+
+def _correlations(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float64]:
+    a, b = (thumbs.astype(np.float64) for thumbs in (first, second))
+    a, b = (values - values.mean(axis=1, keepdims=True) for values in (a, b))
+    products, squares = np.einsum("ij,ij->i", a, b), np.einsum("ij,ij->i", a, a) * np.einsum("ij,ij->i", b, b)
+    scales = np.sqrt(np.where(squares > 0, squares, np.inf))  # photos of one colour are like none
+    return np.asarray(products / scales, dtype=np.float64)

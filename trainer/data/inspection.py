@@ -16,6 +16,7 @@ from PIL import Image
 
 from serve import photo as photos_io
 from serve.files import write_text
+from trainer.data import tables
 from trainer.data.prepared import Prepared, Row
 from trainer.data.split import SHARES, stable_hash
 
@@ -131,7 +132,8 @@ def _duplicates(prepared: Prepared) -> str:
 def _sheet(paths: Sequence[Path]) -> Image.Image:
     sheet = Image.new("RGB", (SAMPLE_PX * max(len(paths), 1), SAMPLE_PX), "white")
     for column, path in enumerate(paths):
-        pixels = photos_io.read(path.read_bytes(), SAMPLE_PX)
+        with tables.reading(path):
+            pixels = photos_io.read(path.read_bytes(), SAMPLE_PX)
         sheet.paste(Image.fromarray(pixels), (SAMPLE_PX * column, 0))
     return sheet
 
@@ -159,7 +161,9 @@ def _embed(image: Image.Image, caption: str) -> str:
 
 def embed_photo(path: Path, text: str, side_px: int = 200) -> str:
     """A photo, squashed to a square, as an HTML image; ``text`` is its alternative text."""
-    return _image(_jpeg(Image.fromarray(photos_io.read(path.read_bytes(), side_px))), "jpeg", text)
+    with tables.reading(path):
+        pixels = photos_io.read(path.read_bytes(), side_px)
+    return _image(_jpeg(Image.fromarray(pixels)), "jpeg", text)
 
 
 def _jpeg(image: Image.Image) -> bytes:

@@ -8,13 +8,14 @@
 Folders named train or test do not decide the split: photos are split by bin.
 """
 
-import csv
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from serve.errors import DataError
-from trainer.data.abid import MAX_QUANTITY, Inventory, Photo, Skipped, check_each_count, read_inventory
+from trainer.data import tables
+from trainer.data.abid import MAX_QUANTITY, Inventory, Photo, Skipped, check_each_count, photo_problem, read_inventory
 from trainer.data.counts import Counts
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -25,8 +26,19 @@ def read_source(source: Path, counts: Counts, require_each: bool = True) -> Inve
 
     Raises DataError if ``source`` cannot be used, or, with ``require_each``, if one of ``counts`` has no photo.
     """
-    if not source.exists():
-        raise DataError(f"there is no file or folder {source}; give a source of photos, or leave out DATA to draw bins")
+    problem = tables.name_problem(str(source))
+    if problem:
+        raise DataError(f"{tables.printable(str(source))} cannot be used: {problem}; give it another one")
+    with tables.reading(source):
+        return _read(source, counts, require_each)
+
+
+def _read(source: Path, counts: Counts, require_each: bool) -> Inventory:
+    try:
+        source.stat()
+    except FileNotFoundError as error:
+        advice = "give a source of photos, or leave out DATA to draw bins"
+        raise DataError(f"there is no file or folder {source}; {advice}") from error
     if source.is_file():
         return _inventory(source, _from_csv(source), counts, require_each)
     folders = [] if (source / "bin-images").is_dir() else count_folders(source)
@@ -43,7 +55,7 @@ def _inventory(source: Path, entries: Iterable[Photo | Skipped], counts: Counts,
         if isinstance(entry, Skipped):
             skipped.append(entry)
         elif reason := _unusable(entry, counts):
-            skipped.append(Skipped(entry.id, reason))
+            skipped.append(Skipped(tables.printable(entry.id), reason))
         elif by_id.setdefault(entry.id, entry).count != entry.count:
             raise DataError(
                 f"{source} has {entry.id} under {by_id[entry.id].count} and under {entry.count}; remove one of the two"
@@ -57,15 +69,29 @@ def _inventory(source: Path, entries: Iterable[Photo | Skipped], counts: Counts,
 def _unusable(photo: Photo, counts: Counts) -> str | None:
     if counts.count_of(photo.count) is None:
         return f"the count {photo.count} is outside COUNTS"
-    if not photo.path.is_file():
-        return "the photo is missing"
-    return None if photo.path.stat().st_size else "the photo is empty (0 bytes)"
+    return tables.name_problem(str(photo.path)) or photo_problem(photo.path)
 
 
 def count_folders(source: Path) -> list[Path]:
-    """The folders named after a count, in ``source`` or one folder below."""
-    folders = [path for pattern in ("*", "*/*") for path in source.glob(pattern) if path.is_dir()]
-    return sorted(path for path in folders if path.name.isdecimal() and int(path.name) <= MAX_QUANTITY)
+    """The folders named after a count, in ``source`` or one folder below.
+
+    Raises OSError if ``source`` cannot be read, or if there are none and a folder cannot be read.
+    """
+    folders, errors = _folders_in(source), list[OSError]()
+    for folder in tuple(folders):
+        try:
+            folders += _folders_in(folder)
+        except OSError as error:  # such as lost+found
+            errors.append(error)
+    counts = sorted(path for path in folders if path.name.isdecimal() and int(path.name) <= MAX_QUANTITY)
+    if errors and not counts:
+        raise errors[0]
+    return counts
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return [folder / entry.name for entry in entries if entry.is_dir()]
 
 
 def _from_folder(source: Path, folder: Path) -> Iterator[Photo]:
@@ -76,21 +102,35 @@ def _from_folder(source: Path, folder: Path) -> Iterator[Photo]:
 
 
 def _from_csv(source: Path) -> Iterator[Photo | Skipped]:
-    with source.open(newline="", encoding="utf-8") as lines:
-        reader = csv.DictReader(lines)
-        if not {"path", "count"} <= set(reader.fieldnames or ()):
-            raise DataError(
-                f"{source} has the columns {reader.fieldnames}; it needs path and count, and may have group"
-            )
-        for row in reader:
-            yield _from_row(source.parent, row)
+    for row in tables.read_table(source, ("path", "count"), ("group",)):
+        yield _from_row(source.parent, row)
 
 
 def _from_row(folder: Path, row: dict[str, str]) -> Photo | Skipped:
-    name, count = row["path"], row["count"]
-    if not count or not count.strip().isdecimal() or int(count) > MAX_QUANTITY:
-        return Skipped(name, f"the count is {count!r}, not a whole number from 0 to {MAX_QUANTITY}")
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
+    name, count = row["path"], tables.whole_number(row["count"])
+    if count is None or count > MAX_QUANTITY:
+        reason = f"the count is {row['count']!r}, not a whole number from 0 to {MAX_QUANTITY}"
+        return Skipped(tables.printable(name), reason)
+    problem = tables.name_problem(name)
+    if problem:
+        return Skipped(tables.printable(name), problem)
+    try:
+        path = _locate(folder, name)
+    except (OSError, RuntimeError) as error:  # RuntimeError: symbolic links in a circle
+        return Skipped(name, f"the path cannot be read: {tables.reason(error)}")
+    if path is None:
         return Skipped(name, "the path points outside the folder of the CSV file")
-    return Photo(name, int(count), folder / name, row.get("group") or name)
+    return Photo(name, count, path, row["group"].strip() or name)
+
+
+def _locate(folder: Path, name: str) -> Path | None:
+    """The file that a table in ``folder`` names, below ``folder``; None if it is elsewhere.
+
+    Where there is no such file, spaces around the name are left out, and backslashes taken for slashes.
+    """
+    spellings = (name, name.strip(), name.strip().replace("\\", "/"))
+    path = folder / next((spelling for spelling in spellings if photo_problem(folder / spelling) is None), name)
+    root, resolved = folder.resolve(), path.resolve()
+    if not resolved.is_relative_to(root):
+        return None
+    return path if path.is_relative_to(folder) else folder / resolved.relative_to(root)

@@ -11,7 +11,6 @@ from serve.errors import DataError
 from trainer.data.abid import Photo, merge_bins
 from trainer.data.counts import Counts, all_counts
 from trainer.data.duplicates import find_duplicates
-from trainer.data.extra import find_extra
 from trainer.data.layouts import read_source
 from trainer.data.prepared import (
     EXTRA,
@@ -24,7 +23,7 @@ from trainer.data.prepared import (
     table_fingerprint,
     write,
 )
-from trainer.data.scan import PhotoScan, scan_photos
+from trainer.data.scan import PhotoScan, find_extra, scan_photos
 from trainer.data.split import Split, split_by_bin
 
 

@@ -13,6 +13,7 @@ Photos are decoded when a size is first needed. The cache is memory-mapped, and 
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ from tqdm import tqdm
 from serve import photo as photos_io
 from serve.errors import DataError
 from serve.files import exclusive_lock, write_text
-from trainer.data import dataset
+from trainer.data import dataset, tables
 from trainer.data.abid import Photo, Skipped
 from trainer.data.counts import Counts, parse
 from trainer.data.dataset import Dataset, DataSpec, Pixels
@@ -108,7 +109,10 @@ def photo_root(source: Path) -> Path:
 
 def is_prepared(folder: Path) -> bool:
     """Whether ``folder`` is a prepared dataset."""
-    return (folder / DESCRIPTION).is_file()
+    try:
+        return (folder / DESCRIPTION).is_file()
+    except OSError:  # reading it as a source of photos says what is wrong
+        return False
 
 
 def counts_of(folder: Path) -> str | None:
@@ -168,7 +172,7 @@ def _refuse_stale(prepared: Prepared) -> None:
 def _size_and_mtime(path: Path) -> tuple[int, int] | None:
     try:
         stat = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return stat.st_size, stat.st_mtime_ns
 
@@ -192,13 +196,11 @@ def audit_table(prepared: Prepared) -> Path:
 
 def read_suspects(prepared: Prepared) -> tuple[str, ...]:
     """All photo ids in the order of the audit, the most suspicious first. Raises DataError if there is no audit."""
-    try:
-        with audit_table(prepared).open(newline="", encoding="utf-8") as lines:
-            return tuple(row["id"] for row in csv.DictReader(lines))
-    except FileNotFoundError as error:
+    if not audit_table(prepared).is_file():
         raise DataError(
             f"this version of {prepared.folder} was not audited; run scripts/audit_labels.py --data {prepared.folder}"
-        ) from error
+        )
+    return tuple(row["id"] for row in tables.read_table(audit_table(prepared), ("id",)))
 
 
 def read(folder: Path) -> Prepared:
@@ -210,7 +212,7 @@ def read(folder: Path) -> Prepared:
         path = _table_path(folder, description.fingerprint)
         with path.open(newline="", encoding="utf-8") as lines:
             rows = tuple(_ROW.validate_python(line) for line in csv.DictReader(lines))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{folder} is not a whole prepared dataset: {error!r}; prepare into a new folder") from error
     if table_fingerprint(rows) != description.fingerprint:
         raise DataError(f"{path} does not have the fingerprint of its name; restore it, or prepare into a new folder")
@@ -275,7 +277,8 @@ def decoded(prepared: Prepared, size_px: int) -> Pixels:
 
     def fill(out: NDArray[np.uint8]) -> None:
         def decode(index: int) -> None:
-            out[index] = photos_io.read(photos[index].path.read_bytes(), size_px)
+            with tables.reading(photos[index].path):
+                out[index] = photos_io.read(photos[index].path.read_bytes(), size_px)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             results = pool.map(decode, range(len(photos)))
@@ -304,7 +307,8 @@ def cached_array(
         with exclusive_lock(path.parent / "lock"):
             if not path.is_file():  # another process may have filled it in the meantime
                 _fill(path, name, (len(prepared.rows), *shape), dtype, fill)
-    return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+    with tables.reading(path):
+        return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
 
 
 def _fill(
@@ -314,7 +318,24 @@ def _fill(
     for stale in path.parent.glob(f"{name}-*"):
         stale.unlink()
     partial = path.with_suffix(".partial")
-    out = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
+    out = _reserved(partial, dtype, shape)
     fill(out)
     out.flush()
     partial.replace(path)
+
+
+def _reserved(
+    path: Path, dtype: type[Scalar], shape: tuple[int, ...]
+) -> "np.memmap[tuple[int, ...], np.dtype[Scalar]]":
+    """A new array in a file whose space is reserved: a write to mapped memory beyond a full disk kills the process."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        return array
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        megabytes = math.prod(shape) * np.dtype(dtype).itemsize / 1e6
+        raise DataError(
+            f"{path.parent} has no room for {megabytes:.0f} MB of decoded photos ({error.strerror}); free some space"
+        ) from error

@@ -18,6 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, ResponseStreamingError
 
 from serve.errors import DataError, UnavailableError
+from trainer.data import tables
 
 PUBLIC_BUCKET = "aft-vbi-pds"
 ATTEMPTS = 12
@@ -51,15 +52,22 @@ class FolderStore:
     folder: Path
 
     def read(self, key: str) -> bytes:
-        """Read a file. Raises Missing."""
-        try:
-            return (self.folder / key).read_bytes()
-        except FileNotFoundError as error:
-            raise Missing(key) from error
+        """Read a file. Raises Missing, DataError."""
+        path = self.folder / key
+        with tables.reading(path):
+            try:
+                return path.read_bytes()
+            except FileNotFoundError as error:
+                raise Missing(key) from error
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """The files in the folder ``prefix``."""
-        return (str(path.relative_to(self.folder)) for path in sorted((self.folder / prefix).glob("*")))
+        """The files in the folder ``prefix``. Raises Missing, DataError."""
+        folder = self.folder / prefix
+        with tables.reading(folder):
+            try:
+                return iter([str(path.relative_to(self.folder)) for path in sorted(folder.iterdir())])
+            except FileNotFoundError as error:
+                raise Missing(prefix) from error
 
 
 class S3Store:
@@ -166,6 +174,7 @@ def open_store(source: str, endpoint_url: str | None = None, workers: int = 32) 
     """A store for ``source``, ``s3://bucket/prefix`` or a folder. Raises DataError."""
     if source.startswith("s3://"):
         return S3Store(source, endpoint_url, workers)
-    if not Path(source).is_dir():
-        raise DataError(f"there is no folder {source}; give a folder or s3://bucket/prefix")
+    with tables.reading(Path(source)):
+        if not Path(source).is_dir():
+            raise DataError(f"there is no folder {source}; give a folder or s3://bucket/prefix")
     return FolderStore(Path(source))

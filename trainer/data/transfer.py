@@ -10,16 +10,22 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
 
+from serve import photo
 from serve.errors import DataError
 from serve.files import atomic_write, write_text
 from serve.settings import read
 from serve.settings.common import StoreSettings
-from trainer.data.abid import OPTIONAL_FILES
+from trainer.data import abid, tables
+from trainer.data.abid import FILE_LIST, OPTIONAL_FILES
+from trainer.data.dataset import DataSpec
 from trainer.data.s3 import Missing, S3Store, Store, parse_uri
+from trainer.data.split import stable_hash, subset
 
 REPORT = "fetch_report.json"
 
@@ -39,8 +45,8 @@ def fetch(store: Store, ids: Iterable[str], total: int, out: Path, workers: int 
     """Fetch the record and the photo of each of ``total`` ids into ``out``, unless they are there already."""
     for folder in ("metadata", "bin-images"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-        for partial in (out / folder).glob(".*.partial"):  # of a fetch that was killed
-            partial.unlink()
+        for leftover in (out / folder).glob(".*.partial"):  # of a fetch that was killed
+            leftover.unlink()
     report, lock = Report(), threading.Lock()
     with tqdm(total=2 * total, desc="fetching", unit="file") as bar:
 
@@ -80,7 +86,9 @@ def _run_in_threads(work: Callable[[str], None], keys: Iterable[str], workers: i
 
 def _fetch_object(store: Store, key: str, path: Path, report: Report, lock: threading.Lock) -> None:
     """Fetch one object to ``path`` and add the outcome to ``report``."""
-    if path.is_file() and path.stat().st_size:
+    with tables.reading(path):
+        present = path.is_file() and path.stat().st_size > 0
+    if present:
         with lock:
             report.present += 1
         return
@@ -95,7 +103,7 @@ def _fetch_object(store: Store, key: str, path: Path, report: Report, lock: thre
         try:
             _write(path, data)
         except OSError as error:
-            raise DataError(f"{path} cannot be written: {error.strerror}; free some space and run it again") from error
+            raise DataError(f"{path} cannot be written: {error.strerror}; mend this and run it again") from error
     with lock:
         report.size_bytes += len(data)
         if not reason:
@@ -113,10 +121,10 @@ def damage(key: str, data: bytes) -> str | None:
     if key.endswith(".json"):
         try:
             json.loads(data)
-        except ValueError as error:
-            return f"it is not JSON: {error}"
-    elif not data.startswith(b"\xff\xd8") or b"\xff\xd9" not in data[-64:]:
-        return "it is not a whole JPEG: the marker of its start or of its end is missing"
+        except (ValueError, RecursionError) as error:
+            return f"it is not JSON: {tables.reason(error)}"
+    elif not photo.is_whole(data):
+        return "it is not a whole JPEG or PNG: its start or its end is missing"
     return None
 
 
@@ -136,7 +144,8 @@ def upload(folder: Path, uri: str, endpoint_url: str | None = None, workers: int
 
         def upload_file(name: str) -> None:
             nonlocal sent
-            is_new = store.write(name, (folder / name).read_bytes())
+            with tables.reading(folder / name):
+                is_new = store.write(name, (folder / name).read_bytes())
             with lock:
                 sent += is_new
                 bar.update()
@@ -154,10 +163,13 @@ def mirror_folder(uri: str, cache: Path) -> Path:
     return cache / bucket / (prefix or "_")
 
 
-def mirror(uri: str, cache: Path, environ: Mapping[str, str] = os.environ) -> Path:
+def mirror(uri: str, cache: Path, spec: DataSpec | None = None, environ: Mapping[str, str] = os.environ) -> Path:
     """Fetch the missing photos and records of ``uri`` into a folder in ``cache``, and return the folder.
 
-    The file list and the labels are fetched each time; they may be at ``uri`` or one level above it.
+    The file list and the labels are fetched each time; they may be at ``uri`` or one level above it. Where ``spec`` has
+    a limit, only as much is fetched as it takes: with a file list, the photos that ``subset`` chooses from it; without,
+    ids in the order of a hash until there are enough usable photos, so that each photo is as likely as any other, and
+    the counts have about the shares that they have in the bucket. More may be there, of earlier calls.
     """
     bucket, prefix = parse_uri(uri)
     endpoint_url = read(StoreSettings, environ).s3_endpoint
@@ -172,15 +184,42 @@ def mirror(uri: str, cache: Path, environ: Mapping[str, str] = os.environ) -> Pa
                 break
             except Missing:
                 continue
-    ids = list_ids(store)
-    fetch(store, ids, len(ids), out)
+    if spec is None or spec.limit is None:
+        ids = list_ids(store)
+        fetch(store, ids, len(ids), out)
+    elif (out / FILE_LIST).is_file():
+        ids = _chosen_ids(out / FILE_LIST, spec)
+        fetch(store, ids, len(ids), out)
+    else:
+        _fetch_until(store, out, spec, spec.limit)
     return out
 
 
+def _chosen_ids(file_list: Path, spec: DataSpec) -> list[str]:
+    """The ids of a file list that ``spec`` chooses, in the proportions of their counts. Raises DataError."""
+    listed = abid.select_ids(abid.read_file_list(file_list), spec.counts, None)
+    photos = [abid.Photo(photo_id, count, Path(), photo_id) for count, ids in listed.items() for photo_id in ids]
+    return [photo.id for photo in subset(photos, spec.limit, spec.seed)]
+
+
+def _fetch_until(store: Store, out: Path, spec: DataSpec, limit: int) -> None:
+    """Fetch photos in the order of a hash, half as many again as are lacking each time, until ``limit`` are usable."""
+    ids, usable = iter(shuffled_ids(store, spec.seed)), 0
+    while usable < limit and (batch := list(islice(ids, (limit - usable) * 3 // 2 + 1))):
+        fetch(store, batch, len(batch), out)
+        usable += sum(abid.is_usable(out, photo_id, spec.counts) for photo_id in batch)
+
+
+def shuffled_ids(store: Store, seed: int = 0) -> list[str]:
+    """The ids of all records in a store, in the order of a hash. Raises DataError if there are none."""
+    return sorted(list_ids(store), key=partial(stable_hash, seed))
+
+
 def list_ids(store: Store) -> list[str]:
-    """The ids of all records in a store. Raises DataError if there are none."""
+    """The ids of all records in a store: a request per 1,000 of them. Raises DataError if there are none."""
     try:
-        ids = [Path(key).stem for key in store.keys("metadata/") if key.endswith(".json")]
+        with tqdm(store.keys("metadata/"), desc="listing", unit="record") as keys:
+            ids = [Path(key).stem for key in keys if key.endswith(".json")]
     except Missing:
         ids = []
     if not ids:

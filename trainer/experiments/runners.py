@@ -157,8 +157,10 @@ def _kill_orphan(pid: Path, base: Path) -> None:
     """Kill the job that a killed search left running, because two jobs would write the same checkpoint."""
     if not pid.is_file():
         return
-    number = int(pid.read_text())
-    with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+    with suppress(
+        FileNotFoundError, ProcessLookupError, PermissionError, ValueError
+    ):  # ValueError: the file was cut off
+        number = int(pid.read_text())
         if f"SAGEMAKER_BASE_DIR={base.resolve()}".encode() in Path(f"/proc/{number}/environ").read_bytes().split(b"\0"):
             os.kill(number, signal.SIGKILL)
             while Path(f"/proc/{number}/environ").read_bytes():  # empty once the process has ended

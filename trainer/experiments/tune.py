@@ -13,6 +13,7 @@ and resume from their checkpoints. Method: TPE; J. Bergstra et al., "Algorithms 
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -102,6 +103,7 @@ class Search:
 
     def _open_study(self) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        _drop_partial_line(self.out / "study.log")
         study = optuna.create_study(
             study_name=STUDY,
             storage=_storage(self.out),
@@ -184,7 +186,7 @@ def importance(out: Path) -> dict[str, float]:
 def parent_run(out: Path) -> str | None:
     """The MLflow run of an earlier start of the search in ``out``."""
     path = out / "mlflow_run"
-    return path.read_text().strip() if path.is_file() else None
+    return (path.read_text().strip() or None) if path.is_file() else None
 
 
 def _warm_start(study: optuna.Study, folder: Path, space: Space) -> None:
@@ -209,7 +211,26 @@ def _warm_start(study: optuna.Study, folder: Path, space: Space) -> None:
 
 
 def _storage(out: Path) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(out / "study.log")))
+    """The journal of a study. Raises DataError if it is damaged."""
+    path = out / "study.log"
+    try:
+        return JournalStorage(JournalFileBackend(str(path)))
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        problem = f"{type(error).__name__}: {str(error)[:100]}"
+        raise DataError(
+            f"{path} is not the journal of a study ({problem}); restore it, or use another folder"
+        ) from error
+
+
+def _drop_partial_line(path: Path) -> None:
+    """Remove what a killed search or a full disk left of the last line of a journal: Optuna appends to it otherwise."""
+    if not path.is_file():
+        return
+    data = path.read_bytes()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        log.warning("%s was cut off in a line; its last %d bytes are removed", path, len(data) - end)
+        os.truncate(path, end)
 
 
 @contextmanager
