@@ -10,10 +10,10 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from serve import counter, payload, photo, verdict
+from serve import counter, links, payload, photo, verdict
 from serve.counter import Answer
-from serve.environment import Numbers
-from serve.errors import BusyError, RequestError
+from serve.environment import Variables
+from serve.errors import BusyError, ModelError, RequestError
 from serve.links import Link, PhotoStore
 from serve.payload import Fields, PhotoInput
 
@@ -44,6 +44,15 @@ class ServerContext(Protocol):
 
 
 @dataclass(frozen=True)
+class DecodedPhoto:
+    """One photo of a request with its bytes and pixels, or the reason why there are none."""
+
+    entry: PhotoInput | RequestError
+    content: bytes | RequestError
+    pixels: photo.Pixels | RequestError
+
+
+@dataclass(frozen=True)
 class PhotoOutcome:
     """The result for one photo, with its bytes, link and pixels where the processing got that far."""
 
@@ -61,19 +70,22 @@ class Predictor:
 
     def predict(self, photos: Sequence[PhotoInput | RequestError]) -> list[PhotoOutcome]:
         """One outcome per photo, in order."""
+        return self.answer(self.decode(photos))
+
+    def decode(self, photos: Sequence[PhotoInput | RequestError]) -> list[DecodedPhoto]:
+        """Download and decode the photos. How long it takes, and whether it succeeds, is up to the sender."""
         deadline = time.monotonic() + self._patience_s
         contents = self._download([entry.photo if isinstance(entry, PhotoInput) else entry for entry in photos])
-        decoded = [
-            content if isinstance(content, RequestError) else catch_errors(partial(self._decode, content, deadline))
-            for content in contents
-        ]
-        counts = iter(self._count([pixels for pixels in decoded if not isinstance(pixels, RequestError)]))
         return [
-            _outcome(
-                entry, content, pixels, pixels if isinstance(pixels, RequestError) else self._judge(next(counts), entry)
-            )
-            for entry, content, pixels in zip(photos, contents, decoded, strict=True)
+            DecodedPhoto(entry, content, self._decode(content, deadline))
+            for entry, content in zip(photos, contents, strict=True)
         ]
+
+    def answer(self, photos: Sequence[DecodedPhoto]) -> list[PhotoOutcome]:
+        """Count and judge. How long it takes is up to the model, and what fails is a ModelError."""
+        counts = iter(self._count([item.pixels for item in photos if not isinstance(item.pixels, RequestError)]))
+        results = [item.pixels if isinstance(item.pixels, RequestError) else next(counts) for item in photos]
+        return [_outcome(item, self._judge(result, item.entry)) for item, result in zip(photos, results, strict=True)]
 
     def _download(self, photos: Sequence[bytes | Link | RequestError]) -> list[bytes | RequestError]:
         """``photos`` with every link replaced by the bytes that it leads to."""
@@ -82,23 +94,22 @@ class Predictor:
         downloads = iter([objects] * len(links) if isinstance(objects, RequestError) else objects)
         return [next(downloads) if isinstance(photo, Link) else photo for photo in photos]
 
-    def _decode(self, data: bytes, deadline: float) -> photo.Pixels:
+    def _decode(self, content: bytes | RequestError, deadline: float) -> photo.Pixels | RequestError:
+        if isinstance(content, RequestError):
+            return content
         if time.monotonic() > deadline:
-            raise BusyError(
+            return BusyError(
                 f"the photos before this one took {self._patience_s:g} s to decode; send fewer or smaller ones"
             )
-        pixels = self._model.read(data)
-        if isinstance(pixels, RequestError):
-            raise pixels
-        return pixels
+        return catch_errors(partial(self._model.read, content))
 
     def _count(self, photos: Sequence[photo.Pixels]) -> list[Result]:
         results: list[Result] = []
         for start in range(0, len(photos), counter.BATCH):
             batch = photos[start : start + counter.BATCH]
-            counted = catch_errors(partial(self._model.count, batch))
+            counted = catch_errors(partial(self._model.count, batch), ModelError)
             if isinstance(counted, RequestError):  # perhaps because of a single photo: count them one by one
-                results += [_first(catch_errors(partial(self._model.count, [pixels]))) for pixels in batch]
+                results += [_first(catch_errors(partial(self._model.count, [pixels]), ModelError)) for pixels in batch]
             else:
                 results += counted
         return results
@@ -106,7 +117,7 @@ class Predictor:
     def _judge(self, result: Result, entry: PhotoInput | RequestError) -> Result:
         if isinstance(result, RequestError) or isinstance(entry, RequestError):
             return result
-        return catch_errors(partial(self._with_verdict, result, entry.fields))
+        return catch_errors(partial(self._with_verdict, result, entry.fields), ModelError)
 
     def _with_verdict(self, answer: Answer, fields: Fields) -> Answer:
         """``answer`` with the verdicts on what ``fields`` has: the quantity, the weight, or both combined."""
@@ -136,11 +147,9 @@ def predictor_from(model: counter.Counter, environ: Mapping[str, str]) -> Predic
     BINWATCH_ALPHA: the share of right records (0-1) that may raise an alarm; BINWATCH_S3_BUCKETS: the buckets that
     links may name, separated by commas; BINWATCH_S3_ENDPOINT: the URL of their store, if it is not AWS's.
     """
-    read = Numbers(environ)
-    alpha = read("BINWATCH_ALPHA", verdict.ALPHA, 0, 1)
+    read = Variables(environ)
+    alpha, store = verdict.read_alpha(read), links.read_store(read)
     read.check()
-    buckets = frozenset(filter(None, environ.get("BINWATCH_S3_BUCKETS", "").replace(" ", "").split(",")))
-    store = PhotoStore(buckets, environ.get("BINWATCH_S3_ENDPOINT") or None)
     return Predictor(model, store, alpha)
 
 
@@ -164,8 +173,8 @@ def http_response(entries: list[Answer], listed: bool) -> tuple[HTTPStatus, Cont
     return HTTPStatus(entries[0].get("code", 200)), entries[0]
 
 
-def catch_errors(work: Callable[[], _T]) -> _T | RequestError:
-    """The result of ``work``, or its error as one that may be shown to the client.
+def catch_errors(work: Callable[[], _T], error_type: type[RequestError] = RequestError) -> _T | RequestError:
+    """The result of ``work``, or its error as one that may be shown to the client: where it crashed, an ``error_type``.
 
     The only place where every exception is caught: a photo that crashes the code must break neither the rest of its
     batch nor the worker. The traceback goes to the log, never to the client.
@@ -176,19 +185,15 @@ def catch_errors(work: Callable[[], _T]) -> _T | RequestError:
         return error
     except Exception:
         _log.exception("a photo made the server fail")
-        return RequestError("the server failed at this photo; its log says why")
+        return error_type("the server failed at this photo; its log says why")
 
 
 def _first(results: Sequence[Result] | RequestError) -> Result:
     return results if isinstance(results, RequestError) else results[0]
 
 
-def _outcome(
-    entry: PhotoInput | RequestError,
-    content: bytes | RequestError,
-    pixels: photo.Pixels | RequestError,
-    result: Result,
-) -> PhotoOutcome:
+def _outcome(decoded: DecodedPhoto, result: Result) -> PhotoOutcome:
+    entry, content, pixels = decoded.entry, decoded.content, decoded.pixels
     link = str(entry.photo) if isinstance(entry, PhotoInput) and isinstance(entry.photo, Link) else ""
     data = b"" if isinstance(content, RequestError) else content
     return PhotoOutcome(result, data, link, None if isinstance(pixels, RequestError) else pixels)

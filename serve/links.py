@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
+from serve.environment import Variables, web_address
 from serve.errors import (
     BucketError,
     FieldError,
@@ -75,6 +76,21 @@ def parse(text: str) -> Link:
     if {".", ".."} & set(key.split("/")):
         raise FieldError(f"the link {shown} has a key with a segment '.' or '..'; such keys are not read")
     return Link(bucket, key)
+
+
+def read_store(read: Variables) -> "PhotoStore":
+    """The store of BINWATCH_S3_BUCKETS and BINWATCH_S3_ENDPOINT."""
+    none: frozenset[str] = frozenset()
+    buckets = read.parsed("BINWATCH_S3_BUCKETS", none, _parse_buckets)
+    return PhotoStore(buckets, read.parsed("BINWATCH_S3_ENDPOINT", "", web_address) or None)
+
+
+def _parse_buckets(text: str) -> frozenset[str]:
+    names = frozenset(filter(None, text.replace(" ", "").split(",")))
+    wrong = sorted(name for name in names if not _BUCKET.fullmatch(name))
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} is no bucket; give the names of buckets, separated by commas")
+    return names
 
 
 def _split_s3_uri(text: str) -> tuple[str, str]:
@@ -153,8 +169,7 @@ class PhotoStore:
 
     def _read(self, link: Link, deadline: float) -> bytes | RequestError:
         if link.bucket not in self.buckets:
-            allowed = ", ".join(sorted(self.buckets)) or "none"
-            return BucketError(f"the bucket {link.bucket!r} is not among BINWATCH_S3_BUCKETS ({allowed}); add it there")
+            return BucketError(f"the bucket {link.bucket!r} is not among BINWATCH_S3_BUCKETS; the operator can add it")
         if time.monotonic() > deadline:  # after waiting for a free thread
             return self._timeout_error(link)
         return self._get(link, deadline)

@@ -20,12 +20,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from serve import links, verdict
-from serve.errors import BodyError, FieldError, RequestError
+from serve.errors import BodyError, FieldError, MediaTypeError, RequestError
 
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 FIELDS = ("expected_quantity", "weight", "expected_weight")
 PROBE = "probe=1"
-"""In the same header: a health check, whose answer is not captured."""
+"""In the same header: a health check, whose answer is not captured where its photo is a known one."""
+REPEATED = "X-Binwatch-Repeated"
+"""A header that serve/torchserve/launch.py adds: names of fields that the request has more than once."""
 MAX_PHOTOS = 32
 """Most photos in one request."""
 
@@ -67,7 +69,7 @@ class PredictionRequest:
 
     @property
     def probe(self) -> bool:
-        """Whether it is a health check, whose answer is not captured."""
+        """Whether it claims to be a health check."""
         return PROBE in self.attributes.replace(" ", "").split(",")
 
 
@@ -84,10 +86,11 @@ def parse(parts: Mapping[str, bytes], headers: Mapping[str, object]) -> Predicti
     ``parts``: body, parts of a form and query, by name; ``headers``: the HTTP headers, and for each part its own,
     ``{"content-type": ...}``, as TorchServe passes them.
     """
-    content_type, attributes = _content_type(parts, headers), _header(headers, ATTRIBUTES)
+    content_type, attributes = _content_type(parts, headers), header(headers, ATTRIBUTES)
     photos: tuple[PhotoInput | RequestError, ...]
     listed = False
     try:
+        _check(headers)
         shared = _shared_fields(parts, attributes)
         if content_type == "application/json" and (name := _body_part(parts)):
             photos, listed = _parse_json(parts[name], shared)
@@ -97,6 +100,18 @@ def parse(parts: Mapping[str, bytes], headers: Mapping[str, object]) -> Predicti
         photos = (error,)
     body = bytes(parts.get(_body_part(parts) or "uri", b""))
     return PredictionRequest(photos, listed, content_type, attributes, body)
+
+
+def _check(headers: Mapping[str, object]) -> None:
+    """Raises RequestError for a type that the forms of web pages have, and for what is sent twice."""
+    kind = header(headers, "content-type").partition(";")[0].strip().lower()
+    if kind.startswith("text/") or kind == "application/x-www-form-urlencoded":
+        raise MediaTypeError(
+            f"the body's type is {kind[:100]!r}; send image/jpeg, image/png, application/octet-stream, "
+            "application/json, string/url or multipart/form-data"
+        )
+    if repeated := header(headers, REPEATED):
+        raise FieldError(f"the request has {repeated[:200]!r} more than once; give each once")
 
 
 def _shared_fields(parts: Mapping[str, bytes], attributes: str) -> dict[str, str]:
@@ -109,7 +124,7 @@ def _content_type(parts: Mapping[str, bytes], headers: Mapping[str, object]) -> 
     """The media type of the photo's part, else of the request; in lower case, without parameters."""
     part_headers = headers.get(_body_part(parts) or "")
     text = part_headers.get("content-type") if isinstance(part_headers, Mapping) else None
-    return str(text or _header(headers, "content-type")).partition(";")[0].strip().lower()
+    return str(text or header(headers, "content-type")).partition(";")[0].strip().lower()
 
 
 def media_type(data: bytes) -> str:
@@ -117,7 +132,7 @@ def media_type(data: bytes) -> str:
     return next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), "")
 
 
-def _header(headers: Mapping[str, object], name: str) -> str:
+def header(headers: Mapping[str, object], name: str) -> str:
     """A header, in whatever case its name is written. A part of a form with that name is a mapping, not a text."""
     return next((text for key, text in headers.items() if key.lower() == name.lower() and isinstance(text, str)), "")
 
@@ -144,7 +159,7 @@ def _single_photo(parts: Mapping[str, bytes], content_type: str) -> bytes | link
         raise FieldError(f"the request has {' and '.join(names)}; send one photo, or several in a JSON list")
     if not names:
         raise FieldError(
-            f"the request has no photo but {sorted(parts)!r:.100}; send its bytes as the body, "
+            f"the request has no photo in its {len(parts)} parts; send its bytes as the body, "
             "or JSON with Content-Type: application/json"
         )
     data = bytes(parts[names[0]])

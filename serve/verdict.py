@@ -8,16 +8,25 @@ predictors", 2012). The calibration photos were not used to select anything. The
 of the photo to judge, come from the uncalibrated probabilities, so that the same photos can also fit the temperature.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from serve.environment import Variables
 from serve.errors import FieldError
 
 ALPHA = 0.05
+MIN_ALPHA = 1e-4
+"""Below that, a count needs more than 9,999 calibration photos before a record can be called a mismatch."""
 WEIGHT_TOLERANCE = 0.05
 """How far the contents' weight may be from the recorded one, as a share of it, before it is a mismatch."""
 MAX_DIGITS = 5
+
+
+def read_alpha(read: Variables) -> float:
+    """BINWATCH_ALPHA: the share of right records (MIN_ALPHA-1) that may raise an alarm."""
+    return read.number("BINWATCH_ALPHA", ALPHA, MIN_ALPHA, 1)
 
 
 class VerdictKind(StrEnum):
@@ -34,13 +43,15 @@ class Verdict:
 
     ``verdict``: ``match``: the record is among the counts that fit, and is the most probable one; ``mismatch``: it is
     not among them; ``unsure``: neither can be claimed. ``probability``: that the record is right (0-1), None where the
-    model does not know the quantity; ``counts_that_fit``: the conformal set.
+    model does not know the quantity; ``counts_that_fit``: the conformal set; ``calibrated``: whether there were enough
+    calibration photos with the recorded quantity for a ``mismatch``.
     """
 
     verdict: VerdictKind
     reason: str
     probability: float | None
     counts_that_fit: tuple[str, ...]
+    calibrated: bool = True
 
 
 def parse_quantity(text: str) -> int:
@@ -64,11 +75,9 @@ def p_value(score: float, scores: Sequence[float]) -> float:
 
 
 def min_calibration_photos(alpha: float) -> int:
-    """How many calibration photos a count needs before any p-value can be as low as ``alpha``."""
-    number = 1
-    while 1 / (1 + number) > alpha:
-        number += 1
-    return number
+    """How many calibration photos a count needs before any p-value can be as low as ``alpha``, which is above 0."""
+    number = max(1, math.ceil(1 / alpha) - 1)
+    return number - 1 if number > 1 and 1 / number <= alpha else number  # where the division was rounded up
 
 
 def p_values(probabilities: Mapping[str, float], scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
@@ -97,14 +106,15 @@ def reach_verdict(
     fitting = tuple(count for count, fit in fits.items() if fit > alpha)
     if name not in probabilities:
         known = ", ".join(probabilities)
-        return Verdict(VerdictKind.UNSURE, f"the model does not know {name} objects; it knows {known}", None, fitting)
+        reason = f"the model does not know {name} objects; it knows {known}"
+        return Verdict(VerdictKind.UNSURE, reason, None, fitting, calibrated=False)
     probability, minimum = probabilities[name], min_calibration_photos(alpha)
     if photos.get(name, 0) < minimum:
         reason = (
             f"{photos.get(name, 0)} calibration photos with {name} objects are too few for alpha {alpha:g}; "
             f"it takes {minimum}"
         )
-        return Verdict(VerdictKind.UNSURE, reason, probability, fitting)
+        return Verdict(VerdictKind.UNSURE, reason, probability, fitting, calibrated=False)
     if name not in fitting:
         reason = f"of right records of {name}, only {fits[name]:.1%} fit as badly or worse"
         return Verdict(VerdictKind.MISMATCH, reason, probability, fitting)

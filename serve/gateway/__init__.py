@@ -9,6 +9,7 @@ It replaces the Lambda function that the report (docs/background.md) put in fron
     app.py         builds the FastAPI application
     middleware.py  admission: host, origin, API key, rate limit, request size
     protocol.py    deadlines for slow clients and answers to broken ones, below HTTP
+    clients.py     what one client may use: requests per second, and a share of those in progress
     keys.py        API keys, stored as hashes
     routes.py      the endpoints
     parsing.py     turns a client's request into a request to the model

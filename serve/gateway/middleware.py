@@ -1,22 +1,24 @@
 """Admission control: ASGI middleware around all routes.
 
-It checks, in this order: the Host header (against DNS rebinding, where a foreign name points to this address), the
-Origin header (pages of other sites can send requests, though they cannot read the answers), the API key, the client's
-rate, the number of requests in flight, and the size and duration of the body.
+It checks, in this order: that nothing is sent twice, the Host header (against DNS rebinding, where a foreign name
+points to this address), Origin and Sec-Fetch-Site (pages of other sites can send requests, though they cannot read the
+answers), the API key, the client's rate, its share of the requests in progress, and the size and duration of the body.
+Checks of health are neither limited in their rate nor counted as requests in progress.
 """
 
 import asyncio
 import hmac
 import time
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter as Tally
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.errors import SettingsError
+from serve.gateway.clients import RateLimiter, Slots, client_address
 from serve.gateway.keys import Keys
 from serve.gateway.metrics import Metrics
 from serve.gateway.schemas import Refusal, error_response, retry_later
@@ -25,7 +27,21 @@ from serve.gateway.settings import MAX_BODY, GatewaySettings, is_address
 PUBLIC_PATHS = ("/", "/livez")
 """Paths that need no key, like the page's files: the page itself asks the user for the key."""
 STATIC_PREFIX = "/static/"
-MAX_CLIENTS = 1024
+HEALTH_PATHS = ("/livez", "/healthz")
+SINGLE_HEADERS = frozenset(
+    {
+        "authorization",
+        "content-length",
+        "content-type",
+        "host",
+        "origin",
+        "sec-fetch-mode",
+        "sec-fetch-site",
+        "x-amzn-sagemaker-custom-attributes",
+        "x-api-key",
+    }
+)
+"""Headers that are looked at, so that it matters which of two counts."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'",
@@ -41,30 +57,50 @@ _RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADE
 
 @dataclass(frozen=True, kw_only=True)
 class RequestInfo:
-    """What admission looks at. ``tokens``: the API keys sent; ``length``: of the body in bytes, as announced."""
+    """What admission looks at.
+
+    ``repeated``: names that headers or query have twice; ``site``: whose page sent it, in the browser's words;
+    ``link``: whether it is a link that a user followed; ``tokens``: the API keys sent; ``length``: of the body in
+    bytes, as announced.
+    """
 
     path: str
+    repeated: tuple[str, ...]
     host: str
     origin: str | None
+    site: str
+    link: bool
     tokens: tuple[str, ...]
     length: int
     client: str
 
     @classmethod
     def from_scope(cls, scope: Scope) -> "RequestInfo":
-        """Read it from an ASGI scope; of a header that occurs twice, the last one counts."""
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        """Read it from an ASGI scope."""
+        pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
+        headers = dict(pairs)
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         return cls(
             path=scope["path"],
+            repeated=_repeated_names((name for name, _ in pairs), scope["query_string"]),
             host=headers.get("host", ""),
             origin=headers.get("origin"),
+            site=headers.get("sec-fetch-site", ""),
+            link=scope["method"] in ("GET", "HEAD") and headers.get("sec-fetch-mode") == "navigate",
             tokens=tuple(
                 filter(None, (headers.get("x-api-key"), bearer.strip() if scheme.lower() == "bearer" else ""))
             ),
             length=int(headers.get("content-length", 0)),
-            client=(scope.get("client") or ("unknown", 0))[0],
+            client=client_address(scope.get("client")),
         )
+
+
+def _repeated_names(headers: Iterable[str], query: bytes) -> tuple[str, ...]:
+    tallies = (
+        Tally(name for name in headers if name in SINGLE_HEADERS),
+        Tally(name for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True)),
+    )
+    return tuple(name for tally in tallies for name, number in tally.items() if number > 1)
 
 
 class AdmissionMiddleware:
@@ -72,8 +108,7 @@ class AdmissionMiddleware:
 
     def __init__(self, app: ASGIApp, settings: GatewaySettings, keys: Keys, metrics: Metrics) -> None:
         self.app, self.settings, self.keys, self.metrics = app, settings, keys, metrics
-        self.rate_limiter = RateLimiter(settings.rate)
-        self.in_flight = 0
+        self.rate_limiter, self.slots = RateLimiter(settings.rate), Slots(settings.in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer with the reason why not."""
@@ -92,23 +127,30 @@ class AdmissionMiddleware:
                 await send(message)
 
             try:
-                self._admit(RequestInfo.from_scope(scope))
-                with self._count_in_flight(scope["path"]):
-                    body = LimitedBody(receive, MAX_BODY, self.settings.timeout_s)
+                client = self._admit(RequestInfo.from_scope(scope))
+                body = LimitedBody(receive, MAX_BODY, self.settings.timeout_s)
+                with self._in_progress(scope["path"], client, body):
                     await self.app(scope, body.receive, send_with_headers)
             except Refusal as refusal:
                 await error_response(refusal)(scope, receive, send_with_headers)
 
-    def _admit(self, request: RequestInfo) -> None:
+    def _admit(self, request: RequestInfo) -> str:
+        """The client that the request counts for. Raises Refusal."""
+        check_repeated(request.repeated)
         check_host(request.host, self.settings.hosts)
         check_origin(request.origin, request.host)
+        check_site(request.site, request.link)
+        client = f"client {request.client}"
         try:
             name = self._key_name(request)
         except Refusal:
-            self._check_rate(f"client {request.client}")  # slows down guessing of keys
+            self._check_rate(client)  # slows down guessing of keys
             raise
-        self._check_rate(f"key {name}" if name else f"client {request.client}")
+        client = f"key {name}" if name else client
+        if request.path not in HEALTH_PATHS:
+            self._check_rate(client)
         check_length(request.length, MAX_BODY)
+        return client
 
     def _check_rate(self, client: str) -> None:
         wait_s = self.rate_limiter.wait_s(client, time.monotonic())
@@ -132,24 +174,24 @@ class AdmissionMiddleware:
             raise Refusal(401, "NoKey", message, {"WWW-Authenticate": "Bearer"})
         return names[0]
 
-    @contextmanager
-    def _count_in_flight(self, path: str) -> Iterator[None]:
+    def _in_progress(self, path: str, client: str, body: "LimitedBody") -> AbstractContextManager[None]:
         """Count a request that uses TorchServe or the disk. Raises Refusal if there are too many."""
-        if _is_public(path):
-            yield
-            return
-        if self.in_flight >= self.settings.in_flight:
-            message = f"{self.in_flight} requests are in progress, which is the limit; try again"
-            raise retry_later("Overloaded", message)
-        self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
+        return (
+            nullcontext()
+            if _is_public(path) or path in HEALTH_PATHS
+            else self.slots.hold(client, body, time.monotonic())
+        )
 
 
 def _is_public(path: str) -> bool:
     return path in PUBLIC_PATHS or path.startswith(STATIC_PREFIX)
+
+
+def check_repeated(names: tuple[str, ...]) -> None:
+    """Raises Refusal for a request that has something twice: which of the two would count?"""
+    if names:
+        shown = ", ".join(name[:60] for name in names[:5])
+        raise Refusal(422, "BadField", f"the headers or the query have {shown} more than once; give each once")
 
 
 def check_host(host: str, allowed: frozenset[str]) -> None:
@@ -170,6 +212,12 @@ def check_origin(origin: str | None, host: str) -> None:
         same_site = False
     if not same_site:
         raise Refusal(403, "WrongOrigin", f"pages of {origin[:100]!r} may not send requests to this address")
+
+
+def check_site(site: str, link: bool) -> None:
+    """Raises Refusal for a request that a page of another site sent, unless a user followed a link to a page."""
+    if site not in ("", "none", "same-origin") and not link:
+        raise Refusal(403, "WrongOrigin", f"pages of another site ({site[:20]}) may not send requests to this address")
 
 
 def check_length(length: int, limit: int) -> None:
@@ -193,6 +241,18 @@ class LimitedBody:
     def __init__(self, receive: Receive, limit: int, timeout_s: float) -> None:
         self._receive, self._limit, self._timeout_s = receive, limit, timeout_s
         self._length, self._deadline, self._complete = 0, 0.0, False
+        self._timeout: asyncio.Timeout | None = None
+
+    @property
+    def arriving(self) -> bool:
+        """Whether its end is still waited for."""
+        return bool(self._deadline) and not self._complete
+
+    def give_up(self) -> None:
+        """Wait no longer."""
+        self._deadline = asyncio.get_running_loop().time()
+        if self._timeout is not None and not self._timeout.expired():
+            self._timeout.reschedule(self._deadline)
 
     async def receive(self) -> Message:
         """The next ASGI message. Raises Refusal."""
@@ -201,36 +261,14 @@ class LimitedBody:
         loop = asyncio.get_running_loop()
         self._deadline = self._deadline or loop.time() + self._timeout_s
         try:
-            async with asyncio.timeout_at(self._deadline):
+            async with asyncio.timeout_at(self._deadline) as self._timeout:
                 message = await self._receive()
         except TimeoutError as error:
-            text = f"the body did not arrive within {self._timeout_s:g} s; send a smaller photo"
+            text = f"the body did not arrive within {self._timeout_s:g} s, or others had to wait; send a smaller photo"
             raise Refusal(408, "TooSlow", text) from error
+        finally:
+            self._timeout = None
         self._length += len(message.get("body", b""))
         self._complete = not message.get("more_body", False)
         check_length(self._length, self._limit)
         return message
-
-
-class RateLimiter:
-    """A token bucket per client, refilled at ``rate`` per second up to one second's worth; 0 means no limit.
-
-    Only the MAX_CLIENTS clients seen last are remembered.
-    """
-
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def wait_s(self, client: str, now: float) -> int:
-        """Take a token; 0 admits the request, otherwise the number of seconds until a retry succeeds."""
-        if not self.rate:
-            return 0
-        capacity = max(self.rate, 1.0)
-        tokens, updated_at = self._buckets.pop(client, (capacity, now))
-        tokens = min(capacity, tokens + (now - updated_at) * self.rate)
-        admitted = tokens >= 1
-        self._buckets[client] = (tokens - admitted, now)
-        if len(self._buckets) > MAX_CLIENTS:
-            self._buckets.popitem(last=False)
-        return 0 if admitted else max(1, round((1 - tokens) / self.rate))

@@ -17,7 +17,11 @@ from starlette.requests import Request
 from serve.gateway.schemas import MAX_QUANTITY, Feedback, Refusal
 
 PHOTO_TYPES = ("image/jpeg", "image/png", "application/octet-stream")
-FORM, JSON = "multipart/form-data", "application/json"
+FORM, JSON, LINK = "multipart/form-data", "application/json", "string/url"
+CURL_FORM = "application/x-www-form-urlencoded"
+"""The type that ``curl --data-binary @PHOTO`` names: what it sends is the photo itself."""
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+"""The first bytes of a JPEG and of a PNG."""
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 MAX_LINK = 4096
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -110,6 +114,20 @@ async def parse_photo(request: Request, models: BodyModels, query: Fields) -> Mo
     if kind and kind not in PHOTO_TYPES:
         raise _unsupported(kind, *PHOTO_TYPES, FORM, JSON)
     return ModelRequest(await request.body(), photo_type(kind), query)
+
+
+async def parse_any(request: Request) -> ModelRequest:
+    """Read a request in a format of TorchServe's own route (``serve/payload.py``), which the worker checks."""
+    kind, body = media_type(request), await request.body()
+    if kind == CURL_FORM and body.startswith(MAGIC):
+        kind = PHOTO_TYPES[-1]
+    elif kind and kind not in (*PHOTO_TYPES, JSON, FORM, LINK):
+        raise _unsupported(kind, *PHOTO_TYPES, FORM, JSON, LINK)
+    attributes = request.headers.get(ATTRIBUTES, "")
+    if not attributes.isascii():
+        raise Refusal(422, "BadField", f"the header {ATTRIBUTES} is {_shorten(attributes)}; give it in ASCII")
+    content_type = request.headers.get("content-type", "") if kind == FORM else kind  # with the form's boundary
+    return ModelRequest(body, content_type or PHOTO_TYPES[-1], extra_attribute=attributes)
 
 
 async def parse_feedback(request: Request) -> Feedback:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
-from serve.gateway import parsing
+from serve.gateway import parsing, upstream
 from serve.gateway.feedback import GroundTruth
 from serve.gateway.health import Health
 from serve.gateway.metrics import Metrics
@@ -95,6 +95,12 @@ async def predict(request: Request, services: ServicesDep) -> Response:
     """Send a photo, or a link to one in S3, without a recorded quantity."""
     model_request = await parsing.parse_photo(request, parsing.PREDICT, parsing.NO_FIELDS)
     return json_response(await services.torchserve.predict(model_request))
+
+
+@api.post(upstream.PATH, include_in_schema=False)
+async def predictions(request: Request, services: ServicesDep) -> Response:
+    """TorchServe's own route, with all its formats, behind the gateway's admission control."""
+    return json_response(await services.torchserve.predict_any(await parsing.parse_any(request)))
 
 
 @api.post(

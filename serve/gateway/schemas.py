@@ -55,6 +55,9 @@ class Verified(Answer):
     reason: str
     probability: float | None = Field(description="that the record is right; null if the model does not know the count")
     counts_that_fit: list[str] = Field(description="the conformal prediction set")
+    calibrated: bool = Field(
+        default=True, description="whether there were enough calibration photos with that quantity for a mismatch"
+    )
 
 
 class Feedback(BaseModel):
@@ -91,13 +94,13 @@ _DESCRIPTIONS = {
     413: "larger than the limit",
     415: "unsupported type of body",
     421: "the Host header names another machine",
-    422: "a field is not valid",
+    422: "a field is not valid, or something is sent twice",
     429: "too many requests of one client",
     502: "TorchServe, or the store behind a link, failed",
     503: "overloaded, down, or without a model; see Retry-After",
     504: "the store behind a link did not answer in time",
 }
-COMMON_ERRORS = (401, 403, 413, 421, 429, 503)
+COMMON_ERRORS = (401, 403, 413, 421, 422, 429, 503)
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

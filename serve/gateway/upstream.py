@@ -4,12 +4,13 @@ https://pytorch.org/serve/inference_api.html
 """
 
 import asyncio
+import json
 
 import httpx
 
 from serve.gateway.metrics import Metrics
 from serve.gateway.parsing import ModelRequest
-from serve.gateway.refusal import PASS_THROUGH, parse_object, retry_later, to_refusal
+from serve.gateway.refusal import PASS_THROUGH, Refusal, parse_object, retry_later, to_refusal
 from serve.gateway.settings import GatewaySettings
 
 PATH = "/predictions/bin-counter"
@@ -31,20 +32,33 @@ class TorchServe:
 
     async def predict(self, request: ModelRequest, timeout_s: float | None = None) -> dict[str, object]:
         """The model's answer. Raises Refusal."""
-        timeout_s = timeout_s or self._timeout_s
-        answer: dict[str, object] | None = None
+        response = await self._post(request, timeout_s or self._timeout_s)
+        return self._checked(response.status_code, parse_object(response.content))
+
+    async def predict_any(self, request: ModelRequest) -> object:
+        """The model's answer, a list for a request with a list of photos. Raises Refusal."""
+        response = await self._post(request, self._timeout_s)
+        if response.status_code == 200 and response.content[:1] == b"[":
+            return json.loads(response.content)
+        return self._checked(response.status_code, parse_object(response.content))
+
+    async def _post(self, request: ModelRequest, timeout_s: float) -> httpx.Response:
         try:
             async with asyncio.timeout(timeout_s):
-                response = await self._http.post(PATH, content=request.body, headers=request.headers)
-            answer = parse_object(response.content)
-            refusal = to_refusal(response.status_code, answer)
-        except (TimeoutError, httpx.TimeoutException):
+                return await self._http.post(PATH, content=request.body, headers=request.headers)
+        except (TimeoutError, httpx.TimeoutException) as error:
             message = f"TorchServe did not answer within {timeout_s:g} s; it may be overloaded"
-            refusal = retry_later("TimedOut", message)
+            raise self._counted(retry_later("TimedOut", message)) from error
         except httpx.HTTPError as error:
-            refusal = retry_later("Down", f"TorchServe does not answer ({type(error).__name__}); is it running?")
+            message = f"TorchServe does not answer ({type(error).__name__}); is it running?"
+            raise self._counted(retry_later("Down", message)) from error
+
+    def _checked(self, status: int, answer: dict[str, object] | None) -> dict[str, object]:
+        refusal = to_refusal(status, answer)
         if refusal is None:
             return answer or {}
-        if refusal.status not in PASS_THROUGH:
-            self._metrics.torchserve_error(refusal.kind)
-        raise refusal
+        raise refusal if refusal.status in PASS_THROUGH else self._counted(refusal)
+
+    def _counted(self, refusal: Refusal) -> Refusal:
+        self._metrics.torchserve_error(refusal.kind)
+        return refusal

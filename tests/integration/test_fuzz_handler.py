@@ -2,11 +2,14 @@
 
 import json
 import random
+import re
 import traceback
 import warnings
 from collections import Counter as Tally
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,14 @@ import pytest
 import requests
 
 from serve.answers import Content, Predictor
+from serve.archives.archive import golden_photos
 from serve.archives.archive import unpacked as unpacked_archive
 from serve.counter import Answer, Counter
-from serve.errors import BusyError, PhotoError, RequestError
+from serve.errors import BusyError, ModelError, PhotoError
 from serve.handler import BinCounterHandler
 from serve.links import PhotoStore
-from serve.payload import Fields, PhotoInput
+from serve.local.servers import free_port
+from serve.payload import ATTRIBUTES, Fields, PhotoInput, PredictionRequest
 from serve.photo import Pixels
 from tests.conftest import rounds
 from tests.integration.damage import body_of, photo_of, png, whole
@@ -30,6 +35,7 @@ from trainer.training.run import Trained
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it leaves a file of its own open
     from ts.context import Context, RequestProcessor
+    from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
 pytestmark = [  # Pillow warns of what it reads in spite of all
     pytest.mark.filterwarnings("ignore::UserWarning"),
@@ -144,6 +150,71 @@ def test_damaged_requests_leave_torchserve_s_worker_alive(trained: Trained, file
     print(f"{len(sent)} damaged requests through TorchServe: {dict(sorted(tally.items()))}")
 
 
+ROOT = Path(__file__).parents[2]
+COUNTED = re.compile(
+    r"\[METRICS\]binwatch_photos_total\.Count:(\d+)\|#ModelName:bin-counter,ModelVersion:1,Outcome:(\w+)"
+)
+
+
+def counts_of(
+    handler: BinCounterHandler,
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    data: dict[str, bytes],
+    **headers: object,
+) -> tuple[int, dict[str, int]]:
+    """The status of one request, and what the handler counts for it."""
+    caplog.clear()
+    batch = context(folder)
+    batch.request_processor = [RequestProcessor(headers)]
+    with suppress(ZeroDivisionError):
+        handler.handle([data], batch)
+    found = [COUNTED.match(record.getMessage()) for record in caplog.records]
+    return batch.get_response_status(0)[0] or 200, {match[2]: int(match[1]) for match in found if match}
+
+
+def test_the_handler_counts_what_the_model_did_and_nothing_else(
+    unpacked: Path,
+    trained: Trained,
+    files: list[bytes],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    metrics = MetricsCacheYamlImpl(str(ROOT / "serve" / "torchserve" / "metrics.yaml"))
+    metrics.initialize_cache()
+    loaded = context(unpacked)
+    loaded.metrics = metrics
+    monkeypatch.setenv("BINWATCH_S3_BUCKETS", "bins")
+    monkeypatch.setenv("BINWATCH_S3_ENDPOINT", f"http://127.0.0.1:{free_port()}")  # a store that is away
+    monkeypatch.setenv("TS_DECODE_INPUT_REQUEST", "true")
+    monkeypatch.delenv("BINWATCH_CAPTURE", raising=False)
+    handler = BinCounterHandler()
+    handler.initialize(loaded)
+    count = partial(counts_of, handler, unpacked, caplog)
+    caplog.set_level("INFO", "ts.metrics.caching_metric")
+    golden, link = golden_photos(trained.archive)[0][0], {"content-type": "string/url"}
+    nothing = {"answered": 0, "failed": 0}
+    assert count({"body": files[0]}) == (200, {"answered": 1, "failed": 0})
+    assert count({"body": files[0]}, **{ATTRIBUTES: "probe=1"}) == (200, {"answered": 1, "failed": 0})
+    assert count({"body": golden}, **{ATTRIBUTES: "probe=1"}) == (200, nothing)
+    assert count({"body": b"no photo"}) == (400, nothing)
+    assert count({"body": b"s3://bins/a.jpg"}, body=link) == (502, nothing)
+    assert count({"body": b"s3://private/a.jpg"}, body=link) == (403, nothing)
+    assert count({"body": files[0]}, Origin="http://evil.example") == (403, nothing)
+    assert count({"body": files[0], "expected_quantity": b"x"}) == (422, nothing)
+    handler.predictor = Predictor(Fragile(unpacked), PhotoStore(frozenset()), alpha=0.05)
+    white = png(20, 20, 8, 2, (b"\0" + b"\xff" * 60) * 20)
+    assert count({"body": white}) == (500, {"answered": 0, "failed": 1})
+
+    class Crashing(BinCounterHandler):
+        def _is_captured(self, request: PredictionRequest) -> bool:
+            raise ZeroDivisionError
+
+    handler.__class__ = Crashing
+    monkeypatch.setattr(handler, "capture", object())
+    assert count({"body": files[0]})[1] == {"answered": 0, "failed": 1}
+
+
 class Fragile(Counter):
     """A counter whose model fails at white photos."""
 
@@ -163,7 +234,7 @@ def test_a_photo_that_makes_the_code_fail_is_a_500_and_costs_no_other(
     assert isinstance(first, dict)
     assert isinstance(last, dict)
     assert last["expected_quantity"] == 3
-    assert type(failure) is RequestError
+    assert type(failure) is ModelError
     assert (failure.status, "white" in str(failure)) == (500, False)
     assert "ZeroDivisionError: white" in caplog.text
 

@@ -14,14 +14,16 @@ import pytest
 import requests
 
 from serve import hour_files, links
-from serve.archives.archive import unpacked
+from serve.archives.archive import golden_photos, unpacked
 from serve.capture_record import Record
 from serve.counter import Answer
+from serve.gateway.health import gradient_png
 from serve.handler import BinCounterHandler
 from serve.links import MAX_BYTES
-from serve.local.servers import free_port, s3_server
+from serve.local.servers import free_port, gateway_server, s3_server
 from serve.upload import Spool
 from tests.integration.serving import Deployed, deployed
+from tests.integration.strangers import FORM, PATH, pester, raw, request
 from tests.integration.test_fuzz_handler import context, send
 from tests.unit.test_capture import MOMENT, lines, until
 from trainer.training.run import Trained
@@ -60,6 +62,13 @@ def server(tmp_path_factory: pytest.TempPathFactory, trained: Trained, s3: str) 
     assert "Traceback" not in running.log()
 
 
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory, server: Deployed) -> Iterator[str]:
+    """The address of TorchServe's route at the gateway."""
+    with gateway_server(tmp_path_factory.mktemp("gateway"), server.address) as url:
+        yield f"{url}/predictions/bin-counter"
+
+
 def ask(server: Deployed, content: object, **headers: str) -> requests.Response:
     return requests.post(server.url, json=content, headers=headers, timeout=60)
 
@@ -73,10 +82,10 @@ def encoded(photo: bytes) -> str:
     return base64.b64encode(photo).decode()
 
 
-def test_every_form_of_a_request_gets_the_same_answer(server: Deployed, photo: bytes) -> None:
-    expected = same(requests.post(server.url, data=photo, timeout=60).json())
+def every_form(photo: bytes) -> list[dict[str, Any]]:
+    """One photo in every form that a request can have."""
     link = {"Content-Type": "string/url"}
-    forms: list[dict[str, Any]] = [
+    return [
         {"data": photo, "headers": {"Content-Type": "image/jpeg"}},
         {"json": {"image": encoded(photo)}},
         {"data": json.dumps({"image": encoded(photo)}), "headers": {"Content-Type": "Application/JSON; charset=utf-8"}},
@@ -89,12 +98,54 @@ def test_every_form_of_a_request_gets_the_same_answer(server: Deployed, photo: b
         {"files": {"data": ("a.jpg", photo, "image/jpeg")}},
         {"files": {"uri": (None, "s3://bins/a b/é.jpg")}},
     ]
-    for form in forms:
-        response = requests.post(server.url, timeout=60, **form)
+
+
+@pytest.mark.parametrize("through_gateway", [False, True])
+def test_every_form_of_a_request_gets_the_same_answer(
+    server: Deployed, gateway: str, photo: bytes, through_gateway: bool
+) -> None:
+    expected = same(requests.post(server.url, data=photo, timeout=60).json())
+    url = gateway if through_gateway else server.url
+    for form in every_form(photo):
+        response = requests.post(url, timeout=60, **form)
         assert response.status_code == 200, response.text
         assert same(response.json()) == expected
-    listed = ask(server, {"instances": [{"image": encoded(photo)}, {"uri": "s3://bins/a b/é.jpg"}]}).json()
-    assert [same(answer) for answer in listed] == [expected, expected]
+    listed = requests.post(
+        url, json={"instances": [{"image": encoded(photo)}, {"uri": "s3://bins/a b/é.jpg"}]}, timeout=60
+    )
+    assert [same(answer) for answer in listed.json()] == [expected, expected]
+
+
+def test_the_gateway_refuses_what_torchserve_fails_at_and_shows_nobody_the_photo(gateway: str, photo: bytes) -> None:
+    as_form = {"Content-Type": FORM.decode()}
+    assert requests.post(gateway, data=photo, headers=as_form, timeout=60).status_code == 200  # curl --data-binary
+    bodies: list[tuple[dict[str, Any], int]] = [
+        ({"data": b"%zz" + photo, "headers": as_form}, 415),
+        ({"data": photo, "headers": {"Content-Type": "text/plain"}}, 415),
+        ({"data": photo, "headers": {"Origin": "http://evil.example"}}, 403),
+        ({"data": photo, "headers": {HEADER: "expected_quantity=x"}}, 422),
+        ({"data": photo, "headers": {HEADER: "é"}}, 422),
+        ({"files": [("data", photo), ("data", photo)]}, 422),
+        ({"data": bytes(MAX_BYTES + 1)}, 413),
+        ({"data": b"no photo"}, 400),
+    ]
+    for body, status in bodies:
+        response = requests.post(gateway, timeout=60, **body)
+        assert (response.status_code, response.json()["code"]) == (status, status)
+        assert len(response.content) < 1000
+    tally = pester(gateway, photo)
+    print(tally)
+    assert tally["form", "200"] == 40
+    assert tally["OPTIONS *", "404"] + tally["OPTIONS *", "400"] == 57
+    assert not any(status.startswith("5") for _, status in tally)
+
+
+def test_a_header_that_counts_is_sent_once(gateway: str, photo: bytes) -> None:
+    for value in (b"expected_quantity=2", b"expected_quantity=3"):
+        head = request(b"POST " + PATH, photo, **{HEADER: value})
+        twice = head.replace(b"\r\n", b"\r\n" + HEADER.encode() + b": expected_quantity=2\r\n", 1)
+        assert raw(gateway, twice)[9:12] == b"422"
+        assert raw(gateway, head)[9:12] == b"200"
 
 
 @pytest.mark.parametrize(
@@ -160,7 +211,8 @@ def test_each_photo_of_a_list_has_the_status_that_it_has_alone(server: Deployed)
         assert alone.headers["Content-Type"] == "application/json"
         assert same(alone.json()) == same(listed)
         assert listed.get("code", 200) == status
-    assert "BINWATCH_S3_BUCKETS (bins, others)" in answers[3]["message"]
+    assert "private" in answers[3]["message"]
+    assert "others" not in answers[3]["message"]  # who asks for one bucket is not told the rest
 
 
 @pytest.mark.parametrize(
@@ -193,16 +245,78 @@ def test_no_link_makes_the_server_connect_anywhere_but_to_the_store(server: Depl
             bait.accept()
 
 
+FROM_PAGES = [
+    ({"Origin": "http://evil.example"}, 403, "WrongOrigin"),
+    ({"Origin": "null"}, 403, "WrongOrigin"),
+    ({"Origin": "http://127.0.0.1:8080"}, 403, "WrongOrigin"),  # there is no page here
+    ({"origin": "http://rebound.example", "Host": "rebound.example"}, 403, "WrongOrigin"),
+    ({"Sec-Fetch-Site": "cross-site"}, 403, "WrongOrigin"),
+    ({"Sec-Fetch-Site": "same-origin"}, 403, "WrongOrigin"),
+    ({"Host": "rebound.example"}, 421, "WrongHost"),
+    ({"Host": "127.0.0.1.evil.example:8080"}, 421, "WrongHost"),
+    ({"Content-Type": "text/plain"}, 415, "UnsupportedMediaType"),
+    ({"Content-Type": "Text/HTML; charset=utf-8"}, 415, "UnsupportedMediaType"),
+    ({"Sec-Fetch-Site": "none"}, 200, None),
+    ({"Host": "localhost"}, 200, None),
+    ({"Host": "serve:8080"}, 200, None),
+    ({"Host": "serve.internal:8080"}, 200, None),
+    ({"Host": "[::1]:8080"}, 200, None),
+    ({"Content-Type": "video/mp4"}, 200, None),
+]
+
+
+def test_what_web_pages_can_send_is_refused_and_not_captured(server: Deployed, photo: bytes) -> None:
+    for number, (headers, status, kind) in enumerate(FROM_PAGES):
+        sent = {**headers, HEADER: f"page={number}"}
+        response = requests.post(server.url, data=photo, headers=sent, timeout=60)
+        assert (response.status_code, response.json().get("type")) == (status, kind), headers
+    admitted = {f"page={number}" for number, (_, status, _) in enumerate(FROM_PAGES) if status == 200}
+    until(lambda: admitted <= captured_attributes(server))  # the last ones are admitted
+    assert {text for text in captured_attributes(server) if text.startswith("page=")} == admitted
+
+
+def captured_attributes(server: Deployed) -> set[str]:
+    return {text for line in records(server).values() for text in line["eventMetadata"]["customAttributes"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("/predictions/bin-counter", [("expected_quantity", "2"), ("expected_quantity", "3")]),
+        ("/predictions/bin-counter", [("expected_quantity", "2"), ("expected_quantity", "2")]),
+        ("/predictions/bin-counter", [("other", "2"), ("other", "3")]),
+        ("/models/bin-counter/invoke?expected_quantity=2", [("expected_quantity", "3")]),
+        ("/models/bin-counter/invoke?expected_quantity=2&expected_quantity=3", []),
+    ],
+)
+def test_a_field_that_is_sent_twice_is_refused(
+    server: Deployed, photo: bytes, path: str, form: list[tuple[str, str]]
+) -> None:
+    parts: list[Any] = [("data", ("a.jpg", photo)), *((name, (None, value)) for name, value in form)]
+    response = requests.post(server.address + path, files=parts, timeout=60)
+    assert (response.status_code, response.json()["type"]) == (422, "BadField")
+    assert "more than once" in response.json()["message"]
+
+
+def test_two_photos_in_a_form_are_refused(server: Deployed, photo: bytes) -> None:
+    response = requests.post(server.url, files=[("data", photo), ("data", photo)], timeout=60)
+    assert response.status_code == 422
+    assert "'data' more than once" in response.json()["message"]
+
+
 def records(server: Deployed) -> dict[str, Record]:
     return {line["eventMetadata"]["eventId"]: line for line in lines(server.state / "capture")}
 
 
-def test_every_answer_is_in_the_record_with_what_was_asked(server: Deployed, photo: bytes) -> None:
+def test_every_answer_is_in_the_record_with_what_was_asked(server: Deployed, trained: Trained, photo: bytes) -> None:
     before = len(records(server))
-    probed = requests.post(server.url, data=photo, headers={HEADER: "expected_quantity=3, probe=1"}, timeout=60)
+    golden = golden_photos(trained.archive)[0][0]
+    probed = requests.post(server.url, data=golden, headers={HEADER: "expected_quantity=3, probe=1"}, timeout=60)
+    checked = requests.post(server.url, data=gradient_png(), headers={HEADER: "probe=1"}, timeout=60)
+    pretended = requests.post(server.url, data=photo, headers={HEADER: "probe=1"}, timeout=60)
     response = requests.post(server.url, data=photo, headers={HEADER: "expected_quantity=3"}, timeout=60)
     listed = ask(server, [{"uri": "s3://bins/a b/é.jpg"}, {"image": "%"}]).json()
-    until(lambda: len(records(server)) >= before + 3)
+    until(lambda: len(records(server)) >= before + 4)
     captured = records(server)[response.json()["event_id"]]
     assert json.loads(captured["captureData"]["endpointOutput"]["data"]) == response.json()
     assert captured["captureData"]["endpointInput"]["observedContentType"] == "image/jpeg"
@@ -215,6 +329,9 @@ def test_every_answer_is_in_the_record_with_what_was_asked(server: Deployed, pho
     assert measurements["sharpness"] > 0
     assert probed.json()["expected_quantity"] == 3
     assert probed.json()["event_id"] not in records(server)  # asked before the others, which are there
+    assert checked.json()["event_id"] not in records(server)
+    claim = records(server)[pretended.json()["event_id"]]  # anybody can claim to be a health check
+    assert claim["eventMetadata"]["customAttributes"] == ["probe=1"]
     linked = records(server)[listed[0]["event_id"]]["captureData"]["endpointInput"]
     assert json.loads(linked["data"]) == {"uri": "s3://bins/a b/é.jpg"}
     assert [line["eventMetadata"]["binwatch"]["status"] for line in records(server).values()].count(422) >= 1

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from serve.errors import BodyError, FieldError, RequestError, TooLargeError
+from serve.errors import BodyError, FieldError, MediaTypeError, RequestError, TooLargeError
 from serve.links import MAX_BYTES, Link
-from serve.payload import ATTRIBUTES, MAX_PHOTOS, Fields, PhotoInput, PredictionRequest, media_type, parse
+from serve.payload import ATTRIBUTES, MAX_PHOTOS, REPEATED, Fields, PhotoInput, PredictionRequest, media_type, parse
 
 PHOTO = b"\xff\xd8\xff\xe0 a photo, as far as this module is concerned"
 BASE64 = base64.b64encode(PHOTO).decode()
@@ -30,7 +30,7 @@ def fields(request: PredictionRequest) -> Fields:
     return only.fields
 
 
-@pytest.mark.parametrize("kind", ["image/jpeg", "", "application/octet-stream", "text/plain", "video/mp4"])
+@pytest.mark.parametrize("kind", ["image/jpeg", "", "application/octet-stream", "video/mp4"])
 def test_a_body_of_any_other_type_is_a_photo_s_bytes(kind: str) -> None:
     request = parse({"body": PHOTO}, {"body": {"content-type": kind}, "Content-Type": kind})
     assert request == PredictionRequest((PhotoInput(PHOTO),), False, kind, "", PHOTO)
@@ -154,6 +154,18 @@ def test_the_header_speaks_for_every_photo_of_a_list() -> None:
     ).photos
     assert isinstance(first, FieldError)
     assert isinstance(second, PhotoInput)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "Text/CSV; charset=utf-8", "application/x-www-form-urlencoded"])
+def test_a_type_that_forms_of_web_pages_have_is_refused(kind: str) -> None:
+    request = parse({"body": PHOTO}, {"Content-Type": kind})
+    assert "send image/jpeg" in reason(request, MediaTypeError)
+
+
+def test_a_field_that_the_form_or_the_query_has_twice_is_refused() -> None:
+    request = parse({"data": PHOTO, "expected_quantity": b"2"}, {REPEATED.lower(): "expected_quantity"})
+    assert "'expected_quantity' more than once" in reason(request)
+    assert parse({"data": PHOTO}, {REPEATED: ""}).photos == (PhotoInput(PHOTO),)
 
 
 def test_the_header_says_everything_once() -> None:

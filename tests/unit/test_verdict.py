@@ -5,6 +5,7 @@ import pytest
 from serve.answers import predictor_from
 from serve.errors import SettingsError
 from serve.verdict import (
+    MIN_ALPHA,
     Verdict,
     VerdictKind,
     combine,
@@ -48,19 +49,29 @@ def test_a_quantity_that_the_model_does_not_know_is_unsure_and_says_why() -> Non
     assert judgement.reason == "the model does not know 7 objects; it knows 1, 2"
 
 
-@pytest.mark.parametrize(("alpha", "photos"), [(0.05, 19), (0.01, 99), (0.2, 4), (0.5, 1)])
+@pytest.mark.parametrize(("alpha", "photos"), [(0.05, 19), (0.01, 99), (0.2, 4), (0.5, 1), (1 / 49, 48)])
 def test_too_few_calibration_photos_for_alpha_are_unsure(alpha: float, photos: int) -> None:
     assert min_calibration_photos(alpha) == photos
     enough = ask("1", 0.0, 0.5, 0.5, alpha=alpha, scores={"1": [0.5] * photos})
     few = ask("1", 0.0, 0.5, 0.5, alpha=alpha, scores={"1": [0.5] * (photos - 1)})
     assert enough.verdict == MISMATCH
     assert few.verdict == UNSURE
+    assert (enough.calibrated, few.calibrated) == (True, False)
     assert f"it takes {photos}" in few.reason
 
 
-@pytest.mark.parametrize("text", ["5", "-0.1", "nan", "5%"])
-def test_an_alpha_that_is_no_share_is_refused(text: str) -> None:
-    with pytest.raises(SettingsError, match=f"BINWATCH_ALPHA is '{text}'; give a number from 0 to 1"):
+def test_the_number_of_calibration_photos_is_the_smallest_that_is_enough() -> None:
+    for alpha in [1 / number for number in range(1, 300)] + [number / 997 for number in range(1, 998)]:
+        number = min_calibration_photos(alpha)
+        assert 1 / (1 + number) <= alpha
+        assert number == 1 or 1 / number > alpha
+    assert min_calibration_photos(MIN_ALPHA) == 9999
+    assert min_calibration_photos(1e-12) > 1e11  # at once
+
+
+@pytest.mark.parametrize("text", ["5", "-0.1", "nan", "5%", "0", "-0", "1e-12", "0.00009"])
+def test_an_alpha_that_is_no_share_or_never_an_alarm_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match=f"BINWATCH_ALPHA is '{text}'; give a number from 0.0001 to 1"):
         predictor_from(Mock(), {"BINWATCH_ALPHA": text})
 
 

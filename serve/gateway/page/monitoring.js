@@ -126,11 +126,12 @@ function countChart(counts) {
     stacks([{ kind: "accent", values: names.map((name) => counts[name]) }], names, compact));
 }
 
+/** The index is null if no answer in the period can be compared, as when all have failed. */
 function drift(indices) {
   const rows = indices.map(({ name, psi, threshold, alert }) => [
     DRIFT_NAMES[name] || name,
-    el("span", { class: "drift" }, gauge(psi, threshold, alert), el("span", {}, `${psi.toFixed(3)} of ${threshold.toFixed(2)}`)),
-    alert ? el("b", { class: "mismatch-text" }, "drifted") : "as in training",
+    psi === null ? "-" : el("span", { class: "drift" }, gauge(psi, threshold, alert), el("span", {}, `${psi.toFixed(3)} of ${threshold.toFixed(2)}`)),
+    psi === null ? "no answers to compare" : alert ? el("b", { class: "mismatch-text" }, "drifted") : "as in training",
   ]);
   return el("section", { class: "card", "aria-labelledby": "drift-title" }, el("h3", { id: "drift-title" }, "Drift since training"),
     el("p", { class: "help" }, "How far answers and photos differ from those of the training set: the population stability index, where 0 means no change."),

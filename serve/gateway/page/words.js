@@ -30,7 +30,7 @@ function unsure(answer, looks, agrees) {
   if (answer.probability === null) {
     return `The model cannot judge a record of ${recorded}: it knows ${known[0]} to ${known[known.length - 1]} objects.`;
   }
-  if (/too few for alpha/.test(answer.reason)) {
+  if (answer.calibrated === false) {
     return `${looks}, but the model was calibrated on too few bins with ${objects(recorded)} to say yes or no.`;
   }
   return agrees ? `${looks}, as recorded, but that is not certain enough.` : `${looks} rather than ${recorded}, but not clearly enough for an alarm.`;
