@@ -28,7 +28,8 @@ from trainer.data.dataset import DataSpec
 from trainer.data.prepared import splits_of
 from trainer.pipeline.execution import Execution
 from trainer.pipeline.pipeline import execute
-from trainer.promotion.promoter import Promoter, watch
+from trainer.promotion.promoter import Promoter
+from trainer.promotion.promotion_loop import watch
 from trainer.registry import signing
 from trainer.registry.mlflow_registry import Registry
 

@@ -46,6 +46,7 @@ def main(args: Namespace) -> int:
             policy=settings.gate,
             settled_s=60.0 if args.watch else 0.0,
             trusted=signing.ensure_local_keys(state),
+            recovery_s=90.0,
         ),
         limits=settings.limits,
         monitoring=settings.monitoring,

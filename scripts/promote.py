@@ -22,8 +22,8 @@ from serve.rollout import autoscale
 from trainer import entrypoint
 from trainer.evaluation.policy import GatePolicy
 from trainer.promotion import assembly, decisions
-from trainer.promotion.promoter import watch
 from trainer.promotion.promoter_settings import PromoterSettings
+from trainer.promotion.promotion_loop import watch
 from trainer.registry.entities import UNWANTED
 from trainer.registry.mlflow_registry import Registry
 from trainer.reporting import history

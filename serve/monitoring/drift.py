@@ -12,16 +12,18 @@ properties of the population stability index, Journal of Risk Model Validation 1
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
+from annotated_types import Len
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 from pydantic_settings import SettingsConfigDict
 from scipy.special import chdtri
 
+from serve.errors import DataError
 from serve.settings import Settings
 
 FALSE_ALARM_RATE = 0.001
@@ -30,12 +32,36 @@ SMOOTHING = 0.5
 """Records added to every bin on both sides, so that an empty bin gives a finite index (Jeffreys' prior)."""
 Z95 = NormalDist().inv_cdf(0.975)
 
+_Deciles = Annotated[list[FiniteFloat], Len(11, 11)]
 ReferenceShares: TypeAlias = Mapping[str, Any]
 """``reference.json`` of a training run.
 
 ``counts``: share (0-1) by count; ``confidence``, ``brightness`` and ``sharpness``: 11 deciles each, from minimum to
 maximum; ``photos``: the number of photos behind each of them, missing in old runs.
 """
+
+
+@dataclass(frozen=True)
+class _Reference:
+    counts: dict[str, FiniteFloat] | None = None
+    confidence: _Deciles | None = None
+    brightness: _Deciles | None = None
+    sharpness: _Deciles | None = None
+    photos: dict[str, int] | None = None
+
+
+_REFERENCE = TypeAdapter(_Reference)
+
+
+def checked_reference(content: Mapping[str, object]) -> ReferenceShares:
+    """The part of a ``reference.json`` that is compared with. Raises DataError where it has another shape."""
+    try:
+        reference = asdict(_REFERENCE.validate_python(content))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = ".".join(map(str, problem["loc"])) or "it"
+        raise DataError(f"this is not a reference.json of binwatch: {place}: {problem['msg']}") from error
+    return {name: shares for name, shares in reference.items() if shares is not None}
 
 
 class Thresholds(Settings):

@@ -12,10 +12,10 @@ from pathlib import Path
 from threading import Event
 from typing import Protocol
 
-from serve.errors import BinwatchError, DataError, SettingsError, TrackingError
+from serve.errors import OUTSIDE, BinwatchError, DataError, SettingsError, TrackingError, sentence
 from serve.files import write_text
 from serve.monitoring import alerts, records
-from serve.monitoring.drift import Alert, ReferenceShares, Thresholds
+from serve.monitoring.drift import Alert, Thresholds, checked_reference
 from serve.monitoring.reader import CaptureSource, Reader
 from serve.monitoring.report import Reference, Report, summarise
 
@@ -28,7 +28,7 @@ UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 class Journal(Protocol):
     """Provides references and logs reports; implemented by ``trainer.reporting.monitoring_runs.Journal``."""
 
-    def reference(self) -> tuple[str, ReferenceShares] | None:
+    def reference(self) -> tuple[str, Mapping[str, object]] | None:
         """The version that serves, and what its answers are compared with. Raises TrackingError."""
 
     def log(self, report: Mapping[str, object]) -> None:
@@ -53,6 +53,7 @@ class Monitor:
         self._out, self._window, self._thresholds = out, window, thresholds
         self._webhook, self._journal = webhook, journal
         self._reference: Reference | None = None
+        self._problem = ""
         self._answers = Reader(source, records.ANSWERS, records.parse_answer, records.ANSWER_DTYPE)
         self._truths = Reader(source, records.TRUTHS, records.parse_truth, records.TRUTH_DTYPE)
 
@@ -83,8 +84,19 @@ class Monitor:
             reference = self._journal.reference() if self._journal else None
         except TrackingError as error:
             return error
-        self._reference = Reference(*reference) if reference else None
+        self._reference = self._checked(*reference) if reference else None
         return None
+
+    def _checked(self, version: str, content: Mapping[str, object]) -> Reference | None:
+        """The reference, or None where it has another shape, which is logged once."""
+        try:
+            reference, problem = Reference(version, checked_reference(content)), ""
+        except DataError as error:
+            reference, problem = None, f"drift from version {version} is not measured: {error}"
+        if problem and problem != self._problem:
+            log.warning("%s", problem)
+        self._problem = problem
+        return reference
 
 
 def watch(run_once: Callable[[], object], heartbeat: Path, interval_s: float, stop: Event) -> None:
@@ -96,8 +108,8 @@ def watch(run_once: Callable[[], object], heartbeat: Path, interval_s: float, st
         try:
             run_once()
             heartbeat.touch()
-        except BinwatchError as error:
-            log.warning("%s; trying again in %.0f s", error, interval_s)
+        except (BinwatchError, *OUTSIDE) as error:
+            log.warning("%s; trying again in %.0f s", sentence(error), interval_s)
         stop.wait(interval_s)
 
 

@@ -100,10 +100,12 @@ class BucketSource:
     @contextmanager
     def _wrap_errors(self) -> Iterator[None]:
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
+        shapes = (KeyError, TypeError, ValueError, AttributeError)  # of an answer that is not S3's
         try:
             yield
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, ResponseParserError, *shapes) as error:
             raise DataError(f"{self.uri} cannot be read: {error}; check the bucket and BINWATCH_S3_ENDPOINT") from error
 
 

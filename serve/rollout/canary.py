@@ -1,5 +1,6 @@
 """The canary: golden photos, whose answers must be those that the archive promises."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def check_one(
         off = min(_largest_difference(probabilities, accepted) for accepted in manifest.accepted_answers(number))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CanaryError(f"version {version} answers golden photo {number} with {answer!r:.200}") from error
-    if off > manifest.tolerance or answer.get("model_version") != version:
+    if not off <= manifest.tolerance or answer.get("model_version") != version:
         raise CanaryError(
             f"version {version} answers golden photo {number} with probabilities {off:.3f} off "
             f"(at most {manifest.tolerance} allowed), as version {answer.get('model_version')}"
@@ -47,4 +48,5 @@ def check_one(
 
 
 def _largest_difference(probabilities: Iterable[float], expected: Iterable[float]) -> float:
-    return max(abs(a - b) for a, b in zip(probabilities, expected, strict=True))
+    differences = [abs(a - b) for a, b in zip(probabilities, expected, strict=True)]
+    return max(differences) if all(map(math.isfinite, differences)) else math.inf

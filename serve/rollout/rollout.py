@@ -25,10 +25,10 @@ from pathlib import Path
 
 from serve import capture, links
 from serve.archives.archive import golden_photos
-from serve.errors import CanaryError, PhotoError, RefusedError, ServerError
+from serve.errors import CanaryError, OverloadedError, PhotoError, RefusedError, ServerError
 from serve.rollout import canary, probation
 from serve.rollout.model_store import ModelStore
-from serve.rollout.probation import Observation, Traffic
+from serve.rollout.probation import Observation, Silence, Traffic
 from serve.rollout.torchserve_client import BATCHING, Inference, LoadedVersion, Management, Metrics
 
 log = logging.getLogger(__name__)
@@ -66,8 +66,14 @@ class Rollout:
         self._metrics = metrics
         self._policy = policy or probation.ProbationPolicy(duration_s=0)
         self._probation: _Probation | None = None
+        self._replaced = ""
         self._traffic_at_load: Traffic | None = None
         self.workers = workers
+
+    @property
+    def archives(self) -> ModelStore:
+        """The model store."""
+        return self._archives
 
     def lock(self) -> AbstractContextManager[None]:
         """Keep other promoters from changing this server; waits for the lock. A kill releases it."""
@@ -78,18 +84,20 @@ class Rollout:
         versions = self._management.loaded()
         return next((version.version for version in versions if version.default and self._is_serving(version)), None)
 
-    def store_archive(self, version: str, fetch: Callable[[], Path]) -> None:
+    def store_archive(self, version: str, fetch: Callable[[], Path], run_id: str = "") -> None:
         """Make sure that the archive of ``version`` is in the store, undamaged; else store what ``fetch`` returns."""
-        self._archives.ensure(version, fetch)
+        self._archives.ensure(version, fetch, run_id)
 
-    def load(self, version: str, fetch: Callable[[], Path]) -> None:
+    def load(self, version: str, fetch: Callable[[], Path], run_id: str = "") -> None:
         """Load ``version``; ``fetch`` returns its archive and is called only if the store lacks it.
 
-        Raises CanaryError where TorchServe cannot start it, ServerError where TorchServe does not answer.
+        ``run_id``: its training run; a version of that number from another one is replaced. Raises CanaryError where
+        TorchServe cannot start it, ServerError where TorchServe does not answer.
         """
-        self._archives.ensure(version, fetch)
+        replaces = self._archives.is_of_another_run(version, run_id)
+        self._archives.ensure(version, fetch, run_id)
         loaded = self._find(version)
-        if loaded and not self._is_serving(loaded):
+        if loaded and (replaces or not self._is_serving(loaded)):
             self._unload_dead(loaded)
             loaded = None
         try:
@@ -106,24 +114,24 @@ class Rollout:
 
     def switch(self, version: str) -> None:
         """Make ``version`` the default version, and start its probation."""
-        now = self._traffic()
-        self._management.set_default(version)
+        now = self._traffic(self._replaced)
         before = now.since(self._traffic_at_load) if now and self._traffic_at_load else None
-        self._probation = _Probation(version, before, now)
+        self._probation = _Probation(version, before, self._traffic(version))
+        self._management.set_default(version)
 
     def observe(self, version: str) -> Observation:
         """Assess the default version once. Probation starts at the switch; after a restart of the promoter, now."""
         current = self._probation
         if current is None or current.version != version:
-            current = self._probation = _Probation(version, None, self._traffic())
-        failure = self._probe(current)
-        total, start = self._traffic(), current.start
+            current = self._probation = _Probation(version, None, self._traffic(version))
+        answered = self._probe(current)
+        total, start = self._traffic(version), current.start
         now = total.since(start) if total and start else None
         if now is None:  # TorchServe was restarted
             current.start = total
         elapsed_s = time.monotonic() - current.start_s
         observation = probation.assess(self._policy, elapsed_s, current.before, now, tuple(current.failures))
-        return replace(observation, over=observation.over and not failure)
+        return replace(observation, over=observation.over and answered)
 
     def resize(self, version: str, workers: int) -> None:
         """Set the number of workers of the default version, without dropping a request.
@@ -163,7 +171,9 @@ class Rollout:
         They start one after another, because each takes a core from the serving workers while it starts.
         """
         if not workers:
-            self._traffic_at_load = self._traffic()
+            default = [loaded.version for loaded in self._management.loaded() if loaded.default]
+            self._replaced = "".join(default).removesuffix(STAND_IN)
+            self._traffic_at_load = self._traffic(self._replaced)
             self._management.register(self._archives.path(version).name)
         for number in range(workers + 1, self.workers + 1):
             self._management.scale(version, number)
@@ -188,25 +198,44 @@ class Rollout:
             self._management.set_default(max(others, key=lambda loaded: loaded.ready).version)
         self._management.unregister(dead.version)
 
-    def _probe(self, current: "_Probation") -> str:
-        """Send the next golden photo to the default version, as live traffic; returns the failure, if any."""
-        failure, path = "", self._archives.path(current.version)
-        try:
-            canary.check_one(self._probing, path, current.version, current.probes)
-        except ServerError as error:
-            overloaded = current.before is not None and current.before.failed_share > self._policy.error_share
-            if isinstance(error, CanaryError) or not overloaded:
-                failure = str(error)
-                current.failures.append(failure)
+    def _probe(self, current: "_Probation") -> bool:
+        """Send the next golden photo to the default version, as live traffic; returns whether the answer is right."""
+        path, number = self._archives.path(current.version), current.probes
         current.probes += 1
-        return failure
+        try:
+            canary.check_one(self._probing, path, current.version, number)
+        except ServerError as error:
+            answered = isinstance(error, CanaryError | RefusedError) and not isinstance(error, OverloadedError)
+            if answered or self._hangs(current):
+                current.failures.append(str(error))
+            return False
+        current.silence = None
+        return True
 
-    def _traffic(self) -> Traffic | None:
-        """Live traffic so far. None where it is not counted: that must not block a rollback."""
+    def _hangs(self, current: "_Probation") -> bool:
+        """Whether a golden photo got no answer because the model hangs, not because others fill the queue."""
+        batches, now_s = self._batches(), time.monotonic()
+        if batches is None:  # it is not known whether others are answered
+            return True
+        if current.silence and current.silence.is_fault(now_s, batches):
+            return True
+        if current.silence is None or batches != current.silence.batches:
+            current.silence = Silence(now_s, batches)
+        return False
+
+    def _batches(self) -> float | None:
+        """How many batches the workers have answered. None where it is not counted."""
+        try:
+            return self._metrics.work().batches if self._metrics else None
+        except ServerError:
+            return None
+
+    def _traffic(self, version: str) -> Traffic | None:
+        """What the model of ``version`` did so far. None where it is not counted: that must not block a rollback."""
         if self._metrics is None:
             return None
         try:
-            return self._metrics.traffic()
+            return self._metrics.traffic(version)
         except ServerError as error:
             log.warning("live traffic cannot be read, golden photos are still checked: %s", error)
             return None
@@ -243,3 +272,4 @@ class _Probation:
     start_s: float = field(default_factory=time.monotonic)
     probes: int = 0
     failures: list[str] = field(default_factory=list)
+    silence: Silence | None = None

@@ -5,7 +5,8 @@ https://pytorch.org/serve/metrics_api.html
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import requests
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.errors import PhotoError, RefusedError, ServerError
+from serve.errors import OverloadedError, PhotoError, RefusedError, ServerError
 from serve.payload import ATTRIBUTES, PROBE
 from serve.rollout.probation import Traffic
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 MODEL = "bin-counter"
 READY = "READY"
+SOCKET = "unix:"
+"""Start of an address that is a socket on this machine."""
 POLL_S = 0.05
 BATCHING = {"batch_size": 4, "max_batch_delay": 2}
 """A worker takes up to four waiting requests at once, and waits up to 2 ms for the second: passing them on one by one
@@ -30,6 +33,8 @@ costs a tenth of the CPU time."""
 _REQUEST_US = "ts_inference_latency_microseconds"
 _QUEUE_US = "ts_queue_latency_microseconds"
 _BATCH_MS = "PredictionTime"
+_PHOTOS, _MODEL_SECONDS = "binwatch_photos_total", "binwatch_model_seconds_total"
+"""What serve/handler.py counts."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ class Inference:
         response = _call(self._session, "POST", self.url + path, self.timeout_s, data=photo, headers=headers)
         if response.status_code == 400:
             raise PhotoError(_message(response))
-        return dict(_raise_for_status(response).json())
+        with _torchserves_shape(self.url):
+            return dict(_raise_for_status(response).json())
 
 
 class Management:
@@ -86,19 +92,19 @@ class Management:
     """
 
     def __init__(self, url: str, timeout_s: float = 180.0) -> None:
-        self.url = url.rstrip("/")
+        self.url, self._session = _session_to(url)
         self.timeout_s = timeout_s
-        self._session = requests.Session()
 
     def loaded(self) -> list[LoadedVersion]:
         """All loaded versions of the model."""
         response = _call(self._session, "GET", f"{self.url}/models/{MODEL}/all", self.timeout_s)
         if response.status_code == 404:
             return []
-        versions = _raise_for_status(response).json()
-        response = _call(self._session, "GET", f"{self.url}/models/{MODEL}", self.timeout_s)
-        default = str(_raise_for_status(response).json()[0]["modelVersion"])
-        return [_loaded_version(content, default) for content in versions]
+        described = _call(self._session, "GET", f"{self.url}/models/{MODEL}", self.timeout_s)
+        with _torchserves_shape(self.url):
+            versions = _raise_for_status(response).json()
+            default = str(_raise_for_status(described).json()[0]["modelVersion"])
+            return [_loaded_version(content, default) for content in versions]
 
     def register(self, archive: str) -> None:
         """Register an archive of the model store as a version, without workers; see ``scale``."""
@@ -120,11 +126,14 @@ class Management:
         first_pids: dict[str, int] = {}
         deadline = time.monotonic() + self.timeout_s
         while time.monotonic() < deadline:
-            running = _raise_for_status(_call(self._session, "GET", url, self.timeout_s)).json()[0]["workers"]
-            if len(running) == workers and all(worker["status"] == READY for worker in running):
-                return
-            starting = [worker for worker in running if worker["status"] != READY and worker["pid"] > 0]
-            if any(first_pids.setdefault(worker["id"], worker["pid"]) != worker["pid"] for worker in starting):
+            with _torchserves_shape(self.url):
+                running = _raise_for_status(_call(self._session, "GET", url, self.timeout_s)).json()[0]["workers"]
+                starting = [worker for worker in running if worker["status"] != READY]
+                pids = [(worker["id"], worker["pid"]) for worker in starting if worker["pid"] > 0]
+                died = any(first_pids.setdefault(name, pid) != pid for name, pid in pids)
+                if len(running) == workers and not starting:
+                    return
+            if died:
                 raise RefusedError(f"a worker of version {version} dies before it is ready; TorchServe's log says why")
             time.sleep(POLL_S)
         raise ServerError(f"version {version} does not have {workers} workers after {self.timeout_s:.0f} s: {running}")
@@ -146,17 +155,16 @@ class Metrics:
     """The metrics API, in Prometheus' text format. ``timeout_s``: of one request."""
 
     def __init__(self, url: str, timeout_s: float = 10.0) -> None:
-        self.url = url.rstrip("/")
+        self.url, self._session = _session_to(url)
         self.timeout_s = timeout_s
-        self._session = requests.Session()
 
     def work(self) -> Work:
         """The work done so far. Raises ServerError where TorchServe does not count it."""
         return parse_work(self._page())
 
-    def traffic(self) -> Traffic:
-        """The requests without a version so far, whichever version answered them."""
-        return parse_traffic(self._page())
+    def traffic(self, version: str) -> Traffic | None:
+        """What the model of ``version`` did so far; None where the version's handler does not count it."""
+        return parse_traffic(self._page(), version)
 
     def _page(self) -> str:
         return _raise_for_status(_call(self._session, "GET", f"{self.url}/metrics", self.timeout_s)).text
@@ -176,16 +184,13 @@ def parse_work(page: str) -> Work:
     return Work(_total(families, f"{_REQUEST_US}_count"), _total(families, f"{_BATCH_MS}_count"), held_us / 1e6)
 
 
-def parse_traffic(page: str) -> Traffic:
-    """The requests without a version, from a metrics page. Failed ones are only counted for all requests together."""
-    families = _families(page)
-    received, answered, us = (
-        _total(families, name, model_version="default")
-        for name in ("ts_inference_requests_total", f"{_REQUEST_US}_count", f"{_REQUEST_US}_sum")
-    )
-    failures = ("Requests5XX", "Requests5XX_total")
-    failed = sum(sample.value for family in families for sample in family.samples if sample.name in failures)
-    return Traffic(requests=received, failed=failed, answered=answered, seconds=us / 1e6)
+def parse_traffic(page: str, version: str) -> Traffic | None:
+    """What the model of ``version`` did, from a metrics page; None for archives made before handlers counted it."""
+    families, labels = _families(page), {"ModelVersion": version}
+    if not any(labels.items() <= sample.labels.items() for family in families for sample in family.samples):
+        return None
+    answered, failed = (_total(families, _PHOTOS, **labels, Outcome=outcome) for outcome in ("answered", "failed"))
+    return Traffic(answered, failed, _total(families, _MODEL_SECONDS, **labels))
 
 
 def _families(page: str) -> list[Metric]:
@@ -219,6 +224,17 @@ def _loaded_version(content: dict[str, Any], default: str) -> LoadedVersion:
     )
 
 
+def _session_to(url: str) -> tuple[str, requests.Session]:
+    """The address that paths are appended to, and a session that reaches it; ``unix:/PATH`` is a socket."""
+    session = requests.Session()
+    if not url.startswith(SOCKET):
+        return url.rstrip("/"), session
+    from docker.transport import UnixHTTPAdapter
+
+    session.mount("http+unix://", UnixHTTPAdapter(f"http+unix://{url.removeprefix(SOCKET)}"))
+    return "http+unix://torchserve", session
+
+
 def _call(
     session: requests.Session,
     method: str,
@@ -234,9 +250,21 @@ def _call(
         raise ServerError(f"TorchServe at {url} does not answer: {error}; is it running?") from error
 
 
+@contextmanager
+def _torchserves_shape(url: str) -> Iterator[None]:
+    """Raise ServerError where an answer has another shape than TorchServe's."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ServerError(
+            f"{url} answers, but not as TorchServe does: {type(error).__name__}: {str(error)[:200]}; is it its address?"
+        ) from error
+
+
 def _raise_for_status(response: requests.Response) -> requests.Response:
     if not response.ok:
-        raise RefusedError(
+        full = response.status_code == 503 and _content(response).get("type") == "ServiceUnavailableException"
+        raise (OverloadedError if full else RefusedError)(
             f"TorchServe answered {response.status_code} to {response.request.method} {response.url}: "
             f"{_message(response)}"
         )
@@ -244,7 +272,13 @@ def _raise_for_status(response: requests.Response) -> requests.Response:
 
 
 def _message(response: requests.Response) -> str:
+    return str(_content(response).get("message", response.text))[:500]
+
+
+def _content(response: requests.Response) -> dict[str, object]:
+    """The JSON object in a response, empty where there is none."""
     try:
-        return str(response.json().get("message", response.text))[:500]
-    except ValueError:
-        return response.text[:500]
+        content = response.json()
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -5,7 +5,7 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from trainer.promotion.promoter import PromotionOutcome
+from trainer.promotion.outcome import PromotionOutcome
 from trainer.registry.entities import Status
 from trainer.registry.mlflow_registry import Registry
 

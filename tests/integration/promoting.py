@@ -11,6 +11,7 @@ from typing import Any
 import requests
 
 from serve.manifest import MANIFEST_FILE
+from serve.rollout.model_store import ORIGIN, RECORDS, SERVING
 from tests.conftest import Served
 from tests.small_archives import packed, unpacked
 from trainer.artifacts import EVALUATION, PREDICTIONS
@@ -86,10 +87,11 @@ def assert_only(registry: Registry, served: Served, version: str) -> None:
     assert alias(registry, CHAMPION) == version
     assert served.rollout.serving() == version
     assert [loaded.version for loaded in served.management.loaded()] == [version]
-    archives = {f"bin-counter-{number}.mar" for number in (version, alias(registry, PREVIOUS)) if number}
+    numbers = [number for number in (version, alias(registry, PREVIOUS)) if number]
+    archives = {f"bin-counter-{number}.mar{note}" for number in numbers for note in ("", ORIGIN, RECORDS)}
     files = {path.name for path in served.store.iterdir()}
-    assert files <= {"accuracy.json", *archives}
-    assert files >= {"accuracy.json", f"bin-counter-{version}.mar"}
+    assert files <= {"accuracy.json", SERVING, *archives}
+    assert files >= {"accuracy.json", SERVING, f"bin-counter-{version}.mar", f"bin-counter-{version}.mar{ORIGIN}"}
     assert accuracy(served)["version"] == version
     assert registry.version(version).status == Status.PROMOTED
     assert registry.deployments()[0].version == version

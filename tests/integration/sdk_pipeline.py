@@ -190,7 +190,7 @@ class ReportPipeline:
         self.options, self.session, self.folder = options, start_session(options), folder
         self.prefix = f"s3://{options['bucket']}/{options['prefix']}"
         self.machine = ParameterString("TrainingInstanceType", default_value="ml.g4dn.xlarge")
-        self.photos = ParameterString("InputData", default_value=f"{self.prefix}/data")
+        self.photos = ParameterString("InputData", default_value=f"{self.prefix}/data/")
         self.new = PropertyFile("EvaluationReport", "evaluation", "evaluation.json")
         self.last = PropertyFile("LastReport", "evaluation", "current_accuracy.json")
         self.script = folder / "step.py"
@@ -292,7 +292,7 @@ def tuning(options: Json) -> Json:
         max_parallel_jobs=1,
         early_stopping_type="Auto",
     )
-    step = TuningStep("tune", step_args=tuner.fit(inputs=TrainingInput(f"{prefix}/data")))
+    step = TuningStep("tune", step_args=tuner.fit(inputs=TrainingInput(f"{prefix}/data/")))
     arguments: Json = step.to_request()["Arguments"]
     return arguments
 

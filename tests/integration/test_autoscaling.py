@@ -19,7 +19,8 @@ from serve.rollout.rollout import Rollout
 from serve.rollout.torchserve_client import Inference, Management, Metrics
 from tests.conftest import rounds
 from tests.integration.load import large_photo
-from trainer.promotion.promoter import Promoter, watch
+from trainer.promotion.promoter import Promoter
+from trainer.promotion.promotion_loop import watch
 from trainer.registry.mlflow_registry import Registry
 from trainer.training.run import Trained
 

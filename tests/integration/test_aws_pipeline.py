@@ -43,7 +43,7 @@ def resolve(value: Any) -> Any:
         return value
     if "Get" in value:
         name = value["Get"].removeprefix("Parameters.")
-        return {"InputData": HERE.uri("data"), **PARAMETERS}.get(name, "s3://our-bins/later")
+        return {"InputData": account.folder(HERE.uri("data")), **PARAMETERS}.get(name, "s3://our-bins/later")
     if "Std:Join" in value:
         return value["Std:Join"]["On"].join(resolve(value["Std:Join"]["Values"]))
     return {key: resolve(item) for key, item in value.items()}
@@ -210,6 +210,39 @@ def test_all_invalid_settings_are_named(options: dict[str, str], reasons: list[s
     with pytest.raises(SettingsError) as caught:
         account.read_account(options)
     assert all(reason in str(caught.value) for reason in reasons), caught.value
+
+
+def test_a_pipeline_with_another_recipe_trains_by_that_recipe(tmp_path: Path) -> None:
+    """The pipeline always sends epochs, batch size and learning rate; unless somebody sets them, the recipe's count."""
+    from trainer.aws import training_container
+
+    for name, changed, expected in (
+        ("best", {}, (8, 32, 0.001)),
+        ("best", {"epochs": "2"}, (2, 32, 0.001)),
+        ("resnet34-scratch", {"learning-rate": "0.5"}, (10, 16, 0.5)),
+    ):
+        values = {**resolve(all_steps()[TRAINING]["Arguments"]["HyperParameters"]), "recipe": name, **changed}
+        (tmp_path / "input" / "config").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "input" / "config" / "hyperparameters.json").write_text(json.dumps(values))
+        (tmp_path / "input" / "data" / "training").mkdir(parents=True, exist_ok=True)
+        recipe = training_container.read_job(tmp_path, {}).recipe
+        assert (recipe.name, recipe.epochs, recipe.batch_size, recipe.learning_rate) == (name, *expected)
+
+
+def test_addresses_of_photos_end_in_a_slash() -> None:
+    """SageMaker reads a prefix: without the slash, data-old/ would be read with data/."""
+    for words in (["--train"], ["--tune"], ["--train", "--data", "s3://bins/photos"]):
+        (channel,) = next(
+            part["InputDataConfig"]
+            for request in recorded(*words)
+            for part in (request.parameters, request.parameters.get("TrainingJobDefinition", {}))
+            if "InputDataConfig" in part
+        )
+        assert channel["DataSource"]["S3DataSource"]["S3Uri"].endswith(("/data/", "/photos/"))
+    start = recorded("--start", "--data", "s3://bins/photos")[-1].parameters["PipelineParameters"]
+    assert {"Name": "InputData", "Value": "s3://bins/photos/"} in start
+    defaults = {part["Name"]: part["DefaultValue"] for part in definition(HERE)["Parameters"]}
+    assert defaults["InputData"].endswith("/data/")
 
 
 def test_an_image_by_its_digest_is_taken() -> None:

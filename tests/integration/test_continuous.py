@@ -138,7 +138,7 @@ def test_killed_anywhere_it_resumes_and_does_nothing_twice(
         unfinished = execution_lock.read_unfinished(own_state)
         assert unfinished
         assert unfinished.starts == 1
-        before = runs_of(registry, unfinished.request)
+        before = runs_of(registry, unfinished.request.token)
         execution = make_watcher(registry, drawn, own_state).poll()
         assert execution
         assert [execution.id] == [run.id for run in before] or not before, (write, late)
@@ -211,7 +211,7 @@ def test_an_execution_with_a_damaged_tag_fails_with_one_clear_error(
     execution_lock.mark_started(state, request)
     with pytest.raises(DataError, match=DONE_TAG):
         make_watcher(registry, drawn, state).poll()
-    assert runs_of(registry, request)[0].status == "FAILED"
+    assert runs_of(registry, request.token)[0].status == "FAILED"
     assert (execution_lock.read_unfinished(state), read_state(state).failures) == (None, 1)
 
 
@@ -261,6 +261,60 @@ def test_mlflow_away_for_long_fails_the_execution_and_it_can_be_resumed(
     assert_whole(registry, execution, state)
 
 
+@pytest.mark.usefixtures("known")
+def test_the_runs_of_an_execution_that_gave_up_without_mlflow_end_when_it_is_back(
+    registry: Registry, mlflow_url: str, drawn: Path, state: Path
+) -> None:
+    with pytest.raises(TrackingError, match="the connection was reset"):
+        make_watcher(flaky(mlflow_url, 8, 1000), drawn, state).run_once()
+    query = f"tags.`{KIND_TAG}` = '{EXECUTION_KIND}'"
+    run = registry.runs(query)[0]
+    assert run.status == "RUNNING"
+    assert len(execution_lock.read_unended(state)) == 1
+    assert make_watcher(registry, drawn, state).poll() is None  # it waits after a failure
+    assert registry.runs(query)[0].status == "FAILED"
+    assert not [step for step in registry.nested(run.id) if step.status == "RUNNING"]
+    assert execution_lock.read_unended(state) == []
+
+
+@pytest.mark.usefixtures("known")
+def test_the_first_execution_knows_also_the_photos_that_were_just_written(
+    registry: Registry, drawn: Path, state: Path
+) -> None:
+    request = ExecutionRequest(DataSpec(drawn), TINY)
+    unsettled = NewPhotos(request.spec, settled_s=10**9)
+    assert unsettled.poll(frozenset()).ids == frozenset()
+    options = ExecutionOptions(state=state, policy=GREATER)
+    first = PipelineWatcher(registry, request, promoting(registry), options, new_photos=unsettled)
+    assert first.poll()
+    inputs = make_watcher(registry, drawn, state)._read_inputs()
+    assert (inputs.has_champion, inputs.new_photos, inputs.known_photos) == (True, 0, 300)
+
+
+@pytest.mark.usefixtures("known")
+def test_a_champion_whose_archive_is_lost_does_not_stop_the_pipeline(
+    registry: Registry, drawn: Path, state: Path
+) -> None:
+    make_watcher(registry, drawn, state).run_once()
+    champion = registry.alias(CHAMPION)
+    assert champion
+    options = ExecutionOptions(state=state, policy=GREATER)
+
+    def run(seed: int) -> Execution:
+        request = ExecutionRequest(DataSpec(drawn), replace(TINY, seed=seed))
+        return PipelineWatcher(registry, request, promoting(registry), options).run_once()
+
+    registry.delete_artifact(champion.run_id, "archive")
+    known_answers = run(1)
+    assert known_answers.champion
+    assert known_answers.champion.version == champion.number
+    registry.set_champion(champion.number)
+    registry.delete_artifact(champion.run_id, "evaluation.json")
+    nothing = run(2)
+    assert nothing.champion is None
+    assert any(f"version {champion.number}, the champion, are lost" in reason for reason in nothing.reasons)
+
+
 def test_an_execution_that_keeps_dying_is_given_up(registry: Registry, drawn: Path, state: Path) -> None:
     notifications, request = Notifications(), ExecutionRequest(DataSpec(drawn), TINY)
     with registry.run("execution", tags={"binwatch.token": request.token}):
@@ -268,7 +322,7 @@ def test_an_execution_that_keeps_dying_is_given_up(registry: Registry, drawn: Pa
             execution_lock.mark_started(state, request)
         with pytest.raises(TrainingError, match=f" {MAX_STARTS} times"):
             make_watcher(registry, drawn, state, notify=notifications).poll()
-        assert runs_of(registry, request)[0].status == "FAILED"
+        assert runs_of(registry, request.token)[0].status == "FAILED"
     assert execution_lock.read_unfinished(state) is None
     assert [failing for failing, _ in notifications] == [True]
     execution_lock.mark_started(state, request)

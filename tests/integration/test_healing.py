@@ -23,7 +23,7 @@ from trainer.registry.entities import PREVIOUS, Status
 from trainer.registry.mlflow_registry import Registry
 from trainer.training.run import Trained
 
-PROMOTION, ROLLBACK = 13, 11
+PROMOTION, ROLLBACK = 16, 12
 """How many calls that change something a promotion and a rollback make; `make proof` counts them."""
 
 
@@ -184,10 +184,10 @@ class BlockedLoad:
     def __init__(self, real: Rollout) -> None:
         self._real, self.entered, self.released = real, threading.Event(), threading.Event()
 
-    def load(self, version: str, fetch: Callable[[], Path]) -> None:
+    def load(self, version: str, fetch: Callable[[], Path], run_id: str) -> None:
         self.entered.set()
         self.released.wait(60)
-        self._real.load(version, fetch)
+        self._real.load(version, fetch, run_id)
 
     def __getattr__(self, name: str) -> Callable[..., object]:
         method: Callable[..., object] = getattr(self._real, name)

@@ -18,7 +18,8 @@ from trainer.data.dataset import DataSpec
 from trainer.evaluation.policy import GREATER, GatePolicy
 from trainer.pipeline.execution import Execution
 from trainer.pipeline.pipeline import ExecutionOptions, execute, wait_for_promoter
-from trainer.promotion.promoter import Promoter, PromotionOutcome
+from trainer.promotion.outcome import PromotionOutcome
+from trainer.promotion.promoter import Promoter
 from trainer.registry import runs
 from trainer.registry.entities import Status
 from trainer.registry.mlflow_registry import Registry
@@ -139,7 +140,7 @@ def test_waits_for_another_process_s_verdict(registry: Registry) -> None:
 def test_an_mlflow_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(TrackingError, match="MLflow at http"):
-        Registry("http://127.0.0.1:9")
+        Registry("http://127.0.0.1:9").runs()
 
 
 def test_scripts_that_start_together_on_an_empty_mlflow_share_one_experiment(registry: Registry) -> None:

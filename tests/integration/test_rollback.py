@@ -21,7 +21,7 @@ from serve.rollout.torchserve_client import Metrics
 from tests.conftest import Served, rounds
 from tests.integration.promoting import alias, ask_until, assert_only, challenger, moves, promoter
 from tests.integration.test_serving import altered
-from trainer.promotion.promoter import Upkeep
+from trainer.promotion.outcome import Upkeep
 from trainer.registry.entities import PREVIOUS, Status
 from trainer.registry.mlflow_registry import Registry
 from trainer.training.run import Trained
@@ -73,21 +73,21 @@ def traffic(served: Served, photo: bytes) -> Iterator[None]:
             stop.set()
 
 
-TO_CLIENTS = b"        responses = []\n"
+TO_CLIENTS = b"            responses = []\n"
 PROBED = b"any(request.probe for request in requests)"
-ENTRIES = b"            entries = [answers.response_entry(outcome, self.version) for outcome in outcomes]\n"
+ENTRIES = b"                entries = [answers.response_entry(outcome, self.version) for outcome in outcomes]\n"
 
 
 def faults(golden: int) -> dict[str, dict[bytes, bytes]]:
     """Changes of a handler that make its answers bad after its canary; the key: what the fault's reason contains."""
-    count = b"            self.requests = getattr(self, 'requests', 0) + 1\n"
-    late = b"            if self.requests > %d:\n"
-    empty = b"                entries = [{**entry, 'probabilities': {}} for entry in entries]\n"
+    count = b"                self.requests = getattr(self, 'requests', 0) + 1\n"
+    late = b"                if self.requests > %d:\n"
+    empty = b"                    entries = [{**entry, 'probabilities': {}} for entry in entries]\n"
     return {
-        "requests failed": {
-            TO_CLIENTS: b"        if not " + PROBED + b":\n            raise RuntimeError\n" + TO_CLIENTS
+        "the model failed at": {
+            TO_CLIENTS: b"            if not " + PROBED + b":\n                raise RuntimeError\n" + TO_CLIENTS
         },
-        "on average": {TO_CLIENTS: b"        time.sleep(0.0 if " + PROBED + b" else 0.7)\n" + TO_CLIENTS},
+        "on average": {TO_CLIENTS: b"            time.sleep(0.0 if " + PROBED + b" else 0.7)\n" + TO_CLIENTS},
         "golden photos did not get": {ENTRIES: ENTRIES + count + late % (2 * golden) + empty},
     }
 

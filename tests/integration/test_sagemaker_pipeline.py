@@ -18,7 +18,9 @@ from trainer.aws import account, pipeline_commands, pipelines
 from trainer.aws.definition import PARAMETERS, definition
 from trainer.aws.requests import Answer, Aws
 from trainer.aws.training_jobs import Training, metric_definitions
+from trainer.aws.training_log import OF_RECIPE
 from trainer.aws.tuning import Tuning, tuning_job
+from trainer.training.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 REGION, BUCKET = "eu-central-1", "our-bins"
@@ -166,7 +168,7 @@ def sdk(toolkits: Path, moto: str) -> Answer:
         "region": HERE.region,
         "tag": HERE.image_version,
         "metrics": metric_definitions(),
-        "parameters": {"InputData": HERE.uri("data"), **PARAMETERS},
+        "parameters": {"InputData": account.folder(HERE.uri("data")), **PARAMETERS},
     }
     program = ROOT / "tests" / "integration" / "sdk_pipeline.py"
     command: list[str] = [str(toolkits / "python"), "-P", str(program), json.dumps(options)]
@@ -205,7 +207,7 @@ OWN_WORDS = {
     "test_accuracy": "multiclass_classification_metrics.accuracy.value",
     "Accuracy_of_deployed_model": "accuracy",
     "/opt/ml/processing/test": "/opt/ml/processing/photos",  # all photos: the split is by bin
-    "s3://our-bins/binwatch/data/test": "s3://our-bins/binwatch/data",
+    "s3://our-bins/binwatch/data/test": "s3://our-bins/binwatch/data/",
     "s3://our-bins/binwatch/current_accuracy.json": "s3://our-bins/binwatch/accuracy.json",
 }
 """Word of the report -> word of the project."""
@@ -237,12 +239,19 @@ def _outline(step: Answer) -> Answer:
         return {**summary, "Conditions": arguments["Conditions"], **branches}
     if step["Type"] == "Training":
         hyperparameters = arguments["HyperParameters"]
+        recipe = RECIPES["resnet34-pipeline"]
         rate = hyperparameters.get("learning-rate") or hyperparameters["lr"]
+        of_recipe = {"batch-size": str(recipe.batch_size), "learning-rate": str(recipe.learning_rate)}
         return {
             **summary,
             "Reads": arguments["InputDataConfig"],
             "Role": arguments["RoleArn"],
-            "Learns": (hyperparameters["batch-size"], rate),
+            "Learns": (
+                of_recipe["batch-size"]
+                if hyperparameters["batch-size"] == OF_RECIPE
+                else hyperparameters["batch-size"],
+                of_recipe["learning-rate"] if rate == OF_RECIPE else rate,
+            ),
         }
     inputs = {item["InputName"]: item["S3Input"] for item in arguments["ProcessingInputs"]}
     reads = [source for name, source in inputs.items() if name not in ("code", "evaluation")]

@@ -5,18 +5,16 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from serve.archives import safe_zip
-from serve.archives.archive import stamp
 from serve.errors import ArchiveError
 from serve.manifest import MANIFEST_FILE, sha256
-from serve.rollout.probation import Observation
 from tests import small_archives as small
+from tests.integration.shelf import Shelf
 from trainer.artifacts import ARCHIVE, EVALUATION
 from trainer.promotion.promoter import Promoter
 from trainer.registry import signing
@@ -26,43 +24,6 @@ from trainer.registry.signed_archive import fetch
 from trainer.reporting.lineage import trace_lineage
 
 ROOT = Path(__file__).parents[2]
-
-
-class Shelf:
-    """A server without a model: it stores archives as the real one does, and serves what it is switched to."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.version = folder, ""
-        folder.mkdir()
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        yield
-
-    def serving(self) -> str | None:
-        return self.version or None
-
-    def store_archive(self, version: str, fetch: Callable[[], Path]) -> None:
-        if not (self.folder / f"{version}.mar").exists():
-            stamp(fetch(), self.folder / f"{version}.mar", version)
-
-    def load(self, version: str, fetch: Callable[[], Path]) -> None:
-        self.store_archive(version, fetch)
-
-    def canary(self, version: str) -> None:
-        assert (self.folder / f"{version}.mar").is_file()
-
-    def switch(self, version: str) -> None:
-        self.version = version
-
-    def observe(self, version: str) -> Observation:
-        raise AssertionError("no version is on probation here")
-
-    def retire_others(self, version: str, fallback: str | None) -> None:
-        pass
-
-    def discard(self, version: str) -> None:
-        (self.folder / f"{version}.mar").unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -154,7 +115,7 @@ def test_what_was_not_signed_here_is_rejected_with_its_reason_and_the_old_model_
     champion = registry.alias(CHAMPION)
     assert champion is not None
     assert (champion.number, shelf.serving()) == (first, first)
-    assert [path.name for path in shelf.folder.iterdir()] == [f"{first}.mar"]
+    assert [path.name for path in shelf.folder.glob("*.mar")] == [f"bin-counter-{first}.mar"]
     assert promoter.reconcile().did == "nothing"
 
 

@@ -101,5 +101,5 @@ def test_slow_photos_of_a_request_do_not_add_up(bad_store: str) -> None:
 def test_a_bucket_that_is_not_allowed_is_never_asked(bad_store: str) -> None:
     BadStore.requested.clear()
     (error,) = read(PhotoStore(frozenset(), bad_store), "fine")
-    assert "BINWATCH_S3_BUCKETS (none)" in str(error)
+    assert "BINWATCH_S3_BUCKETS" in str(error)
     assert not BadStore.requested

@@ -173,7 +173,7 @@ def predictions_from_json(text: str) -> list[Prediction]:
         rows = [dict(zip(content, row, strict=True)) for row in zip(*content.values(), strict=True)]
         lists = ("probabilities", "fit")  # both may be null
         return _PREDICTIONS.validate_python([row | {name: row.get(name) or () for name in lists} for row in rows])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _not_a("a predictions.json", error) from error
 
 

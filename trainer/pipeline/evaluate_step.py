@@ -10,7 +10,7 @@ the new ones. An evaluation of the same archive on the same photos is read back 
 from collections.abc import Callable
 from pathlib import Path
 
-from serve.errors import DataError
+from serve.errors import ArchiveError, DataError
 from serve.manifest import sha256
 from trainer.artifacts import (
     ARCHIVE,
@@ -33,11 +33,12 @@ from trainer.evaluation.evaluate import (
     predictions_from_json,
 )
 from trainer.pipeline import step_cache
+from trainer.pipeline.lost_champion import known_answers_run, on_common_photos, wait_for_archive
 from trainer.pipeline.step_outputs import EvaluateOutput, StepResult, TrainOutput
 from trainer.promotion import decisions
 from trainer.registry.entities import CHAMPION, Status, Version
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.runs import TrackedRun
+from trainer.registry.tracked_run import TrackedRun
 from trainer.training.run import Trained, columns_of, run_evaluation
 
 CHAMPION_PREFIX = "champion_"
@@ -46,19 +47,30 @@ ArchiveOf = Callable[[str], Path]
 
 
 def evaluate_both(
-    registry: Registry, train: TrainOutput, data: Dataset, archive_of: ArchiveOf, run: TrackedRun, cache: bool
+    registry: Registry,
+    train: TrainOutput,
+    data: Dataset,
+    archive_of: ArchiveOf,
+    run: TrackedRun,
+    cache: bool,
+    recovery_s: float = 0.0,
 ) -> StepResult[EvaluateOutput]:
     """Evaluate the archive of the train step and the champion's on the test photos of ``data``.
 
-    ``run``: that of the evaluate step; ``cache``: whether earlier evaluations may be read back.
+    ``run``: that of the evaluate step; ``cache``: whether earlier evaluations may be read back; ``recovery_s``: how
+    long to wait for a champion's archive that MLflow has lost.
     """
     step = _EvaluateStep(registry, train, data, archive_of, run, cache)
     champion = registry.alias(CHAMPION)
-    latency_ms, champion_from = {"challenger": step.evaluate_challenger()}, ""
+    latency_ms, champion_from, lost = {"challenger": step.evaluate_challenger()}, "", False
     if champion:
-        latency_ms["champion"], champion_from = step.evaluate_champion(champion)
-        metrics = _read(registry, champion_from, champion.run_id).evaluation.metrics()
-        run.log_metrics({f"{CHAMPION_PREFIX}{key}": value for key, value in metrics.items()})
+        try:
+            latency_ms["champion"], champion_from = step.evaluate_champion(champion, recovery_s)
+        except ArchiveError as error:
+            champion_from, lost = known_answers_run(registry, champion, error), True
+        if champion_from:
+            metrics = _read(registry, champion_from, champion.run_id).evaluation.metrics()
+            run.log_metrics({f"{CHAMPION_PREFIX}{key}": value for key, value in metrics.items()})
     run.log_params(
         {
             "train_run": train.run_id,
@@ -67,7 +79,7 @@ def evaluate_both(
         }
     )
     cached = not any(latency_ms.values())
-    if champion and not cached:  # both are timed now: a latency from an earlier run cannot be compared
+    if champion and not cached and not lost:  # both are timed now: a latency from an earlier run cannot be compared
         run_ids = {"challenger": train.run_id, "champion": champion.run_id}
         latency_ms = {
             side: took_ms or measure_latency(archive_of(run_ids[side]), data.test)
@@ -78,7 +90,7 @@ def evaluate_both(
         champion=champion.number if champion else "",
         champion_from=champion_from,
         champion_run=champion.run_id if champion else "",
-        latency_ms=latency_ms if champion and not cached else {},
+        latency_ms=latency_ms if champion and not cached and not lost else {},
     )
     return StepResult(outputs, cached)
 
@@ -108,8 +120,12 @@ class _EvaluateStep:
         run.set_tags({EVALUATION_KEY_TAG: key})
         return evaluated.latency_ms
 
-    def evaluate_champion(self, champion: Version) -> tuple[float | None, str]:
-        """Evaluate the champion's archive; its latency, and the run that has the result."""
+    def evaluate_champion(self, champion: Version, recovery_s: float) -> tuple[float | None, str]:
+        """Evaluate the champion's archive; its latency, and the run that has the result.
+
+        Raises ArchiveError where MLflow has lost the archive.
+        """
+        wait_for_archive(self._registry, champion, recovery_s)
         tags = self._registry.tags(champion.run_id)
         sha = tags.get(ARCHIVE_SHA) or sha256(self._archive_of(champion.run_id))
         key = step_cache.evaluation_key(sha, self._train.test_fingerprint)
@@ -130,10 +146,14 @@ def read_both(registry: Registry, evaluations: EvaluateOutput) -> tuple[Evaluate
     """The challenger and the champion, if there is one, as the gate compares them. Raises DataError, TrackingError."""
     latency_ms, challenger_run = evaluations.latency_ms, evaluations.challenger
     challenger = _read(registry, challenger_run, challenger_run, latency_ms.get("challenger"))
-    if not evaluations.champion:
+    if not evaluations.champion_from:
         return challenger, None
     champion_run = evaluations.champion_run
-    return challenger, _read(registry, evaluations.champion_from, champion_run, latency_ms.get("champion"))
+    champion = _read(registry, evaluations.champion_from, champion_run, latency_ms.get("champion"))
+    same_photos = champion.evaluation.fingerprint == challenger.evaluation.fingerprint
+    if evaluations.champion_from == champion_run and not same_photos:  # its archive was lost
+        return on_common_photos(challenger, champion) or (challenger, champion)
+    return challenger, champion
 
 
 def _read(registry: Registry, run_id: str, archive_run_id: str, latency_ms: float | None = None) -> Evaluated:

@@ -7,8 +7,9 @@ import uuid
 from collections.abc import Callable
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import TypeVar
+
+from pydantic import TypeAdapter
 
 from serve.errors import (
     CanaryError,
@@ -121,21 +122,16 @@ class ExecutionRequest:
         return json.dumps({**asdict(self), "spec": spec})
 
 
+_REQUEST = TypeAdapter(ExecutionRequest)
+
+
 def parse_request(text: str) -> ExecutionRequest:
     """Read what ``ExecutionRequest.to_json`` wrote. Raises DataError."""
     try:
         content = json.loads(text)
-        spec = content["spec"]
-        spec |= {"source": Path(spec["source"]), "counts": counts.parse(spec["counts"])}
-        spec["relabel_file"] = Path(spec["relabel_file"]) if spec["relabel_file"] else None
-        return ExecutionRequest(
-            DataSpec(**spec),
-            Recipe(**content["recipe"]),
-            uri=content["uri"],
-            why=tuple(content["why"]),
-            token=content["token"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        content["spec"]["counts"] = counts.parse(content["spec"]["counts"])
+        return _REQUEST.validate_python(content)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{text[:80]!r} is no request for an execution: {error!r}; start a new execution") from error
 
 

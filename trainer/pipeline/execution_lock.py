@@ -2,6 +2,7 @@
 
 STATE/pipeline.lock         locked while an execution or a pruning runs; the kernel frees it when its process dies
 STATE/underway.json         the request of the execution that runs, or that ran when its process died: it is resumed
+STATE/unended.json          the tokens of executions that gave up while MLflow was away: their runs are not ended yet
 """
 
 import json
@@ -13,11 +14,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from serve.errors import DataError, LockHeldError
 from serve.files import exclusive_lock, write_text
 from trainer.pipeline.execution import ExecutionRequest, parse_request
 
-LOCK, FILE = "pipeline.lock", "underway.json"
+LOCK, FILE, UNENDED = "pipeline.lock", "underway.json", "unended.json"
+_TOKENS = TypeAdapter(list[str])
 
 
 @contextmanager
@@ -79,3 +83,19 @@ def _write(state: Path, unfinished: UnfinishedExecution) -> None:
 def clear(state: Path) -> None:
     """Record that no execution is unfinished."""
     (state / FILE).unlink(missing_ok=True)
+
+
+def read_unended(state: Path) -> list[str]:
+    """The tokens of executions whose runs are still to be ended; none where the file is missing or damaged."""
+    try:
+        return _TOKENS.validate_json((state / UNENDED).read_bytes())
+    except (OSError, ValidationError):
+        return []
+
+
+def write_unended(state: Path, tokens: list[str]) -> None:
+    """Store the tokens of executions whose runs are still to be ended."""
+    if tokens:
+        write_text(state / UNENDED, json.dumps(tokens))
+    else:
+        (state / UNENDED).unlink(missing_ok=True)

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from serve.errors import DataError
 from serve.files import write_text
 from serve.settings import read
@@ -26,6 +28,7 @@ from trainer.data.counts import Counts
 from trainer.data.dataset import DataSpec
 from trainer.data.layouts import count_folders, read_source
 
+_IDS = TypeAdapter(list[str])
 SETTLED_S = 60.0
 FOLDER_INTERVAL_S, BUCKET_INTERVAL_S = 0.0, 3600.0
 """Seconds between two polls of a source."""
@@ -46,7 +49,8 @@ class NewPhotos:
         self, spec: DataSpec, uri: str = "", settled_s: float = SETTLED_S, interval_s: float | None = None
     ) -> None:
         """``settled_s``: how long files must have been unchanged; ``interval_s``: at least so long between polls."""
-        self._source, self._counts, self._uri, self._settled_s = spec.source, spec.counts, uri, settled_s
+        self._spec, self._uri, self._settled_s = spec, uri, settled_s
+        self._source, self._counts = spec.source, spec.counts
         default_s = BUCKET_INTERVAL_S if uri else FOLDER_INTERVAL_S
         self._interval_s = default_s if interval_s is None else interval_s
         self._labelled: dict[str, bool] = {}
@@ -70,6 +74,16 @@ class NewPhotos:
             self._mtimes_ns = mtimes_ns if quiet else ()
         self._photos, self._next_s = photos, time.monotonic() + self._interval_s
         return photos
+
+    def present(self, known_ids: frozenset[str]) -> frozenset[str]:
+        """All labelled photos of the source now, also those that may still be written: an execution reads them all.
+
+        None where the source cannot be read.
+        """
+        try:
+            return NewPhotos(self._spec, self._uri, settled_s=0.0).poll(known_ids).ids
+        except DataError:
+            return frozenset()
 
     def _read_mtimes_ns(self) -> tuple[int, ...]:
         """The modification times of the files and folders that change when a photo comes."""
@@ -177,8 +191,8 @@ class KnownPhotos:
         try:
             mtime_ns = self._path.stat().st_mtime_ns
             if mtime_ns != self._mtime_ns:
-                self._ids, self._mtime_ns = frozenset(json.loads(self._path.read_text())), mtime_ns
-        except (OSError, ValueError, TypeError):
+                self._ids, self._mtime_ns = frozenset(_IDS.validate_json(self._path.read_bytes())), mtime_ns
+        except (OSError, ValidationError):
             self._ids, self._mtime_ns = frozenset(), 0
         return self._ids
 
@@ -187,7 +201,12 @@ class KnownPhotos:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_text(self._proposed, json.dumps(sorted(ids)))
 
-    def accept(self) -> None:
-        """The execution has reached a decision: its photos are known now."""
-        if self._proposed.is_file():
-            self._proposed.replace(self._path)
+    def accept(self, prepared_ids: frozenset[str] = frozenset()) -> None:
+        """The execution has reached a decision: its photos are known now, and so are those that it has prepared."""
+        try:
+            proposed_ids = frozenset(_IDS.validate_json(self._proposed.read_bytes()))
+        except (OSError, ValidationError):
+            proposed_ids = frozenset()
+        if proposed_ids or prepared_ids:
+            write_text(self._path, json.dumps(sorted(proposed_ids | prepared_ids)))
+        self._proposed.unlink(missing_ok=True)

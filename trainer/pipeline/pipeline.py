@@ -9,15 +9,16 @@ execution whose process died, it is run again with the same request: steps that 
 an evaluation with the same inputs and code as an earlier one is taken from the cache (``step_cache.py``).
 """
 
+import re
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from serve.errors import PromoterTimeoutError, UnavailableError
+from serve.errors import PromoterTimeoutError, TrackingError, UnavailableError
 from serve.manifest import sha256
 from trainer.artifacts import (
     ARCHIVE_FILE,
@@ -63,11 +64,11 @@ from trainer.pipeline.step_outputs import (
     from_tag,
     to_tag,
 )
-from trainer.promotion.promoter import PromotionOutcome
+from trainer.promotion.outcome import PromotionOutcome
 from trainer.registry.entities import CHAMPION, RunInfo, Status
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.runs import TrackedRun
 from trainer.registry.signed_archive import fetch
+from trainer.registry.tracked_run import TrackedRun
 from trainer.training.recipes import Recipe
 from trainer.training.run import run_training
 
@@ -84,7 +85,8 @@ class ExecutionOptions:
     ``state``: the folder for prepared datasets, mirrors of buckets and checkpoints; without it photos are used in
     place and an interrupted training starts again. ``cache``: reuse the results of earlier steps with the same inputs.
     ``policy``: the gate's. ``settled_s``: a table of photos must have been unchanged for that long. ``trusted``: the
-    keys that archives must be signed with (trainer/registry/signed_archive.py).
+    keys that archives must be signed with (trainer/registry/signed_archive.py). ``recovery_s``: how long to wait until
+    the promoter has given MLflow back a champion's archive that was lost.
     """
 
     state: Path | None = None
@@ -93,6 +95,7 @@ class ExecutionOptions:
     policy: GatePolicy = DEFAULT
     settled_s: float = 0.0
     trusted: Path | None = None
+    recovery_s: float = 0.0
 
 
 def execute(
@@ -106,7 +109,7 @@ def run_or_resume(
     registry: Registry, request: ExecutionRequest, promote: Promote, options: ExecutionOptions = ExecutionOptions()
 ) -> Execution:
     """Run the steps of a request that are not done yet. Raises BinwatchError where a step fails."""
-    previous = next(iter(runs_of(registry, request)), None)
+    previous = next(iter(runs_of(registry, request.token)), None)
     tags = {
         KIND_TAG: EXECUTION_KIND,
         TOKEN_TAG: request.token,
@@ -118,7 +121,7 @@ def run_or_resume(
         registry.run(f"execution {request.recipe.name}", resume_run_id=resume_run_id, tags=tags) as run,
         ExitStack() as stack,
     ):
-        resumed = int(previous.tags.get("resumed", 0)) + 1 if previous else 0
+        resumed = _number(previous.tags.get("resumed", "")) + 1 if previous else 0
         execution = Execution(run.id, why=request.why, resumed=resumed)
         if previous:
             end_orphans(registry, run.id)
@@ -126,9 +129,17 @@ def run_or_resume(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="binwatch-execution-")))
         try:
             _Steps(registry, run, execution, request, options, folder).run(promote)
-        finally:
-            with_retry(partial(_record, run, execution), options.retry, Step("record"))
+        except BaseException:
+            with suppress(TrackingError):  # the reason for the failure counts, whether MLflow answers or not
+                _record(run, execution)
+            raise
+        with_retry(partial(_record, run, execution), options.retry, Step("record"))
         return execution
+
+
+def _number(text: str) -> int:
+    """A number in a tag, which anybody can change in MLflow; 0 for anything else."""
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
 
 
 def _record(run: TrackedRun, execution: Execution) -> None:
@@ -136,9 +147,9 @@ def _record(run: TrackedRun, execution: Execution) -> None:
     run.set_tags({"decision": execution.decision, "reasons": "; ".join(execution.reasons)})
 
 
-def runs_of(registry: Registry, request: ExecutionRequest) -> list[RunInfo]:
-    """The run of a request's execution; empty where it has not started."""
-    return registry.runs(f"tags.`{TOKEN_TAG}` = '{request.token}'")
+def runs_of(registry: Registry, token: str) -> list[RunInfo]:
+    """The run of the execution with that token; empty where it has not started."""
+    return registry.runs(f"tags.`{TOKEN_TAG}` = '{token}'")
 
 
 def request_of(registry: Registry, execution_id: str) -> ExecutionRequest:
@@ -242,7 +253,7 @@ class _Steps:
         assert self.options.state
         source = self.spec.source
         if self.request.uri:
-            source = transfer.mirror(self.request.uri, self.options.state / "s3")
+            source = transfer.mirror(self.request.uri, self.options.state / "s3", self.spec)
         if prepared.is_prepared(source):
             return StepResult(PrepareOutput(source=source))
         if source.is_file() and not is_settled(source, self.options.settled_s):
@@ -294,7 +305,10 @@ class _Steps:
         return local if local.is_file() else fetch(self.registry, run_id, self.folder / run_id, self.options.trusted)
 
     def _evaluate(self, train: TrainOutput, run: TrackedRun) -> StepResult[EvaluateOutput]:
-        return evaluate_step.evaluate_both(self.registry, train, self.data, self._archive, run, self.options.cache)
+        options = self.options
+        return evaluate_step.evaluate_both(
+            self.registry, train, self.data, self._archive, run, options.cache, options.recovery_s
+        )
 
     def _is_current(self, evaluations: EvaluateOutput) -> bool:
         """Whether the champion is still the one that was evaluated, or is the challenger of this very execution."""
@@ -306,6 +320,9 @@ class _Steps:
     def _gate(self, evaluations: EvaluateOutput, run: TrackedRun) -> StepResult[GateOutput]:
         challenger, champion = evaluate_step.read_both(self.registry, evaluations)
         decision = gate.decide(challenger, champion, self.options.policy)
+        if evaluations.champion and champion is None:
+            lost = f"archive and answers of version {evaluations.champion}, the champion, are lost"
+            decision = replace(decision, reasons=(*decision.reasons, lost))
         version, reasons = evaluate_step.register_challenger(self.registry, evaluations, decision, run)
         outputs = GateOutput(
             version=version,

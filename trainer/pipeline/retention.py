@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serve.errors import DataError
 from trainer.artifacts import CACHED_FROM_TAG, PRUNED_TAG, TOKEN_TAG
 from trainer.pipeline import disposal, execution_lock
 from trainer.pipeline.disposal import Kind
@@ -149,7 +150,11 @@ def prune(places: Places, policy: RetentionPolicy, dry_run: bool = False) -> lis
         if not dry_run and candidate.name in needed_runs(*_read_registry(registry), token):
             return 0
         remove_files = disposal.remove_archive if candidate.kind == Kind.ARCHIVE else disposal.remove_artifacts
-        return remove_files(registry, candidate.name, dry_run)
+        try:
+            return remove_files(registry, candidate.name, dry_run)
+        except DataError as error:
+            log.warning("the files of run %s are not pruned: %s", candidate.name, error)
+            return 0
 
     chosen = choose(candidates, policy, time.time())
     removals = [replace(removal, size_bytes=remove(removal.candidate)) for removal in chosen]

@@ -6,8 +6,10 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
-from serve.settings import Settings
+from serve.errors import DataError
+from serve.settings import FolderOrBucket, Settings
 from serve.settings.common import AlertSettings, CaptureSettings, MlflowSettings, RevisionSettings, StateSettings
+from trainer.data import counts
 from trainer.evaluation.policy import GatePolicy
 from trainer.pipeline.triggers import Limits
 from trainer.registry.signing import SigningSettings
@@ -51,15 +53,23 @@ class PruneSettings(MlflowSettings, StateSettings, CaptureSettings):
     retention: RetentionPolicy = RetentionPolicy()
 
 
+def _counts(text: str) -> str:
+    try:
+        counts.parse(text)
+    except DataError as error:
+        raise ValueError(str(error).partition("; ")[2]) from error
+    return text
+
+
 class PhotoSettings(Settings):
     """Which photos are used."""
 
-    data: str | None = Field(
+    data: FolderOrBucket | None = Field(
         default=None,
         description="photos: a folder with bin-images/ and metadata/, or s3://bucket/prefix; drawn bins without",
         examples=["/srv/bins/aft-vbi-pds"],
     )
-    counts: str | None = Field(
+    counts: Annotated[str, AfterValidator(_counts)] | None = Field(
         default=None,
         description="the counts to tell apart, such as 0-5 or, with 8 and above as one, 1-8+; 1-5 without",
         examples=["1-5"],
@@ -80,7 +90,7 @@ class TrainerSettings(PruneSettings, PhotoSettings, SigningSettings, AlertSettin
 
     recipe: Annotated[str, AfterValidator(_known_recipe)] = Field(
         default="resnet18-small",
-        description="training recipe: resnet18-small suits machines without a GPU, resnet34-scratch is the report's",
+        description="training recipe: resnet18-small suits machines without a GPU, tiny tries the pipeline in a minute",
     )
     epochs: int | None = Field(
         default=None, ge=1, description="epochs of a training; without, the recipe's", examples=[12]

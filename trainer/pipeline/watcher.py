@@ -12,12 +12,14 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from serve.errors import BinwatchError, DataError, LockHeldError, TrainingError
+from serve.errors import OUTSIDE, BinwatchError, DataError, LockHeldError, TrackingError, TrainingError, sentence
 from trainer.artifacts import MONITORING
+from trainer.data import prepared
 from trainer.pipeline import execution_lock, triggers
 from trainer.pipeline.execution import Execution, ExecutionDecision, ExecutionRequest
 from trainer.pipeline.new_photos import KnownPhotos, LabelledPhotos, NewPhotos
@@ -81,17 +83,17 @@ class PipelineWatcher:
     def run_once(self) -> Execution:
         """Run one execution now. Raises LockHeldError while another one runs."""
         with execution_lock.lock_state(self._state, "an execution"):
+            self._end_unended()
             unfinished = execution_lock.read_unfinished(self._state)
             if unfinished:
-                self._abandon(unfinished.request, "KILLED")
-            photos, inputs = self._read_inputs()
-            return self._execute(self._request, photos, inputs)
+                self._abandon(unfinished.request.token, "KILLED")
+            return self._execute(self._request, self._read_inputs(), resumed=False)
 
     def resume(self, execution_id: str) -> Execution:
         """Resume an execution from its first unfinished step. Raises LockHeldError, DataError."""
         request = request_of(self._registry, execution_id)
         with execution_lock.lock_state(self._state, f"execution {execution_id}"):
-            return self._execute(request, None, self._read_inputs()[1])
+            return self._execute(request, self._read_inputs(), resumed=True)
 
     def poll(self) -> Execution | None:
         """Resume the execution that was cut off, or start the one that is due, or prune once a day."""
@@ -99,7 +101,8 @@ class PipelineWatcher:
             with execution_lock.lock_state(self._state, "the execution that was cut off"):
                 unfinished = execution_lock.read_unfinished(self._state)
                 return self._resume_unfinished(unfinished) if unfinished else None
-        photos, inputs = self._read_inputs()
+        self._end_unended()
+        inputs = self._read_inputs()
         stored = triggers.read_state(self._state)
         state = triggers.after_poll(stored, inputs)
         if state != stored:
@@ -111,7 +114,7 @@ class PipelineWatcher:
                     return None  # another process has just run it
                 log.info("starting an execution: %s", "; ".join(decision.reasons))
                 request = replace(self._request, token=uuid.uuid4().hex, why=decision.reasons)
-                return self._execute(request, photos, inputs)
+                return self._execute(request, inputs, resumed=False)
         if time.time() - state.pruned_s > DAY_S:
             self._prune_now(state)
         return None
@@ -136,12 +139,12 @@ class PipelineWatcher:
                 if str(error) != held:  # the lock may be held for hours: log it once
                     log.info("%s", error)
                 held = str(error)
-            except BinwatchError as error:
-                log.warning("%s; polling again in %.0f s", error, interval_s)
+            except (BinwatchError, *OUTSIDE) as error:
+                log.warning("%s; polling again in %.0f s", sentence(error), interval_s)
             time.sleep(interval_s)
 
-    def _read_inputs(self) -> tuple[LabelledPhotos, TriggerInputs]:
-        """The photos and trigger inputs of now. An unreadable source counts as one without photos: the execution that
+    def _read_inputs(self) -> TriggerInputs:
+        """The trigger inputs of now. An unreadable source counts as one without photos: the execution that
         needs it reports the error."""
         has_champion, known_ids = self._registry.alias(CHAMPION) is not None, self._known_photos.ids()
         try:
@@ -150,40 +153,63 @@ class PipelineWatcher:
             log.warning("the source cannot be polled for new photos: %s", error)
             photos = LabelledPhotos()
         drift = triggers.read_drift(self._monitoring / MONITORING, time.time()) if self._monitoring else None
-        return photos, TriggerInputs(has_champion, len(photos.ids - known_ids), len(known_ids), drift)
+        return TriggerInputs(has_champion, len(photos.ids - known_ids), len(known_ids), drift)
 
     def _resume_unfinished(self, unfinished: execution_lock.UnfinishedExecution) -> Execution:
         if unfinished.starts < MAX_STARTS:
             log.info("resuming the execution that was cut off")
-            return self._execute(unfinished.request, None, self._read_inputs()[1])
-        self._abandon(unfinished.request, "FAILED")
+            return self._execute(unfinished.request, self._read_inputs(), resumed=True)
+        self._abandon(unfinished.request.token, "FAILED")
         error = TrainingError(
             f"the process of an execution died {unfinished.starts} times, so it is given up; is there enough memory?"
         )
-        self._finish(self._read_inputs()[1], None, str(error))
+        self._finish(self._read_inputs(), None, str(error))
         raise error
 
-    def _abandon(self, request: ExecutionRequest, status: str) -> None:
-        for run in runs_of(self._registry, request):
+    def _abandon(self, token: str, status: str) -> None:
+        for run in runs_of(self._registry, token):
             end_orphans(self._registry, run.id)
             if run.status == "RUNNING":
                 self._registry.end(run.id, status)
 
-    def _execute(self, request: ExecutionRequest, photos: LabelledPhotos | None, inputs: TriggerInputs) -> Execution:
-        """Run or resume an execution. ``photos``: those it starts with; None for a resumed one, which recorded them."""
+    def _end_unended(self) -> None:
+        """End the runs of executions that gave up while MLflow was away. Raises TrackingError while it still is."""
+        tokens = execution_lock.read_unended(self._state)
+        for token in tokens:
+            self._abandon(token, "FAILED")
+        if tokens:
+            execution_lock.write_unended(self._state, [])
+
+    def _execute(self, request: ExecutionRequest, inputs: TriggerInputs, *, resumed: bool) -> Execution:
+        """Run or resume an execution. One that starts proposes the photos that are there as those that it knows."""
         execution_lock.mark_started(self._state, request)
-        if photos:
-            self._known_photos.propose(photos.ids)
+        unended = execution_lock.read_unended(self._state)
+        execution_lock.write_unended(self._state, [token for token in unended if token != request.token])
+        if not resumed:
+            self._known_photos.propose(self._new_photos.present(self._known_photos.ids()))
         try:
             execution = run_or_resume(self._registry, request, self._promote, self._options)
-        except BinwatchError as error:
-            self._finish(inputs, None, str(error))
+        except (BinwatchError, *OUTSIDE) as error:
+            self._finish(inputs, None, sentence(error))
+            tokens = execution_lock.read_unended(self._state)
+            execution_lock.write_unended(self._state, [*tokens, request.token])
+            with suppress(TrackingError):  # the next poll ends them
+                self._end_unended()
             raise
         except (SystemExit, KeyboardInterrupt):
             execution_lock.mark_interrupted(self._state)
             raise
         self._finish(inputs, execution, "; ".join(execution.reasons))
         return execution
+
+    def _prepared_ids(self) -> frozenset[str]:
+        """The photos of the prepared dataset, which came from a source that may not have answered a poll before."""
+        folder = prepared_folder(self._state, self._request.spec)
+        try:
+            rows = prepared.read(folder).rows if prepared.is_prepared(folder) else ()
+        except DataError:
+            rows = ()
+        return frozenset(row.id for row in rows)
 
     def _finish(self, inputs: TriggerInputs, execution: Execution | None, reason: str) -> None:
         """Store the result, and clear the unfinished execution last: after a kill in between, it finishes again."""
@@ -193,7 +219,7 @@ class PipelineWatcher:
             stored, inputs, decided=execution is not None, promoted=promoted, now_s=time.time()
         )
         if execution:
-            self._known_photos.accept()
+            self._known_photos.accept(self._prepared_ids())
         triggers.write_state(self._state, state)
         execution_lock.clear(self._state)
         if bool(state.failures) != bool(stored.failures):

@@ -20,7 +20,7 @@ from trainer.evaluation.gate import Decision, decision_from_json
 from trainer.evaluation.policy import GatePolicy
 from trainer.registry.entities import Status, Version
 from trainer.registry.mlflow_registry import Registry
-from trainer.registry.runs import TrackedRun
+from trainer.registry.tracked_run import TrackedRun
 
 NEWEST = "newest"
 
@@ -28,18 +28,20 @@ NEWEST = "newest"
 def decide(registry: Registry, version: Version, champion: Version | None, policy: GatePolicy) -> Version:
     """Let the gate decide about a version, from the answers that both training runs recorded, and mark the version.
 
-    A version that cannot be compared, such as one that was registered by hand, is refused. Raises TrackingError.
+    A version that cannot be compared, such as one that was registered by hand, is refused. Raises TrackingError, and
+    DataError where it is the champion's answers that are lost: they may come back.
     """
     compared_with = champion.number if champion else ""
     try:
+        challenger = read_evaluated(registry, version.run_id)
+    except DataError as error:
+        status, reason = Status.REFUSED, f"its run has no usable answers: {error}"
+    else:
+        deployed = read_evaluated(registry, champion.run_id) if champion else None
+        decision = gate.decide(challenger, deployed, policy)
         with registry.run(f"gate of version {version.number}") as run:
-            challenger = read_evaluated(registry, version.run_id)
-            deployed = read_evaluated(registry, champion.run_id) if champion else None
-            decision = gate.decide(challenger, deployed, policy)
             record(run, decision, replace(version, compared_with=compared_with))
         status, reason = status_and_reason(decision)
-    except DataError as error:
-        status, reason = Status.REFUSED, f"its run or the champion's has no usable answers: {error}"
     registry.mark(version.number, status, reason, compared_with)
     return registry.version(version.number)
 

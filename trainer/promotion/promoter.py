@@ -3,10 +3,10 @@
 ``Promoter.reconcile_once`` is idempotent: it can be run again after a kill at any point. A lock lets one promoter run
 at a time. It takes these steps:
 
-1. Record the champion as deployed, if a kill prevented that, and set the alias ``previous`` from the records.
-2. If TorchServe does not serve the champion (it was restarted empty, a promotion was interrupted, or another version
+1. If TorchServe does not serve the champion (it was restarted empty, a promotion was interrupted, or another version
    was loaded by hand), load it, run its canary and switch to it. If the champion's archive in the store is missing or
    damaged, fetch it again.
+2. Record the champion as deployed, and set the alias ``previous`` from the records.
 3. While the champion's status is ``approved`` it is on probation: observe it. After some time without a fault it is
    ``promoted``, and the other versions are drained and unloaded; a fault makes it ``rolled-back``, and ``previous``
    becomes the champion.
@@ -14,25 +14,29 @@ at a time. It takes these steps:
 5. If a version is ``approved``, load it beside the champion, run its canary with golden photos and move the alias; then
    as in 2 and 3. A failed canary makes it ``rejected``, and the champion keeps serving.
 6. Write ``accuracy.json``: the accuracy of the champion, or 0.1 where there is none.
+
+Nothing that MLflow says takes the model away. A champion that cannot be served (its archive is lost, or not signed)
+leaves the version that serves; where none does, the one that served last is restored from the model store, and so it is
+while MLflow does not answer. A version that cannot be used is marked, and one that MLflow does not give at the moment
+is passed over for a while: both hold up no other version.
 """
 
-import json
 import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Event
 
-from serve.errors import ArchiveError, BinwatchError, CanaryError, DataError
-from serve.files import write_text
-from trainer.artifacts import EVALUATION
-from trainer.evaluation.evaluate import Evaluation, evaluation_from_json
-from trainer.evaluation.policy import DEFAULT, UNDEPLOYED_ACCURACY, GatePolicy
+from serve.errors import ArchiveError, CanaryError, DataError, TrackingError
+from serve.rollout.model_store import StoredVersion
+from trainer.evaluation.policy import DEFAULT, GatePolicy
 from trainer.promotion import decisions
+from trainer.promotion.accuracy_file import AccuracyFile
+from trainer.promotion.notices import Notices
+from trainer.promotion.outcome import PromotionOutcome, Upkeep
+from trainer.promotion.patience import Patience
+from trainer.promotion.recovery import Recovery
 from trainer.promotion.server import Server
 from trainer.registry import signed_archive
 from trainer.registry.entities import CHAMPION, Status, Version
@@ -42,24 +46,6 @@ log = logging.getLogger(__name__)
 
 OBSERVE_S = 1.0
 """Time between two observations of a champion on probation."""
-
-
-class Upkeep(StrEnum):
-    """The result of a reconciliation that gave no version a new status."""
-
-    NOTHING = "nothing"
-    RESTORED = "restored"
-    WATCHED = "watched"
-    """The champion is on probation."""
-
-
-@dataclass(frozen=True)
-class PromotionOutcome:
-    """The result of a reconciliation or a rollback. ``did``: the new Status of ``version``, or an Upkeep."""
-
-    did: str
-    version: str
-    reason: str
 
 
 class Promoter:
@@ -74,11 +60,12 @@ class Promoter:
         trusted: Path | None = None,
     ) -> None:
         """``trusted``: the keys whose archives are accepted (``trainer/registry/signed_archive.py``)."""
-        self._registry = registry
-        self._trusted = trusted
-        self._policy = policy
-        self._server = server
-        self._accuracy_file = accuracy_file
+        self._registry, self._server = registry, server
+        self._trusted, self._policy = trusted, policy
+        notices = Notices()
+        self._accuracy = AccuracyFile(accuracy_file, registry, notices)
+        self._recovery = Recovery(registry, server, trusted, notices)
+        self._patience = Patience()
 
     def reconcile(self) -> PromotionOutcome:
         """Reconcile until no version is on probation. Raises as ``reconcile_once`` does."""
@@ -89,19 +76,35 @@ class Promoter:
     def reconcile_once(self, idle: Callable[[], object] | None = None) -> PromotionOutcome:
         """Reconcile once and then call ``idle``, both under the server's lock.
 
-        Raises TrackingError or ServerError; the next call resumes where this one stopped.
+        Raises TrackingError or ServerError; the next call resumes where this one stopped. Where MLflow does not answer,
+        the version that served last is restored, and ``idle`` is called all the same.
         """
         with self._server.lock():
-            champion = self._registry.alias(CHAMPION)
-            outcome = self._follow(champion) if champion else None
-            if outcome is None or outcome.did == Upkeep.RESTORED:
-                approved = self._next_approved(champion)
-                outcome = self._promote(approved) if approved else outcome
-            self._write_accuracy()
-            if idle:
-                idle()
+            try:
+                outcome = self._reconcile()
+            except (TrackingError, DataError):
+                self._recovery.restore_server()
+                raise
+            finally:
+                if idle:
+                    idle()
+        return outcome
+
+    def _reconcile(self) -> PromotionOutcome:
+        champion = self._registry.alias(CHAMPION)
+        outcome = self._follow(champion) if champion else self._go_on()
+        if outcome is None or outcome.did in (Upkeep.RESTORED, Upkeep.KEPT):
+            outcome = self._promote_next(champion) or outcome
+        self._update_accuracy()
         number = champion.number if champion else ""
         return outcome or PromotionOutcome(Upkeep.NOTHING, number, "no version waits to be promoted")
+
+    def _go_on(self) -> PromotionOutcome | None:
+        """Without a champion, the version that served last goes on."""
+        stored = self._recovery.restore_server()
+        if stored is None:
+            return None
+        return PromotionOutcome(Upkeep.KEPT, stored.version, "MLflow names no champion; this version serves on")
 
     def roll_back(self, reason: str) -> PromotionOutcome:
         """Return to the previous version now. Raises DataError where there is none."""
@@ -109,11 +112,14 @@ class Promoter:
             champion = self._registry.alias(CHAMPION)
             if champion is None:
                 raise DataError("nothing is deployed, so there is nothing to roll back")
-            previous = self._registry.record_champion(champion)
+            plan = self._registry.plan_record(champion)
+            if self._server.serving() == champion.number:
+                self._registry.record(plan)
+            previous = plan.previous
             if previous is None:
                 raise DataError(f"no version served before version {champion.number}, which keeps serving")
             outcome = self._return(champion, previous, reason)
-            self._write_accuracy()
+            self._update_accuracy()
         return outcome
 
     def promote(self, version: str) -> PromotionOutcome:
@@ -124,47 +130,74 @@ class Promoter:
         current = self._registry.version(version)
         return PromotionOutcome(current.status, version, current.reason)
 
-    def _next_approved(self, champion: Version | None) -> Version | None:
-        """The newest approved version. Approvals against another champion than the present one are withdrawn."""
-        current = champion.number if champion else ""
+    def _promote_next(self, champion: Version | None) -> PromotionOutcome | None:
+        """Promote the newest approved version that can be promoted; None where there is none.
+
+        A version that MLflow does not give at the moment is passed over, for longer each time.
+        """
         for version in self._registry.versions():
-            if not version.status and int(version.number) > int(current or 0):
-                version = decisions.decide(self._registry, version, champion, self._policy)
-            if version.status != Status.APPROVED or version.number == current:
+            if self._patience.waits(version.number):
                 continue
-            if version.compared_with == current:
-                return version
-            compared_with = version.compared_with or "none"
-            reason = (
-                f"it was compared with version {compared_with}, but the champion is version {current}; "
-                "run the pipeline again"
-            )
-            self._registry.mark(version.number, Status.REFUSED, reason)
+            try:
+                result = self._try(version, champion)
+            except (TrackingError, DataError) as error:
+                self._registry.alias(CHAMPION)  # raises where MLflow is away altogether
+                wait_s = self._patience.fail(version.number)
+                log.warning("version %s is passed over for %.0f s: %s", version.number, wait_s, error)
+                continue
+            self._patience.succeed(version.number)
+            if isinstance(result, Version):
+                self._registry.set_champion(result.number)
+                return self._follow(result) or PromotionOutcome(Status.PROMOTED, result.number, result.reason)
+            if result:
+                return result
         return None
 
-    def _promote(self, version: Version) -> PromotionOutcome:
+    def _try(self, version: Version, champion: Version | None) -> Version | PromotionOutcome | None:
+        """Decide about a version, and load it if it is approved: it is returned if it may become the champion.
+
+        Approvals against another champion are withdrawn.
+        """
+        current = champion.number if champion else ""
+        if not version.status and int(version.number) > int(current or 0):
+            version = decisions.decide(self._registry, version, champion, self._policy)
+        if version.status != Status.APPROVED or version.number == current:
+            return None
+        if version.compared_with == current:
+            return self._load_or_reject(version)
+        compared_with = version.compared_with or "none"
+        reason = (
+            f"it was compared with version {compared_with}, but the champion is version {current}; "
+            "run the pipeline again"
+        )
+        self._registry.mark(version.number, Status.REFUSED, reason)
+        return None
+
+    def _load_or_reject(self, version: Version) -> Version | PromotionOutcome:
         try:
-            with self._archive_of(version) as fetch:
-                self._server.load(version.number, fetch)
-            self._server.canary(version.number)
+            self._prepare(version)
         except (CanaryError, ArchiveError) as error:
-            self._server.discard(version.number)
+            replaced = self._server.archives.run_of(version.number) == version.run_id
+            if replaced or self._server.serving() != version.number:  # else another run's model has this number
+                self._server.discard(version.number)
             self._registry.mark(version.number, Status.REJECTED, str(error))
             return PromotionOutcome(Status.REJECTED, version.number, str(error))
-        self._registry.set_champion(version.number)
-        return self._follow(version) or PromotionOutcome(Status.PROMOTED, version.number, version.reason)
+        return version
 
     def _follow(self, champion: Version) -> PromotionOutcome | None:
         """Make the server serve the champion, and nothing else after its probation; None where it did already."""
-        previous = self._registry.record_champion(champion)
-        if champion.status == Status.ROLLED_BACK and previous:  # the rollback was interrupted
-            return self._return(champion, previous, champion.reason)
+        plan = self._registry.plan_record(champion)
+        if champion.status == Status.ROLLED_BACK and plan.previous:  # the rollback was interrupted
+            return self._try_return(champion, plan.previous, champion.reason)
         try:
             served_already = self._serve(champion)
-        except CanaryError as error:
-            if champion.status == Status.PROMOTED or not previous:
-                raise
-            return self._return(champion, previous, str(error))
+        except (CanaryError, ArchiveError, DataError) as error:
+            if champion.status == Status.PROMOTED or not plan.previous:
+                return self._keep(champion, plan.previous, str(error))
+            status = Status.REJECTED if plan.missing else Status.ROLLED_BACK
+            return self._try_return(champion, plan.previous, str(error), status)
+        previous = self._registry.record(plan)
+        self._recovery.check_artifacts(champion)
         if champion.status != Status.PROMOTED:
             return self._watch(champion, previous)
         self._server.retire_others(champion.number, previous.number if previous else None)
@@ -174,20 +207,42 @@ class Promoter:
 
     def _serve(self, champion: Version) -> bool:
         """Make the server answer with the champion; returns whether it did already."""
-        with self._archive_of(champion) as fetch:
-            if self._server.serving() == champion.number:
-                self._server.store_archive(champion.number, fetch)
-                return True
-            self._server.load(champion.number, fetch)
-        self._server.canary(champion.number)
-        self._server.switch(champion.number)
+        number, run_id = champion.number, champion.run_id
+        if self._server.serving() == number and not self._server.archives.is_of_another_run(number, run_id):
+            with self._archive_of(champion) as fetch:
+                self._server.store_archive(number, fetch, run_id)
+            self._server.archives.remember_serving(StoredVersion(version=number, run_id=run_id))
+            return True
+        self._prepare(champion)
+        self._switch(champion)
         return False
+
+    def _prepare(self, version: Version) -> None:
+        """Load a version beside the others, and run its canary."""
+        with self._archive_of(version) as fetch:
+            self._server.load(version.number, fetch, version.run_id)
+        self._server.canary(version.number)
+
+    def _switch(self, version: Version) -> None:
+        self._server.switch(version.number)
+        self._server.archives.remember_serving(StoredVersion(version=version.number, run_id=version.run_id))
+
+    def _keep(self, champion: Version, previous: Version | None, problem: str) -> PromotionOutcome:
+        """A champion that cannot be served leaves the version that serves, or the one that did last."""
+        stored = self._recovery.restore_server()
+        if stored is None and previous:
+            with suppress(CanaryError, ArchiveError, DataError):
+                self._serve(previous)
+                stored = StoredVersion(version=previous.number, run_id=previous.run_id)
+        serving = f"version {stored.version} serves" if stored else "no version serves"
+        reason = f"version {champion.number}, the champion, cannot be served: {problem}; {serving}"
+        return PromotionOutcome(Upkeep.KEPT, stored.version if stored else "", reason)
 
     def _watch(self, champion: Version, previous: Version | None) -> PromotionOutcome:
         """Observe a champion on probation. Without a version to return to, there is no probation."""
         observation = self._server.observe(champion.number)
         if observation.fault and previous:
-            return self._return(champion, previous, observation.fault)
+            return self._try_return(champion, previous, observation.fault)
         if previous and not observation.over:
             return PromotionOutcome(Upkeep.WATCHED, champion.number, observation.summary)
         log.info("version %s was watched for %s", champion.number, observation.summary)
@@ -195,66 +250,35 @@ class Promoter:
         self._registry.mark(champion.number, Status.PROMOTED, champion.reason)
         return PromotionOutcome(Status.PROMOTED, champion.number, champion.reason)
 
-    def _return(self, champion: Version, previous: Version, reason: str) -> PromotionOutcome:
-        """Roll back to the previous version, which must load and pass its canary first."""
-        with self._archive_of(previous) as fetch:
-            self._server.load(previous.number, fetch)
-        self._server.canary(previous.number)
-        self._registry.mark(champion.number, Status.ROLLED_BACK, reason)
+    def _try_return(
+        self, champion: Version, previous: Version, reason: str, status: Status = Status.ROLLED_BACK
+    ) -> PromotionOutcome:
+        """Return to the previous version, or keep what serves where that one cannot be served."""
+        try:
+            return self._return(champion, previous, reason, status)
+        except (CanaryError, ArchiveError, DataError) as error:
+            problem = f"{reason}; version {previous.number}, which served before, cannot return: {error}"
+            return self._keep(champion, None, problem)
+
+    def _return(
+        self, champion: Version, previous: Version, reason: str, status: Status = Status.ROLLED_BACK
+    ) -> PromotionOutcome:
+        """Return to the previous version, which must load and pass its canary first; ``status``: of the champion."""
+        self._prepare(previous)
+        self._registry.mark(champion.number, status, reason)
         self._registry.set_champion(previous.number)
-        self._server.switch(previous.number)
+        self._switch(previous)
         fallback = self._registry.record_champion(previous)
         self._server.retire_others(previous.number, fallback.number if fallback else None)
-        return PromotionOutcome(Status.ROLLED_BACK, champion.number, reason)
+        return PromotionOutcome(status, champion.number, reason)
 
-    def _write_accuracy(self) -> None:
+    def _update_accuracy(self) -> None:
         champion = self._registry.alias(CHAMPION)
-        version = champion.number if champion else None
-        if _recorded_version(self._accuracy_file) == {"version": version}:
-            return
-        accuracy = self._evaluation(champion).accuracy if champion else UNDEPLOYED_ACCURACY
-        write_text(self._accuracy_file, json.dumps({"accuracy": accuracy, "version": version}))
-
-    def _evaluation(self, version: Version) -> Evaluation:
-        return evaluation_from_json(self._registry.read_text(version.run_id, EVALUATION) or "{}")
+        records = self._server.archives.records(champion.number) if champion else {}
+        self._accuracy.update(champion, records)
 
     @contextmanager
     def _archive_of(self, version: Version) -> Iterator[Callable[[], Path]]:
         """A function that fetches the version's archive into a temporary folder."""
         with tempfile.TemporaryDirectory(prefix="binwatch-fetch-") as folder:
             yield lambda: signed_archive.fetch(self._registry, version.run_id, Path(folder), self._trusted)
-
-
-def watch(
-    promoter: Promoter, heartbeat: Path, interval_s: float, stop: Event, scale: Callable[[], object] | None = None
-) -> None:
-    """Reconcile every ``interval_s`` seconds until ``stop``, and touch ``heartbeat`` after each success.
-
-    ``scale`` is called then, too, under the same lock. Errors are logged and retried: the next reconciliation finishes
-    what a failed one left undone.
-    """
-
-    def idle() -> None:
-        heartbeat.touch()
-        if scale:
-            scale()
-
-    while not stop.is_set():
-        wait_s = interval_s
-        try:
-            outcome = promoter.reconcile_once(idle)
-            if outcome.did == Upkeep.WATCHED:
-                wait_s = min(OBSERVE_S, interval_s)
-            elif outcome.did != Upkeep.NOTHING:
-                log.info("%s version %s: %s", outcome.did, outcome.version, outcome.reason)
-        except BinwatchError as error:
-            log.warning("%s; trying again in %.0f s", error, interval_s)
-        stop.wait(wait_s)
-
-
-def _recorded_version(accuracy_file: Path) -> dict[str, str | None] | None:
-    """The version in ``accuracy.json``; None where the file is missing or damaged."""
-    try:
-        return {"version": json.loads(accuracy_file.read_text())["version"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

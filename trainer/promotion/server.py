@@ -5,11 +5,16 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from serve.rollout.model_store import ModelStore
 from serve.rollout.probation import Observation
 
 
 class Server(Protocol):
     """A model server and its model store; ``serve.rollout.rollout.Rollout`` is the real one."""
+
+    @property
+    def archives(self) -> ModelStore:
+        """The model store."""
 
     def lock(self) -> AbstractContextManager[None]:
         """Keep other promoters away."""
@@ -17,11 +22,11 @@ class Server(Protocol):
     def serving(self) -> str | None:
         """The version that answers, if one does."""
 
-    def store_archive(self, version: str, fetch: Callable[[], Path]) -> None:
+    def store_archive(self, version: str, fetch: Callable[[], Path], run_id: str = "") -> None:
         """Make sure that the version's archive is in the store; ``fetch`` returns it where it is missing or damaged."""
 
-    def load(self, version: str, fetch: Callable[[], Path]) -> None:
-        """Load a version beside the others; ``fetch`` returns its archive."""
+    def load(self, version: str, fetch: Callable[[], Path], run_id: str = "") -> None:
+        """Load a version beside the others; ``fetch`` returns its archive, ``run_id`` is its training run."""
 
     def canary(self, version: str) -> None:
         """Test a loaded version with its golden photos. Raises CanaryError."""

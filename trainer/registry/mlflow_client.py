@@ -1,6 +1,11 @@
-"""MLflow's client, with errors that raise TrackingError. No other module creates one."""
+"""MLflow's client. No other module creates one, and this is the one edge where MLflow's answers come in.
+
+Whatever MLflow answers, a call returns, or raises TrackingError. An answer that MLflow's own client cannot read raises
+anything there: KeyError, ParseError, UnicodeError and the like.
+"""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -8,16 +13,17 @@ from typing import cast
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from serve.errors import TrackingError
+from serve.errors import BinwatchError, TrackingError
 
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-"""Error codes of MLflow for an alias that is not set."""
+"""Error codes of MLflow for an alias that is not set, and for a run that does not exist."""
+MAX_MESSAGE = 500
+_OBJECT = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>(: |\()?")
 
 
 class _ReadableClient:
-    """Forwards every call to the client, and raises TrackingError where that raises MlflowException."""
+    """Forwards every call to the client, and raises TrackingError where that raises anything."""
 
     def __init__(self, client: MlflowClient, uri: str) -> None:
         self._client, self._uri = client, uri
@@ -38,6 +44,7 @@ class _ReadableClient:
 def connect(uri: str) -> MlflowClient:
     """A client of the MLflow server at ``uri``. Its calls raise TrackingError, with MLflow's error code."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     return cast(MlflowClient, _ReadableClient(MlflowClient(tracking_uri=uri, registry_uri=uri), uri))
@@ -52,18 +59,26 @@ def create_if_absent(create: Callable[[str], object], name: str) -> None:
             raise
 
 
-def delete_artifact(client: MlflowClient, uri: str, run_id: str, name: str) -> None:
-    """Delete a file or a folder of a run for good; idempotent."""
-    root = str(client.get_run(run_id).info.artifact_uri)
-    with readable_errors(uri):
-        get_artifact_repository(root, tracking_uri=uri).delete_artifacts(name)  # type: ignore[no-untyped-call]
-
-
 @contextmanager
 def readable_errors(uri: str) -> Iterator[None]:
-    """Raise TrackingError where MLflow's client raises MlflowException."""
+    """Raise TrackingError where the block raises anything but a BinwatchError."""
     try:
         yield
+    except BinwatchError:
+        raise
     except MlflowException as error:
-        message = f"the request to MLflow at {uri} failed: {str(error)[:500]}"
-        raise TrackingError(message, error.error_code or "") from error
+        raise TrackingError(_message(uri, str(error)), _code(error)) from error
+    except Exception as error:
+        raise TrackingError(_message(uri, f"{type(error).__name__}: {error}")) from error
+
+
+def _code(error: MlflowException) -> str:
+    """MLflow's error code. A server with accounts says of what does not exist that there is no right to it, and every
+    account of ours may read everything."""
+    return ABSENT[0] if "'Permission denied'" in str(error) else str(error.error_code or "")
+
+
+def _message(uri: str, reason: str) -> str:
+    """One sentence that is the same whenever the reason is: without line ends and without addresses of objects."""
+    words = " ".join(_OBJECT.sub("", reason).split())
+    return f"the request to MLflow at {uri} failed: {words[:MAX_MESSAGE]}"

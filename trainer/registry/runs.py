@@ -1,43 +1,55 @@
-"""Runs in MLflow: writing them while something runs, and reading them afterwards."""
+"""Runs in MLflow, read and started. What is written to one is in ``trainer/registry/tracked_run.py``."""
 
-import json
 import logging
 import os
+import re
 import subprocess
 import tempfile
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
-from mlflow.entities.dataset import Dataset as TrackedDataset
+from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-from serve.errors import TrackingError
+from serve.errors import DataError, TrackingError
 from serve.settings import read
 from serve.settings.common import RevisionSettings
+from trainer.artifacts import RECOVERS_TAG
+from trainer.registry.artifact_store import RunArtifacts
 from trainer.registry.entities import RunInfo
-from trainer.registry.mlflow_client import connect, create_if_absent, delete_artifact
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from trainer.registry.mlflow_client import ABSENT, connect, create_if_absent
+from trainer.registry.tracked_run import TrackedRun
 
 log = logging.getLogger(__name__)
 
 EXPERIMENT = "binwatch"
+RUN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
+MAX_TEXT = 256 * 1024**2
+"""Largest artifact, in bytes, that is read as text; predictions of 100,000 photos have 30 MB."""
+MAX_TIME_MS = 253_402_300_799_000
+"""The end of the year 9999, which is the last that Python can print."""
 
 
 class RunStore:
-    """The runs of one experiment on one MLflow server. Raises TrackingError when it does not answer."""
+    """The runs of one experiment on one MLflow server. Nothing is requested before it is needed.
+
+    Raises TrackingError when MLflow does not answer, DataError for a run that it does not have, or whose artifacts are
+    not its own.
+    """
 
     def __init__(self, uri: str, experiment: str = EXPERIMENT) -> None:
         self.uri = uri
         self._client = connect(uri)
-        self._experiment = _experiment(self._client, experiment)
+        self._experiment_name = experiment
+        self._experiment_id = ""
+        self._unended: dict[str, str] = {}
+
+    @property
+    def _experiment(self) -> str:
+        self._experiment_id = self._experiment_id or _experiment(self._client, self._experiment_name)
+        return self._experiment_id
 
     @contextmanager
     def run(
@@ -46,12 +58,13 @@ class RunStore:
         parent: str | None = None,
         resume_run_id: str | None = None,
         tags: Mapping[str, str] | None = None,
-    ) -> Iterator["TrackedRun"]:
+    ) -> Iterator[TrackedRun]:
         """A run that is FINISHED when the block ends, FAILED when it raises, KILLED when interrupted.
 
         ``parent``: the run that it is nested in; ``resume_run_id``: an interrupted run, to resume instead of creating
         one; ``tags``: of a new run.
         """
+        self.end_unended()
         tags = {MLFLOW_RUN_NAME: name, **_git_tags(), **(tags or {})}
         if parent:
             tags[MLFLOW_PARENT_RUN_ID] = parent
@@ -59,7 +72,7 @@ class RunStore:
             self._client.update_run(resume_run_id, "RUNNING")
             started = self._client.get_run(resume_run_id)
         else:
-            started = self._client.create_run(self._experiment, tags=tags, run_name=name)
+            started = self._create_run(name, tags)
         run = TrackedRun(self._client, self.uri, started)
         status = "FAILED"
         try:
@@ -69,7 +82,37 @@ class RunStore:
             status = "KILLED"
             raise
         finally:
-            self._client.set_terminated(run.id, status)
+            self._end_run(run.id, status)
+
+    def _create_run(self, name: str, tags: Mapping[str, str]) -> Run:
+        """Create a run, in an experiment that is created or restored where somebody has deleted it."""
+        try:
+            return self._client.create_run(self._experiment, tags=dict(tags), run_name=name)
+        except TrackingError as error:
+            if error.code not in (*ABSENT, "INVALID_STATE"):
+                raise
+            self._experiment_id = ""
+            return self._client.create_run(self._experiment, tags=dict(tags), run_name=name)
+
+    def _end_run(self, run_id: str, status: str) -> None:
+        """End a run; if MLflow does not answer, the next run ends it. A failure keeps its own reason."""
+        try:
+            self._client.set_terminated(run_id, status)
+        except TrackingError as error:
+            self._unended[run_id] = status
+            if status == "FINISHED":
+                raise
+            log.warning("run %s is not ended yet: %s", run_id, error)
+
+    def end_unended(self) -> None:
+        """End the runs that could not be ended while MLflow was away."""
+        for run_id, status in tuple(self._unended.items()):
+            try:
+                self._client.set_terminated(run_id, status)
+            except TrackingError as error:
+                if error.code not in ABSENT:  # deleted meanwhile
+                    raise
+            del self._unended[run_id]
 
     def find_run(self, name: str) -> tuple[str, dict[str, str]] | None:
         """The newest run with this name, if any: its id and its tags."""
@@ -89,25 +132,53 @@ class RunStore:
                 order_by=["attributes.start_time DESC"],
             )
             matches += [_run_info(run) for run in page]
-            token = page.token
-            if not token:
+            if not page.token or page.token == token:
                 return matches
+            token = page.token
 
     def nested(self, parent: str) -> list[RunInfo]:
         """The runs nested in ``parent``, newest first."""
         return self.runs(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'")
 
-    def reopen_run(self, run_id: str) -> "TrackedRun":
+    def reopen_run(self, run_id: str) -> TrackedRun:
         """A run that has ended, to log more to it; its status stays."""
-        return TrackedRun(self._client, self.uri, self._client.get_run(run_id))
+        return TrackedRun(self._client, self.uri, self._find(run_id))
+
+    def undelete(self, run_id: str) -> None:
+        """Restore a run that was deleted on MLflow's page and is not gone for good yet."""
+        run = self._find(run_id)
+        if run.info.lifecycle_stage == "deleted":
+            log.warning("run %s was deleted in MLflow; it is restored", run_id)
+            self._client.restore_run(run.info.run_id)
+
+    def replace_run(self, run_id: str, name: str) -> TrackedRun:
+        """A run to log to: itself, or, where it is gone for good, one that is read in its place from now on."""
+        try:
+            return self.reopen_run(run_id)
+        except DataError:
+            with self.run(name, tags={RECOVERS_TAG: run_id}) as replacement:
+                return replacement
+
+    def _find(self, run_id: str) -> Run:
+        """A run, or the one that was made in its place."""
+        if RUN_ID.fullmatch(run_id):
+            try:
+                return self._client.get_run(run_id)
+            except TrackingError as error:
+                if error.code not in ABSENT:
+                    raise
+            replacements = self._client.search_runs([self._experiment], f"tags.`{RECOVERS_TAG}` = '{run_id}'")
+            if replacements:
+                return replacements[0]
+        raise DataError(f"MLflow has no run {run_id!r}: it was deleted, or never was; run the pipeline again")
 
     def tags(self, run_id: str) -> dict[str, str]:
         """The tags of a run."""
-        return dict(self._client.get_run(run_id).data.tags)
+        return dict(self._find(run_id).data.tags)
 
     def params(self, run_id: str) -> dict[str, str]:
         """The parameters of a run."""
-        return dict(self._client.get_run(run_id).data.params)
+        return dict(self._find(run_id).data.params)
 
     def address(self, run_id: str) -> str:
         """The address of a run's page in the MLflow UI."""
@@ -125,114 +196,50 @@ class RunStore:
 
     def artifacts(self, run_id: str, folder: str | None = None) -> dict[str, int]:
         """The files of a run, or of one of its folders, with their sizes in bytes."""
-        sizes: dict[str, int] = {}
-        for file in self._client.list_artifacts(run_id, folder):
-            sizes |= self.artifacts(run_id, file.path) if file.is_dir else {file.path: int(file.file_size or 0)}
-        return sizes
+        return self._artifacts(run_id).sizes(folder)
 
     def delete_artifact(self, run_id: str, name: str) -> None:
         """Delete a file or a folder of a run for good; idempotent."""
-        delete_artifact(self._client, self.uri, run_id, name)
+        self._artifacts(run_id).delete(name)
 
     def download(self, run_id: str, name: str, folder: Path) -> Path:
         """Download one artifact of a run into ``folder``."""
-        return Path(self._client.download_artifacts(run_id, name, str(folder)))
+        return self._artifacts(run_id).download(name, folder)
 
     def read_text(self, run_id: str, name: str) -> str | None:
-        """The text of a small artifact at the run's top level; None where there is none with this name."""
-        if name not in {file.path for file in self._client.list_artifacts(run_id)}:
+        """The text of a small artifact at the run's top level; None where there is none with this name.
+
+        Raises DataError where it is no text, or too large.
+        """
+        artifacts = self._artifacts(run_id)
+        file = next((file for file in artifacts.list() if file.path == name), None)
+        if file is None:
             return None
+        if file.is_dir or int(file.file_size or 0) > MAX_TEXT:
+            kind = "a folder" if file.is_dir else f"a file of {file.file_size} bytes"
+            raise DataError(f"{name} of run {run_id} is {kind}, not a text of at most {MAX_TEXT} bytes")
         with tempfile.TemporaryDirectory() as folder:
-            return self.download(run_id, name, Path(folder)).read_text()
+            try:
+                return artifacts.download(name, Path(folder)).read_text("utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(f"{name} of run {run_id} is not text in UTF-8: {error}") from error
 
-
-class TrackedRun:
-    """A run that is being written: its parameters, metrics, tags and artifacts."""
-
-    def __init__(self, client: MlflowClient, uri: str, run: Run) -> None:
-        self._client = client
-        self._uri = uri
-        self._buffer: deque[Callable[[], object]] = deque()
-        self.id: str = run.info.run_id
-
-    def log_params(self, params: Mapping[str, object]) -> None:
-        """Log parameters, which cannot be changed later."""
-        self._client.log_batch(self.id, params=[Param(key, str(value)) for key, value in params.items()])
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0, at_s: float | None = None) -> None:
-        """Log metrics at a step. ``at_s``: their time in seconds since 1970; now where it is None."""
-        self._client.log_batch(self.id, metrics=_metrics(metrics, step, at_s))
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags."""
-        self._client.log_batch(self.id, tags=[RunTag(key, value) for key, value in tags.items()])
-
-    def buffer_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log metrics at a step; while MLflow does not answer they are buffered, and sent with a later call."""
-        numbers = _metrics(metrics, step)
-        self._buffer.append(lambda: self._client.log_batch(self.id, metrics=numbers))
-        self._try_flush()
-
-    def buffer_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags; while MLflow does not answer they are buffered, and sent with a later call."""
-        self._buffer.append(lambda: self._client.log_batch(self.id, tags=[RunTag(*pair) for pair in tags.items()]))
-        self._try_flush()
-
-    def _try_flush(self) -> None:
-        try:
-            while self._buffer:
-                self._buffer[0]()
-                self._buffer.popleft()
-        except TrackingError as error:
-            log.warning("MLflow does not answer (%s); %d calls are buffered", str(error)[:200], len(self._buffer))
-
-    def flush(self, timeout_s: float = 300.0) -> None:
-        """Send the buffer, and retry until MLflow answers. Raises TrackingError after ``timeout_s``."""
-        deadline = time.monotonic() + timeout_s
-        while self._buffer:
-            self._try_flush()
-            if self._buffer and time.monotonic() > deadline:
-                self._buffer[0]()
-            elif self._buffer:
-                time.sleep(1)
-
-    def log_dataset(self, name: str, digest: str, source: str, profile: Mapping[str, object]) -> None:
-        """Log the dataset that the run used. ``digest``: cut to 36 characters."""
-        dataset = TrackedDataset(name, digest[:36], "local", json.dumps({"uri": source}), profile=json.dumps(profile))
-        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
-        try:
-            self._client.log_inputs(self.id, inputs)
-        except TrackingError:  # of two runs that log the same new dataset at once, MLflow refuses one
-            self._client.log_inputs(self.id, inputs)
-
-    def log_file(self, path: Path, folder: str | None = None) -> None:
-        """Log a file as an artifact."""
-        self._client.log_artifact(self.id, str(path), folder)
-
-    def log_json(self, value: object, name: str) -> None:
-        """Log ``value`` as a JSON artifact."""
-        self._client.log_text(self.id, json.dumps(value, indent=1), name)
-
-    def log_table(self, columns: Mapping[str, Sequence[object]], name: str) -> None:
-        """Log a table, which the MLflow UI can show and compare; it replaces one with the same name."""
-        if name in {file.path for file in self._client.list_artifacts(self.id)}:  # MLflow would append to it
-            delete_artifact(self._client, self._uri, self.id, name)
-        self._client.log_table(self.id, {key: list(values) for key, values in columns.items()}, name)
-
-    def log_picture(self, figure: "Figure", name: str) -> None:
-        """Log a matplotlib figure as a PNG artifact."""
-        self._client.log_figure(self.id, figure, name)
+    def _artifacts(self, run_id: str) -> RunArtifacts:
+        return RunArtifacts(self.uri, self._find(run_id))
 
 
 def _experiment(client: MlflowClient, name: str) -> str:
-    while not (experiment := client.get_experiment_by_name(name)):
+    """The id of an experiment, which is created where there is none, and restored where it was deleted."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         create_if_absent(client.create_experiment, name)
+        experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        raise TrackingError(f"MLflow does not list its experiment {name}, which it says it has")
+    if experiment.lifecycle_stage == "deleted":
+        log.warning("the experiment %s was deleted in MLflow; it is restored", name)
+        client.restore_experiment(experiment.experiment_id)
     return str(experiment.experiment_id)
-
-
-def _metrics(metrics: Mapping[str, float], step: int, at_s: float | None = None) -> list[Metric]:
-    timestamp_ms = int((time.time() if at_s is None else at_s) * 1000)
-    return [Metric(key, value, timestamp_ms, step) for key, value in metrics.items()]
 
 
 def _run_info(run: Run) -> RunInfo:
@@ -242,10 +249,14 @@ def _run_info(run: Run) -> RunInfo:
         name=info.run_name or "",
         status=info.status,
         parent=tags.get(MLFLOW_PARENT_RUN_ID, ""),
-        started_s=(info.start_time or 0) / 1000,
-        ended_s=(info.end_time or 0) / 1000,
+        started_s=_seconds(info.start_time),
+        ended_s=_seconds(info.end_time),
         tags=tags,
     )
+
+
+def _seconds(time_ms: int | None) -> float:
+    return min(max(time_ms or 0, 0), MAX_TIME_MS) / 1000
 
 
 def _git_tags() -> dict[str, str]:

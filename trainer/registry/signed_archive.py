@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from serve.archives.archive import manifest_of, stamp
 from serve.archives.safe_zip import MAX_BYTES
-from serve.errors import ArchiveError
+from serve.errors import ArchiveError, DataError
 from serve.manifest import sha256
 from trainer.artifacts import ARCHIVE, ARCHIVE_FOLDER, ARCHIVE_SHA
 from trainer.registry import signing
@@ -29,15 +29,29 @@ def fetch(registry: Registry, run_id: str, folder: Path, trusted: Path | None) -
     verified. Raises ArchiveError where there is no such archive or its signature does not fit, SettingsError where
     there are no keys, TrackingError.
     """
-    if trusted is None:
-        return registry.download(run_id, ARCHIVE, folder)
-    keys = signing.public_keys(trusted)
-    _check_files(registry.artifacts(run_id, ARCHIVE_FOLDER), run_id)
-    signature = registry.download(run_id, SIGNATURE, folder)
-    archive = registry.download(run_id, ARCHIVE, folder)
-    signing.verify(archive, signature, keys)
-    _check_run(archive, run_id)
+    try:
+        _check_files(registry.artifacts(run_id, ARCHIVE_FOLDER), run_id, trusted is not None)
+        if trusted is not None:
+            registry.download(run_id, SIGNATURE, folder)
+        archive = registry.download(run_id, ARCHIVE, folder)
+    except DataError as error:
+        raise ArchiveError(str(error)) from error
+    verify(archive, run_id, trusted)
     return archive
+
+
+def verify(archive: Path, run_id: str, trusted: Path | None) -> None:
+    """Verify the signature beside ``archive``, and that it is the archive of that run; nothing without ``trusted``.
+
+    Raises ArchiveError, SettingsError.
+    """
+    if trusted is None:
+        return
+    signature = archive.with_name(archive.name + signing.SUFFIX)
+    if not signature.is_file():
+        raise ArchiveError(f"there is no signature {signature.name} beside the archive of run {run_id}")
+    signing.verify(archive, signature, signing.public_keys(trusted))
+    _check_run(archive, run_id)
 
 
 def sign_version(registry: Registry, version: Version, key: Ed25519PrivateKey, redecide: bool) -> str:
@@ -69,12 +83,14 @@ def _check_run(archive: Path, run_id: str) -> None:
         )
 
 
-def _check_files(sizes: dict[str, int], run_id: str) -> None:
-    """Refuse before anything is downloaded. ``sizes``: bytes of each file."""
+def _check_files(sizes: dict[str, int], run_id: str, signed: bool) -> None:
+    """Refuse before anything is downloaded. ``sizes``: bytes of each file; ``signed``: a signature is required."""
     if ARCHIVE not in sizes:
         raise ArchiveError(f"run {run_id} has no {ARCHIVE}: it was deleted, or never logged; run the pipeline again")
     if sizes[ARCHIVE] > MAX_BYTES:
         raise ArchiveError(f"the archive of run {run_id} has {sizes[ARCHIVE]} bytes; at most {MAX_BYTES} are allowed")
+    if not signed:
+        return
     if SIGNATURE not in sizes:
         raise ArchiveError(
             f"the archive of run {run_id} is not signed: it was made before archives were signed, or elsewhere. "

@@ -4,6 +4,8 @@ A version carries the tags ``status`` (``trainer/registry/entities.py``), ``reas
 ``champion`` names the version that TorchServe must serve, ``previous`` the one that a rollback returns to.
 """
 
+import re
+
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
@@ -11,6 +13,8 @@ from serve.errors import TrackingError
 from trainer.artifacts import MODEL_NAME
 from trainer.registry.entities import CHAMPION, PREVIOUS, Version
 from trainer.registry.mlflow_client import ABSENT, create_if_absent
+
+NUMBER = re.compile(r"[1-9]\d{0,8}", re.ASCII)
 
 
 class VersionStore:
@@ -34,7 +38,7 @@ class VersionStore:
     def versions(self) -> list[Version]:
         """All versions, the newest first."""
         page = self._client.search_model_versions(f"name = '{MODEL_NAME}'", order_by=["version_number DESC"])
-        return sorted((_version(version) for version in page), key=lambda version: -int(version.number))
+        return sorted(map(_version, page), key=lambda version: -int(version.number))
 
     def mark(self, number: str, status: str, reason: str, compared_with: str | None = None) -> None:
         """Set a version's tags, the status last, since other processes act on it."""
@@ -64,9 +68,11 @@ class VersionStore:
 
 
 def _version(version: ModelVersion) -> Version:
-    tags = version.tags
+    number, tags = str(version.version), version.tags
+    if not NUMBER.fullmatch(number):
+        raise TrackingError(f"MLflow names a version {number!r} of {MODEL_NAME}; versions are numbers from 1")
     return Version(
-        number=str(version.version),
+        number=number,
         run_id=version.run_id or "",
         status=tags.get("status", ""),
         reason=tags.get("reason", ""),

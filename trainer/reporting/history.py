@@ -18,13 +18,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from serve.errors import DataError
 from serve.files import write_text
 from trainer.artifacts import DATASET, EVALUATION, EXECUTION, EXECUTION_KIND, KIND_TAG
 from trainer.registry.deployments import Deployment
 from trainer.registry.entities import RunInfo, Status
+from trainer.reporting.run_records import (
+    DATASET_FILE,
+    EVALUATION_FILE,
+    EXECUTION_RECORD,
+    DatasetFile,
+    EvaluationFile,
+    ExecutionRecord,
+    parse,
+    read_text,
+)
 
 if TYPE_CHECKING:
     from trainer.registry.mlflow_registry import Registry  # MLflow takes seconds to import
@@ -126,26 +136,20 @@ def serving_periods(
 
 
 def execution_summary(run: RunInfo, text: str | None, now_s: float) -> ExecutionSummary:
-    """One execution from its run and the text of its ``execution.json``, any part of which may be missing."""
-    record = _json_object(text)
-    steps = [step for step in record.get("steps") or () if isinstance(step, dict)]
+    """One execution from its run and the text of its ``execution.json``, which may be missing or anything."""
+    record = parse(EXECUTION_RECORD, text) or ExecutionRecord()
     return {
         "id": run.id,
         "started": iso(run.started_s),
         "status": _STATUS.get(run.status, "failed"),
         "seconds": round((run.ended_s or now_s) - run.started_s, 1),
-        "decision": str(record.get("decision") or run.tags.get("decision") or ""),
-        "reasons": [str(reason) for reason in record.get("reasons") or ()],
-        "why": [str(reason) for reason in record.get("why") or ()],
-        "version": (record.get("challenger") or {}).get("version"),
+        "decision": record.decision or run.tags.get("decision") or "",
+        "reasons": list(record.reasons),
+        "why": list(record.why),
+        "version": record.challenger.version if record.challenger else None,
         "steps": [
-            {
-                "name": str(step.get("name")),
-                "status": str(step.get("status")),
-                "seconds": step.get("seconds"),
-                "cached": bool(step.get("cached")),
-            }
-            for step in steps
+            {"name": step.name, "status": step.status, "seconds": step.seconds, "cached": step.cached}
+            for step in record.steps
         ],
     }
 
@@ -219,7 +223,7 @@ class HistoryExporter:
     def _summary_of(self, run: RunInfo, now_s: float) -> ExecutionSummary:
         if run.id in self._ended and run.ended_s:  # the run of a resumed execution is running again
             return self._ended[run.id]
-        summary = execution_summary(run, self._registry.read_text(run.id, EXECUTION), now_s)
+        summary = execution_summary(run, read_text(self._registry, run.id, EXECUTION), now_s)
         if run.ended_s:
             self._ended[run.id] = summary
         else:
@@ -234,17 +238,7 @@ class HistoryExporter:
 
 
 def read_facts(registry: "Registry", run: RunInfo) -> Facts:
-    """What a training run recorded about its model. Raises TrackingError."""
-    evaluation = _json_object(registry.read_text(run.id, EVALUATION)).get("binwatch") or {}
-    interval = evaluation.get("accuracy_interval")
-    fingerprint = _json_object(registry.read_text(run.id, DATASET)).get("fingerprint")
-    return Facts(evaluation.get("accuracy"), tuple(interval) if interval else None, fingerprint, run.tags.get(REVISION))
-
-
-def _json_object(text: str | None) -> dict[str, Any]:
-    """A JSON object; an empty one where the text is missing, damaged or something else."""
-    try:
-        content = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
+    """What a training run recorded about its model, as far as it can be read. Raises TrackingError."""
+    evaluation = (parse(EVALUATION_FILE, read_text(registry, run.id, EVALUATION)) or EvaluationFile()).binwatch
+    dataset = parse(DATASET_FILE, read_text(registry, run.id, DATASET)) or DatasetFile()
+    return Facts(evaluation.accuracy, evaluation.accuracy_interval, dataset.fingerprint, run.tags.get(REVISION))

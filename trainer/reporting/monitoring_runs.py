@@ -6,19 +6,22 @@ draws curves. Accuracy and drift of the whole window are logged with the time of
 ``monitoring.json`` and the figures.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from itertools import groupby
 
+from pydantic import TypeAdapter, ValidationError
+
 from serve.errors import DataError
 from trainer.artifacts import LOGGED_TO_TAG, MONITORING, REFERENCE
-from trainer.registry.entities import CHAMPION
+from trainer.promotion.notices import Notices
+from trainer.registry.entities import CHAMPION, Version
 from trainer.registry.mlflow_registry import Registry
 from trainer.reporting.history import HistoryExporter
 from trainer.reporting.monitoring_plots import FIGURES, Report
 
+_OBJECT = TypeAdapter(dict[str, object])
 EXPERIMENT = "binwatch-monitoring"
 BUCKET_METRICS = (
     "requests",
@@ -41,7 +44,8 @@ class Journal:
     def __init__(self, uri: str, history: HistoryExporter | None = None) -> None:
         """``history``: exported with each report."""
         self._uri, self._history = uri, history
-        self._reference: tuple[str, Mapping[str, object] | None] = ("", None)
+        self._reference: tuple[Version, Mapping[str, object] | None] | None = None
+        self._notices = Notices()
         self._logged_state: tuple[str, tuple[str, ...]] | None = None
 
     @cached_property
@@ -53,15 +57,22 @@ class Journal:
         return Registry(self._uri, EXPERIMENT)
 
     def reference(self) -> tuple[str, Mapping[str, object]] | None:
-        """The champion's number, and the reference that its training run recorded; None where either is missing."""
+        """The champion's number, and the reference that its training run recorded; None where either is missing.
+
+        A reference that cannot be used counts as missing, and is logged once.
+        """
         champion = self._models.alias(CHAMPION)
         if champion is None:
             return None
-        if self._reference[0] != champion.number:
-            text = self._models.read_text(champion.run_id, REFERENCE)
-            self._reference = (champion.number, _parse_reference(text, champion.number) if text else None)
-        number, shares = self._reference
-        return (number, shares) if shares is not None else None
+        if self._reference is None or self._reference[0] != champion:
+            try:
+                text = self._models.read_text(champion.run_id, REFERENCE)
+                self._reference = (champion, _parse_reference(text) if text is not None else None)
+            except DataError as error:  # it may be restored
+                self._notices.warn("reference", f"version {champion.number} has no reference for drift: {error}")
+                return None
+        shares = self._reference[1]
+        return (champion.number, shares) if shares is not None else None
 
     def log(self, report: Report) -> None:
         """Log a report if, since the last one, a bucket has ended or an alert has started or ended."""
@@ -120,11 +131,11 @@ def report_metrics(report: Report) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items() if value is not None}
 
 
-def _parse_reference(text: str, version: str) -> Mapping[str, object]:
+def _parse_reference(text: str) -> Mapping[str, object]:
     try:
-        return dict(json.loads(text))
-    except ValueError as error:
-        raise DataError(f"{REFERENCE} of version {version} is damaged: {error}; export the model again") from error
+        return _OBJECT.validate_json(text)
+    except ValidationError as error:
+        raise DataError(f"its {REFERENCE} is no JSON object; export the model again") from error
 
 
 def _run_name(day: str) -> str:
