@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from serve.errors import BinwatchError
+from serve.errors import OUTSIDE, BinwatchError, sentence
 from serve.gateway import keys
 
 
@@ -50,8 +50,8 @@ if __name__ == "__main__":
     options = parse_args()
     try:
         sys.exit(main(options))
-    except BinwatchError as error:
+    except (BinwatchError, *OUTSIDE) as error:
         if options.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         sys.exit(1)

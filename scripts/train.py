@@ -15,7 +15,7 @@ from trainer import entrypoint, options
 from trainer.training.recipes import RECIPES
 
 if TYPE_CHECKING:
-    from trainer.registry.runs import TrackedRun
+    from trainer.registry.tracked_run import TrackedRun
 
 
 def main(args: Namespace) -> int:

@@ -23,7 +23,7 @@ from typing import Protocol
 
 from serve import hour_files
 from serve.capture_record import Event, is_sampled, record
-from serve.environment import Numbers
+from serve.environment import Variables, folder_or_bucket, web_address
 from serve.upload import Spool
 
 VARIANT = "bin-counter/AllTraffic"
@@ -53,20 +53,26 @@ class Settings:
     max_disk_use: float = MAX_DISK_USE
 
 
+def read_settings(read: Variables) -> Settings:
+    """The settings BINWATCH_CAPTURE...; ``read`` collects what cannot be used, in place of which the default counts."""
+    spool = Path(read.parsed("BINWATCH_CAPTURE_SPOOL", "", str) or Settings().spool)
+    return Settings(
+        target=read.parsed("BINWATCH_CAPTURE", "", folder_or_bucket),
+        share=read.number("BINWATCH_CAPTURE_SHARE", 1.0, 0, 1),
+        photos=read.switch("BINWATCH_CAPTURE_PHOTOS", True),
+        spool=spool,
+        endpoint_url=read.parsed("BINWATCH_S3_ENDPOINT", "", web_address) or None,
+        max_disk_use=read.number("BINWATCH_CAPTURE_DISK", MAX_DISK_USE, 0, 1),
+    )
+
+
 def settings_from(environ: Mapping[str, str]) -> Settings:
     """The settings BINWATCH_CAPTURE... of the environment.
 
-    A bad number is replaced by its default, with a warning: capture must not keep a model from loading.
+    A bad value is replaced by its default, with a warning: capture must not keep a model from loading.
     """
-    read, spool = Numbers(environ), environ.get("BINWATCH_CAPTURE_SPOOL")
-    settings = Settings(
-        target=environ.get("BINWATCH_CAPTURE", ""),
-        share=read("BINWATCH_CAPTURE_SHARE", 1.0, 0, 1),
-        photos=environ.get("BINWATCH_CAPTURE_PHOTOS") != "0",
-        spool=Path(spool) if spool else Settings().spool,
-        endpoint_url=environ.get("BINWATCH_S3_ENDPOINT") or None,
-        max_disk_use=read("BINWATCH_CAPTURE_DISK", MAX_DISK_USE, 0, 1),
-    )
+    read = Variables(environ)
+    settings = read_settings(read)
     for problem in read.problems:
         _log.warning("%s; until then the default is used", problem)
     return settings

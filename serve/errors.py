@@ -5,11 +5,16 @@
     ├── DataError        photos, records or splits that cannot be used
     │   └── UnavailableError  a store of photos does not answer at the moment; a retry can help
     ├── RequestError     one photo of a request gets no answer; ``status`` is the HTTP status
+    │   ├── ModelError         500: the model fails at the photo
     │   ├── PhotoError         400: the photo cannot be decoded
     │   ├── BodyError          400: the body is not the JSON that its content type promises
     │   ├── FieldError         422: a field is not valid
     │   ├── TooLargeError      413: the photo is larger than the limit
     │   ├── BucketError        403: the link names a bucket that is not allowed
+    │   ├── AdmissionError     the request as a whole is not looked at, and not recorded
+    │   │   ├── OriginError        403: a web page sent it
+    │   │   ├── HostError          421: it is for another host
+    │   │   └── MediaTypeError     415: its body has a type that is not accepted
     │   ├── MissingError       404: the store has no such object, or does not show it
     │   ├── StoreError         502: the store failed
     │   ├── BusyError          503: the photo was not processed in time
@@ -22,11 +27,17 @@
     └── ServerError      TorchServe does not answer
         ├── PromoterTimeoutError  the promoter does not deal with a version in time
         ├── RefusedError          TorchServe refuses a request
+        │   └── OverloadedError       because its queue is full
         └── CanaryError           a model does not load, or does not give the answers that its archive promises
 
 A message states what happened, the value that caused it and what to do. Scripts print it without a traceback
-(``--debug`` shows it) and exit with 1.
+(``--debug`` shows it) and exit with 1. ``sentence`` puts errors of Python into words.
 """
+
+import errno
+
+OUTSIDE = (OSError, UnicodeError, MemoryError, RecursionError)
+"""Errors of Python that have their cause outside of the code: a disk, a right, a file's content, the memory."""
 
 
 class BinwatchError(Exception):
@@ -50,6 +61,10 @@ class RequestError(BinwatchError):
 
     status = 500
     kind = "Internal"
+
+
+class ModelError(RequestError):
+    """The model fails at a photo that was read: the model's fault, not the sender's."""
 
 
 class PhotoError(RequestError):
@@ -85,6 +100,31 @@ class BucketError(RequestError):
 
     status = 403
     kind = "BucketNotAllowed"
+
+
+class AdmissionError(RequestError):
+    """The request as a whole is not looked at, and not recorded."""
+
+
+class OriginError(AdmissionError):
+    """A web page sent the request."""
+
+    status = 403
+    kind = "WrongOrigin"
+
+
+class HostError(AdmissionError):
+    """The request is for a host of another name."""
+
+    status = 421
+    kind = "WrongHost"
+
+
+class MediaTypeError(AdmissionError):
+    """The body has a type that is not accepted."""
+
+    status = 415
+    kind = "UnsupportedMediaType"
 
 
 class MissingError(RequestError):
@@ -155,5 +195,42 @@ class RefusedError(ServerError):
     """TorchServe refuses a request."""
 
 
+class OverloadedError(RefusedError):
+    """TorchServe refuses a request because its queue is full."""
+
+
 class CanaryError(ServerError):
     """A model does not load, or does not give the answers that its archive promises."""
+
+
+def sentence(error: BaseException) -> str:
+    """An error in one line for its reader: what happened and, for one of Python's, what to do."""
+    if isinstance(error, BinwatchError):
+        return str(error)
+    if isinstance(error, OSError):
+        return _of_system(error)
+    if isinstance(error, UnicodeError):
+        return f"a text is not what its encoding promises: {error}; save the file as UTF-8"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; free some, or give the process more"
+    if isinstance(error, RecursionError):
+        return "a text is nested too deeply to be read; is the file damaged?"
+    return (
+        f"unexpected {type(error).__name__}: {error}".rstrip(": ") + "; this is a fault of binwatch, please report it"
+    )
+
+
+def _of_system(error: OSError) -> str:
+    place = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    what = f"{error.strerror or error or type(error).__name__}{f': {place}' if place else ''}"
+    advice = {
+        errno.ENOSPC: "free some space on that disk",
+        errno.EDQUOT: "free some space, or raise the quota",
+        errno.EACCES: "give this user the right to it",
+        errno.EPERM: "give this user the right to it",
+        errno.EROFS: "that file system is read-only; name another folder",
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+        errno.ENOENT: "is it the right path?",
+        errno.ENAMETOOLONG: "give it a shorter name",
+    }.get(error.errno or 0, "")
+    return f"{what}; {advice}" if advice else what

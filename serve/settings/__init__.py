@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar, get_args
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from serve.environment import folder_or_bucket, server_address, web_address
 from serve.errors import SettingsError
 
 OFF = "off"
@@ -28,17 +28,14 @@ FloatOrOff = Annotated[float | None, _OFF_IS_NONE]
 """A number, or None where the variable says ``off``."""
 
 
-def _web_address(text: str) -> str:
-    address = urlsplit(text)
-    if address.scheme not in ("http", "https") or not address.hostname:
-        raise ValueError("give an address that starts with http:// or https://")
-    return text
-
-
-WebAddress = Annotated[str, AfterValidator(_web_address)]
+WebAddress = Annotated[str, AfterValidator(web_address)]
 """An http:// or https:// address."""
 BaseAddress = Annotated[WebAddress, AfterValidator(lambda text: text.rstrip("/"))]
 """The same, that paths are appended to: without a slash at its end."""
+ServerAddress = Annotated[str, AfterValidator(server_address)]
+"""The same, or unix:/PATH, a socket."""
+FolderOrBucket = Annotated[str, AfterValidator(folder_or_bucket)]
+"""A folder, or s3://bucket/prefix."""
 
 
 class Settings(BaseSettings):
@@ -138,15 +135,29 @@ def read(cls: type[AnySettings], environ: Mapping[str, str], options: Mapping[st
     try:
         return cls.model_validate(_values(cls, texts))
     except ValidationError as error:
-        settings = {setting.path: setting for setting in settings_of(cls)}
-        problems = []
-        for problem in error.errors():
-            location = tuple(str(part) for part in problem["loc"])
-            ends = range(len(location), 0, -1)  # pydantic appends the member of a union
-            setting = next(settings[location[:end]] for end in ends if location[:end] in settings)
-            reason = str(problem["ctx"]["error"]) if problem["type"] == "value_error" else ""
-            problems.append(_problem(setting, texts.get(setting.variable), reason, setting.variable in options))
-        raise SettingsError("; ".join(problems)) from None
+        raise SettingsError("; ".join(_problems(cls, error, texts, options))) from None
+
+
+def problems_of(cls: type[Settings], environ: Mapping[str, str]) -> list[str]:
+    """What the environment sets that ``read`` would refuse, a sentence each."""
+    texts = {name: text.strip() for name, text in environ.items() if text.strip()}
+    try:
+        cls.model_validate(_values(cls, texts))
+    except ValidationError as error:
+        return list(_problems(cls, error, texts, {}))
+    return []
+
+
+def _problems(
+    cls: type[Settings], error: ValidationError, texts: Mapping[str, str], options: Mapping[str, str]
+) -> Iterator[str]:
+    settings = {setting.path: setting for setting in settings_of(cls)}
+    for problem in error.errors():
+        location = tuple(str(part) for part in problem["loc"])
+        ends = range(len(location), 0, -1)  # pydantic appends the member of a union
+        setting = next(settings[location[:end]] for end in ends if location[:end] in settings)
+        reason = str(problem["ctx"]["error"]) if problem["type"] == "value_error" else ""
+        yield _problem(setting, texts.get(setting.variable), reason, setting.variable in options)
 
 
 def _values(cls: type[Settings], texts: Mapping[str, str]) -> dict[str, object]:

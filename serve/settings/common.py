@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from serve.settings import BaseAddress, Settings, WebAddress
+from serve.settings import BaseAddress, FolderOrBucket, Settings, WebAddress
 
 
 class MlflowSettings(Settings):
@@ -28,7 +28,7 @@ class InferenceSettings(Settings):
 class StoreSettings(Settings):
     """Which S3 store buckets are in."""
 
-    s3_endpoint: str | None = Field(
+    s3_endpoint: WebAddress | None = Field(
         default=None, description="address of an S3 store other than AWS's", examples=["https://s3.example.com"]
     )
 
@@ -36,7 +36,7 @@ class StoreSettings(Settings):
 class CaptureSettings(StoreSettings):
     """Where captured answers are."""
 
-    capture: str = Field(default="var/capture", description="data capture: a folder, or s3://bucket/prefix")
+    capture: FolderOrBucket = Field(default="var/capture", description="data capture: a folder, or s3://bucket/prefix")
 
 
 class StateSettings(Settings):

@@ -97,7 +97,9 @@ class Scene:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.registry = Registry(f"http://127.0.0.1:{stack.mlflow_port}")
-        self._management_url = self._find_management()
+        found = ["docker", "volume", "inspect", "--format", "{{.Mountpoint}}", name_of(stack, "management")]
+        volume = subprocess.run(found, capture_output=True, text=True, check=True).stdout.strip()
+        self._management_url = f"unix:{volume}/management.sock"
         self.base = self.champion()
         self.before = int(self.registry.versions()[0].number)
         self.executions = {each.id for each in self._executions()}
@@ -132,12 +134,7 @@ class Scene:
         try:
             return {each.version: each for each in Management(self._management_url, timeout_s=10).loaded()}
         except ServerError:
-            self._management_url = self._find_management()  # it was started again and has another address
             return {}
-
-    def _find_management(self) -> str:
-        networks = inspect(self.stack, "serve")["NetworkSettings"]["Networks"]
-        return f"http://{networks[name_of(self.stack, 'management')]['IPAddress']}:8081"
 
     def newcomer(self) -> LoadedVersion | None:
         """The loaded version that was not there before."""
@@ -226,9 +223,9 @@ def inspect(stack: Stack, service: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout)[0])
 
 
-def name_of(stack: Stack, network: str) -> str:
-    """The name that Docker knows a network of the stack by."""
-    return f"{stack.env['COMPOSE_PROJECT_NAME']}_{network}"
+def name_of(stack: Stack, part: str) -> str:
+    """The name that Docker knows a network or volume of the stack by."""
+    return f"{stack.env['COMPOSE_PROJECT_NAME']}_{part}"
 
 
 def fault(stack: Stack, case: Case) -> Callable[[], float]:

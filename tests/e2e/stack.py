@@ -21,6 +21,7 @@ class Stack:
     """One compose project; ``settings``: variables of docker-compose.yml, of which the caller's own do not count."""
 
     def __init__(self, project: str, **settings: str) -> None:
+        self._passwords: dict[str, str] = {}
         self.port, self.mlflow_port, self.gateway_port = free_port(), free_port(), free_port()
         kept = {key: value for key, value in os.environ.items() if not key.startswith("BINWATCH_")}
         self.env = {
@@ -61,6 +62,27 @@ class Stack:
         logs = self.compose("logs", "--tail", "40", "trainer", "promoter", "serve").stdout
         pytest.fail(f"no answer within {timeout_s:.0f} s\n{logs[-6000:]}")
 
+    def password(self, account: str) -> str:
+        """The password of one of MLflow's accounts."""
+        if account not in self._passwords:
+            path = f"/secrets/accounts/{account}"
+            self._passwords[account] = self.compose("exec", "-T", "mlflow", "cat", path).stdout
+        return self._passwords[account]
+
+    def log_in(self) -> None:
+        """Let MLflow's client in this process use the account of the administrator."""
+        os.environ |= {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": self.password("admin")}
+
+    def mlflow(self, method: str, path: str, account: str, body: object = None) -> requests.Response:
+        """What MLflow answers an account, or without one anybody; the path is sent as it is."""
+        request = requests.Request(method, f"http://127.0.0.1:{self.mlflow_port}", json=body)
+        if account:
+            request.auth = (account, self.password(account))
+        with requests.Session() as session:
+            prepared = session.prepare_request(request)
+            prepared.url = f"http://127.0.0.1:{self.mlflow_port}{path}"
+            return session.send(prepared, timeout=60, allow_redirects=False)
+
     def versions(self) -> list[dict[str, Any]]:
-        url = f"http://127.0.0.1:{self.mlflow_port}/api/2.0/mlflow/model-versions/search"
-        return list(requests.get(url, timeout=30).json().get("model_versions", []))
+        answer = self.mlflow("GET", "/api/2.0/mlflow/model-versions/search", "reader")
+        return list(answer.json().get("model_versions", []))

@@ -15,6 +15,7 @@ import pytest
 
 from serve.archives.archive import unpacked
 from serve.manifest import read_manifest, sha256
+from serve.rollout.model_store import ORIGIN, RECORDS, SERVING
 from serve.settings import OFF, settings_of
 from tests.conftest import rounds
 from tests.e2e.faults import MOMENTS, SERVICES, Case, Client, Scene, fault, wait_for
@@ -39,10 +40,10 @@ CASES = [
     Case("train", "trainer", "tracking"),
     Case("evaluate", "mlflow", "tracking"),
     Case("gate", "mlflow", "database"),
-    Case("load", "promoter", "management"),
+    Case("load", "promoter", "inference"),
     Case("load", "promoter", "tracking"),
     Case("alias", "promoter", "tracking"),
-    Case("watch", "promoter", "management"),
+    Case("watch", "promoter", "inference"),
 ]
 SEED = 7
 PATIENCE_S = 900.0
@@ -66,6 +67,7 @@ def settings(photos: Path) -> dict[str, str]:
     """Of a stack in which every challenger that is better at all is promoted, and soon."""
     return {
         "BINWATCH_DATA": str(photos),
+        "BINWATCH_RECIPE": "tiny",
         "BINWATCH_EPOCHS": "1",
         "BINWATCH_RETRAIN_ON_DRIFT": "0",
         "BINWATCH_GATE_POLICY": policy.GREATER,
@@ -83,6 +85,7 @@ def stack(drawn: Path, docker: None) -> Iterator[Stack]:
     made = Stack("binwatch-faults", **settings(drawn))
     made.compose("down", "--volumes")
     made.compose("up", "--build", "--wait", *SERVICES)
+    made.log_in()
     made.wait_for_answer(photo_in(drawn))
     yield made
     made.compose("down", "--volumes")
@@ -185,8 +188,9 @@ def check_archives(scene: Scene, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert new is not None
     found = json.loads(done.stdout)
-    kept = [f"bin-counter-{version}.mar" for version in (scene.base, new.number)]
-    assert found["files"] == sorted(["accuracy.json", *kept])
+    notes = ("", ORIGIN, RECORDS)
+    kept = [f"bin-counter-{version}.mar{note}" for version in (scene.base, new.number) for note in notes]
+    assert found["files"] == sorted(["accuracy.json", SERVING, *kept])
     assert found["accuracy"]["version"] == new.number
     scene.stack.compose("cp", "promoter:/verifying", str(folder))
     logged = fetch(scene.registry, new.run_id, folder, folder / "verifying")

@@ -315,6 +315,16 @@ def test_monitoring_shows_the_report_and_says_when_there_is_none(browser: WebDri
     assert all(url.startswith(page.url) for url in requested_urls(browser))
 
 
+def test_a_period_in_which_every_answer_failed_is_shown(browser: WebDriver, page: Page) -> None:
+    report = monitoring_report()
+    drift = [{**entry, "psi": None, "alert": False} for entry in report["drift"]]
+    failed = {**bucket(datetime(2026, 11, 23, 6, tzinfo=UTC), 0), "requests": 9, "errors": 9}
+    content = {**report, "drift": drift, "buckets": [failed], "totals": failed, "alerts": [], "model_versions": {}}
+    (page.home / "monitoring" / "monitoring.json").write_text(json.dumps(content))
+    open_page(browser, f"{page.url}/#monitoring")
+    text_with(browser, "Drift since training", "no answers to compare", "Model versions", "No alerts")
+
+
 def test_a_name_in_the_file_is_text_and_nothing_else(browser: WebDriver, page: Page) -> None:
     evil = "<img src=x onerror=\"document.title='owned'\">"
     report = {**monitoring_report(), "alerts": [{"name": evil, "message": evil}], "model_versions": {evil: 1}}

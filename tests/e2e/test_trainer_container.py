@@ -1,6 +1,7 @@
 """The trainer's image by itself: its photos, SageMaker's training contract, and the runner ``docker``."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,10 +39,35 @@ def test_the_trainer_sees_real_photos_and_the_files_beside_them(stack: Stack, ab
         "print(len(photos), len({photo.bin for photo in photos}))"
     )
     command = ["docker", "compose", "run", "--rm", "--no-deps", "trainer", "python", "-c", code]
-    env = {**stack.env, "BINWATCH_DATA": str(abid)}
+    files = {"BINWATCH_LABELS": "labels.csv", "BINWATCH_FILE_LIST": "file_list.json"}
+    beside = {variable: str(abid.parent / name) for variable, name in files.items()}
+    env = {**stack.env, "BINWATCH_DATA": str(abid), **beside}
     done = subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, timeout=120)
     photos = read_inventory(abid, Counts()).photos
     assert done.stdout.split() == [str(len(photos)), str(len({photo.bin for photo in photos}))], done.stderr
+
+
+def test_the_trainer_sees_photos_below_a_folder_that_others_may_not_enter(
+    stack: Stack, drawn: Path, tmp_path: Path
+) -> None:
+    """And nothing beside them: only the folder itself is mounted, also where a link leads to it."""
+    home = tmp_path / "home"
+    shutil.copytree(drawn, home / "bins")
+    for path in (home / "bins", *(home / "bins").rglob("*")):
+        path.chmod(0o755)
+    home.chmod(0o700)
+    (tmp_path / "link").symlink_to(home / "bins")
+    code = (
+        "import os; from pathlib import Path; from trainer.data.layouts import read_source; "
+        "from trainer.data.counts import Counts; "
+        "print(len(read_source(Path(os.environ['BINWATCH_DATA']), Counts()).photos), *os.listdir('/photos'))"
+    )
+    for source in (home / "bins", tmp_path / "link"):
+        command = ["docker", "compose", "run", "--rm", "--no-deps", "trainer", "python", "-c", code]
+        env = {**stack.env, "BINWATCH_DATA": str(source)}
+        done = subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, timeout=120)
+        number, *beside = done.stdout.split()
+        assert (number, sorted(beside)) == ("300", ["data", "file_list.json", "labels.csv"]), done.stderr
 
 
 def test_the_trainer_takes_photos_from_an_s3_store(stack: Stack, drawn: Path, tmp_path: Path) -> None:
@@ -81,20 +107,29 @@ def test_the_trainer_takes_photos_from_an_s3_store(stack: Stack, drawn: Path, tm
     assert found.stdout.strip() == "300", found.stderr
 
 
+@pytest.fixture(scope="module")
+def sagemaker_image(stack: Stack) -> str:
+    """The trainer's image as it is pushed for SageMaker: the last stage but one."""
+    image = "binwatch-trainer-sagemaker"
+    target = json.dumps({"services": {"trainer": {"image": image, "build": {"target": "sagemaker"}}}})
+    command = ["docker", "compose", "-f", "docker-compose.yml", "-f", "-", "build", "--quiet", "trainer"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=stack.env, input=target, text=True)
+    return image
+
+
 @pytest.mark.parametrize("good", [True, False])
-def test_the_trainer_image_is_a_sagemaker_training_container(tmp_path: Path, good: bool) -> None:
+def test_the_trainer_image_is_a_sagemaker_training_container(tmp_path: Path, sagemaker_image: str, good: bool) -> None:
+    """As SageMaker has it: /opt/ml belongs to root, and a search adds a hyperparameter of its own."""
     base = tmp_path / "ml"
     (base / "input" / "config").mkdir(parents=True)
-    hyperparameters = {"recipe": "resnet18-small", "epochs": "1" if good else "none", "size-px": "32"}
+    hyperparameters = {"recipe": "tiny", "epochs": "1" if good else "none", "size-px": "32", "batch-size": "recipe"}
+    hyperparameters["_tuning_objective_metric"] = "best_validation_loss"
     (base / "input" / "config" / "hyperparameters.json").write_text(json.dumps(hyperparameters))
     synthetic.draw_dataset(base / "input" / "data" / "training", 120, seed=2)
     for folder in ("model", "output"):
-        (base / folder).mkdir()
-        (base / folder).chmod(0o777)
-    for path in (tmp_path.parent, tmp_path, base):
-        path.chmod(0o755)
+        (base / folder).mkdir(mode=0o755)
     done = subprocess.run(
-        ["docker", "run", "--rm", "--network", "none", "-v", f"{base}:/opt/ml", "binwatch-trainer", "train"],
+        ["docker", "run", "--rm", "--network", "none", "-v", f"{base}:/opt/ml", sagemaker_image, "train"],
         capture_output=True,
         text=True,
         timeout=600,
@@ -111,7 +146,7 @@ def test_the_trainer_image_is_a_sagemaker_training_container(tmp_path: Path, goo
 def test_a_training_job_runs_in_a_container_of_its_own(drawn: Path, tmp_path: Path) -> None:
     """The runner ``docker``: prepared photos, the numbers of each epoch, and nothing left behind."""
     source = prepare(drawn, tmp_path / "prepared", Counts())
-    wanted = {"recipe": "resnet18-small", "epochs": "2", "size_px": "32", "export": "false"}
+    wanted = {"recipe": "tiny", "epochs": "2", "size_px": "32", "export": "false"}
     job, losses = Job(tmp_path / "job", source.folder, wanted), {}
 
     def on_epoch(epoch: EpochReport) -> bool:
@@ -120,15 +155,15 @@ def test_a_training_job_runs_in_a_container_of_its_own(drawn: Path, tmp_path: Pa
 
     assert runners.run(runners.runner("docker"), job, on_epoch)
     assert set(losses) == {1, 2}
-    assert "training resnet18-small" in (job.base / "output" / "log.txt").read_text()
+    assert "training tiny" in (job.base / "output" / "log.txt").read_text()
     assert job_containers() == ""
 
 
 def test_a_job_in_a_container_that_fails_says_why_and_one_that_is_stopped_ends(drawn: Path, tmp_path: Path) -> None:
-    bad = Job(tmp_path / "bad", drawn, {"recipe": "resnet18-small", "epochs": "none"})
+    bad = Job(tmp_path / "bad", drawn, {"recipe": "tiny", "epochs": "none"})
     with pytest.raises(TrainingError, match="exit code 1: epochs is 'none'"):
         runners.run(runners.runner("docker"), bad)
-    long = Job(tmp_path / "long", drawn, {"recipe": "resnet18-small", "epochs": "1000", "size_px": "32"})
+    long = Job(tmp_path / "long", drawn, {"recipe": "tiny", "epochs": "1000", "size_px": "32"})
     assert not runners.run(runners.runner("docker"), long, lambda epoch: epoch.number < 2)
     assert (long.base / "checkpoints" / "checkpoint.pt").is_file()
     assert job_containers() == ""

@@ -44,6 +44,24 @@ def test_reads_hyperparameters_that_are_strings(base: Path) -> None:
     assert job.tracking_uri is None
 
 
+def test_what_aws_adds_is_no_hyperparameter_of_ours_and_recipe_leaves_a_value_to_the_recipe(base: Path) -> None:
+    put(base, recipe="best", epochs="recipe", batch_size="64", learning_rate="recipe", sagemaker_region="x")
+    path = base / "input" / "config" / "hyperparameters.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "_tuning_objective_metric": "best_validation_loss"}))
+    recipe = training_container.read_job(base, {}).recipe
+    assert (recipe.name, recipe.epochs, recipe.batch_size, recipe.learning_rate) == ("best", 8, 64, 0.001)
+
+
+def test_a_failure_that_cannot_be_stored_is_printed(
+    base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where /opt/ml belongs to somebody else."""
+    put(base, epochs="0")
+    (base / "output").write_text("in the way")
+    assert training_container.main(environment(base)) == 1
+    assert "error: epochs is 0" in capsys.readouterr().err
+
+
 def test_takes_what_the_training_toolkit_has_set(base: Path, tmp_path: Path, drawn: Path) -> None:
     put(base, epochs="3")
     environ = {
@@ -81,7 +99,7 @@ def test_refuses_unknown_hyperparameters_and_a_missing_channel(base: Path) -> No
 
 
 def test_a_job_leaves_the_archive_and_the_evaluation(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    put(base, recipe="resnet18-small", epochs="1", size_px="32", limit="150")
+    put(base, recipe="tiny", epochs="1", size_px="32", limit="150")
     assert training_container.main(environment(base)) == 0
     assert {path.name for path in (base / "model").iterdir()} == LEFT
     assert not (base / "output" / "failure").exists()
@@ -122,7 +140,7 @@ def test_a_data_error_is_one_line(base: Path) -> None:
 
 
 def test_a_job_that_is_stopped_is_resumed_by_the_next(base: Path) -> None:
-    put(base, recipe="resnet18-small", epochs="5", size_px="32", limit="200")
+    put(base, recipe="tiny", epochs="20", size_px="32", limit="200")
     command = [sys.executable, "-m", "trainer.aws.training_container"]
     environ = {**os.environ, **environment(base), "MLFLOW_TRACKING_URI": ""}
     job = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
@@ -135,6 +153,6 @@ def test_a_job_that_is_stopped_is_resumed_by_the_next(base: Path) -> None:
     assert not (base / "output" / "failure").exists()
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "training resnet18-small:   0%" not in done.stderr, "it resumes where the first one stopped"
+    assert "training tiny:   0%" not in done.stderr, "it resumes where the first one stopped"
     assert (base / "model" / "bin-counter.mar").is_file()
     assert not checkpoint.exists()

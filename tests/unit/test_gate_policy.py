@@ -41,7 +41,7 @@ def test_all_problems_are_listed_at_once() -> None:
     assert "--level is '0.7'; give a number from 1e-06 to 0.49 (" in message
     assert "--min-effect is 'off'; give a number from 0 to 1 (" in message
     assert "--max-class-loss is 'nan'; give a number from 0 to 1, or off (" in message
-    assert "--alpha is 'x'; give a number from 0 to 1 (" in message
+    assert "--alpha is 'x'; give a number from 0.0001 to 1 (" in message
 
 
 CHALLENGER, CHAMPION = votes(60, 30, 20, 90)

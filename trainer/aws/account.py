@@ -42,6 +42,11 @@ class Account:
         return "/".join((f"s3://{self.bucket}/{self.prefix}", *parts))
 
 
+def folder(uri: str) -> str:
+    """An address of a folder, which ends in a slash: SageMaker reads a prefix, and ``data`` is one of ``data-old``."""
+    return f"{uri.rstrip('/')}/"
+
+
 def add_options(parser: ArgumentParser, environ: Mapping[str, str]) -> None:
     """--role, --image, --bucket, --prefix and --endpoint-url, which default to environment variables."""
     add, get = parser.add_argument, environ.get

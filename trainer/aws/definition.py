@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trainer import artifacts
-from trainer.aws.account import Account
+from trainer.aws.account import Account, folder
 from trainer.aws.training_jobs import VOLUME_GB, Arguments, Training, Value, training_arguments
+from trainer.aws.training_log import OF_RECIPE
 
 VERSION = "2020-12-01"
 PROCESSING = "/opt/ml/processing"
@@ -34,13 +35,13 @@ PARAMETERS = {
     "TrainingInstanceType": "ml.g4dn.xlarge",
     "ProcessingInstanceType": "ml.m5.xlarge",
     "Recipe": "resnet34-pipeline",
-    "Epochs": "3",
-    "BatchSize": "64",
-    "LearningRate": "0.01",
+    "Epochs": OF_RECIPE,
+    "BatchSize": OF_RECIPE,
+    "LearningRate": OF_RECIPE,
     "Counts": "1-5",
     "DataVersion": NOT_LISTED,
 }
-"""Parameters and their defaults, those of the report (docs/background.md). That of InputData is in the account."""
+"""Parameters and their defaults: the report's recipe (docs/background.md). That of InputData is in the account."""
 
 HYPERPARAMETERS = {
     "recipe": "Recipe",
@@ -92,7 +93,7 @@ ARCHIVE: Value = {"Get": f"Steps.{TRAINING}.ModelArtifacts.S3ModelArtifacts"}
 
 def definition(account: Account, deploy: Sequence[str] = ()) -> Arguments:
     """The whole definition. ``deploy``: further options of scripts/deploy_sagemaker.py in the update step."""
-    defaults = {"InputData": account.uri("data"), **PARAMETERS}
+    defaults = {"InputData": folder(account.uri("data")), **PARAMETERS}
     return {
         "Version": VERSION,
         "Metadata": {},

@@ -7,6 +7,7 @@ import serve
 
 MODULES = (
     "__init__",
+    "environment",
     "errors",
     "links",
     "payload",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from serve.errors import AwsError, SettingsError
 from trainer.artifacts import ACCURACY
-from trainer.aws.account import Account
+from trainer.aws.account import Account, folder
 from trainer.aws.definition import NOT_LISTED, PARAMETERS, definition, to_text
 from trainer.aws.requests import Answer, Api, AwsRequest, Change, Parameters, call_if_exists
 from trainer.evaluation.policy import UNDEPLOYED_ACCURACY
@@ -91,6 +91,8 @@ def start(api: Api, account: Account, name: str, parameters: Mapping[str, str], 
     if unknown:
         raise SettingsError(f"the pipeline has no parameter {', '.join(unknown)}; it has {', '.join(known)}")
     values = dict(parameters)
+    if "InputData" in values:
+        values["InputData"] = folder(values["InputData"])
     if "DataVersion" not in values:
         values["DataVersion"] = data_version(api, values.get("InputData") or account.uri("data"))
     pairs = [{"Name": key, "Value": value} for key, value in values.items()]
@@ -116,7 +118,8 @@ def data_version(api: Api, uri: str) -> str:
     """
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     digest, number = hashlib.sha256(), 0
-    request = AwsRequest(S3, "ListObjectsV2", {"Bucket": bucket, "Prefix": f"{prefix.strip('/')}/"})
+    below = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+    request = AwsRequest(S3, "ListObjectsV2", {"Bucket": bucket, "Prefix": below})
     for page in _pages(api, request, "ContinuationToken", "NextContinuationToken"):
         if "KeyCount" not in page:  # a dry run, which gets no answers
             return NOT_LISTED

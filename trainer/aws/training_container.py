@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serve.errors import BinwatchError, SettingsError, TrainingError
+from serve.errors import OUTSIDE, BinwatchError, SettingsError, TrainingError, sentence
 from trainer import entrypoint, options
 from trainer.aws import training_log
 from trainer.data.dataset import DataSpec
@@ -34,7 +34,7 @@ from trainer.training.recipes import Recipe
 from trainer.training.run import load_and_fit, run_evaluation, run_training
 
 if TYPE_CHECKING:
-    from trainer.registry.runs import TrackedRun
+    from trainer.registry.tracked_run import TrackedRun
 
 CHANNEL = "training"
 
@@ -99,7 +99,9 @@ def _hyperparameters(base: Path, environ: Mapping[str, str]) -> dict[str, str]:
         values = {key.replace("-", "_"): str(value).strip('"') for key, value in content.items()}
     except (ValueError, AttributeError) as error:
         raise SettingsError(f"the hyperparameters {text[:200]!r} are not a JSON object: {error}") from error
-    return {key: value for key, value in values.items() if not key.startswith("sagemaker_")}
+    # AWS adds its own: sagemaker_program and the like, and _tuning_objective_metric to the trials of a search
+    own = {key: value for key, value in values.items() if not key.startswith(("sagemaker_", "_"))}
+    return {key: value for key, value in own.items() if key == "recipe" or value != training_log.OF_RECIPE}
 
 
 def train(job: TrainingJob, environ: Mapping[str, str]) -> None:
@@ -154,9 +156,9 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         with distributed.process_group(environ):
             train(read_job(base, environ), environ)
     except Exception as error:  # SageMaker expects every failure in the failure file
-        reason = str(error) if isinstance(error, BinwatchError) else traceback.format_exc()
-        _write_failure(failure, reason[-1024:])  # SageMaker shows 1,024 characters
+        reason = sentence(error) if isinstance(error, (BinwatchError, *OUTSIDE)) else traceback.format_exc()
         print(f"error: {reason}", file=sys.stderr)
+        _write_failure(failure, reason[-1024:])  # SageMaker shows 1,024 characters
         return 1
     return 0
 
@@ -173,9 +175,12 @@ def toolkit() -> None:
 
 def _write_failure(failure: Path, reason: str) -> None:
     """Write the reason, unless another process has: the first failure causes those of the others."""
-    failure.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError), failure.open("x") as out:
-        out.write(reason)
+    try:
+        failure.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError), failure.open("x") as out:
+            out.write(reason)
+    except OSError as error:
+        print(f"error: the reason could not be stored: {sentence(error)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from trainer.aws.account import Account
+from trainer.aws.account import Account, folder
 from trainer.aws.training_log import EPOCH_METRICS, TEST_METRICS
 
 CHANNEL = "training"
@@ -82,6 +82,7 @@ def shared_arguments(account: Account, training: Training) -> Arguments:
 
 
 def _channel(data: Value) -> Arguments:
+    data = folder(data) if isinstance(data, str) else data
     source = {"S3DataType": "S3Prefix", "S3Uri": data, "S3DataDistributionType": "FullyReplicated"}
     return {"ChannelName": CHANNEL, "DataSource": {"S3DataSource": source}}
 

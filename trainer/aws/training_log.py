@@ -9,6 +9,8 @@ This uses the standard library only: starting a job needs no torch.
 
 from collections.abc import Mapping
 
+OF_RECIPE = "recipe"
+"""The value of a hyperparameter that is left to the recipe. A pipeline always sends all of them."""
 HYPERPARAMETERS = {
     "recipe",
     "epochs",

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from serve import verdict
 from serve.settings import FloatOrOff, Settings
 
 UNDEPLOYED_ACCURACY = 0.1
@@ -72,8 +73,8 @@ class GatePolicy(Settings):
         default=1500.0, ge=1, le=100_000, description="guard: the largest size of an archive, in 10^6 bytes"
     )
     alpha: float = Field(
-        default=0.05,
-        ge=0,
+        default=verdict.ALPHA,
+        ge=verdict.MIN_ALPHA,
         le=1,
         validation_alias="BINWATCH_ALPHA",
         description="the share of right records that may raise the alarm",

@@ -28,7 +28,7 @@ from trainer.training.rules import FiredRule
 from trainer.training.train import fit
 
 if TYPE_CHECKING:
-    from trainer.registry.runs import TrackedRun  # MLflow takes seconds to import, and some jobs do without
+    from trainer.registry.tracked_run import TrackedRun  # MLflow takes seconds to import, and some jobs do without
 
 log = logging.getLogger(__name__)
 
