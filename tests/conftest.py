@@ -33,6 +33,10 @@ TORCHSERVE = re.compile(r"\b(torchserve|served): ")
 """A parameter of a test or fixture that needs the run's one TorchServe."""
 
 
+LONGEST = frozenset({"test_story", "test_scripts", "test_tune", "test_extra", "test_audit"})
+"""The files whose tests take minutes."""
+
+
 @cache
 def scope(path: str) -> str:
     """The tests of a file run in one process, and so do all files whose tests swap models in the one TorchServe."""
@@ -52,8 +56,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest row, that of the one TorchServe, begins first."""
-    items.sort(key=lambda item: scope(item.nodeid.partition("::")[0]) != "torchserve")
+    """What takes longest begins first: the row of the one TorchServe, then the files of LONGEST."""
+
+    def rank(item: pytest.Item) -> int:
+        row = scope(item.nodeid.partition("::")[0])
+        return 0 if row == "torchserve" else 1 + (Path(row).stem not in LONGEST)
+
+    items.sort(key=rank)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -184,10 +193,15 @@ class Served:
 @pytest.fixture(scope="session")
 def torchserve(once: Run) -> Served:
     """The run's TorchServe."""
+    return start_torchserve(once, "torchserve")
+
+
+def start_torchserve(once: Run, name: str) -> Served:
+    """A TorchServe of this name. A test that takes minutes has one of its own, and keeps no others waiting."""
     from serve.rollout.rollout import Rollout
     from serve.rollout.torchserve_client import Inference, Management
 
-    inference_url, management_url, store = cast("tuple[str, str, str]", once.server("torchserve"))
+    inference_url, management_url, store = cast("tuple[str, str, str]", once.server("torchserve", name))
     inference, management = Inference(inference_url), Management(management_url)
     return Served(inference, management, Path(store), Rollout(inference, management, Path(store)))
 

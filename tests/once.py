@@ -71,13 +71,14 @@ class Run:
         value: T = pickle.loads((folder / "value.pickle").read_bytes())
         return value
 
-    def server(self, name: str, **environ: str) -> object:
-        """The address of the run's server of that name, or its addresses. ``environ``: what it is started with."""
+    def server(self, kind: str, name: str = "", **environ: str) -> object:
+        """The address of the run's server of that kind and name, or its addresses. ``environ``: what it starts with."""
+        name = name or kind
         folder = self.folder / name
         with exclusive_lock(self.folder / f"{name}.lock"):
             if not (folder / "keeper.json").is_file():
                 folder.mkdir()
-                _start_keeper(name, folder, self._main_pid, environ)
+                _start_keeper(kind, folder, self._main_pid, environ)
         return json.loads((folder / "keeper.json").read_text())["address"]
 
     def stop(self) -> None:

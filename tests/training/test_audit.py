@@ -119,7 +119,7 @@ def test_relabelling_touches_training_alone(audited: Audited, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("photo,count\n1,2\n", "'photo', 'count'"),
+        ("photo,count\n1,2\n", "'photo,count'"),
         ("id,count\n00001,-1\n", "00001 .*'-1'"),
         (None, "relabel.csv"),
     ],

@@ -150,7 +150,8 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     try:
         launcher = distributed.launch_command(base, environ, "trainer.aws.training_container")
         if "WORLD_SIZE" not in environ:
-            failure.unlink(missing_ok=True)
+            with suppress(OSError):  # none is there, or none can be: then the reason is only printed
+                failure.unlink()
         if launcher:
             os.execve(launcher[0], launcher, dict(environ))
         with distributed.process_group(environ):
