@@ -126,7 +126,7 @@ RECIPES = {
             schedule="one-cycle",
             weight_decay=0.02,
         ),
-        # to try the whole pipeline in a minute; it counts drawn bins a little, and real ones hardly
+        # to try the whole pipeline in a minute: the network is too small to count well
         Recipe(
             name="tiny",
             architecture="tiny",
