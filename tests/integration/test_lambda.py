@@ -5,11 +5,10 @@ import json
 import os
 import queue
 import subprocess
-import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from moto.server import ThreadedMotoServer
 
 from serve.payload import ATTRIBUTES
 from tests.conftest import Served
+from tests.http_server import serving
 from trainer.aws import lambda_deploy, lambda_zip
 from trainer.aws.endpoint.deploy import Pace
 from trainer.aws.requests import Aws
@@ -32,20 +32,6 @@ RUNTIME = {
     "Lambda-Runtime-Deadline-Ms": DEADLINE_MS,
     "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:eu-west-1:1:function:binwatch",
 }
-
-
-@contextmanager
-def http_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """A server on loopback; yields host and port."""
-    handler.log_message = lambda *_: None  # type: ignore[method-assign]
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield f"127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def reply(handler: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str]) -> None:
@@ -92,10 +78,10 @@ def run_function(toolkits: Path, folder: Path, **environ: str) -> Iterator[Funct
     with zipfile.ZipFile(lambda_zip.write(folder / "lambda.zip")) as archive:
         archive.extractall(folder / "task")
     function = Function()
-    with http_server(function.api()) as address:
+    with serving(function.api()) as url:
         env = {
             **environ,
-            "AWS_LAMBDA_RUNTIME_API": address,
+            "AWS_LAMBDA_RUNTIME_API": url.removeprefix("http://"),
             "AWS_REGION": "eu-west-1",
             "AWS_DEFAULT_REGION": "eu-west-1",
             "AWS_ACCESS_KEY_ID": "a",
@@ -166,8 +152,8 @@ def test_the_runtime_client_runs_the_zip_as_it_is_deployed(
         "isBase64Encoded": False,
         "body": json.dumps({"image": encoded, "expected_quantity": 3}),
     }
-    with http_server(sagemaker(torchserve_url)) as runtime:
-        endpoint = {"BINWATCH_ENDPOINT_NAME": "bins", "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": f"http://{runtime}"}
+    with serving(sagemaker(torchserve_url)) as runtime:
+        endpoint = {"BINWATCH_ENDPOINT_NAME": "bins", "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": runtime}
         environ = endpoint if upstream == "endpoint" else {"BINWATCH_INFERENCE_URL": torchserve_url}
         with run_function(toolkits, tmp_path, **environ) as function:
             responses = [function.invoke(content) for content in (event, rest)]

@@ -1,7 +1,6 @@
 """Photos of links from stores that fail in every way: each costs only its own photo, and not much time."""
 
 import http.server
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import pytest
 from serve.errors import MissingError, RequestError, StoreError, StoreTimeoutError, TooLargeError
 from serve.links import Link, PhotoStore
 from serve.local.servers import free_port
+from tests.http_server import serving
 
 
 class BadStore(http.server.BaseHTTPRequestHandler):
@@ -38,20 +38,11 @@ class BadStore(http.server.BaseHTTPRequestHandler):
                 time.sleep(0.05 if key == "drips" else 0)
             self.close_connection = key == "cut"
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture
 def bad_store() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), BadStore) as httpd:
-        httpd.daemon_threads = True
-        httpd.handle_error = lambda *_: None  # type: ignore[method-assign]
-        thread = threading.Thread(target=httpd.serve_forever, args=(0.05,))
-        thread.start()
-        yield f"http://127.0.0.1:{httpd.server_address[1]}"
-        httpd.shutdown()
-        thread.join()
+    with serving(BadStore) as url:
+        yield url
 
 
 @contextmanager

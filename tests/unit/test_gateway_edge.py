@@ -1,12 +1,15 @@
+import hashlib
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
 
 from serve.gateway.clients import GRACE_S, MAX_CLIENTS, RateLimiter, Slots, client_address
+from serve.gateway.health import gradient_png
 from serve.gateway.middleware import RequestInfo, check_host, check_length, check_origin, check_repeated, check_site
 from serve.gateway.schemas import Refusal
 from serve.gateway.settings import LOOPBACK
+from serve.handler import GATEWAY_PHOTO
 
 
 @pytest.mark.parametrize(
@@ -199,3 +202,7 @@ def test_as_many_clients_are_remembered_as_fit() -> None:
     for number in range(3 * MAX_CLIENTS):
         limiter.wait_s(str(number), 0)
     assert len(limiter._buckets) == MAX_CLIENTS
+
+
+def test_the_handler_recognises_the_photo_of_the_gateway_s_health_checks() -> None:
+    assert hashlib.sha256(gradient_png()).hexdigest() == GATEWAY_PHOTO

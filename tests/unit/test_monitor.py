@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from serve.monitoring.alerts import AlertEvent
 from serve.monitoring.drift import Alert
 from serve.monitoring.monitor import Monitor
 from serve.monitoring.report import bucket_width
+from tests.http_server import serving
 from tests.unit.captured import DAY, LIMITS, NOW, answer, drawn, event, line, parsed, reference, report_on
 
 
@@ -370,17 +371,8 @@ def webhook(status_of: Callable[[int], int]) -> Iterator[tuple[str, list[dict[st
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/hook?token=secret", received
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as url:
+        yield f"{url}/hook?token=secret", received
 
 
 def test_the_webhook_is_notified_once_across_reports_and_restarts(

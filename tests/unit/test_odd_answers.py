@@ -2,7 +2,6 @@
 
 import http.server
 import json
-import threading
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
@@ -12,6 +11,7 @@ from serve.errors import BinwatchError, DataError, ServerError
 from serve.monitoring.drift import Thresholds, checked_reference, compare, reference_confidence
 from serve.monitoring.reader import BucketSource
 from serve.rollout.torchserve_client import Inference, Management, Metrics
+from tests.http_server import serving
 from trainer.evaluation.evaluate import evaluation_from_json, predictions_from_json
 from trainer.evaluation.gate import decision_from_json
 from trainer.pipeline.execution import parse_request
@@ -148,20 +148,11 @@ class OddServer(http.server.BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = do_DELETE = _do
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), OddServer) as server:
-        server.daemon_threads = True
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with serving(OddServer) as url:
+        yield url
 
 
 WORKER = '{"id": "1", "status": "READY", "pid": 5}'

@@ -1,14 +1,14 @@
 """Unloading a version, against a server that answers as TorchServe can."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from serve.errors import RefusedError
 from serve.rollout.torchserve_client import Management
+from tests.http_server import serving
 
 
 @contextmanager
@@ -23,13 +23,8 @@ def answering(*statuses: int) -> Iterator[tuple[str, list[str]]]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", deleted
-        server.shutdown()
+    with serving(Handler) as url:
+        yield url, deleted
 
 
 def test_a_version_that_torchserve_put_back_is_unloaded_at_the_second_request() -> None:
