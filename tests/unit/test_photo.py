@@ -1,10 +1,6 @@
-import hashlib
 import io
 import random
 import struct
-from collections.abc import Iterable
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,16 +105,32 @@ def test_squashes_as_pil_does(size: tuple[int, int], vectorised: bool, monkeypat
     assert np.abs(photo.read(data, 64) - as_pil(data, 64)).max() <= 1
 
 
-@pytest.mark.parametrize(("size_px", "most", "mean"), [(224, 1, 0.2), (160, 1, 0.2), (64, 20, 1.0)])
-def test_real_photos_are_within_the_tolerance_of_a_whole_decode(
-    full_size: Path, size_px: int, most: int, mean: float
-) -> None:
-    distances = []
-    for path in sorted(full_size.iterdir())[:: rounds(4, 1)]:
-        data = path.read_bytes()
-        distances.append(np.abs(photo.read(data, size_px) - as_pil(data, size_px)))
-    assert max(int(distance.max()) for distance in distances) <= most
-    assert max(float(distance.mean()) for distance in distances) <= mean
+def pixels_or_reason(data: bytes, whole: bool) -> bytes | str:
+    """What becomes of a photo; ``whole``: decoded by Pillow, as for people, not for a model."""
+    try:
+        return (photo.squash(photo.decode(data, 16), 16) if whole else photo.read(data, 16)).tobytes()
+    except PhotoError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_the_quick_decoder_gives_what_pillow_gives_of_flawless_and_of_damaged_photos(subsampling: int) -> None:
+    picture = Image.effect_noise((90, 60), 80).convert("RGB")
+    flawless = encode(picture, "JPEG", quality=85, subsampling=subsampling, progressive=subsampling == 1)
+    random = np.random.default_rng(subsampling)
+    photos = [
+        flawless,
+        flawless + b"more",
+        encode(picture.convert("L"), "JPEG"),
+        encode(picture.convert("CMYK"), "JPEG"),
+    ]
+    for _ in range(rounds(150, 3000)):
+        damaged = bytearray(flawless[: random.integers(len(flawless) // 2, 2 * len(flawless))])
+        damaged[random.integers(len(damaged))] = random.integers(256)
+        photos.append(bytes(damaged))
+    results = [(pixels_or_reason(data, whole=True), pixels_or_reason(data, whole=False)) for data in photos]
+    assert all(pillow == quick for pillow, quick in results)
+    assert {type(quick) for _, quick in results} == {bytes, str}
 
 
 def test_a_photo_far_larger_than_needed_is_decoded_smaller() -> None:
@@ -147,33 +159,6 @@ def test_statistics_of_a_photo() -> None:
     red = np.zeros((4, 4, 3), dtype=np.uint8)
     red[..., 0] = 255
     assert photo.statistics(red)[0] == pytest.approx(0.299 * 255, abs=1e-3)
-
-
-def digest(paths: Iterable[Path], *sizes: int) -> str:
-    """SHA-256 of the pixels of photos."""
-    whole = hashlib.sha256()
-    for data in (path.read_bytes() for path in paths):
-        for size_px in sizes:
-            whole.update(photo.read(data, size_px).tobytes())
-    return whole.hexdigest()
-
-
-needs_resizer = pytest.mark.skipif(find_spec("cykooz_resizer") is None, reason="PIL's resize may differ by 1 of 255")
-
-
-@needs_resizer
-def test_the_pixels_of_drawn_photos_are_those_that_models_were_trained_on(drawn: Path) -> None:
-    """The digest was computed before decoding got its limits; a change gives old golden photos other answers."""
-    paths = sorted((drawn / "bin-images").iterdir())
-    assert digest(paths, 32, 64, 224) == "e59b6f2bfbb0230e0a48810888293aaae9ae5e02b0bd380b4d7e7b772d96ad36"
-
-
-@needs_resizer
-def test_the_pixels_of_real_photos_are_those_that_models_were_trained_on(abid: Path, full_size: Path) -> None:
-    paths, large = sorted((abid / "bin-images").iterdir())[:200], sorted(full_size.iterdir())[:: rounds(10, 1)]
-    assert digest(paths, 224) == "1ffa7d80f2ad1c5f9f28150335a93d31713b3609f13d180fe85eb18c50b5bd9d"
-    if rounds(0, 1):
-        assert digest(large, 64, 224) == "ba0e55e932526c4e6b68cc69b68a6f6b30059a10af22c97c8f48cd90c46288f0"
 
 
 def with_exif(block: bytes) -> bytes:
@@ -316,13 +301,6 @@ def test_a_photo_without_its_end_is_not_whole(half: Image.Image, form: str) -> N
 def test_refuses_what_would_take_too_much_at_once(data: bytes, reason: str) -> None:
     with pytest.raises(PhotoError, match=reason):
         photo.read(data, 224)
-
-
-@pytest.mark.parametrize("size", [(8000, 6000), (12_000, 9000), (16_320, 12_240)])
-def test_counts_the_photos_of_phones(size: tuple[int, int]) -> None:
-    """48, 108 and 200 megapixels."""
-    assert photo.read(edge_photos.jpeg(*size, before=edge_photos.oriented(6)), 224).shape == (224, 224, 3)
-    assert np.prod(photo.decode(edge_photos.jpeg(*size)).size) <= photo.MAX_PIXELS
 
 
 def test_a_photo_of_several_pictures_is_its_first(half: Image.Image) -> None:
