@@ -159,11 +159,15 @@ def parse_request(parts: Mapping[str, bytes], headers: Mapping[str, object]) -> 
     return payload.PredictionRequest((request,)) if isinstance(request, RequestError) else request
 
 
-def response_entry(outcome: PhotoOutcome, version: str) -> Answer:
-    """The JSON for one photo: the answer with model version and a new event id, or the error's code and message."""
+def response_entry(outcome: PhotoOutcome, version: str, form: str = "") -> Answer:
+    """The JSON for one photo: the answer with model version and a new event id, or the error's code and message.
+
+    ``form``: of the network, for health checks, which compare the answer with the one that the archive promises for it.
+    """
     if isinstance(outcome.result, RequestError):
         return {"code": outcome.result.status, "type": outcome.result.kind, "message": str(outcome.result)}
-    return {**outcome.result, "model_version": version, "event_id": str(uuid.uuid4())}
+    identity = {"model_version": version, "event_id": str(uuid.uuid4())}
+    return {**outcome.result, **identity, **({"form": form} if form else {})}
 
 
 def http_response(entries: list[Answer], listed: bool) -> tuple[HTTPStatus, Content]:

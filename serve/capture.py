@@ -24,7 +24,6 @@ from typing import Protocol
 from serve import hour_files
 from serve.capture_record import Event, is_sampled, record
 from serve.environment import Variables, folder_or_bucket, web_address
-from serve.upload import Spool
 
 VARIANT = "bin-counter/AllTraffic"
 FLUSH_S = 1.0
@@ -205,7 +204,7 @@ def start(settings: Settings) -> Capture | None:
         return None
     if settings.target.startswith("s3://"):
         target = f"{settings.target.rstrip('/')}/{VARIANT}"
-        sink: Sink = Spool(settings.spool / VARIANT, target, settings.endpoint_url)
+        sink: Sink = hour_files.Spool(settings.spool / VARIANT, target, settings.endpoint_url)
     else:
         sink = Folder(Path(settings.target) / VARIANT)
     _log.info("process %d captures %g of its answers to %s", os.getpid(), settings.share, settings.target)

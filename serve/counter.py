@@ -8,18 +8,19 @@ The only place where a model is run. TorchServe's handler uses it as a module; t
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from serve import photo, verdict
+from serve import photo, runtime, verdict
 from serve.errors import ArchiveError, PhotoError
-from serve.manifest import GPU_PROGRAM, read_manifest
+from serve.manifest import GPU_PROGRAM, Form, Manifest, read_manifest
+from serve.runtime import Candidates, Choice, Runner, softmax
 
 BATCH = 32
 CPU = "cpu"
@@ -27,17 +28,6 @@ CPU = "cpu"
 Answer: TypeAlias = dict[str, Any]
 """The JSON answer to one photo: ``count``, ``expected_count``, ``probabilities`` and ``fit`` (both by count); with a
 recorded quantity also ``expected_quantity``, ``alpha`` and the fields of ``verdict.Verdict``."""
-
-Runner = Callable[[photo.Pixels], NDArray[np.float64]]
-"""Pixels uint8 ``(B, S, S, 3)`` -> logits ``(B, C)``, one column per class."""
-
-
-def onnx_runner(model: Path, threads: int = 1) -> Runner:
-    """A runner of an ONNX file on the CPU."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda pixels: np.asarray(session.run(None, {"pixels": pixels})[0], dtype=np.float64)
 
 
 def torch_runner(program: Path, device: str) -> Runner:
@@ -58,7 +48,7 @@ def torch_runner(program: Path, device: str) -> Runner:
 
 def device_of(gpu_id: object) -> str:
     """The device of a worker: the GPU that TorchServe assigned to it, if torch can use it, else the CPU."""
-    if gpu_id is None:
+    if gpu_id is None or find_spec("torch") is None:
         return CPU
     import torch
 
@@ -68,16 +58,27 @@ def device_of(gpu_id: object) -> str:
 class Counter:
     """A loaded model.
 
-    ``device``: ``cpu`` runs the ONNX file with this many ``threads`` (one, where several workers share the cores);
-    anything else, such as ``cuda:0``, runs the exported program in torch. Raises ArchiveError for a damaged archive.
+    ``device``: ``cpu`` runs, with this many ``threads`` (one, where several workers share the cores), the form that
+    ``serve/runtime.py`` chooses; anything else, such as ``cuda:0``, runs the exported program in torch. ``shared``:
+    whether workers that start later from ``folder`` use what this one has compiled.
+
+    Raises ArchiveError for a damaged archive, and where no form gives the promised answers.
     """
 
-    def __init__(self, folder: Path, threads: int = 1, device: str = CPU) -> None:
+    def __init__(self, folder: Path, threads: int = 1, device: str = CPU, shared: bool = False) -> None:
         manifest = read_manifest(folder)
         if device == CPU:
-            self.manifest, self._run = manifest, onnx_runner(folder / manifest.cpu_model, threads)
+            candidates = Candidates(folder, manifest, lambda: _golden_pixels(folder, manifest), threads, shared)
+            self.choice, self._run = candidates.choose()
+            served = next(item for item in manifest.forms if item.form is self.choice.form)
+            self.manifest = manifest.calibrated(served.calibration)
         else:
-            self.manifest, self._run = manifest.for_gpu(), torch_runner(folder / GPU_PROGRAM, device)
+            self.choice, self._run = Choice(Form.GPU), torch_runner(folder / GPU_PROGRAM, device)
+            self.manifest = manifest.for_gpu()
+
+    def describe(self) -> dict[str, object]:
+        """The form that answers, the kind of processor, and why the forms that were tried before do not answer."""
+        return {"form": self.choice.form, "processor": runtime.processor(), "refusals": dict(self.choice.refusals)}
 
     def answer(self, photos: Sequence[bytes]) -> list[Answer | PhotoError]:
         """One answer per photo, in order; an unreadable photo gets its PhotoError, the others their count."""
@@ -136,10 +137,12 @@ def main() -> None:
             print(json.dumps({"error": str(answer)} if isinstance(answer, PhotoError) else answer), flush=True)
 
 
-def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Logits ``(..., C)`` -> probabilities that sum to 1."""
-    exponent = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(exponent / exponent.sum(axis=-1, keepdims=True))
+def _golden_pixels(folder: Path, manifest: Manifest) -> photo.Pixels:
+    """The golden photos, decoded as all photos are: uint8 ``(G, S, S, 3)``. Raises ArchiveError."""
+    try:
+        return np.stack([photo.read((folder / item.file).read_bytes(), manifest.size_px) for item in manifest.golden])
+    except (PhotoError, ValueError) as error:
+        raise ArchiveError(f"the golden photos of the archive cannot be read: {error}") from error
 
 
 if __name__ == "__main__":

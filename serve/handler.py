@@ -29,6 +29,8 @@ from serve.errors import AdmissionError, HostError, ModelError, OriginError
 
 PHOTOS, MODEL_SECONDS = "binwatch_photos_total", "binwatch_model_seconds_total"
 """Counters in serve/torchserve/metrics.yaml, which the promoter's probation reads."""
+DESCRIBE = "describe"
+"""The header of TorchServe's ``GET /models/bin-counter/VERSION?customized=true``, which is never in a batch."""
 PRIVATE_NAMES = (".internal", ".lan", ".local", ".localhost", ".svc")
 """Ends of names that cannot be registered, so that no stranger's page has one."""
 GATEWAY_PHOTO = "b810b9c6aec77ae1a21b8dbd24e9bc8bc2e2af7296295e41576f3e341c83bc0e"
@@ -48,8 +50,8 @@ class BinCounterHandler:
         version = str(context.manifest["model"]["modelVersion"])
         self.version = version.removesuffix(".0")  # the suffix of a stand-in, see serve/rollout/rollout.py
         device = counter.device_of(context.system_properties.get("gpu_id"))
-        model = counter.Counter(Path(context.system_properties["model_dir"]), device=device)
-        self.predictor = answers.predictor_from(model, os.environ)
+        model = counter.Counter(Path(context.system_properties["model_dir"]), device=device, shared=True)
+        self.predictor, self.description = answers.predictor_from(model, os.environ), model.describe()
         self.test_photos = {GATEWAY_PHOTO, *(model.manifest.files.get(golden.file) for golden in model.manifest.golden)}
         self.model_name, self.counters = context.model_name, _counters(context.metrics)
         self.capture = capture.start(capture.settings_from(os.environ))
@@ -61,7 +63,10 @@ class BinCounterHandler:
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[answers.Content]:
         """One JSON response per request of the batch; a list for a request with a list of photos."""
         start = time.monotonic()
-        requests = [self._parse(parts, context.get_all_request_header(index)) for index, parts in enumerate(data)]
+        all_headers = [context.get_all_request_header(index) for index in range(len(data))]
+        if len(data) == 1 and payload.header(all_headers[0], DESCRIBE) == "True":
+            return [self.description]
+        requests = [self._parse(parts, headers) for parts, headers in zip(data, all_headers, strict=True)]
         photos = self.predictor.decode([photo for request in requests for photo in request.photos])
         model_start = time.monotonic()
         try:
@@ -69,7 +74,8 @@ class BinCounterHandler:
             batch = [(request, [next(all_outcomes) for _ in request.photos]) for request in requests]
             responses = []
             for index, (request, outcomes) in enumerate(batch):
-                entries = [answers.response_entry(outcome, self.version) for outcome in outcomes]
+                form = str(self.description["form"]) if request.probe else ""
+                entries = [answers.response_entry(outcome, self.version, form) for outcome in outcomes]
                 responses.append(_respond(context, index, entries, request.listed))
                 if self.capture and self._is_captured(request):
                     latency_ms = 1000 * (time.monotonic() - start)

@@ -47,7 +47,7 @@ def model_fn(model_dir: str, context: ServerContext | None) -> Model:
     """Load the model of the unpacked archive, on the GPU that the server assigned to this worker, if any."""
     _disable_toolkit_decoding()
     device = counter.device_of(context.system_properties.get("gpu_id") if context else None)
-    model = counter.Counter(Path(model_dir), device=device)
+    model = counter.Counter(Path(model_dir), device=device, shared=True)
     return Model(answers.predictor_from(model, os.environ), os.environ.get("BINWATCH_MODEL_VERSION", ""))
 
 

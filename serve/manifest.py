@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,20 @@ from serve.errors import ArchiveError
 FORMAT = 1
 MANIFEST_FILE = "binwatch.json"
 FP32_MODEL, INT8_MODEL, GPU_PROGRAM = "model.onnx", "model.int8.onnx", "model.pt2"
+
+
+class Form(StrEnum):
+    """A form of the network: the numbers that a CPU computes it with, or the program that a GPU runs."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    INT8 = "int8"
+    GPU = "gpu"
+
+    @property
+    def file(self) -> str:
+        """Its file in the archive. bf16 is computed from the file of fp32."""
+        return {Form.INT8: INT8_MODEL, Form.GPU: GPU_PROGRAM}.get(self, FP32_MODEL)
 
 
 @dataclass(frozen=True)
@@ -24,7 +39,7 @@ class Golden:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What depends on the exact outputs of one form of the model (fp32, int8).
+    """What depends on the exact outputs of one form of the model.
 
     ``temperature``: divides the logits; ``scores``: see ``Manifest``; ``golden``: the probabilities of each golden
     photo.
@@ -33,6 +48,20 @@ class Calibration:
     temperature: float
     scores: Mapping[str, tuple[float, ...]]
     golden: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceptedForm:
+    """A form that CPUs may run, because it is about as accurate as fp32.
+
+    ``photos_per_s``: photos per second of CPU time on ``Manifest.processor``, one photo at a time, one thread.
+    ``accuracy``: share (0-1) of right counts on the validation photos that selected the weights.
+    """
+
+    form: Form
+    photos_per_s: float
+    accuracy: float
+    calibration: Calibration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +74,10 @@ class Manifest:
     ``files``: the SHA-256 of each file of the archive, in hexadecimal.
     ``temperature``: what the logits are divided by to calibrate the probabilities.
     ``scores``: per class, the nonconformity of its calibration photos (``serve/verdict.py``), ascending.
-    ``cpu_model``: the file that a CPU runs; temperature, scores and golden answers are those of this file.
-    ``exact``: the same for the program that a GPU runs; None where CPUs run fp32, whose answers are a GPU's, too.
+    ``forms``: what CPUs may run, in the order to try them; empty in archives of before forms were measured.
+    ``processor``: the kind of processor that they were measured on (``processor`` in ``serve/runtime.py``).
+    ``cpu_model``: the file of the first form; temperature, scores and golden answers are those of this form.
+    ``exact``: the same for the program that a GPU runs; None where fp32 is the first, whose answers are a GPU's, too.
     ``reference``: predictions and image statistics at training time, for drift monitoring.
     """
 
@@ -63,6 +94,8 @@ class Manifest:
     open_top: bool = False
     temperature: float = 1.0
     scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    forms: tuple[AcceptedForm, ...] = ()
+    processor: str = ""
     cpu_model: str = FP32_MODEL
     exact: Calibration | None = None
     reference: Mapping[str, object] = field(default_factory=dict)
@@ -81,15 +114,29 @@ class Manifest:
 
     def for_gpu(self) -> "Manifest":
         """The manifest with temperature, scores and golden answers of the program that a GPU runs."""
-        if self.exact is None:
-            return self
-        answers = zip(self.golden, self.exact.golden, strict=True)
-        golden = tuple(replace(photo, probabilities=probabilities) for photo, probabilities in answers)
-        return replace(self, temperature=self.exact.temperature, scores=self.exact.scores, golden=golden)
+        return self.calibrated(self.exact) if self.exact else self
 
-    def accepted_answers(self, number: int) -> tuple[tuple[float, ...], ...]:
-        """The probabilities that golden photo ``number`` may get: a CPU's and a GPU's."""
-        return self.golden[number].probabilities, self.for_gpu().golden[number].probabilities
+    def calibrated(self, calibration: Calibration) -> "Manifest":
+        """The manifest with temperature, scores and golden answers of one form."""
+        answers = zip(self.golden, calibration.golden, strict=True)
+        golden = tuple(replace(photo, probabilities=probabilities) for photo, probabilities in answers)
+        return replace(self, temperature=calibration.temperature, scores=calibration.scores, golden=golden)
+
+    def accepted_answers(self, number: int, form: str = "") -> tuple[tuple[float, ...], ...]:
+        """The probabilities that golden photo ``number`` may get: from ``form``, or from any where that is not known.
+
+        Empty for a form that the archive does not have.
+        """
+        answers = {item.form.value: item.calibration.golden[number] for item in self.forms}
+        answers[Form.GPU.value] = self.for_gpu().golden[number].probabilities
+        if form:
+            return (answers[form],) if form in answers else ()
+        return (self.golden[number].probabilities, *answers.values())
+
+    @property
+    def named_files(self) -> tuple[str, ...]:
+        """The files that the manifest relies on, so that ``files`` must list them."""
+        return (self.cpu_model, *(item.form.file for item in self.forms), *(photo.file for photo in self.golden))
 
     def to_json(self) -> str:
         """The text of ``binwatch.json``."""
@@ -109,9 +156,15 @@ def read_manifest(folder: Path) -> Manifest:
         digest = sha256(path) if path.is_file() else "nothing"
         if digest != expected:
             raise ArchiveError(f"{name} in the archive has SHA-256 {digest}, its manifest says {expected}: damaged")
-    if manifest.cpu_model not in manifest.files:
-        raise ArchiveError(f"the manifest names {manifest.cpu_model!r} for CPUs, but does not list it: damaged")
+    check_listed(manifest)
     return manifest
+
+
+def check_listed(manifest: Manifest) -> None:
+    """Raises ArchiveError where a file that the manifest relies on has no checksum."""
+    for name in manifest.named_files:
+        if name not in manifest.files:
+            raise ArchiveError(f"the manifest names {name!r}, but does not list it: damaged")
 
 
 def parse_manifest(text: bytes | None) -> Manifest:
@@ -125,17 +178,30 @@ def parse_manifest(text: bytes | None) -> Manifest:
         content["files"] = {str(name): str(digest) for name, digest in content["files"].items()}
         content["golden"] = tuple(Golden(photo["file"], tuple(photo["probabilities"])) for photo in content["golden"])
         content["classes"] = tuple(content["classes"])
-        content["exact"] = _calibration(content.get("exact"))
+        content["scores"] = _scores(content.get("scores", {}))
+        content["exact"] = _calibration(content["exact"]) if content.get("exact") else None
+        content["forms"] = tuple(_accepted_form(item) for item in content.get("forms", ()))
         return Manifest(**{item.name: content[item.name] for item in fields(Manifest) if item.name in content})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArchiveError(f"{MANIFEST_FILE} in the archive is damaged: {error!r}") from error
 
 
-def _calibration(content: dict[str, Any] | None) -> Calibration | None:
-    if content is None:
-        return None
+def _calibration(content: dict[str, Any]) -> Calibration:
     golden = tuple(tuple(probabilities) for probabilities in content["golden"])
-    return Calibration(content["temperature"], content["scores"], golden)
+    return Calibration(content["temperature"], _scores(content["scores"]), golden)
+
+
+def _scores(content: dict[str, Any]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(scores) for name, scores in content.items()}
+
+
+def _accepted_form(content: dict[str, Any]) -> AcceptedForm:
+    return AcceptedForm(
+        form=Form(content["form"]),
+        photos_per_s=float(content["photos_per_s"]),
+        accuracy=float(content["accuracy"]),
+        calibration=_calibration(content["calibration"]),
+    )
 
 
 def sha256(path: Path) -> str:

@@ -6,7 +6,7 @@ It is a torch-model-archiver archive (a zip), which TorchServe loads as it is:
     handler.py              what TorchServe calls
     serve/*.py              the modules that the handler needs: the preprocessing travels with the model
     model.onnx              pixels uint8 (B, S, S, 3) -> logits float32 (B, C)
-    model.int8.onnx         the same in int8, for CPUs; only where it is as good (trainer/training/quantise.py)
+    model.int8.onnx         the same in int8, for CPUs; only where it is as good (trainer/training/forms.py)
     model.pt2               the same as a torch program, for GPUs
     binwatch.json           the manifest (serve/manifest.py)
     golden/<n>.jpg          golden photos: the manifest holds the answers that they must give
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from serve.archives import contents, safe_zip
 from serve.errors import ArchiveError
 from serve.files import atomic_write
-from serve.manifest import FP32_MODEL, GPU_PROGRAM, MANIFEST_FILE, Manifest, parse_manifest
+from serve.manifest import FP32_MODEL, GPU_PROGRAM, MANIFEST_FILE, Manifest, check_listed, parse_manifest
 
 if TYPE_CHECKING:
     from serve.counter import Answer
@@ -103,7 +103,7 @@ def stamp(archive: Path, target: Path, version: str) -> None:
 
 def _copy(source: zipfile.ZipFile, copy: zipfile.ZipFile, version: str) -> None:
     manifest = _manifest_in(source)
-    _check_listed(manifest)
+    check_listed(manifest)
     contents.check_listing(source, manifest.files, {MANIFEST_FILE, TORCHSERVE_MANIFEST})
     if GPU_PROGRAM in manifest.files:
         with source.open(GPU_PROGRAM) as program:
@@ -120,12 +120,6 @@ def _copy(source: zipfile.ZipFile, copy: zipfile.ZipFile, version: str) -> None:
 
 def _manifest_in(content: zipfile.ZipFile) -> Manifest:
     return parse_manifest(contents.read_text(content, MANIFEST_FILE) if MANIFEST_FILE in content.namelist() else None)
-
-
-def _check_listed(manifest: Manifest) -> None:
-    for name in (manifest.cpu_model, *(photo.file for photo in manifest.golden)):
-        if name not in manifest.files:
-            raise ArchiveError(f"the manifest names {name!r}, but does not list it: damaged")
 
 
 def _with_version(manifest: bytes, version: str) -> str:

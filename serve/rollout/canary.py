@@ -27,7 +27,8 @@ def check_one(
     """Ask about golden photo ``number`` (modulo how many there are).
 
     The request goes to ``addressed_version``, or to the default version. Raises CanaryError where the answer is not the
-    one that the archive of ``version`` promises, ServerError where there is none.
+    one that the archive of ``version`` promises for the form of the network that gave it, ServerError where there is
+    none.
     """
     manifest, photos = manifest_of(path), golden_photos(path)
     number %= len(photos)
@@ -37,7 +38,8 @@ def check_one(
         raise CanaryError(f"version {version} cannot read golden photo {number}: {error}") from error
     try:
         probabilities = answer["probabilities"].values()
-        off = min(_largest_difference(probabilities, accepted) for accepted in manifest.accepted_answers(number))
+        promised = manifest.accepted_answers(number, str(answer.get("form", "")))
+        off = min((_largest_difference(probabilities, accepted) for accepted in promised), default=math.inf)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CanaryError(f"version {version} answers golden photo {number} with {answer!r:.200}") from error
     if not off <= manifest.tolerance or answer.get("model_version") != version:

@@ -45,7 +45,7 @@ def test_a_package_holds_the_archive_s_files_and_the_code_that_answers(small: Pa
     content = members(package.path)
     assert content["model.onnx"] == contents()["model.onnx"]
     assert content.keys() >= {"binwatch.json", "code/inference.py", "code/serve/__init__.py", "code/requirements.txt"}
-    assert b"onnxruntime==" in content["code/requirements.txt"]
+    assert b"openvino==" in content["code/requirements.txt"]
     assert [photo.path.read_bytes() for photo in package.golden] == [contents()["golden/0.jpg"]]
 
 

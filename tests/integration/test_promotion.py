@@ -37,7 +37,7 @@ def test_a_failed_canary_is_rejected_once_and_the_old_model_serves_on(
     first = challenger(registry, trained, 0.5) if deployed else ""
     promoter(registry, served).reconcile()
     broken = altered(
-        trained.archive, tmp_path / "bin-counter.mar", "serve/counter.py", {b".sum(axis=-1": b".max(axis=-1"}
+        trained.archive, tmp_path / "bin-counter.mar", "serve/counter.py", {b"softmax(logits / ": b"softmax(-logits / "}
     )
     second = challenger(registry, trained, 0.9, compared_with=first, archive=broken)
     outcome = promoter(registry, served).reconcile()

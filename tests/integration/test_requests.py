@@ -21,7 +21,6 @@ from serve.gateway.health import gradient_png
 from serve.handler import BinCounterHandler
 from serve.links import MAX_BYTES
 from serve.local.servers import free_port, gateway_server, s3_server
-from serve.upload import Spool
 from tests.integration.serving import Deployed, deployed
 from tests.integration.strangers import FORM, PATH, pester, raw, request
 from tests.integration.test_fuzz_handler import context, send
@@ -375,13 +374,15 @@ def test_a_worker_that_is_killed_leaves_whole_lines_and_a_stopped_one_all_of_the
 
 def test_what_is_captured_for_s3_comes_there_in_files_and_waits_while_it_cannot(s3: str, tmp_path: Path) -> None:
     client = links.s3_client(s3, 20, 1)
-    down = Spool(tmp_path, "s3://captured/some/prefix", f"http://127.0.0.1:{free_port()}", every_s=0.2)
+    down = hour_files.Spool(tmp_path, "s3://captured/some/prefix", f"http://127.0.0.1:{free_port()}", every_s=0.2)
     for number in range(3):
         down.append(MOMENT, b"%d\n" % number)
         until(lambda number=number: len(list(hour_files.unlocked_files(tmp_path))) == number + 1)  # type: ignore[misc]
     down.close()
-    assert Spool(tmp_path, "s3://captured", None, max_bytes=1).full_reason() == "6 bytes wait for s3://captured"
-    up = Spool(tmp_path, "s3://captured/some/prefix", s3, every_s=0.2)
+    assert (
+        hour_files.Spool(tmp_path, "s3://captured", None, max_bytes=1).full_reason() == "6 bytes wait for s3://captured"
+    )
+    up = hour_files.Spool(tmp_path, "s3://captured/some/prefix", s3, every_s=0.2)
     up.append(MOMENT, b"3\n")
     until(lambda: not any(tmp_path.rglob("*.jsonl")))
     up.close()

@@ -75,7 +75,7 @@ def traffic(served: Served, photo: bytes) -> Iterator[None]:
 
 TO_CLIENTS = b"            responses = []\n"
 PROBED = b"any(request.probe for request in requests)"
-ENTRIES = b"                entries = [answers.response_entry(outcome, self.version) for outcome in outcomes]\n"
+ENTRIES = b"                entries = [answers.response_entry(outcome, self.version, form) for outcome in outcomes]\n"
 
 
 def faults(golden: int) -> dict[str, dict[bytes, bytes]]:

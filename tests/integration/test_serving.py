@@ -15,8 +15,9 @@ from PIL import Image
 from serve.archives.archive import ask, manifest_of, unpacked
 from serve.counter import Counter
 from serve.errors import ArchiveError, CanaryError, PhotoError
-from serve.manifest import INT8_MODEL, MANIFEST_FILE, Calibration
+from serve.manifest import FP32_MODEL, INT8_MODEL, MANIFEST_FILE, Form
 from serve.rollout.torchserve_client import Inference
+from serve.runtime import processor
 from tests.conftest import Served
 from tests.models import SURE, TINY
 from trainer.data.dataset import DataSpec
@@ -149,52 +150,69 @@ def test_a_model_that_breaks_its_promise_does_not_pass_the_canary(
     served: Served, trained: Trained, tmp_path: Path
 ) -> None:
     deploy(served, trained.archive, "1")
-    broken = tmp_path / "broken.mar"
-    shutil.copy(trained.archive, broken)
-    manifest = manifest_of(broken)
-    golden = tuple(replace(photo, probabilities=photo.probabilities[::-1]) for photo in manifest.golden)
-    with zipfile.ZipFile(trained.archive) as source, zipfile.ZipFile(broken, "w") as copy:
-        for name in source.namelist():
-            text = replace(manifest, golden=golden, exact=None).to_json().encode()
-            copy.writestr(name, text if name == MANIFEST_FILE else source.read(name))
+    broken = altered(
+        trained.archive, tmp_path / "broken.mar", "serve/counter.py", {b"softmax(logits / ": b"softmax(-logits / "}
+    )
     served.rollout.load("2", lambda: broken)
     with pytest.raises(CanaryError, match="answers golden photo"):
         served.rollout.canary("2")
     assert served.rollout.serving() == "1"
 
 
-def test_what_a_gpu_would_answer_passes_the_canary_too(served: Served, trained: Trained, tmp_path: Path) -> None:
-    manifest = manifest_of(trained.archive)
-    promised = tuple(photo.probabilities for photo in manifest.golden)
-    reversed_golden = tuple(replace(photo, probabilities=photo.probabilities[::-1]) for photo in manifest.golden)
-    exact = Calibration(manifest.temperature, manifest.scores, promised)
-    path = tmp_path / "a.mar"
-    with zipfile.ZipFile(trained.archive) as source, zipfile.ZipFile(path, "w") as copy:
-        for name in source.namelist():
-            text = replace(manifest, golden=reversed_golden, exact=exact).to_json().encode()
-            copy.writestr(name, text if name == MANIFEST_FILE else source.read(name))
-    deploy(served, path, "1")
-    assert served.rollout.serving() == "1"
-
-
-def test_the_server_runs_the_form_that_the_manifest_names(served: Served, trained: Trained, tmp_path: Path) -> None:
+def with_int8_first(trained: Trained, out: Path) -> Path:
+    """An archive whose workers try int8 first, wherever it was faster."""
     torch.manual_seed(0)
     network = create("small", 5, 32)
     network.head.bias.data[2] = 3.0  # always the same count, so that int8 is accepted
     selection, calibration = trained.data.validation.halves(0)
     export = write_archive(
-        network, trained.data, TINY, tmp_path, run_id="", metrics={}, selection=selection, calibration=calibration
+        network, trained.data, TINY, out, run_id="", metrics={}, selection=selection, calibration=calibration
     )
-    assert export.cpu_model == INT8_MODEL
-    deploy(served, export.archive, "1")
+    by_form, manifest = {item.form: item for item in export.forms}, manifest_of(export.archive)
+    forms = by_form[Form.INT8], by_form[Form.FP32]
+    target = out / "int8-first.mar"
+    text = replace(manifest, forms=forms, exact=forms[1].calibration).to_json().encode()
+    with zipfile.ZipFile(export.archive) as source, zipfile.ZipFile(target, "w") as copy:
+        for name in source.namelist():
+            copy.writestr(name, text if name == MANIFEST_FILE else source.read(name))
+    return target
+
+
+def description(served: Served, version: str) -> dict[str, object]:
+    """How TorchServe's worker describes the model."""
+    management = served.management
+    response = management._session.get(f"{management.url}/models/bin-counter/{version}?customized=true", timeout=30)
+    return dict(response.json()[0]["customizedMetadata"])
+
+
+def test_the_server_runs_the_form_that_the_manifest_names(served: Served, trained: Trained, tmp_path: Path) -> None:
+    archive = with_int8_first(trained, tmp_path)
+    deploy(served, archive, "1")
     photo = trained.data.test.photos[0].path.read_bytes()
-    with unpacked(export.archive) as folder:
+    with unpacked(archive) as folder:
         (int8,), (fp32,) = Counter(folder).answer([photo]), Counter(folder, device="cpu:0").answer([photo])
     assert not isinstance(int8, PhotoError)
     assert not isinstance(fp32, PhotoError)
     answer = served.inference.predict(photo)
     assert answer["probabilities"] == pytest.approx(int8["probabilities"], abs=1e-6)
     assert answer["probabilities"] != pytest.approx(fp32["probabilities"], abs=1e-6)
+    assert "form" not in answer
+    assert served.inference.predict(photo, probe=True)["form"] == Form.INT8
+    assert description(served, "1") == {"form": "int8", "processor": processor(), "refusals": {}}
+
+
+def test_a_worker_that_falls_back_passes_its_canary_and_says_why(
+    served: Served, trained: Trained, tmp_path: Path
+) -> None:
+    archive = with_int8_first(trained, tmp_path)
+    with zipfile.ZipFile(archive) as content:
+        int8 = content.read(INT8_MODEL)
+    deploy(served, altered(archive, tmp_path / "a.mar", INT8_MODEL, {int8: b"damaged"}), "1")
+    photo = trained.data.test.photos[0].path.read_bytes()
+    assert served.inference.predict(photo, probe=True)["form"] == Form.FP32
+    described = description(served, "1")
+    assert described["form"] == Form.FP32
+    assert INT8_MODEL in str(described["refusals"])
 
 
 def test_photos_that_wait_together_are_answered_together_and_alike(served: Served, trained: Trained) -> None:
@@ -210,14 +228,16 @@ def test_photos_that_wait_together_are_answered_together_and_alike(served: Serve
 
 def test_a_damaged_model_does_not_load(served: Served, trained: Trained, tmp_path: Path) -> None:
     deploy(served, trained.archive, "1")
-    model, path, relisted = manifest_of(trained.archive).cpu_model, tmp_path / "damaged.mar", tmp_path / "relisted.mar"
+    path, relisted = tmp_path / "damaged.mar", tmp_path / "relisted.mar"
     with zipfile.ZipFile(trained.archive) as source, zipfile.ZipFile(path, "w") as copy:
-        whole = source.read(model)
+        models = {name: source.read(name) for name in source.namelist() if name.endswith(".onnx")}
         for name in source.namelist():
-            copy.writestr(name, b"damaged" if name == model else source.read(name))
-    with pytest.raises(ArchiveError, match=model):
+            copy.writestr(name, b"damaged" if name == FP32_MODEL else source.read(name))
+    with pytest.raises(ArchiveError, match=FP32_MODEL):
         served.rollout.load("2", lambda: path)
-    altered(trained.archive, relisted, model, {whole: b"damaged"})  # its checksum is right again
+    shutil.copy(trained.archive, relisted)
+    for model, whole in models.items():
+        altered(relisted, relisted, model, {whole: b"damaged"})  # its checksum is right again
     with pytest.raises(CanaryError, match="does not load"):
         served.rollout.load("2", lambda: relisted)
     served.rollout.discard("2")

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torchvision.models.resnet import BasicBlock
 
 from serve.archives.archive import manifest_of, unpacked
-from serve.counter import Counter, device_of, onnx_runner, torch_runner
+from serve.counter import Counter, device_of, torch_runner
 from serve.errors import ArchiveError, PhotoError
-from serve.manifest import FP32_MODEL, GPU_PROGRAM, INT8_MODEL
+from serve.manifest import FP32_MODEL, GPU_PROGRAM, INT8_MODEL, Form
+from serve.runtime import Choice, fastest_first, onnx_runner, processor
 from tests.models import TINY
 from trainer.evaluation.calibration import calibrate, conformal_scores
 from trainer.training import networks
@@ -36,7 +37,7 @@ def test_at_most_half_a_point_of_200_photos_may_be_lost(lost: int, accepted: boo
     decision = decide(predictions(labels, 50), predictions(labels, 50 + lost), labels, GOLDEN, GOLDEN)
     assert decision.accepted is accepted
     assert f"({lost} lost, 0 gained)" in decision.reason
-    assert (decision.fp32_accuracy, decision.int8_accuracy) == pytest.approx((0.75, 0.75 - lost / 200))
+    assert (decision.fp32_accuracy, decision.accuracy) == pytest.approx((0.75, 0.75 - lost / 200))
 
 
 def test_what_is_lost_and_what_is_gained_are_counted_in_pairs() -> None:
@@ -98,33 +99,43 @@ def accepted(trained: Trained, network: networks.Counter, tmp_path_factory: pyte
     return exported
 
 
-def test_an_accepted_form_is_what_a_cpu_runs(accepted: ExportResult, trained: Trained) -> None:
-    pixels = trained.data.test.pixels[:16]
+def test_the_faster_of_two_accepted_forms_is_what_a_cpu_runs(accepted: ExportResult, trained: Trained) -> None:
+    pixels, manifest = trained.data.test.pixels[:16], manifest_of(accepted.archive)
+    by_form = {item.form: item for item in accepted.forms}
+    first = accepted.forms[0]
+    assert by_form.keys() - {Form.BF16} == {Form.INT8, Form.FP32}
+    assert list(by_form) == fastest_first({form: item.photos_per_s for form, item in by_form.items()})
+    assert min(item.photos_per_s for item in accepted.forms) > 0
+    assert (manifest.forms, manifest.cpu_model, manifest.processor) == (accepted.forms, first.form.file, processor())
+    assert f"{first.form} {first.photos_per_s:g}, " in accepted.reason
     with unpacked(accepted.archive) as folder:
         counter = Counter(folder)
-        assert counter.manifest.cpu_model == accepted.cpu_model == INT8_MODEL
+        assert counter.choice == Choice(first.form)
+        assert np.array_equal(counter.logits(pixels), onnx_runner(folder / first.form.file, 1, first.form)(pixels))
         int8, fp32 = (onnx_runner(folder / name)(pixels) for name in (INT8_MODEL, FP32_MODEL))
-        assert np.array_equal(counter.logits(pixels), int8)
         assert 0 < np.abs(int8 - fp32).max() < 0.3 * np.abs(fp32).max()
         size = {name: (folder / name).stat().st_size for name in (INT8_MODEL, FP32_MODEL)}
     assert size[INT8_MODEL] < 0.3 * size[FP32_MODEL]
-    metrics = manifest_of(accepted.archive).metrics
-    assert metrics["mine"] == 1.0
-    assert metrics["int8_accuracy"] == accepted.int8.int8_accuracy
-    assert metrics["fp32_accuracy"] == accepted.int8.fp32_accuracy
+    assert manifest.metrics["mine"] == 1.0
+    assert manifest.metrics["int8_accuracy"] == by_form[Form.INT8].accuracy == accepted.int8.accuracy
+    assert manifest.metrics["fp32_accuracy"] == by_form[Form.FP32].accuracy == accepted.int8.fp32_accuracy
 
 
-def test_what_is_calibrated_rests_on_the_form_that_serves(accepted: ExportResult, trained: Trained) -> None:
+def test_each_form_has_a_calibration_of_its_own(accepted: ExportResult, trained: Trained) -> None:
     _, part = trained.data.validation.halves(0)
     manifest = manifest_of(accepted.archive)
-    assert manifest.exact
+    by_form = {item.form: item.calibration for item in manifest.forms}
+    int8, fp32, first = by_form[Form.INT8], by_form[Form.FP32], manifest.forms[0].calibration
     with unpacked(accepted.archive) as folder:
-        for name, form in ((INT8_MODEL, manifest), (FP32_MODEL, manifest.for_gpu())):
+        for name, calibration in ((INT8_MODEL, int8), (FP32_MODEL, fp32)):
             logits = onnx_runner(folder / name)(part.pixels[: len(part)])
-            assert form.temperature == pytest.approx(calibrate(logits, part.labels)["temperature"], rel=1e-3)
+            assert calibration.temperature == pytest.approx(calibrate(logits, part.labels)["temperature"], rel=1e-3)
             for count, scores in conformal_scores(logits, part.labels, manifest.names).items():
-                assert form.scores[count] == pytest.approx(scores, abs=1e-5)
-    assert manifest.scores != manifest.exact.scores
+                assert calibration.scores[count] == pytest.approx(scores, abs=1e-5)
+    assert int8.scores != fp32.scores
+    for form, calibration in ((manifest, first), (manifest.for_gpu(), fp32)):
+        assert (form.temperature, form.scores) == (calibration.temperature, calibration.scores)
+        assert tuple(photo.probabilities for photo in form.golden) == calibration.golden
 
 
 def test_golden_photos_give_what_is_promised_on_either_device(accepted: ExportResult) -> None:
@@ -169,13 +180,13 @@ def test_a_form_that_is_worse_is_refused_with_its_figures(
 ) -> None:
     exported = export(trained, with_large_channel(network), tmp_path)
     assert not exported.int8.accepted
-    assert exported.cpu_model == FP32_MODEL
+    assert Form.INT8 not in [item.form for item in exported.forms]
+    assert exported.int8.reason in exported.reason
     assert "golden photos" in exported.int8.reason
     manifest = manifest_of(exported.archive)
     assert manifest.cpu_model == FP32_MODEL
-    assert manifest.exact is None
     assert INT8_MODEL not in manifest.files
-    assert manifest.metrics["int8_accuracy"] == exported.int8.int8_accuracy
+    assert manifest.metrics["int8_accuracy"] == exported.int8.accuracy
 
 
 @pytest.mark.parametrize(("groups", "shares"), [(1, (0.0, 0.25, 0.5)), (8, (0.25, 0.5))])

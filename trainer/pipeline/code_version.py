@@ -23,7 +23,7 @@ EVALUATION = (
     "trainer/data/**/*.py",
     *(f"trainer/evaluation/{stem}.py" for stem in ("evaluate", "alarms", "calibration", "statistics")),
 )
-LIBRARIES = ("torch", "torchvision", "numpy", "onnx", "onnxruntime", "pillow")
+LIBRARIES = ("torch", "torchvision", "numpy", "onnx", "onnxruntime", "openvino", "pillow")
 
 
 @cache

@@ -1,7 +1,7 @@
 """Export: from trained weights to an archive with an ONNX file, its int8 form and a torch program.
 
-Every form is checked against torch. The calibration depends on the form that is served, so the forms are created and
-compared first, on the half of the validation photos that selected the weights; the other half calibrates.
+The fp32 file and the program are checked against torch. ``trainer/training/forms.py`` adds and measures what CPUs may
+run in place of fp32.
 """
 
 import copy
@@ -22,32 +22,31 @@ from scipy.special import softmax
 
 import serve
 from serve import photo
-from serve.counter import Runner, onnx_runner, torch_runner
+from serve.counter import torch_runner
 from serve.errors import ArchiveError
-from serve.manifest import FP32_MODEL, GPU_PROGRAM, INT8_MODEL, MANIFEST_FILE, Calibration, Golden, Manifest, sha256
+from serve.manifest import FP32_MODEL, GPU_PROGRAM, MANIFEST_FILE, AcceptedForm, Form, Golden, Manifest, sha256
+from serve.runtime import Runner, processor
 from trainer.artifacts import MODEL_NAME
 from trainer.data.abid import LICENCE
-from trainer.data.counts import Counts
 from trainer.data.dataset import Dataset, Part
-from trainer.evaluation.calibration import calibrate, conformal_scores
+from trainer.training.forms import BATCH, FormTrial, MeasuredForms, all_logits, runner_on_all_cores
 from trainer.training.networks import Counter
-from trainer.training.quantise import Int8Decision, decide, fp32_shares, quantise, sample_pixels
+from trainer.training.quantise import FormDecision
 from trainer.training.recipes import Recipe
 from trainer.training.reference import drift_reference
 
 MAX_DIFFERENCE = 1e-3
 """How far a probability of an exported form may be from torch's; int8 has limits of its own."""
 
-_BATCH = 32
-
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """The archive, the file in it that CPUs run, and the decision for it; the metrics and the drift reference."""
+    """The archive; what CPUs run, in the order to try it, and why; the decision on int8; metrics; drift reference."""
 
     archive: Path
-    cpu_model: str
-    int8: Int8Decision
+    forms: tuple[AcceptedForm, ...]
+    reason: str
+    int8: FormDecision
     metrics: Mapping[str, float]
     reference: Mapping[str, object]
 
@@ -58,15 +57,6 @@ class _GoldenPhotos:
 
     names: tuple[str, ...]
     pixels: photo.Pixels
-
-
-@dataclass(frozen=True)
-class _CalibratedForm:
-    """One form on the calibration photos: its calibration, its metrics, and its probabilities ``(N, C)``."""
-
-    calibration: Calibration
-    metrics: Mapping[str, float]
-    probabilities: NDArray[np.float64]
 
 
 def write_archive(
@@ -90,51 +80,60 @@ def write_archive(
         stage = Path(temporary) / "stage"
         _copy_code(stage)
         _export(model, data.size_px, stage)
-        fp32 = _onnx_runner(stage / FP32_MODEL)
+        fp32 = runner_on_all_cores(stage / FP32_MODEL)
         program = torch_runner(stage / GPU_PROGRAM, "cpu")
-        _check_parity(model, {FP32_MODEL: fp32, GPU_PROGRAM: program}, selection.pixels[:_BATCH])
-        probabilities = _probabilities(fp32, selection)
+        _check_parity(model, {FP32_MODEL: fp32, GPU_PROGRAM: program}, selection.pixels[:BATCH])
+        probabilities = np.asarray(softmax(all_logits(fp32, selection), axis=1))
         golden = _copy_golden(selection, probabilities, data.size_px, stage)
-        int8 = _try_int8(stage, data.train, selection, probabilities, golden, recipe.seed)
-        exact = served = _calibrate(fp32, calibration, data.counts, golden)
-        if int8.accepted:
-            served = _calibrate(_onnx_runner(stage / INT8_MODEL), calibration, data.counts, golden)
+        trial = FormTrial(
+            stage=stage,
+            train=data.train,
+            selection=selection,
+            calibration=calibration,
+            counts=data.counts,
+            golden=golden.pixels,
+            seed=recipe.seed,
+            fp32=fp32,
+            exact=probabilities,
+        )
+        forms = trial.run()
         manifest = Manifest(
             classes=data.counts.values,
             open_top=data.counts.open_top,
             size_px=data.size_px,
             run_id=run_id,
             dataset_fingerprint=data.fingerprint,
-            metrics={**metrics, **int8.metrics(), **served.metrics},
+            metrics={**metrics, **forms.metrics(), **forms.served.metrics},
             golden=(),
             files=_checksums(stage),
             licence=LICENCE,
             recipe=asdict(recipe),
-            reference=drift_reference(served.probabilities, data.counts, data.train, recipe.seed),
+            reference=drift_reference(forms.served.probabilities, data.counts, data.train, recipe.seed),
         )
-        manifest = _calibrated(manifest, golden, served.calibration, exact.calibration if int8.accepted else None)
+        manifest = _with_forms(manifest, golden, forms)
         (stage / MANIFEST_FILE).write_text(manifest.to_json())
         return ExportResult(
             archive=_pack(stage, out),
-            cpu_model=manifest.cpu_model,
-            int8=int8,
+            forms=forms.accepted,
+            reason=forms.reason,
+            int8=forms.decisions[0],
             metrics=manifest.metrics,
             reference=manifest.reference,
         )
 
 
-def _calibrated(manifest: Manifest, golden: _GoldenPhotos, served: Calibration, exact: Calibration | None) -> Manifest:
-    """``manifest`` with the calibration of the form that CPUs run.
-
-    ``exact``: the calibration of the GPU program where CPUs run int8; None where CPUs run fp32.
-    """
+def _with_forms(manifest: Manifest, golden: _GoldenPhotos, forms: MeasuredForms) -> Manifest:
+    """``manifest`` with what CPUs may run, and the calibration of the form that serves."""
+    served = forms.accepted[0]
     return replace(
         manifest,
-        golden=tuple(map(Golden, golden.names, served.golden)),
-        temperature=served.temperature,
-        scores=served.scores,
-        cpu_model=INT8_MODEL if exact else FP32_MODEL,
-        exact=exact,
+        golden=tuple(map(Golden, golden.names, served.calibration.golden)),
+        temperature=served.calibration.temperature,
+        scores=served.calibration.scores,
+        forms=forms.accepted,
+        processor=processor(),
+        cpu_model=served.form.file,
+        exact=None if served.form is Form.FP32 else forms.exact,
     )
 
 
@@ -166,18 +165,6 @@ def _export(model: Counter, size_px: int, stage: Path) -> None:
             external_data=False,
             verbose=False,
         )
-
-
-def _onnx_runner(model: Path) -> Runner:
-    return onnx_runner(model, threads=len(os.sched_getaffinity(0)))
-
-
-def _logits(run: Runner, part: Part) -> NDArray[np.float64]:
-    return np.concatenate([run(part.pixels[start : start + _BATCH]) for start in range(0, len(part), _BATCH)])
-
-
-def _probabilities(run: Runner, part: Part) -> NDArray[np.float64]:
-    return np.asarray(softmax(_logits(run, part), axis=1))
 
 
 @torch.no_grad()
@@ -212,39 +199,6 @@ def _copy_golden(part: Part, probabilities: NDArray[np.float64], size_px: int, s
 def _median_row(rows: NDArray[np.int64], margins: NDArray[np.float64]) -> int:
     """The row, out of ``rows``, with the median margin."""
     return int(rows[np.argsort(margins[rows], kind="stable")[len(rows) // 2]])
-
-
-def _try_int8(
-    stage: Path, train: Part, selection: Part, exact: NDArray[np.float64], golden: _GoldenPhotos, seed: int
-) -> Int8Decision:
-    """Write the int8 form, and remove it again unless it is accurate enough.
-
-    ``exact``: the probabilities of fp32 for ``selection``.
-    """
-    model, path = stage / FP32_MODEL, stage / INT8_MODEL
-    golden_fp32 = np.asarray(softmax(_onnx_runner(model)(golden.pixels), axis=1))
-    for fp32_share in fp32_shares(model):
-        quantise(model, path, sample_pixels(train, seed), fp32_share)
-        int8 = _onnx_runner(path)
-        golden_int8 = np.asarray(softmax(int8(golden.pixels), axis=1))
-        decision = decide(exact, _probabilities(int8, selection), selection.labels, golden_fp32, golden_int8)
-        if decision.accepted:
-            return decision
-    path.unlink()
-    return decision
-
-
-def _calibrate(run: Runner, part: Part, counts: Counts, golden: _GoldenPhotos) -> _CalibratedForm:
-    logits = _logits(run, part)
-    metrics = calibrate(logits, part.labels)
-    temperature = metrics["temperature"]
-    answers = softmax(run(golden.pixels) / temperature, axis=1)
-    calibration = Calibration(
-        temperature,
-        conformal_scores(logits, part.labels, counts.names),
-        tuple(tuple(round(float(p), 6) for p in row) for row in answers),
-    )
-    return _CalibratedForm(calibration, metrics, np.asarray(softmax(logits / temperature, axis=1)))
 
 
 def _checksums(stage: Path) -> dict[str, str]:

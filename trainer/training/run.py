@@ -18,10 +18,8 @@ from trainer.data.dataset import Dataset, DataSpec, Part
 from trainer.data.prepared import AUDIT, REPORT, load_any
 from trainer.evaluation.alarms import CURVE
 from trainer.evaluation.evaluate import Evaluated, Prediction, evaluate, verdict_alarms
-from trainer.evaluation.evaluation_plots import alarm_curves, confusion_matrix, reliability_diagram
 from trainer.registry import signing
-from trainer.training import checkpoint, distributed, training_plots
-from trainer.training.export import write_archive
+from trainer.training import checkpoint, distributed
 from trainer.training.progress import Epoch, TrainingResult
 from trainer.training.recipes import Recipe
 from trainer.training.rules import FiredRule
@@ -108,6 +106,8 @@ def run_training(
 
     For the arguments see ``load_and_fit``.
     """
+    from trainer.training.export import write_archive  # and what runs its forms: trials export nothing
+
     start, key = time.monotonic(), signing.signing_key(os.environ)
     fitted = load_and_fit(
         spec, recipe, out, run, stop_on=stop_on, checkpoints=checkpoints, on_epoch=on_epoch, data=data
@@ -126,12 +126,11 @@ def run_training(
         calibration=fitted.calibration,
     )
     signature = signing.sign(exported.archive, key) if key else None
-    if not exported.int8.accepted:
-        log.warning("CPUs get the fp32 form, which is slower than int8: %s", exported.int8.reason)
+    log.info("%s", exported.reason)
     _write_training(out, recipe, result, len(data.train), time.monotonic() - start)
     if run:
         run.log_metrics({name: value for name, value in exported.metrics.items() if name not in best_metrics})
-        run.set_tags({"cpu_model": exported.cpu_model, "cpu_model.reason": exported.int8.reason})
+        run.set_tags({"cpu_form": exported.forms[0].form, "cpu_form.reason": exported.reason})
         run.log_json(exported.reference, REFERENCE)
         # the signature first, so that an archive is never without one
         for path in (signature, exported.archive) if signature else (exported.archive,):
@@ -155,6 +154,7 @@ def _write_training(out: Path, recipe: Recipe, result: TrainingResult, photos: i
         "resumed_at_epoch": result.resumed_at or None,
         "photos_per_second": round(statistics.median(epoch.photos_per_second for epoch in result.epochs), 1),
         "stopped_by": result.stopped_by,
+        "precision": asdict(result.precision),
         "rules": [asdict(rule) for rule in result.fired],
     }
     (out / TRAINING).write_text(json.dumps(summary, indent=1))
@@ -172,6 +172,8 @@ def run_evaluation(trained: Trained) -> Evaluated:
     if run:
         run.log_metrics({**evaluation.metrics(), **evaluated.costs()})
         run.log_file(path)
+        from trainer.evaluation.evaluation_plots import alarm_curves, confusion_matrix, reliability_diagram
+
         run.log_picture(confusion_matrix(evaluation), "confusion_matrix.png")
         run.log_picture(reliability_diagram(predictions), "reliability.png")
         alarms = verdict_alarms(predictions, trained.data.counts, CURVE)
@@ -215,10 +217,19 @@ def _log_rule(run: "TrackedRun | None", fired: FiredRule) -> None:
 
 
 def _log_training(run: "TrackedRun", result: TrainingResult) -> None:
+    from trainer.training import training_plots  # matplotlib takes a second to import: not for trainings without MLflow
+
     run.flush()
     run.log_metrics({"best_epoch": result.best_epoch})
     run.log_json([asdict(rule) for rule in result.fired], "rules.json")
-    run.set_tags({"stopped_by": result.stopped_by, "resumed_at_epoch": str(result.resumed_at or "")})
+    run.set_tags(
+        {
+            "stopped_by": result.stopped_by,
+            "resumed_at_epoch": str(result.resumed_at or ""),
+            "precision.chosen": result.precision.name,
+            "precision.reason": result.precision.reason,
+        }
+    )
     run.log_picture(training_plots.loss_curves(result.epochs, result.best_epoch), "loss_curves.png")
 
 

@@ -36,8 +36,14 @@ from trainer.aws.endpoint.images import ModelForm
 
 PLACEHOLDER = "placeholder"
 """The version of a dry run without a champion."""
-REQUIREMENTS = {"onnxruntime": "", "cykooz-resizer": "; platform_machine == 'x86_64'"}
-"""Package that the archive's code imports and AWS's container lacks -> environment marker of requirements.txt."""
+REQUIREMENTS = {
+    "openvino": "",
+    "onnxruntime": "",
+    "cykooz-resizer": "; platform_machine == 'x86_64'",
+    "simplejpeg": "",
+}
+"""Package that the archive's code imports and AWS's container lacks -> environment marker of requirements.txt. Archives
+made earlier import onnxruntime in place of openvino."""
 
 _ENTRY, _CODE = "inference.py", "code"
 _SERVE = Path(serve.__file__).parent
