@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Iterator
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from threading import Event
 
@@ -12,6 +14,7 @@ from serve.archives import original
 from serve.errors import ServerError, TrackingError
 from serve.local.servers import mlflow_server
 from serve.manifest import sha256
+from tests import http_server
 from tests import small_archives as small
 from tests.integration.shelf import Shelf
 from tests.integration.test_signed_archives import logged, unsigned
@@ -136,6 +139,24 @@ def test_without_mlflow_torchserve_gets_the_champion_back_from_the_store_alone(
     with pytest.raises(TrackingError):
         promoter(away, shelf, keys).reconcile_once()
     assert shelf.version == serving
+
+
+@pytest.mark.usefixtures("first")
+def test_the_champion_is_back_before_mlflow_is_asked_which_may_be_silent_for_minutes(
+    shelf: Shelf, keys: signing.KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    expected, shelf.version = shelf.version, ""
+    serving_when_asked = []
+
+    class Asked(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            serving_when_asked.append(shelf.version)
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
+
+    with http_server.serving(Asked) as url, pytest.raises(TrackingError):
+        promoter(Registry(url), shelf, keys).reconcile_once()
+    assert serving_when_asked[0] == expected
 
 
 @pytest.mark.usefixtures("first")

@@ -3,9 +3,9 @@
 ``Promoter.reconcile_once`` is idempotent: it can be run again after a kill at any point. A lock lets one promoter run
 at a time. It takes these steps:
 
-1. If TorchServe does not serve the champion (it was restarted empty, a promotion was interrupted, or another version
-   was loaded by hand), load it, run its canary and switch to it. If the champion's archive in the store is missing or
-   damaged, fetch it again.
+1. If TorchServe serves nothing (it was restarted), restore the version that served last from the model store. If it
+   does not serve the champion (a promotion was interrupted, or another version was loaded by hand), load it, run its
+   canary and switch to it. If the champion's archive in the store is missing or damaged, fetch it again.
 2. Record the champion as deployed, and set the alias ``previous`` from the records.
 3. While the champion's status is ``approved`` it is on probation: observe it. After some time without a fault it is
    ``promoted``, and the other versions are drained and unloaded; a fault makes it ``rolled-back``, and ``previous``
@@ -16,8 +16,7 @@ at a time. It takes these steps:
 6. Write ``accuracy.json``: the accuracy of the champion, or 0.1 where there is none.
 
 Nothing that MLflow says takes the model away. A champion that cannot be served (its archive is lost, or not signed)
-leaves the version that serves; where none does, the one that served last is restored from the model store, and so it is
-while MLflow does not answer. A version that cannot be used is marked, and one that MLflow does not give at the moment
+leaves the version that serves. A version that cannot be used is marked, and one that MLflow does not give at the moment
 is passed over for a while: both hold up no other version.
 """
 
@@ -76,27 +75,27 @@ class Promoter:
     def reconcile_once(self, idle: Callable[[], object] | None = None) -> PromotionOutcome:
         """Reconcile once and then call ``idle``, both under the server's lock.
 
-        Raises TrackingError or ServerError; the next call resumes where this one stopped. Where MLflow does not answer,
-        the version that served last is restored, and ``idle`` is called all the same.
+        Raises TrackingError or ServerError; ``idle`` is called all the same, and the next call resumes where this one
+        stopped.
         """
         with self._server.lock():
             try:
-                outcome = self._reconcile()
-            except (TrackingError, DataError):
-                self._recovery.restore_server()
-                raise
+                return self._reconcile()
             finally:
                 if idle:
                     idle()
-        return outcome
 
     def _reconcile(self) -> PromotionOutcome:
+        # before MLflow is asked: a request to one that is silent takes minutes
+        restored = self._server.serving() is None and self._recovery.restore_server() is not None
         champion = self._registry.alias(CHAMPION)
         outcome = self._follow(champion) if champion else self._go_on()
         if outcome is None or outcome.did in (Upkeep.RESTORED, Upkeep.KEPT):
             outcome = self._promote_next(champion) or outcome
         self._update_accuracy()
         number = champion.number if champion else ""
+        if restored and outcome is None:
+            outcome = PromotionOutcome(Upkeep.RESTORED, number, "TorchServe served no version")
         return outcome or PromotionOutcome(Upkeep.NOTHING, number, "no version waits to be promoted")
 
     def _go_on(self) -> PromotionOutcome | None:
