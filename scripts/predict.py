@@ -2,10 +2,12 @@
 
     python scripts/predict.py PHOTO-OR-FOLDER... [--url http://127.0.0.1:8080 | --archive FILE]
 
-Prints one JSON line per photo; the exit code is 1 when a photo could not be read.
+Prints one JSON line per photo; the exit code is 1 when a photo could not be read. Where the gateway demands an API key,
+it is read from the variable BINWATCH_API_KEY.
 """
 
 import json
+import os
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,7 +39,7 @@ def ask_server(server: Inference, path: Path) -> Mapping[str, object]:
 
 
 def main(args: Namespace) -> int:
-    paths, server = list(photos_in(args.photos)), Inference(args.url)
+    paths, server = list(photos_in(args.photos)), Inference(args.url, key=os.environ.get("BINWATCH_API_KEY", ""))
     answers = ask(args.archive, paths) if args.archive else (ask_server(server, path) for path in paths)
     code = entrypoint.OK
     for path, answer in zip(paths, answers, strict=True):
@@ -49,6 +51,6 @@ def main(args: Namespace) -> int:
 if __name__ == "__main__":
     parser = _cli.parser(__doc__.splitlines()[0])
     parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO-OR-FOLDER", help="photos, or folders of them")
-    parser.add_argument("--url", default="http://127.0.0.1:8080", help="address of TorchServe's inference API")
+    parser.add_argument("--url", default="http://127.0.0.1:8080", help="address of the gateway or of TorchServe")
     parser.add_argument("--archive", type=Path, help="model archive (.mar) to use instead of a server")
     entrypoint.run(main, parser.parse_args())

@@ -27,7 +27,7 @@ from serve.gateway.settings import MAX_BODY, GatewaySettings, is_address
 PUBLIC_PATHS = ("/", "/livez")
 """Paths that need no key, like the page's files: the page itself asks the user for the key."""
 STATIC_PREFIX = "/static/"
-HEALTH_PATHS = ("/livez", "/healthz")
+HEALTH_PATHS = ("/livez", "/healthz", "/ping")
 SINGLE_HEADERS = frozenset(
     {
         "authorization",

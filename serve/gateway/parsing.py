@@ -119,15 +119,14 @@ async def parse_photo(request: Request, models: BodyModels, query: Fields) -> Mo
 async def parse_any(request: Request) -> ModelRequest:
     """Read a request in a format of TorchServe's own route (``serve/payload.py``), which the worker checks."""
     kind, body = media_type(request), await request.body()
-    if kind == CURL_FORM and body.startswith(MAGIC):
-        kind = PHOTO_TYPES[-1]
-    elif kind and kind not in (*PHOTO_TYPES, JSON, FORM, LINK):
+    if kind.startswith("text/") or (kind == CURL_FORM and not body.startswith(MAGIC)):
         raise _unsupported(kind, *PHOTO_TYPES, FORM, JSON, LINK)
     attributes = request.headers.get(ATTRIBUTES, "")
     if not attributes.isascii():
         raise Refusal(422, "BadField", f"the header {ATTRIBUTES} is {_shorten(attributes)}; give it in ASCII")
-    content_type = request.headers.get("content-type", "") if kind == FORM else kind  # with the form's boundary
-    return ModelRequest(body, content_type or PHOTO_TYPES[-1], extra_attribute=attributes)
+    whole = request.headers.get("content-type", "")  # with the form's boundary
+    content_type = whole if kind == FORM else kind if kind in (JSON, LINK) else photo_type(kind)
+    return ModelRequest(body, content_type, extra_attribute=attributes)
 
 
 async def parse_feedback(request: Request) -> Feedback:

@@ -1,10 +1,10 @@
 """The gateway's endpoints."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response, Security
@@ -97,10 +97,23 @@ async def predict(request: Request, services: ServicesDep) -> Response:
     return json_response(await services.torchserve.predict(model_request))
 
 
-@api.post(upstream.PATH, include_in_schema=False)
+@api.api_route(upstream.PATH, methods=["POST", "PUT"], include_in_schema=False)  # PUT: curl -T
 async def predictions(request: Request, services: ServicesDep) -> Response:
     """TorchServe's own route, with all its formats, behind the gateway's admission control."""
-    return json_response(await services.torchserve.predict_any(await parsing.parse_any(request)))
+    answer = await services.torchserve.predict_any(await parsing.parse_any(request))
+    return Response(answer, media_type=parsing.JSON)
+
+
+@api.api_route("/invocations", methods=["POST", "PUT"], include_in_schema=False)
+async def invocations(
+    request: Request,
+    services: ServicesDep,
+    query: Annotated[parsing.Fields, Depends(query_fields)],
+    model_name: Literal["bin-counter"] = "bin-counter",  # noqa: ARG001 - checked, and there is no other
+) -> Response:
+    """The same as SageMaker has it, where TorchServe reads the fields in the query, too."""
+    model_request = replace(await parsing.parse_any(request), fields=query)
+    return Response(await services.torchserve.predict_any(model_request), media_type=parsing.JSON)
 
 
 @api.post(
@@ -124,6 +137,13 @@ async def feedback(request: Request, services: ServicesDep) -> Response:
 async def healthz(services: ServicesDep) -> Response:
     """Healthy if the model answers a prediction of a tiny generated photo; the result is cached for 3 s."""
     return json_response({"status": "ok", "model_version": await services.health.version()})
+
+
+@api.get("/ping", include_in_schema=False)
+async def ping(services: ServicesDep) -> Response:
+    """``/healthz`` in TorchServe's words, for those who ask it there."""
+    await services.health.version()
+    return json_response({"status": "Healthy"})
 
 
 @api.get(

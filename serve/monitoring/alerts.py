@@ -10,6 +10,7 @@ If the webhook fails twice, the failure is logged and the notification dropped: 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from enum import StrEnum
 
 import requests
@@ -42,6 +43,13 @@ def notify(events: Sequence[tuple[AlertEvent, Alert]], webhook: str, at: str) ->
         log.warning("%s: %s: %s", event, alert.name, alert.message)
         if webhook:
             _post(webhook, {"event": event, **asdict(alert), "at": at})
+
+
+def notify_of_failures(webhook: str, is_failing: bool, reason: str) -> None:
+    """Start or end the alert that executions of the pipeline fail."""
+    event = AlertEvent.STARTED if is_failing else AlertEvent.ENDED
+    alert = Alert("failed execution", float(is_failing), 0.0, reason)
+    notify([(event, alert)], webhook, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
 def _post(webhook: str, content: Mapping[str, object]) -> None:

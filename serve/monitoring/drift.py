@@ -19,12 +19,11 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 from annotated_types import Len
 from numpy.typing import NDArray
-from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
-from pydantic_settings import SettingsConfigDict
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 from scipy.special import chdtri
 
 from serve.errors import DataError
-from serve.settings import Settings
+from serve.monitoring.monitor_settings import Thresholds
 
 FALSE_ALARM_RATE = 0.001
 """Share of reports without any change in which one index may raise an alert."""
@@ -62,26 +61,6 @@ def checked_reference(content: Mapping[str, object]) -> ReferenceShares:
         place = ".".join(map(str, problem["loc"])) or "it"
         raise DataError(f"this is not a reference.json of binwatch: {place}: {problem['msg']}") from error
     return {name: shares for name, shares in reference.items() if shares is not None}
-
-
-class Thresholds(Settings):
-    """When to raise an alert. All but the index are measured over the last ``recent_s`` seconds."""
-
-    model_config = SettingsConfigDict(env_prefix="BINWATCH_ALERT_")
-
-    psi: float = Field(
-        default=0.2,
-        gt=0,
-        description="population stability index of counts, confidence, brightness or sharpness over a day",
-    )
-    confidence_drop: float = Field(
-        default=0.1, gt=0, description="by how much the mean confidence may be below the model's reference"
-    )
-    mismatch_share: float = Field(default=0.25, gt=0, description="share of verdicts that are mismatches, 0-1")
-    error_share: float = Field(default=0.05, gt=0, description="share of requests without an answer, 0-1")
-    latency_p99_ms: float = Field(default=1000.0, gt=0, description="99th percentile of the latency, in milliseconds")
-    min_records: int = Field(default=200, gt=0, description="fewer records raise no alert")
-    recent_s: float = Field(default=3600.0, gt=0, description="seconds of records that are measured, except for drift")
 
 
 @dataclass(frozen=True)

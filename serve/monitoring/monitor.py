@@ -15,7 +15,8 @@ from typing import Protocol
 from serve.errors import OUTSIDE, BinwatchError, DataError, SettingsError, TrackingError, sentence
 from serve.files import write_text
 from serve.monitoring import alerts, records
-from serve.monitoring.drift import Alert, Thresholds, checked_reference
+from serve.monitoring.drift import Alert, checked_reference
+from serve.monitoring.monitor_settings import Thresholds
 from serve.monitoring.reader import CaptureSource, Reader
 from serve.monitoring.report import Reference, Report, summarise
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.monitoring import drift, records
-from serve.monitoring.drift import Alert, Drift, RecentStatistics, ReferenceShares, Thresholds
+from serve.monitoring.drift import Alert, Drift, RecentStatistics, ReferenceShares
+from serve.monitoring.monitor_settings import Thresholds
 from serve.monitoring.records import Rows
 
 WIDTHS = (timedelta(minutes=5), timedelta(hours=1), timedelta(days=1))

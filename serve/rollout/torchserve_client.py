@@ -25,7 +25,7 @@ MODEL = "bin-counter"
 READY = "READY"
 SOCKET = "unix:"
 """Start of an address that is a socket on this machine."""
-POLL_S = 0.05
+POLL_S = 0.2
 BATCHING = {"batch_size": 4, "max_batch_delay": 2}
 """A worker takes up to four waiting requests at once, and waits up to 2 ms for the second: passing them on one by one
 costs a tenth of the CPU time."""
@@ -63,12 +63,13 @@ class Work:
 
 
 class Inference:
-    """The inference API. ``timeout_s``: of one request."""
+    """The inference API, or the gateway in front of it. ``timeout_s``: of one request; ``key``: of the gateway."""
 
-    def __init__(self, url: str, timeout_s: float = 60.0) -> None:
+    def __init__(self, url: str, timeout_s: float = 60.0, key: str = "") -> None:
         self.url = url.rstrip("/")
         self.timeout_s = timeout_s
         self._session = requests.Session()
+        self._session.headers.update({"X-API-Key": key} if key else {})
 
     def predict(self, photo: bytes, version: str | None = None, probe: bool = False) -> "Answer":
         """Ask about one photo. Raises PhotoError for a bad photo, ServerError for everything else.

@@ -29,7 +29,7 @@ OUTAGE_S = 8.0
 """How long a network is lost."""
 EVERY_S = 0.25
 """Between two requests of the background client."""
-SERVICES = ("postgres", "mlflow", "serve", "trainer", "promoter")
+SERVICES = ("postgres", "mlflow", "serve", "gateway", "trainer", "promoter")
 
 
 @dataclass(frozen=True)

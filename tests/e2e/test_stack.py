@@ -23,7 +23,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     # A first champion of few epochs leaves room for a better one.
-    made = Stack("binwatch-e2e", BINWATCH_RECIPE="tiny", BINWATCH_EPOCHS="2", BINWATCH_WATCH_S="10")
+    settings = {"BINWATCH_RECIPE": "tiny", "BINWATCH_EPOCHS": "2", "BINWATCH_WATCH_S": "10"}
+    made = Stack("binwatch-e2e", **settings, BINWATCH_SERVE_MEMORY="2g")
     made.compose("down", "--volumes")
     made.compose("up", "--build", "--wait")
     yield made
@@ -53,6 +54,28 @@ def test_the_gateway_answers_for_the_champion(stack: Stack, photo: bytes) -> Non
     kept = requests.post(f"{url}/feedback", json={"event_id": answer["event_id"], "count": 2}, timeout=60)
     assert kept.status_code == 201, kept.text
     assert "<title>" in requests.get(url, timeout=60).text
+
+
+def test_both_ports_are_one_door(stack: Stack, photo: bytes) -> None:
+    for port in (stack.port, stack.gateway_port):
+        url = f"http://127.0.0.1:{port}"
+        path = f"{url}/predictions/bin-counter"
+        assert requests.put(path, data=photo, timeout=60).json()["model_version"] == "1"  # curl -T
+        form = {"Content-Type": "application/x-www-form-urlencoded"}  # curl --data-binary
+        assert requests.post(path, data=photo, headers=form, timeout=60).json()["model_version"] == "1"
+        assert requests.get(f"{url}/ping", timeout=60).json() == {"status": "Healthy"}
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            connection.sendall(b"OPTIONS * HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert connection.recv(12)[9:10] == b"4"
+
+
+def test_the_server_has_no_torch(stack: Stack) -> None:
+    assert "ModuleNotFoundError" in stack.python("serve", "import torch").stderr
+
+
+def test_a_process_that_outgrows_its_container_is_ended_and_the_champion_answers(stack: Stack, photo: bytes) -> None:
+    assert stack.python("serve", "len(bytes(3 << 30).replace(bytes(1), b'x'))").returncode == 137
+    assert stack.wait_for_answer(photo, 180)["model_version"] == "1"
 
 
 def test_the_gateway_does_not_start_for_other_machines_without_a_key(stack: Stack) -> None:
@@ -277,7 +300,7 @@ def test_only_three_ports_are_published_and_only_on_this_machine(stack: Stack) -
         for bindings in (container["NetworkSettings"]["Ports"] or {}).values()
         for binding in bindings or ()
     ]
-    ports = (stack.port, stack.mlflow_port, stack.gateway_port)
+    ports = (stack.port, stack.mlflow_port, stack.gateway_port)  # the first and the last are the gateway
     assert sorted(published) == sorted(("127.0.0.1", port) for port in ports)
 
 
@@ -331,13 +354,15 @@ def test_only_the_trainer_can_sign_and_the_promoter_can_check(stack: Stack) -> N
     assert sum(entry.startswith("BINWATCH_SIGNING_KEY=") for entry in environments) == 1
 
 
-def test_the_gpu_file_adds_the_reservation_and_nothing_else(stack: Stack) -> None:
+def test_the_gpu_file_adds_the_reservations_and_torch_and_nothing_else(stack: Stack) -> None:
     plain = json.loads(stack.compose("config", "--format", "json").stdout)
     gpu = json.loads(
         stack.compose("-f", "docker-compose.yml", "-f", "docker-compose.gpu.yml", "config", "--format", "json").stdout
     )
-    (device,) = gpu["services"]["trainer"].pop("deploy")["resources"]["reservations"]["devices"]
-    assert device["driver"] == "nvidia"
-    assert device["capabilities"] == ["gpu"]
-    plain["services"]["trainer"].pop("deploy", None)
+    for service in ("serve", "trainer"):
+        (device,) = gpu["services"][service].pop("deploy")["resources"]["reservations"]["devices"]
+        assert device["driver"] == "nvidia"
+        assert device["capabilities"] == ["gpu"]
+        plain["services"][service].pop("deploy", None)
+    assert gpu["services"]["serve"]["build"]["args"].pop("BASE") == "torch"
     assert gpu == plain

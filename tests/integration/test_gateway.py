@@ -74,6 +74,27 @@ def test_a_photo_is_accepted_in_every_form(gateway: str, counting: Served, photo
     assert len({answer["event_id"] for answer in (first, *others, plain)}) == 7
 
 
+def test_torchserves_own_routes_get_torchserves_own_answer(gateway: str, counting: Served, photo: bytes) -> None:
+    path = "/predictions/bin-counter"
+    for method, kind in (("PUT", None), ("POST", "video/mp4")):  # PUT: curl -T
+        texts = [
+            requests.request(method, url + path, data=photo, headers={"Content-Type": kind}, timeout=30).text
+            for url in (counting.inference.url, gateway)
+        ]
+        direct, through = (text.replace(json.loads(text)["event_id"], "ID") for text in texts)
+        assert direct == through
+    assert requests.get(f"{gateway}/ping", timeout=30).json() == {"status": "Healthy"}
+
+
+def test_an_invocation_reads_the_fields_in_the_query(gateway: str, photo: bytes) -> None:
+    query = {"model_name": "bin-counter", "expected_quantity": "2"}
+    answer = requests.post(f"{gateway}/invocations", params=query, data=photo, timeout=30).json()
+    assert (answer["expected_quantity"], answer["model_version"]) == (2, "3")
+    for name, value in (("expected_quantity", "x"), ("model_name", "other")):
+        wrong = requests.post(f"{gateway}/invocations", params={**query, name: value}, data=photo, timeout=30)
+        assert (wrong.status_code, wrong.json()["type"]) == (422, "BadField")
+
+
 def test_a_weight_is_passed_on(gateway: str, photo: bytes) -> None:
     weighed = {"expected_quantity": 2, "weight": "1.5", "expected_weight": "1.0"}
     answer = requests.post(f"{gateway}/verify", data=weighed, files={"photo": photo}, timeout=30).json()

@@ -19,8 +19,8 @@ from serve import capture
 from serve.capture_record import Event
 from serve.local.servers import s3_server
 from serve.monitoring import reader, records
-from serve.monitoring.drift import Thresholds
 from serve.monitoring.monitor import Monitor
+from serve.monitoring.monitor_settings import Thresholds
 from tests.benchmarks import bench_monitor
 from tests.benchmarks.drawn_capture import draw_records, draw_reference, write_records
 from tests.conftest import rounds

@@ -9,7 +9,7 @@ import numpy as np
 
 from serve.capture_record import Event, record
 from serve.monitoring import records
-from serve.monitoring.drift import Thresholds
+from serve.monitoring.monitor_settings import Thresholds
 from serve.monitoring.report import Reference, Report, summarise
 from tests.benchmarks.drawn_capture import draw_records, draw_reference, with_input
 

@@ -10,7 +10,8 @@ from scipy import stats
 
 from serve.errors import SettingsError
 from serve.monitoring import drift
-from serve.monitoring.drift import RecentStatistics, Thresholds
+from serve.monitoring.drift import RecentStatistics
+from serve.monitoring.monitor_settings import Thresholds
 from serve.settings import read
 from serve.settings.common import AlertSettings
 

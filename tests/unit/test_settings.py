@@ -93,9 +93,17 @@ def test_docker_compose_passes_each_variable_under_its_name_with_its_default(ser
 
 def test_published_ports_and_addresses_have_the_defaults_of_the_gateway() -> None:
     defaults = {setting.variable: setting.default for setting in settings_of(GatewaySettings)}
-    (port,) = SERVICES["gateway"]["ports"]
-    published = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", port))
+    first, second = SERVICES["gateway"]["ports"]
+    published = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", first))
     assert published == {name: defaults[name] for name in ("BINWATCH_GATEWAY_BIND", "BINWATCH_GATEWAY_PORT")}
+    assert re.fullmatch(r"127\.0\.0\.1:\$\{BINWATCH_PORT:-8080\}:8000", second)
+    assert {name for name, service in SERVICES.items() if service.get("ports")} == {"gateway", "mlflow"}
+
+
+def test_every_container_has_a_limit_of_memory() -> None:
+    assert {name for name, service in SERVICES.items() if not service.get("mem_limit")} == set()
+    defaults = re.findall(r"mem_limit: \$\{(\w+):-(\w+)\}", COMPOSE_TEXT)
+    assert all(f"\n# {name}={value}\n" in EXAMPLE for name, value in defaults)
 
 
 def test_the_example_lists_what_docker_compose_takes_and_nothing_else() -> None:

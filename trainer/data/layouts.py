@@ -19,6 +19,8 @@ from trainer.data.abid import MAX_QUANTITY, Inventory, Photo, Skipped, check_eac
 from trainer.data.counts import Counts
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+DESCRIPTION = "prepared.json"
+"""The file by which a folder is a prepared dataset (``trainer/data/prepared.py``)."""
 
 
 def read_source(source: Path, counts: Counts, require_each: bool = True) -> Inventory:
@@ -70,6 +72,14 @@ def _unusable(photo: Photo, counts: Counts) -> str | None:
     if counts.count_of(photo.count) is None:
         return f"the count {photo.count} is outside COUNTS"
     return tables.name_problem(str(photo.path)) or photo_problem(photo.path)
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether ``folder`` is a prepared dataset."""
+    try:
+        return (folder / DESCRIPTION).is_file()
+    except OSError:  # reading it as a source of photos says what is wrong
+        return False
 
 
 def count_folders(source: Path) -> list[Path]:

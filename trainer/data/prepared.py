@@ -33,11 +33,13 @@ from trainer.data import dataset, tables
 from trainer.data.abid import Photo, Skipped
 from trainer.data.counts import Counts, parse
 from trainer.data.dataset import Dataset, DataSpec, Pixels
+from trainer.data.layouts import DESCRIPTION as DESCRIPTION
+from trainer.data.layouts import is_prepared as is_prepared
 from trainer.data.layouts import read_source
 from trainer.data.split import Split, split_by_bin, subset
 
 FORMAT = 2
-DESCRIPTION, REPORT, AUDIT, EXTRA = "prepared.json", "report.html", "audit.html", "extra"
+REPORT, AUDIT, EXTRA = "report.html", "audit.html", "extra"
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -105,14 +107,6 @@ class Prepared:
 def photo_root(source: Path) -> Path:
     """The folder of a source; for a CSV file, the folder that it is in."""
     return source.parent if source.is_file() else source
-
-
-def is_prepared(folder: Path) -> bool:
-    """Whether ``folder`` is a prepared dataset."""
-    try:
-        return (folder / DESCRIPTION).is_file()
-    except OSError:  # reading it as a source of photos says what is wrong
-        return False
 
 
 def counts_of(folder: Path) -> str | None:
@@ -187,6 +181,12 @@ def splits_of(spec: DataSpec) -> tuple[list[Photo], dict[str, Split]]:
         return subset(prepared.photos(), spec.limit, spec.seed), {row.id: row.split for row in prepared.rows}
     photos = subset(read_source(spec.source, spec.counts).photos, spec.limit, spec.seed)
     return photos, split_by_bin(photos, spec.seed).split_of
+
+
+def first_photo(spec: DataSpec, split: Split) -> Photo:
+    """The first photo of a split. Raises StopIteration where there is none, which ``split_by_bin`` refuses."""
+    photos, split_of = splits_of(spec)
+    return next(photo for photo in photos if split_of[photo.id] == split)
 
 
 def audit_table(prepared: Prepared) -> Path:

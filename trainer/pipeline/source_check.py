@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from trainer.data import layouts, prepared
+from trainer.data import layouts
 
 LOOKED_AT = 100
 """Entries of a folder that are looked at: enough to notice a folder that somebody else owns."""
@@ -38,7 +38,7 @@ def _is_denied(path: Path) -> bool:
 
 
 def _has_layout(source: Path) -> bool:
-    return (source / "bin-images").is_dir() or prepared.is_prepared(source) or bool(layouts.count_folders(source))
+    return (source / "bin-images").is_dir() or layouts.is_prepared(source) or bool(layouts.count_folders(source))
 
 
 def _advice(path: Path) -> str:
