@@ -1,4 +1,4 @@
-"""The benchmarks of training. Both sides train the same network on the same photos and must reach the same losses."""
+"""The benchmarks of training. Both sides train the same network on the same photos and must learn the same."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,8 @@ from trainer.data.dataset import Dataset, DataSpec
 from trainer.data.layouts import read_source
 from trainer.data.prepare import prepare
 from trainer.data.split import subset
-from trainer.training.batches import batches
+from trainer.training.loop.batches import batches
+from trainer.training.loop.precision import has_bfloat16
 from trainer.training.networks import create
 from trainer.training.recipes import RECIPES, Recipe
 from trainer.training.scoring import score
@@ -55,7 +56,7 @@ def bench_tune(data: Path, _server: Server, photos: int = 600, size_px: int = 11
         own_s, own_losses = timed(lambda: [_fit(data_split, trial) for trial in trials])
     for own, peer in zip(own_losses, peer_losses, strict=True):
         _check_losses(own, peer, 0.001)
-    return compare_seconds("tune", 7.0, {"the body in every epoch": [peer_s], "ours": [own_s]})
+    return compare_seconds("tune", 10.0, {"the body in every epoch": [peer_s], "ours": [own_s]})
 
 
 def _fit(data: Dataset, recipe: Recipe) -> Losses:
@@ -86,12 +87,14 @@ def _fit_every_epoch(data: Dataset, recipe: Recipe) -> Losses:
     return losses
 
 
-def bench_train(data: Path, _server: Server, photos: int = 160, size_px: int = 224, runs: int = 5) -> Result:
+def bench_train(data: Path, _server: Server, size_px: int = 224) -> Result:
     """Three epochs of ResNet-34 from scratch, batch 16, from JPEG files to the validation loss.
 
-    Peer: the loop of torchvision's references/classification/train.py: ImageFolder, a DataLoader with two workers,
-    accuracy at every step.
+    Peer: the loop of torchvision's references/classification/train.py, in float32 as it is: ImageFolder, a DataLoader
+    with two workers, accuracy at every step. On a processor that multiplies bfloat16 this project chooses that format
+    itself, and the trial that it chooses by is part of its time.
     """
+    target, photos, runs = (2.5, 480, 2) if has_bfloat16() else (1.15, 160, 5)
     recipe = replace(RECIPES["resnet34-scratch"], size_px=size_px, epochs=3, learning_rate=0.0001, augment=False)
     with tempfile.TemporaryDirectory(prefix="binwatch-bench-") as folder:
         spec = DataSpec(_link_photos(data, photos, Path(folder)))
@@ -102,27 +105,26 @@ def bench_train(data: Path, _server: Server, photos: int = 160, size_px: int = 2
             own_s, own_losses = timed(lambda: _fit(dataset.load(spec, size_px), recipe))
             seconds["torchvision's reference loop"].append(peer_s)
             seconds["ours"].append(own_s)
-            # a hundred photos are soon memorised, and then the validation loss amplifies every rounding difference
-            _check_losses(own_losses, peer_losses, 0.1)
-    return compare_seconds("train", 1.15, seconds)
+            check_curve(own_losses, peer_losses)
+    return compare_seconds("train", target, seconds)
 
 
-def bench_precision(data: Path, _server: Server, photos: int = 160, size_px: int = 160, runs: int = 3) -> Result:
-    """An epoch of ResNet-34 from scratch, batch 16, in bfloat16. Peer: the same in float32.
+def bench_precision(data: Path, _server: Server, photos: int = 800, size_px: int = 160, runs: int = 3) -> Result:
+    """An epoch of ResNet-34 from scratch, batch 16, in the number format that is chosen. Peer: the same in float32.
 
-    The ratio depends on the CPU: without bfloat16 instructions, bfloat16 is slower.
+    The target depends on the processor: where it multiplies no bfloat16, choosing must cost nothing.
     """
-    float32 = replace(RECIPES["resnet34-scratch"], size_px=size_px, epochs=1, learning_rate=0.0001, precision="float32")
+    chosen = replace(RECIPES["resnet34-scratch"], size_px=size_px, epochs=1, learning_rate=0.0001)
     seconds: dict[str, list[float]] = {"float32": [], "ours": []}
     with tempfile.TemporaryDirectory(prefix="binwatch-bench-") as folder:
         data_split = dataset.load(DataSpec(_link_photos(data, photos, Path(folder))), size_px)
         for _ in range(runs):
-            float32_s, float32_losses = timed(lambda: _fit(data_split, float32))
-            bfloat16_s, bfloat16_losses = timed(lambda: _fit(data_split, replace(float32, precision="bfloat16")))
+            float32_s, float32_losses = timed(lambda: _fit(data_split, replace(chosen, precision="float32")))
+            own_s, own_losses = timed(lambda: _fit(data_split, chosen))
             seconds["float32"].append(float32_s)
-            seconds["ours"].append(bfloat16_s)
-            _check_losses(bfloat16_losses, float32_losses, 0.1)
-    return compare_seconds("precision", 1.2, seconds)
+            seconds["ours"].append(own_s)
+            check_curve(own_losses, float32_losses)
+    return compare_seconds("precision", 1.2 if has_bfloat16() else 0.95, seconds)
 
 
 def _link_photos(data: Path, photos: int, folder: Path) -> Path:
@@ -141,6 +143,22 @@ def _check_losses(losses: Losses, peer_losses: Losses, tolerance: float) -> None
             raise TrainingError(
                 f"the two sides did not learn the same, so their times cannot be compared: losses {losses}, the peer's "
                 f"{peer_losses}"
+            )
+
+
+def check_curve(losses: Losses, peer_losses: Losses) -> None:
+    """Raises TrainingError where the training losses differ by more than rounding can make of them.
+
+    Rounding differs between the formats and between the loops, and grows from step to step: a tenth of a nat in the
+    first epoch, two tenths later; relative for losses above one nat. The validation losses are left out: those of a
+    network that has memorised a few hundred photos are noise.
+    """
+    for number, ((loss, _), (peer_loss, _)) in enumerate(zip(losses, peer_losses, strict=True), 1):
+        tolerance = (0.1 if number == 1 else 0.2) * max(1.0, peer_loss)
+        if not abs(loss - peer_loss) <= tolerance:
+            raise TrainingError(
+                f"the two sides did not learn the same, so their times cannot be compared: in epoch {number} the "
+                f"training losses are {loss:.3f} and {peer_loss:.3f}; a difference of {tolerance:.3f} is allowed"
             )
 
 

@@ -6,10 +6,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from serve.runtime import processor
 from trainer.data.counts import Counts
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +28,7 @@ class Result:
 
     ``ratio``: the seconds of the first peer divided by this project's, or the rates the other way round; ``peers``: the
     same per peer. ``holds``: whether the target is reached. ``runs``: the measurements. ``compared``: the words between
-    a ratio and its peer.
+    a ratio and its peer. ``checks``: whether each target holds, where there are several.
     """
 
     name: str
@@ -38,6 +39,13 @@ class Result:
     runs: dict[str, list[float]]
     machine: str
     compared: str = "times as fast as"
+    checks: dict[str, bool] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        peers = "; ".join(f"{ratio} {self.compared} {peer}" for peer, ratio in self.peers.items())
+        verdict = "holds" if self.holds else "does not hold"
+        missed = "".join(f"; missed: {check}" for check, reached in self.checks.items() if not reached)
+        return f"{self.name}: {peers}; the target {self.target} {verdict}{missed} ({self.machine})"
 
 
 def compare_seconds(name: str, target: float, runs: Mapping[str, Sequence[float]]) -> Result:
@@ -65,8 +73,8 @@ def rounded(ratio: float) -> float:
 
 
 def machine() -> str:
-    """The machine that a benchmark ran on."""
-    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    """The machine that a benchmark ran on, with the kind of its processor."""
+    return f"{os.cpu_count()} cores, {processor()}, Python {platform.python_version()}"
 
 
 def timed(work: Callable[[], T]) -> tuple[float, T]:

@@ -41,10 +41,10 @@ class SlowProxy:
         self._random = random.Random(self.seed)
 
     @contextmanager
-    def running(self) -> Iterator[str]:
-        """Serve in a background thread; yields the address."""
+    def running(self, port: int = 0) -> Iterator[str]:
+        """Serve in a background thread, on a free port or on ``port``; yields the address."""
         loop = asyncio.new_event_loop()
-        server = loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        server = loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", port))
         thread = threading.Thread(target=loop.run_forever, daemon=True)
         thread.start()
         try:

@@ -7,12 +7,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Event
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
 
 TIMEOUT_S = 120.0
+
+
+class Stop(Protocol):
+    """Says when to stop, as a ``threading.Event`` does."""
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ def closed(url: str, body: bytes, clients: int, duration_s: float) -> list[Answe
     return asyncio.run(_closed(url, body, clients, time.monotonic() + duration_s))
 
 
-def opened(url: str, body: bytes, rate: float, duration_s: float, stop: Event | None = None) -> list[Answer]:
+def opened(url: str, body: bytes, rate: float, duration_s: float, stop: Stop | None = None) -> list[Answer]:
     """``rate`` requests a second, for ``duration_s`` or until ``stop``; then it waits for what is out."""
     return asyncio.run(_opened(url, body, rate, duration_s, stop or Event()))
 
@@ -61,7 +69,7 @@ async def _closed(url: str, body: bytes, clients: int, end_s: float) -> list[Ans
     return answers
 
 
-async def _opened(url: str, body: bytes, rate: float, duration_s: float, stop: Event) -> list[Answer]:
+async def _opened(url: str, body: bytes, rate: float, duration_s: float, stop: Stop) -> list[Answer]:
     begun, waiting = time.monotonic(), []
     for number in range(int(rate * duration_s)):
         if stop.is_set():

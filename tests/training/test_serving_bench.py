@@ -1,41 +1,82 @@
-import http.server
-import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pytest
 
 from serve.errors import ServerError
-from tests.benchmarks.bench_serve import FP32, LITSERVE, OURS, STOCK, compare_loads
-from tests.benchmarks.http_load import Load, generate_load
+from tests.benchmarks.bench_serve import (
+    LIMIT,
+    LITSERVE,
+    LITSERVE_INT8,
+    MOSEC,
+    OURS,
+    STOCK,
+    Measured,
+    compare_loads,
+    has_amx,
+)
+from tests.benchmarks.http_load import Load, Target, generate_load
 from tests.benchmarks.results import compare_seconds
+from tests.http_server import serving
 
 
-def rounds(rate: float, latency_s: float) -> list[Load]:
-    return [Load(rate, (latency_s,) * 100), Load(rate, (latency_s,) * 100)]
+def measured(kept: tuple[float, float], closed: tuple[float, float] | None = None) -> Measured:
+    """Two equal rounds; ``kept``, ``closed``: requests per second and seconds of latency, by connections."""
+    loads = {True: kept, False: closed or kept}
+    return Measured(2, {keep: [Load(rate, (latency_s,) * 100)] * 2 for keep, (rate, latency_s) in loads.items()})
 
 
-def loads(rate: float = 80, latency_s: float = 0.1, litserve_s: float = 0.5) -> dict[tuple[str, int], list[Load]]:
-    return {
-        (STOCK, 1): rounds(9, 0.9),
-        (STOCK, 2): rounds(20, 0.4),
-        (LITSERVE, 2): rounds(16, litserve_s),
-        (FP32, 2): rounds(28, 0.3),
-        (OURS, 1): rounds(45, 0.2),
-        (OURS, 2): rounds(rate, latency_s),
+def peers(**changes: Measured) -> dict[str, Measured]:
+    names = {"stock": STOCK, "litserve": LITSERVE, "int8": LITSERVE_INT8, "mosec": MOSEC, "ours": OURS}
+    usual = {
+        "stock": measured((20, 0.4)),
+        "litserve": measured((16, 0.5)),
+        "int8": measured((50, 0.2)),
+        "mosec": measured((80, 0.15)),
+        "ours": measured((110, 0.1), (100, 0.11)),
     }
+    return {names[key]: peer for key, peer in {**usual, **changes}.items()}
 
 
-def test_each_peer_counts_at_its_best() -> None:
-    result = compare_loads(loads(), in_process=100)
-    assert (result.ratio, result.holds) == (4.0, True)
-    assert result.peers == {STOCK: 4.0, LITSERVE: 5.0, FP32: 2.857, "our int8 in process": 0.8}
-    assert result.runs[f"{STOCK}, 1 workers: requests/s"] == [9, 9]
-    assert result.runs[f"{OURS}, best: p99 ms"] == [100]
+def test_of_two_ways_to_connect_the_lower_ratio_counts() -> None:
+    result = compare_loads(peers(), limits=[120, 130], amx=False)
+    assert result.holds
+    assert (result.ratio, result.target) == (5.0, 5.0)
+    assert result.peers == {STOCK: 5.0, LITSERVE: 6.25, LITSERVE_INT8: 2.0, MOSEC: 1.25, LIMIT: 0.8}
+    assert result.runs[f"{STOCK}, 2 workers, connections kept: requests/s"] == [20, 20]
+    assert result.runs[f"{OURS}, 2 workers, a connection per request: p99 ms"] == [110, 110]
 
 
-@pytest.mark.parametrize("change", [{"rate": 79.99}, {"latency_s": 0.41}, {"litserve_s": 0.09}])
-def test_it_does_not_hold_where_we_are_too_slow_or_a_peer_is_steadier(change: dict[str, float]) -> None:
-    assert not compare_loads(loads(**change), in_process=100).holds
+@pytest.mark.parametrize(
+    ("changes", "missed"),
+    [
+        ({"ours": measured((110, 0.1), (99.9, 0.11))}, f"at least 5 times {STOCK}"),
+        ({"int8": measured((50.1, 0.2))}, f"at least 2 times {LITSERVE_INT8}"),
+        ({"mosec": measured((80, 0.15), (80, 0.11))}, f"99th percentile below that of {MOSEC}"),
+    ],
+)
+def test_it_does_not_hold_where_we_are_too_slow_or_a_peer_is_steadier(
+    changes: dict[str, Measured], missed: str
+) -> None:
+    result = compare_loads(peers(**changes), limits=[120], amx=False)
+    assert not result.holds
+    assert not result.checks[missed]
+
+
+def test_it_does_not_hold_far_from_the_limit_or_with_amx_where_less_is_asked_without() -> None:
+    assert not compare_loads(peers(), limits=[150], amx=False).holds
+    assert compare_loads(peers(), limits=[120], amx=True).target == 7
+    assert not compare_loads(peers(), limits=[120], amx=True).holds
+
+
+def test_amx_is_what_linux_says(tmp_path: Path) -> None:
+    cpu = tmp_path / "cpuinfo"
+    cpu.write_text("flags : fpu avx2\n")
+    assert not has_amx(cpu)
+    cpu.write_text("flags : fpu avx2 amx_int8\n")
+    assert has_amx(cpu)
 
 
 def test_what_is_asked_is_held_against_the_ratio_before_it_is_rounded() -> None:
@@ -43,42 +84,47 @@ def test_what_is_asked_is_held_against_the_ratio_before_it_is_rounded() -> None:
     assert (result.ratio, result.holds) == (1.149, False)
 
 
-@pytest.fixture
-def server() -> Iterator[tuple[str, list[bytes]]]:
-    """An HTTP server that answers 503 to ``bad``, and the bodies that it received."""
-    bodies: list[bytes] = []
+@dataclass
+class Answering:
+    """An HTTP server: its address, the bodies that it received, and the connections that they came by."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    url: str = ""
+    bodies: list[bytes] = field(default_factory=list)
+    connections: set[tuple[str, int]] = field(default_factory=set)
+
+
+@pytest.fixture
+def server() -> Iterator[Answering]:
+    """Answers 503 to ``bad``."""
+    record = Answering()
+
+    class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            bodies.append(body)
+            record.bodies.append(body)
+            record.connections.add(self.client_address)
             self.send_response(503 if body == b"bad" else 200)
             self.send_header("Content-Length", "2")
             self.end_headers()
             self.wfile.write(b"{}")
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http_server:
-        thread = threading.Thread(target=http_server.serve_forever, args=(0.05,))
-        thread.start()
-        yield f"http://127.0.0.1:{http_server.server_port}/", bodies
-        http_server.shutdown()
-        thread.join()
+    with serving(Handler) as url:
+        record.url = f"{url}/predict"
+        yield record
 
 
-def test_every_request_is_sent_once_and_timed(server: tuple[str, list[bytes]]) -> None:
-    url, bodies = server
-    load = generate_load(url, [b"a", b"b", b"c"], {}, 20, clients=8)
-    assert len(load.seconds) == len(bodies) == 20
-    assert sorted(bodies) == [b"a"] * 7 + [b"b"] * 7 + [b"c"] * 6
+@pytest.mark.parametrize("keep_alive", [True, False])
+def test_every_request_is_answered_and_timed(server: Answering, keep_alive: bool) -> None:
+    load = generate_load(Target(server.url, [b"a", b"b", b"c"], {"X-A": "1"}, keep_alive), 0.3, clients=3)
+    assert len(load.seconds) == len(server.bodies) > 3
+    assert set(server.bodies) == {b"a", b"b", b"c"}
     assert min(load.seconds) > 0
     assert load.rate > 0
+    assert (len(server.connections) == 3) == keep_alive
 
 
-def test_an_answer_that_is_not_200_ends_the_load(server: tuple[str, list[bytes]]) -> None:
+def test_an_answer_that_is_not_200_ends_the_load(server: Answering) -> None:
     with pytest.raises(ServerError, match="503"):
-        generate_load(server[0], [b"bad"], {}, 4, clients=2)
+        generate_load(Target(server.url, [b"bad"], {}), 0.1, clients=2)

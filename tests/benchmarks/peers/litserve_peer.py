@@ -1,6 +1,6 @@
-"""A peer of the serving benchmark: the eager ResNet-34 behind LitServe, as LitServe's documentation serves images.
+"""LitServe as its documentation serves images, with the eager ResNet-34 or with an ONNX file.
 
-    python -m tests.benchmarks.litserve_peer WEIGHTS PORT WORKERS
+    python -m tests.benchmarks.peers.litserve_peer PORT WORKERS resnet34.pth|model.onnx
 
 POST /predict {"image_data": BASE64}
 """
@@ -8,7 +8,6 @@ POST /predict {"image_data": BASE64}
 import base64
 import io
 import sys
-from pathlib import Path
 
 import litserve
 import torch
@@ -16,13 +15,14 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from tests.benchmarks.eager import ImageClassifier
+from tests.benchmarks.peers.eager import ImageClassifier
+from tests.benchmarks.peers.onnx_file import OnnxFile
 
 
 class EagerApi(litserve.LitAPI):  # type: ignore[misc]
     """Decodes, resizes and crops as TorchServe's stock handler, and returns the five most probable classes."""
 
-    def __init__(self, weights: Path) -> None:
+    def __init__(self, weights: str) -> None:
         super().__init__()
         self.weights = weights
 
@@ -56,8 +56,28 @@ class EagerApi(litserve.LitAPI):  # type: ignore[misc]
         return dict(zip(map(str, classes[0].tolist()), probabilities[0].tolist(), strict=True))
 
 
+class OnnxApi(litserve.LitAPI):  # type: ignore[misc]
+    """Returns the probabilities of all classes."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def setup(self, device: str) -> None:
+        self.model = OnnxFile(self.path)
+
+    def decode_request(self, request: dict[str, str]) -> bytes:
+        return base64.b64decode(request["image_data"])
+
+    def predict(self, x: bytes) -> list[float]:
+        return self.model.probabilities(x)
+
+    def encode_response(self, output: list[float]) -> dict[str, list[float]]:
+        return {"probabilities": output}
+
+
 if __name__ == "__main__":
-    server = litserve.LitServer(
-        EagerApi(Path(sys.argv[1])), accelerator="cpu", workers_per_device=int(sys.argv[3]), timeout=60
-    )
-    server.run(host="127.0.0.1", port=int(sys.argv[2]), generate_client_file=False, log_level="warning")
+    port, workers, path = sys.argv[1:]
+    api = OnnxApi(path) if path.endswith(".onnx") else EagerApi(path)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=int(workers), timeout=60)
+    server.run(host="127.0.0.1", port=int(port), generate_client_file=False, log_level="warning")
