@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from serve.errors import TrainingError
 from tests.models import TINY
 from trainer.data.dataset import Dataset, DataSpec, load
-from trainer.training import networks, optimiser, rules
+from trainer.training import networks, rules
+from trainer.training.loop import optimiser
 from trainer.training.networks import Architecture
 from trainer.training.rules import FiredRule
 from trainer.training.train import fit

@@ -13,7 +13,7 @@ from trainer.data import prepared
 from trainer.data.counts import Counts
 from trainer.data.dataset import Dataset, DataSpec, load
 from trainer.data.prepare import prepare
-from trainer.training.batches import batches
+from trainer.training.loop.batches import batches
 from trainer.training.networks import ARCHITECTURES, create
 from trainer.training.recipes import RECIPES
 from trainer.training.scoring import score

@@ -25,7 +25,8 @@ class State(TypedDict, total=False):
     """The content of a checkpoint.
 
     ``belongs_to``: the recipe and the dataset. ``done``: the LoopState. The others are the states of the parts of a
-    training, as torch saves them; ``averaged`` and ``gpu_random`` are empty where there is no such part.
+    training, as torch saves them; ``averaged`` and ``gpu_random`` are empty where there is no such part. ``precision``:
+    the number format of its passes, absent in checkpoints of earlier versions.
     """
 
     belongs_to: dict[str, object]
@@ -36,6 +37,7 @@ class State(TypedDict, total=False):
     schedule: dict[str, object]
     scaler: dict[str, object]
     averaged: dict[str, object]
+    precision: str
     random: Tensor
     gpu_random: list[Tensor]
 

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 
+from trainer.training.loop.precision import ChosenPrecision
 from trainer.training.networks import Counter
 from trainer.training.rules import FiredRule
 
@@ -39,7 +40,7 @@ class TrainingResult:
 
     ``fired``: the rules that fired. ``stopped_by``: the rule that stopped the training early, or "".
     ``resumed_at``: the epoch at which it resumed after an interruption, else 0; ``earlier_s``: duration of the steps
-    before that.
+    before that. ``precision``: the number format of its passes.
     """
 
     model: Counter
@@ -49,6 +50,7 @@ class TrainingResult:
     stopped_by: str
     resumed_at: int
     earlier_s: float
+    precision: ChosenPrecision
 
 
 @dataclass(kw_only=True)

@@ -26,10 +26,9 @@ class Recipe:
     ``average``: decay per step of the moving average of the weights, which is what is scored and exported; 0 turns it
     off.
     ``mirrored``: predict the mean over a photo and its mirror image.
-    ``precision``: number format of the forward and backward pass: ``auto`` (float16 on a GPU, float32 on a CPU),
-    ``float32`` or ``bfloat16``. On CPUs with bfloat16 instructions (avx512_bf16, amx_bf16) bfloat16 is up to twice as
-    fast for ResNet and VGG, and slower for the depthwise convolutions of EfficientNet. Weights, optimiser steps and
-    scores are always float32.
+    ``precision``: number format of the forward and backward pass: ``float32``, ``bfloat16``, or ``auto``: float16 on a
+    GPU; on a CPU with instructions for bfloat16 whichever wins a short trial (trainer/training/loop/precision.py), on
+    others float32. Weights, optimiser steps and scores are always float32.
     """
 
     name: str
@@ -115,7 +114,7 @@ RECIPES = {
             average=0.998,
             mirrored=True,
         ),
-        # for machines without a GPU and for the demo
+        # for machines without a GPU
         Recipe(
             name="resnet18-small",
             architecture="resnet18",
@@ -126,7 +125,7 @@ RECIPES = {
             schedule="one-cycle",
             weight_decay=0.02,
         ),
-        # to try the whole pipeline in a minute: the network is too small to count well
+        # for the demo, and to try the whole pipeline in a minute: too small a network to count well on real photos
         Recipe(
             name="tiny",
             architecture="tiny",
