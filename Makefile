@@ -24,7 +24,7 @@ quick: $(READY) ## the unit tests, in seconds
 
 test: $(READY) toolkits ## all tests that this machine can run
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "not e2e and not alone" -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=15
-	@$(PY) -m pytest -m alone --durations=15
+	@$(PY) -m pytest -m alone --durations=15 $$(grep -rl --include='test_*.py' pytest.mark.alone tests)
 
 toolkits: $(READY) ## AWS's toolkits for the tests, in an environment of their own
 	@$(MAKE) --no-print-directory $(TOOLKITS)/.ready || echo "without $(TOOLKITS), whose packages need a C compiler, some tests are skipped"
@@ -41,7 +41,7 @@ proof: $(READY) toolkits ## what takes long: every round of the tests that CI sa
 	@$(MAKE) bench
 
 bench: $(READY) ## all benchmarks against their peers; DATA= the photos
-	@for name in fetch gate loader serve monitor train precision tune; do $(PY) scripts/bench.py $$name $(if $(DATA),--data "$$DATA"); done
+	@for name in fetch gate loader serve swap monitor train precision tune; do $(PY) scripts/bench.py $$name $(if $(DATA),--data "$$DATA"); done
 
 up: ## start the containers and wait until they are healthy
 	@docker compose up --build --wait || { docker compose logs --no-log-prefix settings; exit 1; }

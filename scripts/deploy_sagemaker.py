@@ -16,7 +16,7 @@ from serve.settings import read
 from serve.settings.common import StateSettings
 from trainer import entrypoint
 from trainer.aws.endpoint import choose, endpoint_spec, plan
-from trainer.aws.endpoint.deploy import Pace, deploy
+from trainer.aws.endpoint.deploy import Pace, add_options, deploy
 from trainer.aws.endpoint.destroy import destroy
 from trainer.aws.endpoint.package import build
 from trainer.aws.requests import Aws, Recorder, default_region
@@ -53,10 +53,5 @@ if __name__ == "__main__":
     parser = _cli.parser(__doc__.splitlines()[0])
     endpoint_spec.add_options(parser, os.environ)
     choose.add_options(parser, read(StateSettings, os.environ).state / "sagemaker")
-    parser.add_argument("--dry-run", action="store_true", help="print the requests, send none")
-    parser.add_argument("--must-exist", action="store_true", help="only update an existing endpoint")
-    parser.add_argument("--destroy", action="store_true", help="remove everything that was created for the endpoint")
-    parser.add_argument("--poll", type=float, default=Pace.poll_s, help="seconds between polls")
-    parser.add_argument("--timeout", type=float, default=Pace.timeout_s, help="timeout in seconds")
-    parser.add_argument("--endpoint-url", default="", help="address of a stand-in for AWS")
+    add_options(parser)
     entrypoint.run(main, parser.parse_args())

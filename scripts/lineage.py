@@ -7,6 +7,7 @@ python scripts/lineage.py EVENT_ID    an answer's event_id: the version is looke
 from argparse import Namespace
 
 import _cli
+import _options
 from serve.monitoring import find_event
 from serve.monitoring.reader import open_source
 from serve.settings.common import CaptureSettings
@@ -30,5 +31,5 @@ if __name__ == "__main__":
     parser = _cli.parser(__doc__.splitlines()[0])
     parser.add_argument("what", metavar="VERSION|EVENT_ID")
     _cli.add_settings(parser, CaptureSettings, "capture")
-    _cli.add_state_option(parser, "folder whose keys/ has the trusted keys")
+    _options.add_state(parser, "folder whose keys/ has the trusted keys")
     entrypoint.run(main, parser.parse_args())

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import _cli
+import _options
 from trainer import entrypoint
 from trainer.data.inspection import write_report
 from trainer.data.prepare import prepare
@@ -42,7 +43,7 @@ def main(args: Namespace) -> int:
 
 if __name__ == "__main__":
     parser = _cli.parser(__doc__.splitlines()[0])
-    _cli.add_data_options(parser)
+    _options.add_data(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of the prepared dataset")
     parser.add_argument("--extra", action="store_true", help="also prepare photos of other counts, for the recipe best")
     parser.add_argument("--size-px", type=int, nargs="*", default=[], help="decode the photos at these sizes now")

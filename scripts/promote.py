@@ -11,10 +11,7 @@ Without --watch, the exit code is 3 when the newest version was refused, rolled 
 """
 
 import os
-import signal
-import tempfile
 from argparse import Namespace
-from pathlib import Path
 from threading import Event
 
 import _cli
@@ -24,19 +21,15 @@ from trainer.evaluation.policy import GatePolicy
 from trainer.promotion import assembly, decisions
 from trainer.promotion.promoter_settings import PromoterSettings
 from trainer.promotion.promotion_loop import watch
-from trainer.registry.entities import UNWANTED
 from trainer.registry.mlflow_registry import Registry
 from trainer.reporting import history
 
-OPTIONS = ("inference_url", "management_url", "metrics_url", "model_store", "workers", "verify_key", "autoscale")
-
 
 def main(args: Namespace) -> int:
-    settings, stop = _cli.read_settings(PromoterSettings, args), Event()
+    settings = _cli.read_settings(PromoterSettings, args)
+    stop = entrypoint.stop_on_sigterm() if args.watch or args.dry_run else Event()
     rollout = assembly.build_rollout(settings)
     scaler = assembly.build_autoscaler(settings, rollout, args.dry_run)
-    if args.watch or args.dry_run:
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
     if args.dry_run:
         autoscale.watch(scaler, args.interval, stop)
         return entrypoint.OK
@@ -56,20 +49,12 @@ def main(args: Namespace) -> int:
         return entrypoint.OK
     outcome = promoter.reconcile() if args.rollback is None else promoter.roll_back(args.rollback)
     _cli.emit(args, vars(outcome), f"{outcome.did} version {outcome.version or '-'}: {outcome.reason}")
-    unwanted = UNWANTED & {version.status for version in registry.versions()[:1]}
-    return entrypoint.REFUSED if unwanted and args.rollback is None else entrypoint.OK
+    return entrypoint.REFUSED if args.rollback is None and decisions.is_newest_unwanted(registry) else entrypoint.OK
 
 
 if __name__ == "__main__":
     parser = _cli.parser(__doc__.splitlines()[0])
-    _cli.add_settings(parser, PromoterSettings, *OPTIONS)
+    _cli.add_settings(parser, PromoterSettings, *assembly.SETTINGS)
     _cli.add_settings(parser, GatePolicy)
-    parser.add_argument("--dry-run", action="store_true", help="only log what autoscaling would do")
-    parser.add_argument("--watch", action="store_true", help="run until SIGTERM")
-    parser.add_argument("--interval", type=float, default=3.0, help="seconds between two rounds")
-    beat = Path(tempfile.gettempdir(), "binwatch-promoter")
-    parser.add_argument("--heartbeat", type=Path, default=beat, help="file that each round touches")
-    parser.add_argument("--rollback", nargs="?", const="by hand", metavar="WHY", help="return to the previous version")
-    parser.add_argument("--explain", nargs="?", const=decisions.NEWEST, metavar="VERSION", help="explain a decision")
-    parser.add_argument("--history", action="store_true", help="list which version served when")
+    assembly.add_options(parser)
     entrypoint.run(main, parser.parse_args())

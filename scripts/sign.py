@@ -9,6 +9,7 @@ import os
 from argparse import Namespace
 
 import _cli
+import _options
 from trainer import entrypoint
 from trainer.registry import signed_archive, signing
 from trainer.registry.mlflow_registry import Registry
@@ -30,5 +31,5 @@ if __name__ == "__main__":
     parser = _cli.parser(" ".join(__doc__.split("\n\n")[0].splitlines()))
     parser.add_argument("version", help="number of the version in MLflow")
     parser.add_argument("--again", action="store_true", help="let the gate decide again about a rejected version")
-    _cli.add_state_option(parser, "folder whose keys/ has the signing key")
+    _options.add_state(parser, "folder whose keys/ has the signing key")
     entrypoint.run(main, parser.parse_args())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import _cli
+import _options
 from trainer import entrypoint, options
 from trainer.training.recipes import RECIPES
 
@@ -23,6 +24,7 @@ def main(args: Namespace) -> int:
     recipe = options.recipe(args.recipe, words)
     spec = options.data_spec(words, Path("var/drawn"))
     # torch and MLflow take seconds to import, so wrong options are reported first
+    from trainer.evaluation.explain import accuracy_in_words
     from trainer.training.run import run_evaluation, run_training
 
     with nullcontext() if args.no_tracking else _tracked(args.tracking_uri, recipe.name) as run:
@@ -30,17 +32,8 @@ def main(args: Namespace) -> int:
             spec, recipe, args.out, run, stop_on=options.stop_on(words), checkpoints=args.checkpoints or args.out
         )
         evaluation = run_evaluation(trained).evaluation
-    low, high = evaluation.accuracy_interval
-    text = (
-        f"{recipe.name}: accuracy {evaluation.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}), "
-        f"RMSE {evaluation.rmse:.3f} on {evaluation.photos} test photos; archive {trained.archive}"
-    )
-    if evaluation.report_mix:
-        mix = evaluation.report_mix
-        text += (
-            f"; weighted to the report's mix of counts: accuracy {mix['accuracy']:.1%}, RMSE {mix['rmse']:.3f}, "
-            f"for a model that is told the mix {mix['accuracy_told']:.1%} and {mix['rmse_told']:.3f}"
-        )
+    accuracy, mix = accuracy_in_words(evaluation)
+    text = "; ".join(filter(None, (f"{recipe.name}: {accuracy}", f"archive {trained.archive}", mix)))
     _cli.emit(args, {**evaluation.to_sagemaker(), "archive": str(trained.archive)}, text)
     return entrypoint.OK
 
@@ -56,7 +49,7 @@ if __name__ == "__main__":
     parser.add_argument("recipe", help=f"one of {', '.join(RECIPES)}")
     parser.add_argument("--out", type=Path, required=True, help="folder for the archive and the evaluation")
     parser.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
-    _cli.add_data_options(parser)
-    _cli.add_recipe_options(parser)
-    _cli.add_training_options(parser)
+    _options.add_data(parser)
+    _options.add_recipe(parser)
+    _options.add_training(parser)
     entrypoint.run(main, parser.parse_args())

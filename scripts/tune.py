@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import _cli
+import _options
 from trainer import entrypoint, options
-from trainer.experiments import runners, tune
-from trainer.experiments.search_plots import importances, parallel_coordinates, search_history
+from trainer.experiments import runners, tracked_search, tune
 from trainer.registry.mlflow_registry import Registry
 from trainer.training.networks import ARCHITECTURES
 
@@ -24,31 +24,19 @@ def main(args: Namespace) -> int:
     fixed = {name: str(values[name]) for name in names if values.get(name) not in (None, "")}
     space = tune.Space(tune.architectures(args.architectures, list(ARCHITECTURES)))
     registry = Registry(args.tracking_uri)
-    earlier = tune.parent_run(args.out)
-    if earlier:
-        registry.end_orphans(earlier)
-    with registry.run("tune", resume_run_id=earlier) as run:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "mlflow_run").write_text(run.id)
-        environment = {"MLFLOW_TRACKING_URI": args.tracking_uri, "BINWATCH_PARENT_RUN": run.id}
-        data = options.data_spec(vars(args), Path("var/drawn")).source
+    with tracked_search.parent_run(registry, args.out) as run:
         search = tune.Search(
             out=args.out,
-            data=data,
+            data=options.data_spec(vars(args), Path("var/drawn")).source,
             fixed=fixed,
-            environment=environment,
+            environment={"MLFLOW_TRACKING_URI": args.tracking_uri, "BINWATCH_PARENT_RUN": run.id},
             space=space,
             runner=runners.runner(args.runner),
             trials=args.trials,
             parallel=args.parallel,
         )
         trials = search.run(args.warm_start)
-        best = min((trial for trial in trials if trial.loss is not None), key=lambda trial: trial.loss or 0.0)
-        run.log_json([asdict(trial) for trial in trials], "trials.json")
-        run.log_metrics({"best_validation_loss": best.loss or 0.0})
-        run.log_picture(search_history(trials), "history.png")
-        run.log_picture(parallel_coordinates(trials), "parallel_coordinates.png")
-        run.log_picture(importances(tune.importance(args.out)), "importance.png")
+        best = tracked_search.log(run, args.out, trials)
     text = f"best of {len(trials)} trials: validation loss {best.loss:.4f} with {best.params} (trial {best.number})"
     _cli.emit(args, {"best": asdict(best), "trials": [asdict(trial) for trial in trials], "run": run.id}, text)
     return entrypoint.OK
@@ -63,6 +51,6 @@ if __name__ == "__main__":
     parser.add_argument("--parallel", type=int, default=1, help="parallel jobs")
     parser.add_argument("--runner", default="process", help=f"where jobs run: {', '.join(runners.RUNNERS)}")
     parser.add_argument("--warm-start", type=Path, metavar="STUDY", help="folder of an earlier study")
-    _cli.add_data_options(parser)
-    _cli.add_recipe_options(parser, exclude=("architecture", "batch-size", "learning-rate"))
+    _options.add_data(parser)
+    _options.add_recipe(parser, exclude=("architecture", "batch-size", "learning-rate"))
     entrypoint.run(main, parser.parse_args())

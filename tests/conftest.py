@@ -30,20 +30,24 @@ os.environ.setdefault("BINWATCH_CAPTURE_DISK", "1")  # a full machine is not wha
 
 ROOT = Path(__file__).parents[1]
 TORCHSERVE = re.compile(r"\b(torchserve|served): ")
-"""A parameter of a test or fixture that needs the run's one TorchServe."""
+"""A parameter of a test or fixture that needs a TorchServe."""
+PROMOTIONS = frozenset({"test_healing", "test_pipeline", "test_probation", "test_promotion", "test_rollback"})
+"""The files with the TorchServe of promotions; the others have a second one, so that neither row is too long."""
 
 
-LONGEST = frozenset({"test_story", "test_scripts", "test_tune", "test_extra", "test_audit"})
-"""The files whose tests take minutes."""
+LONGEST = frozenset({"test_continuous", "test_distributed", "test_extra", "test_story", "test_tune"})
+"""The files whose tests take minutes, besides the rows."""
 
 
 @cache
 def scope(path: str) -> str:
-    """The tests of a file run in one process, and so do all files whose tests swap models in the one TorchServe."""
-    return "torchserve" if TORCHSERVE.search((ROOT / path).read_text()) else path
+    """The tests of a file run in one process, and so do all files whose tests swap models in the same TorchServe."""
+    if not TORCHSERVE.search((ROOT / path).read_text()):
+        return path
+    return "torchserve-promotions" if Path(path).stem in PROMOTIONS else "torchserve-answers"
 
 
-class OneTorchServe(LoadScopeScheduling):  # type: ignore[misc]
+class TorchServeRows(LoadScopeScheduling):  # type: ignore[misc]
     """Hands the tests of one scope to one process. (``xdist_group`` has no effect with this version of pytest.)"""
 
     def _split_scope(self, nodeid: str) -> str:
@@ -52,15 +56,15 @@ class OneTorchServe(LoadScopeScheduling):  # type: ignore[misc]
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     """The scheduler of `-n`."""
-    return OneTorchServe(config, log)
+    return TorchServeRows(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first: the row of the one TorchServe, then the files of LONGEST."""
+    """What takes longest begins first: the rows of the TorchServes, then the files of LONGEST."""
 
     def rank(item: pytest.Item) -> int:
         row = scope(item.nodeid.partition("::")[0])
-        return 0 if row == "torchserve" else 1 + (Path(row).stem not in LONGEST)
+        return 0 if row.startswith("torchserve") else 1 + (Path(row).stem not in LONGEST)
 
     items.sort(key=rank)
 
@@ -190,10 +194,12 @@ class Served:
     rollout: "Rollout"
 
 
-@pytest.fixture(scope="session")
-def torchserve(once: Run) -> Served:
-    """The run's TorchServe."""
-    return start_torchserve(once, "torchserve")
+@pytest.fixture(scope="module")
+def torchserve(request: pytest.FixtureRequest, once: Run) -> Served:
+    """The TorchServe of the file's row."""
+    row = scope(str(request.path.relative_to(ROOT)))
+    assert row.startswith("torchserve"), f"{row} must name its fixture as TORCHSERVE expects, to run in a row"
+    return start_torchserve(once, row)
 
 
 def start_torchserve(once: Run, name: str) -> Served:

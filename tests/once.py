@@ -2,7 +2,7 @@
 
 The first process that needs a server starts a keeper for it (``python -m tests.once SERVER FOLDER PID``), a process
 that outlives it and stops with the run. MLflow's server gives each process a workspace of its own, so that none sees
-what another one registers; the tests that swap models in the one TorchServe all run in one process
+what another one registers; the tests that swap models in the same TorchServe run in one process
 (``tests/conftest.py``).
 """
 

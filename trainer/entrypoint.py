@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, MutableMapping
+from threading import Event
 
 from serve.errors import OUTSIDE, BinwatchError, SettingsError, sentence
 
@@ -27,6 +28,13 @@ def log_to_stderr() -> None:
 def exit_on_sigterm() -> None:
     """Make SIGTERM raise SystemExit, so that context managers and ``finally`` blocks run."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+def stop_on_sigterm() -> Event:
+    """An event that SIGTERM sets, for a loop that ends between two rounds."""
+    stop = Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    return stop
 
 
 def reach_loopback_directly(environ: MutableMapping[str, str] = os.environ) -> None:

@@ -10,8 +10,8 @@ import pytest
 from serve.archives.archive import manifest_of
 from serve.errors import BinwatchError, TrackingError
 from serve.manifest import Manifest
-from serve.monitoring.drift import Thresholds
 from serve.monitoring.monitor import Monitor
+from serve.monitoring.monitor_settings import Thresholds
 from serve.monitoring.reader import FolderSource
 from tests import small_archives as small
 from tests.benchmarks.drawn_capture import draw_records, draw_reference, write_records

@@ -1,9 +1,11 @@
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Barrier, Thread
+from urllib.parse import urlsplit
 
 import mlflow
 import pytest
@@ -11,7 +13,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from serve.errors import DataError, PromoterTimeoutError, TrackingError
-from serve.local.servers import free_port, mlflow_server
+from serve.local.servers import free_port
+from tests.benchmarks.slow_proxy import SlowProxy
 from tests.conftest import Served
 from tests.models import TINY
 from trainer.data.dataset import DataSpec
@@ -163,18 +166,19 @@ def test_scripts_that_start_together_on_an_empty_mlflow_share_one_experiment(reg
 
 
 def test_what_mlflow_does_not_take_while_it_is_away_is_sent_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    mlflow_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    port = free_port()
-    with mlflow_server(tmp_path, port) as url, Registry(url).run("train") as run:
+    port, address = free_port(), urlsplit(mlflow_url)
+    proxy = SlowProxy((str(address.hostname), int(address.port or 0)))  # MLflow is away while nothing listens there
+    with proxy.running(port) as url, Registry(url).run("train") as run:
         run.buffer_metrics({"loss": 3.0}, 1)
     run.buffer_metrics({"loss": 2.0}, 2)
     run.buffer_tags({"rule.overfit": "epoch 2"})
     assert "2 calls are buffered" in caplog.text
     with pytest.raises(TrackingError, match=url):
         run.flush(timeout_s=0)
-    with mlflow_server(tmp_path, port) as url:
+    with proxy.running(port) as url:
         run.buffer_metrics({"loss": 1.0}, 3)
         run.flush()
         client = MlflowClient(url, url)
@@ -183,11 +187,16 @@ def test_what_mlflow_does_not_take_while_it_is_away_is_sent_later(
         assert client.get_run(run.id).data.tags["rule.overfit"] == "epoch 2"
 
 
-def test_a_rule_that_fires_is_recorded_in_mlflow(drawn: Path, tmp_path: Path, registry: Registry) -> None:
-    recipe = replace(TINY, learning_rate=1e-12, epochs=4, schedule="constant")
+def test_a_rule_that_fires_and_the_number_format_are_recorded_in_mlflow(
+    drawn: Path, tmp_path: Path, registry: Registry
+) -> None:
+    recipe = replace(TINY, learning_rate=1e-12, epochs=4, schedule="constant", precision="float32")
     with registry.run("train") as run:
         run_training(DataSpec(drawn, limit=100), recipe, tmp_path, run, stop_on=frozenset({"stuck-on-majority"}))
     data = MlflowClient(registry.uri).get_run(run.id).data
     assert data.tags["stopped_by"] == "stuck-on-majority"
     assert data.tags["rule.stuck-on-majority"]
     assert data.metrics["rule_stuck-on-majority"] == 1
+    assert (data.tags["precision.chosen"], data.tags["precision.reason"]) == ("float32", "the recipe names it")
+    chosen = json.loads((tmp_path / "training.json").read_text())["precision"]
+    assert chosen == {"name": "float32", "reason": "the recipe names it"}

@@ -30,29 +30,6 @@ def call(*words: object, **env: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_train_leaves_an_archive_and_an_evaluation(drawn: Path, tmp_path: Path, mlflow_url: str) -> None:
-    done = call(
-        "scripts/train.py",
-        "tiny",
-        "--data",
-        drawn,
-        "--out",
-        tmp_path,
-        "--epochs",
-        1,
-        "--size-px",
-        32,
-        "--tracking-uri",
-        mlflow_url,
-        "--json",
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert {path.name for path in tmp_path.iterdir()} == LEFT
-    assert result["binwatch"] == json.loads((tmp_path / "evaluation.json").read_text())["binwatch"]
-    assert "training tiny" in done.stderr
-
-
 def test_trainings_are_compared_on_the_same_photos(drawn: Path, trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.archive.parent, tmp_path / "a")
     for name, spec in {"b": DataSpec(drawn, train_share=0.5), "other": DataSpec(drawn, seed=1)}.items():
@@ -79,7 +56,9 @@ def test_trainings_are_compared_on_the_same_photos(drawn: Path, trained: Trained
     assert (nothing.returncode, f"{tmp_path} is not" in nothing.stderr) == (1, True)
 
 
-def test_prepare_audit_and_train_with_an_open_top(drawn: Path, tmp_path: Path, mlflow_url: str) -> None:
+def test_prepare_audit_and_train_with_an_open_top_leaves_an_archive_and_an_evaluation(
+    drawn: Path, tmp_path: Path, mlflow_url: str
+) -> None:
     made = tmp_path / "prepared"
     prepared = call("scripts/prepare_data.py", "--data", drawn, "--counts", "1-3+", "--out", made, "--json")
     assert prepared.returncode == 0, prepared.stderr
@@ -107,7 +86,11 @@ def test_prepare_audit_and_train_with_an_open_top(drawn: Path, tmp_path: Path, m
         "--json",
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["binwatch"]["classes"] == ["1", "2", "3+"]
+    assert "training tiny" in done.stderr
+    result = json.loads(done.stdout)
+    assert result["binwatch"]["classes"] == ["1", "2", "3+"]
+    assert result["binwatch"] == json.loads((tmp_path / "out" / "evaluation.json").read_text())["binwatch"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == LEFT
     photo = next((drawn / "bin-images").iterdir())
     answer = call("scripts/predict.py", "--archive", tmp_path / "out" / "bin-counter.mar", photo, "--json")
     assert list(json.loads(answer.stdout)["probabilities"]) == ["1", "2", "3+"]
@@ -224,6 +207,8 @@ def test_pipeline_and_promoter_work_as_two_processes(
     )
     words = [
         "scripts/pipeline.py",
+        "--recipe",
+        "tiny",
         "--data",
         drawn,
         "--epochs",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from serve.errors import DataError
+from tests.conftest import rounds
 from tests.models import TINY
 from trainer.data import dataset, prepared, synthetic
 from trainer.data.audit import Audit, audit, write_audit
@@ -19,6 +20,8 @@ from trainer.data.prepare import prepare
 from trainer.training import features
 from trainer.training.features import layout_features
 from trainer.training.train import fit
+
+BINS = rounds(1000, 2000)
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class Audited:
 
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audited]:
-    """2,000 drawn bins, a tenth of whose records were replaced by another count at random."""
-    bins = synthetic.draw_dataset(tmp_path_factory.mktemp("bins"), 2000, seed=7)
+    """Drawn bins, a tenth of whose records were replaced by another count at random."""
+    bins = synthetic.draw_dataset(tmp_path_factory.mktemp("bins"), BINS, seed=7)
     (bins / "file_list.json").unlink()
     rng = random.Random(7)
     records = sorted((bins / "metadata").iterdir())
@@ -56,9 +59,9 @@ def counts(part: object) -> dict[str, int]:
 
 
 def test_finds_most_of_the_wrong_records(audited: Audited) -> None:
-    top = [doubt.id for doubt in audited.result.doubts[:200]]
+    top = [doubt.id for doubt in audited.result.doubts[: BINS // 10]]
     share = len(audited.wrong.intersection(top)) / len(top)
-    print(f"{share:.1%} of the 200 wrong records are in the most suspicious tenth")
+    print(f"{share:.1%} of the {len(top)} wrong records are in the most suspicious tenth")
     assert share >= 0.6
 
 

@@ -19,7 +19,8 @@ from serve.errors import TrainingError
 from tests.conftest import rounds
 from tests.models import TINY
 from trainer.data.dataset import Dataset, DataSpec, load
-from trainer.training import checkpoint, networks, train
+from trainer.training import checkpoint, networks
+from trainer.training.loop.epochs import Training
 from trainer.training.networks import Architecture
 from trainer.training.progress import Epoch, TrainingResult
 from trainer.training.train import fit
@@ -76,17 +77,17 @@ def test_sigterm_in_the_middle_of_an_epoch(
     data: Dataset, whole: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     ran = 0
-    step = train._Training._step
+    train_batch = Training._train_batch
 
     def terminate(self: Any, *arguments: Any) -> None:
         nonlocal ran
-        step(self, *arguments)
+        train_batch(self, *arguments)
         ran += 1
         if ran == batch:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr(train._Training, "_step", terminate)
+        patched.setattr(Training, "_train_batch", terminate)
         with pytest.raises(SystemExit) as exit_info:
             fit(data, RECIPE, checkpoints=tmp_path)
     assert exit_info.value.code == 143

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serve.errors import SettingsError
-from trainer.training import distributed
+from trainer.training import torchrun
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,13 +86,13 @@ def test_of_several_processes_that_fail_the_reason_is_told_once(drawn: Path, tmp
 
 
 def test_one_process_needs_no_launcher(tmp_path: Path) -> None:
-    assert distributed.launch_command(tmp_path, {"BINWATCH_PROCESSES": "1"}, "m") is None
-    assert distributed.launch_command(tmp_path, {"WORLD_SIZE": "2", "BINWATCH_PROCESSES": "2"}, "m") is None
+    assert torchrun.launch_command(tmp_path, {"BINWATCH_PROCESSES": "1"}, "m") is None
+    assert torchrun.launch_command(tmp_path, {"WORLD_SIZE": "2", "BINWATCH_PROCESSES": "2"}, "m") is None
 
 
 def test_what_cannot_be_a_number_of_processes_or_a_host_is_refused(drawn: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"BINWATCH_PROCESSES .*'0'"):
-        distributed.launch_command(tmp_path, {"BINWATCH_PROCESSES": "0"}, "m")
+        torchrun.launch_command(tmp_path, {"BINWATCH_PROCESSES": "0"}, "m")
     base = job(tmp_path / "ml", drawn, "algo-7")
     with pytest.raises(SettingsError, match="algo-7"):
-        distributed.launch_command(base, {}, "m")
+        torchrun.launch_command(base, {}, "m")

@@ -24,14 +24,21 @@ from trainer.data.layouts import read_source
 from trainer.data.prepare import prepare
 from trainer.data.prepared import Prepared
 from trainer.data.scan import scan_photos
+from trainer.pipeline.new_photos import NewPhotos
 from trainer.training.train import fit
 
 COUNTS = Counts()
 
 
+@pytest.fixture(scope="module")
+def drawn_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthetic.draw_dataset(tmp_path_factory.mktemp("drawn") / "bins", 150, seed=4)
+
+
 @pytest.fixture
-def bins(tmp_path: Path) -> Path:
-    return synthetic.draw_dataset(tmp_path / "bins", 150, seed=4)
+def bins(drawn_once: Path, tmp_path: Path) -> Path:
+    """Drawn bins that a test may change."""
+    return Path(shutil.copytree(drawn_once, tmp_path / "bins"))
 
 
 def hide(source: Path, ids: set[str]) -> Path:
@@ -170,6 +177,11 @@ def test_the_same_picture_on_two_sides_of_a_split_that_is_made_is_refused(bins: 
     shutil.copy(version.source / train.path, version.source / test.path)
     with pytest.raises(DataError, match=f"{train.id}.*{test.id}|{test.id}.*{train.id}"):
         prepare(bins, out, COUNTS)
+
+
+def test_new_photos_are_those_that_a_prepared_dataset_has(bins: Path, tmp_path: Path) -> None:
+    version = prepare(bins, tmp_path / "out", COUNTS)
+    assert NewPhotos(DataSpec(version.folder)).poll(frozenset()).ids == {row.id for row in version.rows}
 
 
 def test_a_table_with_a_leak_is_refused(bins: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Unit tests start no process: what they test is values in, values out."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -21,9 +22,10 @@ def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("a unit test starts a process: move it to tests/training or tests/integration")
 
     monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+    monkeypatch.setattr(os, "fork", refuse)
 
 
 @pytest.fixture(scope="session")
 def drawn(once: Run) -> Path:
-    """150 drawn bins: half as many as elsewhere, in half the time."""
-    return once.value("few-drawn", lambda folder: synthetic.draw_dataset(folder / "bins", 150, seed=1))
+    """Twenty drawn bins: what decodes hundreds is no unit test."""
+    return once.value("few-drawn", lambda folder: synthetic.draw_dataset(folder / "bins", 20, seed=1))

@@ -181,13 +181,6 @@ def test_an_open_top_takes_every_larger_quantity(tmp_path: Path) -> None:
     assert parse("1,3+").names == ("1", "3+")
 
 
-def test_reads_the_real_subset(abid: Path) -> None:
-    inventory = read_inventory(abid, Counts())
-    assert len(inventory.photos) > 8000
-    assert len({photo.bin for photo in inventory.photos}) < len(inventory.photos)
-    assert len(inventory.photos) + len(inventory.skipped) == 8233
-
-
 def test_odd_records_are_skipped_and_never_stop_the_reading(tmp_path: Path) -> None:
     rng = random.Random(0)
     odd: list[object] = [None, True, -1, 2.5, 10**30, "3", [], {}, float("nan"), 7]

@@ -14,10 +14,7 @@ from hypothesis import strategies as st
 
 from serve.errors import DataError, SettingsError
 from serve.settings import read
-from trainer.data import synthetic
-from trainer.data.counts import Counts
 from trainer.data.dataset import DataSpec
-from trainer.data.prepare import prepare
 from trainer.pipeline.new_photos import KnownPhotos, NewPhotos
 from trainer.pipeline.triggers import (
     FIRST_WAIT_S,
@@ -211,7 +208,7 @@ def test_a_poll_without_news_lists_nothing(source: Path) -> None:
     assert "new" in new_photos.poll(photos.ids).ids
 
 
-def test_folders_by_count_tables_and_prepared_datasets_are_polled_too(source: Path, tmp_path: Path) -> None:
+def test_folders_by_count_and_tables_are_polled_too(source: Path, tmp_path: Path) -> None:
     photo = next((source / "bin-images").iterdir())
     folders, table = tmp_path / "folders", tmp_path / "table.csv"
     for count in range(1, 6):
@@ -225,10 +222,6 @@ def test_folders_by_count_tables_and_prepared_datasets_are_polled_too(source: Pa
     table.write_text("path,count\nfolders/1/x.jpg,1\nfolders/2/x.jpg,99\n")
     assert NewPhotos(DataSpec(table), settled_s=0).poll(frozenset()).ids == {"folders/1/x.jpg"}
     assert NewPhotos(DataSpec(table), settled_s=60).poll(frozenset()).ids == set()
-
-    bins = synthetic.draw_dataset(tmp_path / "bins", 60, seed=2)
-    dataset = prepare(bins, tmp_path / "prepared", Counts())
-    assert len(NewPhotos(DataSpec(dataset.folder)).poll(frozenset()).ids) == len(dataset.rows)
 
 
 def test_a_source_that_is_gone_is_one_clear_error(tmp_path: Path) -> None:

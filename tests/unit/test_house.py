@@ -118,15 +118,26 @@ def test_values_have_types() -> None:
     assert uses.total() < 80, uses.most_common(20)
 
 
+def test_scripts_are_thin() -> None:
+    lines = {path.name: len(path.read_text().splitlines()) for path in CODE if path.parent.name == "scripts"}
+    tables = {"_cli.py", "_options.py", "bench.py"}  # a line for each option or benchmark
+    assert {name: number for name, number in lines.items() if number > 60 and name not in tables} == {}
+
+
 def test_the_readme_is_read_in_five_minutes() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
-def test_the_images_of_trainer_and_server_share_the_torch_layer() -> None:
+def test_the_images_with_torch_share_its_layer() -> None:
     heads = [(ROOT / room / "Dockerfile").read_text().split("# -- shared --")[0] for room in ("trainer", "serve")]
-    first, second = ([line for line in head.splitlines() if not line.startswith("#")] for head in heads)
+    first, second = (head[head.index("\nFROM ") :].splitlines() for head in heads)
     assert first == second
-    assert any("torch.txt" in line for line in first)
+    assert any("-r requirements/torch.txt" in line for line in first)
+
+
+def test_the_server_for_cpus_installs_no_torch() -> None:
+    lines = (ROOT / "requirements" / "serve.txt").read_text().splitlines()
+    assert not [line for line in lines if not line.startswith("#") and re.search(r"\btorch(vision)?\b", line)]
 
 
 def pins(name: str) -> dict[str, str]:

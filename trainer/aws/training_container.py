@@ -28,13 +28,12 @@ from trainer import entrypoint, options
 from trainer.aws import training_log
 from trainer.data.dataset import DataSpec
 from trainer.experiments.runners import EPOCHS
-from trainer.training import checkpoint, distributed
-from trainer.training.progress import Epoch
 from trainer.training.recipes import Recipe
-from trainer.training.run import load_and_fit, run_evaluation, run_training
+from trainer.training.torchrun import launch_command
 
 if TYPE_CHECKING:
     from trainer.registry.tracked_run import TrackedRun
+    from trainer.training.progress import Epoch
 
 CHANNEL = "training"
 
@@ -106,6 +105,9 @@ def _hyperparameters(base: Path, environ: Mapping[str, str]) -> dict[str, str]:
 
 def train(job: TrainingJob, environ: Mapping[str, str]) -> None:
     """Run the job; it writes the archive and evaluation.json to the model directory."""
+    from trainer.training import distributed
+    from trainer.training.run import load_and_fit
+
     if distributed.rank():
         load_and_fit(job.spec, job.recipe, job.model_dir, None, stop_on=job.stop_on, checkpoints=job.checkpoints)
         return
@@ -121,10 +123,13 @@ def train(job: TrainingJob, environ: Mapping[str, str]) -> None:
 
 def _run(job: TrainingJob, run: "TrackedRun | None") -> None:
     """Train, and unless ``export`` is false, as for a trial, export an archive and evaluate it."""
+    from trainer.training import checkpoint
+    from trainer.training.run import load_and_fit, run_evaluation, run_training
+
     job.epochs.parent.mkdir(parents=True, exist_ok=True)
     best = float("inf")
 
-    def log_epoch(epoch: Epoch) -> None:
+    def log_epoch(epoch: "Epoch") -> None:
         nonlocal best
         best = min(best, epoch.validation_loss)
         with job.epochs.open("a") as lines:
@@ -148,12 +153,14 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     base = Path(environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
     failure = base / "output" / "failure"
     try:
-        launcher = distributed.launch_command(base, environ, "trainer.aws.training_container")
+        launcher = launch_command(base, environ, "trainer.aws.training_container")
         if "WORLD_SIZE" not in environ:
             with suppress(OSError):  # none is there, or none can be: then the reason is only printed
                 failure.unlink()
         if launcher:
             os.execve(launcher[0], launcher, dict(environ))
+        from trainer.training import distributed  # torch takes seconds to import, and the launcher can do without
+
         with distributed.process_group(environ):
             train(read_job(base, environ), environ)
     except Exception as error:  # SageMaker expects every failure in the failure file

@@ -11,9 +11,10 @@ bin matters.
 import argparse
 import json
 import math
+import os
 import random
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -70,8 +71,8 @@ def draw_dataset(out: Path, photos: int = 1000, seed: int = 0, counts: tuple[int
     for folder in ("bin-images", "metadata"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     bins = list(_bins(photos, seed, counts))
-    with ProcessPoolExecutor() as pool:
-        results = pool.map(partial(_write, out), bins, chunksize=16)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL and numpy draw outside the GIL
+        results = pool.map(partial(_write, out), bins)
         for _ in tqdm(results, total=photos, desc="drawing bins", unit="photo"):
             pass
     ids_by_count: dict[int, list[str]] = {count: [] for count in counts}

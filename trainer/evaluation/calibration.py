@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from serve import verdict
@@ -36,6 +35,8 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
     """The temperature, 0.1-10, with the lowest cross-entropy. Logits ``(N, C)``, labels ``(N,)``; 1 where N is 0."""
     if not len(labels):
         return 1.0
+    from scipy.optimize import minimize_scalar  # half a second to import, and most programs fit nothing
+
     rows = np.arange(len(labels))
 
     def cross_entropy(exponent: float) -> float:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from textwrap import fill
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
+from trainer.evaluation.evaluate import Evaluation
 from trainer.evaluation.gate import Comparison, Decision
 from trainer.evaluation.guards import GuardVerdict
 from trainer.evaluation.policy import SIGNIFICANT, UNDEPLOYED_ACCURACY
@@ -130,6 +131,22 @@ def photos_needed(decision: Decision) -> int | None:
         return None
     votes, gain = decision.comparison.votes, decision.comparison.accuracy.value
     discordant = (votes.challenger_alone + votes.champion_alone) / decision.photos
-    level = norm.isf(decision.policy.level) * np.sqrt(discordant)
-    power = norm.ppf(POWER) * np.sqrt(discordant - gain**2)
+    level = -ndtri(decision.policy.level) * np.sqrt(discordant)
+    power = ndtri(POWER) * np.sqrt(discordant - gain**2)
     return int(np.ceil(((level + power) / gain) ** 2))
+
+
+def accuracy_in_words(evaluation: Evaluation) -> tuple[str, str]:
+    """Accuracy and RMSE on the test photos, and with the report's mix of counts; that is empty without all counts."""
+    low, high = evaluation.accuracy_interval
+    own = (
+        f"accuracy {evaluation.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}), "
+        f"RMSE {evaluation.rmse:.3f} on {evaluation.photos} test photos"
+    )
+    mix = evaluation.report_mix
+    if not mix:
+        return own, ""
+    return own, (
+        f"weighted to the report's mix of counts: accuracy {mix['accuracy']:.1%}, RMSE {mix['rmse']:.3f}, "
+        f"for a model that is told the mix {mix['accuracy_told']:.1%} and {mix['rmse_told']:.3f}"
+    )

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
-from scipy.stats import binomtest
+from scipy.special import bdtrc
 
 from trainer.evaluation import guards
 from trainer.evaluation.evaluate import Evaluated, Prediction, parse_json
@@ -173,7 +173,7 @@ def apply_rule(right: NDArray[np.bool_], bins: NDArray[np.int64], policy: GatePo
 def apply_rule_to_first(right: Sequence[bool], policy: GatePolicy) -> RuleResult:
     """The rule for a first challenger, against 0.1: the exact binomial test, with photos as if independent."""
     accuracy, photos = sum(right) / len(right), len(right)
-    p_value = float(binomtest(sum(right), photos, UNDEPLOYED_ACCURACY, alternative="greater").pvalue)
+    p_value = float(bdtrc(sum(right) - 1, photos, UNDEPLOYED_ACCURACY))
     against = f"{UNDEPLOYED_ACCURACY:.0%}, which stands for no champion"
     return _result(f"{accuracy:.1%} on {photos}", against, accuracy - UNDEPLOYED_ACCURACY, p_value, policy)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.special import bdtrc
 
 from trainer.evaluation.evaluate import Evaluated
 from trainer.evaluation.paired import (
@@ -221,7 +221,7 @@ def _false_alarms_of_first(inputs: GuardInputs, policy: GatePolicy) -> _Loss | s
         return "it gives no p-values, so it raises no alarm"
     fits = [answer.fit[int(np.searchsorted(inputs.values, answer.recorded))] for answer in answers]
     alarms = sum(fit <= policy.alpha for fit in fits)
-    p_value = float(binomtest(alarms, len(fits), policy.alpha, alternative="greater").pvalue)
+    p_value = float(bdtrc(alarms - 1, len(fits), policy.alpha))
     return _alarm_loss(alarms / len(fits), policy.alpha, p_value, "", policy)
 
 

@@ -183,12 +183,6 @@ def importance(out: Path) -> dict[str, float]:
     return dict(optuna.importance.get_param_importances(study))
 
 
-def parent_run(out: Path) -> str | None:
-    """The MLflow run of an earlier start of the search in ``out``."""
-    path = out / "mlflow_run"
-    return (path.read_text().strip() or None) if path.is_file() else None
-
-
 def _warm_start(study: optuna.Study, folder: Path, space: Space) -> None:
     """Add the completed trials of the study in ``folder``, which the sampler learns from and which do not count."""
     if not (folder / "study.log").is_file():

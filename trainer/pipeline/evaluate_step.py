@@ -39,7 +39,6 @@ from trainer.promotion import decisions
 from trainer.registry.entities import CHAMPION, Status, Version
 from trainer.registry.mlflow_registry import Registry
 from trainer.registry.tracked_run import TrackedRun
-from trainer.training.run import Trained, columns_of, run_evaluation
 
 CHAMPION_PREFIX = "champion_"
 ArchiveOf = Callable[[str], Path]
@@ -116,6 +115,8 @@ class _EvaluateStep:
         key = step_cache.evaluation_key(self._train.archive_sha256, self._train.test_fingerprint)
         if self._cache and key == self._registry.tags(run.id).get(EVALUATION_KEY_TAG):
             return None
+        from trainer.training.run import Trained, run_evaluation  # torch takes seconds to import: only where it is used
+
         evaluated = run_evaluation(Trained(self._archive_of(run.id), self._data, run))
         run.set_tags({EVALUATION_KEY_TAG: key})
         return evaluated.latency_ms
@@ -135,6 +136,8 @@ class _EvaluateStep:
         if cached_run:
             self._run.set_tags({CACHED_FROM_TAG: cached_run})
             return None, cached_run
+        from trainer.training.run import columns_of
+
         evaluated = evaluate(self._archive_of(champion.run_id), self._data.test)
         self._run.log_json(evaluated.evaluation.to_sagemaker(), CHAMPION_PREFIX + EVALUATION)
         self._run.log_table(columns_of(evaluated.predictions), CHAMPION_PREFIX + PREDICTIONS)

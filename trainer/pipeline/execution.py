@@ -99,6 +99,10 @@ class Execution:
         """For ``--json``, ``var/demo.json`` and MLflow."""
         return asdict(self)
 
+    def in_words(self) -> str:
+        """The decision, how long it took, and its reasons."""
+        return f"{self.decision} in {sum(step.seconds for step in self.steps):.0f} s: {'; '.join(self.reasons)}"
+
 
 @dataclass(frozen=True)
 class ExecutionRequest:

@@ -70,7 +70,6 @@ from trainer.registry.mlflow_registry import Registry
 from trainer.registry.signed_archive import fetch
 from trainer.registry.tracked_run import TrackedRun
 from trainer.training.recipes import Recipe
-from trainer.training.run import run_training
 
 POLL_S = 1.0
 
@@ -284,6 +283,8 @@ class _Steps:
         if cached_run:
             run.set_tags({CACHED_FROM_TAG: cached_run.id})
             return StepResult(self._train_output(cached_run.id, cached_run.tags[ARCHIVE_SHA]), cached=True)
+        from trainer.training.run import run_training  # torch takes seconds to import: not for what is cached
+
         out = self.folder / run.id
         checkpoints = self.options.state / "checkpoints" / key if self.options.state else None
         trained = run_training(self.spec, self.recipe, out, run, checkpoints=checkpoints, data=self.data)

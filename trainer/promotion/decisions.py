@@ -18,7 +18,7 @@ from trainer.evaluation.evaluate import Evaluated, evaluation_from_json, predict
 from trainer.evaluation.explain import explain
 from trainer.evaluation.gate import Decision, decision_from_json
 from trainer.evaluation.policy import GatePolicy
-from trainer.registry.entities import Status, Version
+from trainer.registry.entities import UNWANTED, Status, Version
 from trainer.registry.mlflow_registry import Registry
 from trainer.registry.tracked_run import TrackedRun
 
@@ -85,6 +85,11 @@ def find_and_explain(registry: Registry, number: str) -> tuple[Decision, str]:
     version = versions[0]
     decision = find(registry, version)
     return decision, explain(decision, version.number, version.compared_with, version.status, version.reason)
+
+
+def is_newest_unwanted(registry: Registry) -> bool:
+    """Whether the newest version was refused, rejected or rolled back. Raises TrackingError."""
+    return bool(UNWANTED & {version.status for version in registry.versions()[:1]})
 
 
 def read_evaluated(registry: Registry, run_id: str) -> Evaluated:

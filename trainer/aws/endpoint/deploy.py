@@ -8,6 +8,7 @@ is written last: it names the configuration that passed its check, to which a la
 import json
 import logging
 import time
+from argparse import ArgumentParser
 from dataclasses import dataclass
 
 from serve.errors import AwsError, CanaryError, ServerError, SettingsError
@@ -28,6 +29,17 @@ class Pace:
 
     poll_s: float = 15.0
     timeout_s: float = 3 * 3600.0
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The options of scripts/deploy_sagemaker.py that say what to do, not with which endpoint."""
+    add = parser.add_argument
+    add("--dry-run", action="store_true", help="print the requests, send none")
+    add("--must-exist", action="store_true", help="only update an existing endpoint")
+    add("--destroy", action="store_true", help="remove everything that was created for the endpoint")
+    add("--poll", type=float, default=Pace.poll_s, help="seconds between polls")
+    add("--timeout", type=float, default=Pace.timeout_s, help="timeout in seconds")
+    add("--endpoint-url", default="", help="address of a stand-in for AWS")
 
 
 @dataclass(frozen=True, kw_only=True)
