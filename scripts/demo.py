@@ -29,7 +29,7 @@ from trainer.registry.mlflow_registry import Registry
 
 def main(args: Namespace) -> int:
     start = time.monotonic()
-    recipe = options.recipe(args.recipe, vars(args))
+    recipe = options.recipe(args.recipe or ("resnet18-small" if args.data else "tiny"), vars(args))
     drawing = ThreadPoolExecutor(1).submit(options.data_spec, vars(args), args.state / "drawn")
     with suppress(TimeoutError):
         drawing.result(1)  # the servers start while bins are drawn, but not if the options are wrong
@@ -53,7 +53,7 @@ def main(args: Namespace) -> int:
 if __name__ == "__main__":
     parser = _cli.parser(__doc__.splitlines()[0])
     parser.add_argument("--once", action="store_true", help="end when done, and stop what was started")
-    parser.add_argument("--recipe", default="tiny", help="how to train")
+    parser.add_argument("--recipe", help="how to train; unless given, drawn bins by tiny, photos by resnet18-small")
     parser.add_argument("--state", type=Path, default=Path("var"), help="folder that everything is written to")
     _options.add_data(parser, {})
     _options.add_recipe(parser, {})
