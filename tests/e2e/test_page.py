@@ -48,9 +48,10 @@ def certain_archive(path: Path, target: Path, count: int) -> Path:
     """A copy of an archive for which ``count`` fits every photo and all other counts fit none."""
     manifest = manifest_of(path)
     scores = {name: (1.0 if name == str(count) else -1.0,) * 40 for name in manifest.names}
+    forms = tuple(replace(form, calibration=replace(form.calibration, scores=scores)) for form in manifest.forms)
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as copy:
         for name in source.namelist():
-            text = replace(manifest, scores=scores).to_json().encode()
+            text = replace(manifest, scores=scores, forms=forms).to_json().encode()
             copy.writestr(name, text if name == MANIFEST_FILE else source.read(name))
     return target
 
