@@ -13,22 +13,15 @@ import importlib
 import os
 import runpy
 import shutil
-import socket
 import sys
 from collections import Counter as Tally
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
 
 REPEATED = b"X-Binwatch-Repeated"
 """A header that the handler gets: the names of the fields that query and form have more than once."""
-STARTING_NICE = 10
-"""Added until a worker's model is loaded: a tenth of a serving one's weight, enough to get ready under full load."""
-THREADS = Path("/proc/self/task")
-"""This process's threads, on Linux."""
 Batch: TypeAlias = list[dict[str, Any]]
 """Requests as TorchServe's worker reads them: ``requestId``, ``headers`` and ``parameters``, each with its ``name``."""
 
@@ -55,41 +48,7 @@ def run_worker(script: str) -> None:
     del sys.modules["torch"]  # later imports get the real module
     service = importlib.import_module("ts.service").Service
     service.retrieve_data_for_inference = staticmethod(naming_repeated(service.retrieve_data_for_inference))
-    usual = os.getpriority(os.PRIO_PROCESS, 0)
-    if lower_priority(usual):
-        service.set_cl_socket = restoring_priority(service.set_cl_socket, usual)
     runpy.run_path(script, run_name="__main__")
-
-
-def lower_priority(usual: int) -> bool:
-    """Lower the priority of this process, which starts beside serving workers, if ``usual`` may be restored.
-
-    Root may, and others where RLIMIT_NICE is 20. On Linux a thread has a priority of its own, so one tries.
-    """
-    if not THREADS.is_dir():
-        return False
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            pool.submit(os.setpriority, os.PRIO_PROCESS, 0, usual + STARTING_NICE).result()
-            pool.submit(os.setpriority, os.PRIO_PROCESS, 0, usual).result()
-        except PermissionError:
-            return False
-    os.setpriority(os.PRIO_PROCESS, 0, usual + STARTING_NICE)
-    return True
-
-
-def restoring_priority(
-    ready: Callable[[object, socket.socket], None], usual: int
-) -> Callable[[object, socket.socket], None]:
-    """``ready``, which TorchServe's worker calls once the model is loaded, with the ``usual`` priority restored."""
-
-    def restore_and_proceed(service: object, connection: socket.socket) -> None:
-        for thread in THREADS.iterdir():
-            with suppress(ProcessLookupError):  # it has ended
-                os.setpriority(os.PRIO_PROCESS, int(thread.name), usual)
-        ready(service, connection)
-
-    return restore_and_proceed
 
 
 def naming_repeated(retrieve: Callable[[Batch], object]) -> Callable[[Batch], object]:
