@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serve.errors import ServerError
+from serve.errors import ServerError, SettingsError
 from serve.local.servers import metrics_url, torchserve_server
 from serve.rollout.torchserve_client import Management
 from tests.benchmarks.results import ROOT, Result, machine, rounded
@@ -71,6 +71,8 @@ class Swaps:
 
 def bench_swap(mlflow: Callable[[Path], AbstractContextManager[str]], promotions: int = PROMOTIONS) -> Result:
     """Promote a small network, trained on drawn bins, again and again. ``mlflow``: starts an MLflow server."""
+    if promotions < 1:
+        raise SettingsError(f"--promotions is {promotions}; give a whole number above 0")
     with tempfile.TemporaryDirectory(prefix="binwatch-bench-") as folder:
         work = Path(folder)
         trained = train_sure(synthetic.draw_dataset(work / "bins", 300, seed=1), work / "trained")
