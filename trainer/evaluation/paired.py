@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtrc, gammaln  # scipy.stats takes a second to import
+from scipy.special import bdtrc
 
 from trainer.evaluation.calibration import STEPS
 from trainer.evaluation.evaluate import Prediction
@@ -79,19 +79,14 @@ def exact_p(gain: NDArray[np.int64], bins: NDArray[np.int64]) -> float:
     weights, multiplicities = np.unique(np.abs(sums[sums != 0]), return_counts=True)
     if len(weights) == 1:
         return float(bdtrc(won // weights[0] - 1, multiplicities[0], 0.5))
+    from scipy.stats import binom  # a second to import, and most programs decide nothing
+
     distribution = np.ones(1)
     for weight, bins_of_weight in zip(weights.tolist(), multiplicities.tolist(), strict=True):
         factor = np.zeros(weight * bins_of_weight + 1)
-        factor[::weight] = _fair_coins(bins_of_weight)
+        factor[::weight] = binom.pmf(np.arange(bins_of_weight + 1), bins_of_weight, 0.5)
         distribution = np.convolve(distribution, factor)
     return float(min(distribution[won:].sum(), 1.0))
-
-
-def _fair_coins(coins: int) -> Floats:
-    """The probabilities of 0 to ``coins`` heads, ``(coins + 1,)``: a binomial with probability 1/2."""
-    heads = np.arange(coins + 1)
-    ways = gammaln(coins + 1) - gammaln(heads + 1) - gammaln(coins - heads + 1)
-    return np.asarray(np.exp(ways - coins * np.log(2)))
 
 
 def sum_by_bin(values: Floats, bins: NDArray[np.int64]) -> Floats:
