@@ -1,6 +1,7 @@
-"""The options of scripts that train: the data, the recipe, the training run, and the state folder."""
+"""The options of scripts that train or promote: data, recipe, training run, state folder, promoter."""
 
 import os
+import tempfile
 from argparse import ArgumentParser
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from serve.settings import read, settings_of
 from serve.settings.common import StateSettings
 from trainer.pipeline.trainer_settings import PhotoSettings
+from trainer.promotion.decisions import NEWEST
 from trainer.training.recipes import PRECISIONS
 from trainer.training.rules import RULES
 
@@ -61,3 +63,15 @@ def add_training(to: ArgumentParser) -> None:
     """Options of a training run."""
     to.add_argument("--stop-on", default="", metavar="RULES", help=f"rules that stop it, of {', '.join(RULES)}")
     to.add_argument("--checkpoints", type=Path, help="folder to resume an interrupted training from; without, --out")
+
+
+def add_promoter(to: ArgumentParser) -> None:
+    """The options of scripts/promote.py that are no settings."""
+    to.add_argument("--dry-run", action="store_true", help="only log what autoscaling would do")
+    to.add_argument("--watch", action="store_true", help="run until SIGTERM")
+    to.add_argument("--interval", type=float, default=3.0, help="seconds between two rounds")
+    beat = Path(tempfile.gettempdir(), "binwatch-promoter")
+    to.add_argument("--heartbeat", type=Path, default=beat, help="file that each round touches")
+    to.add_argument("--rollback", nargs="?", const="by hand", metavar="WHY", help="return to the previous version")
+    to.add_argument("--explain", nargs="?", const=NEWEST, metavar="VERSION", help="explain a decision")
+    to.add_argument("--history", action="store_true", help="list which version served when")

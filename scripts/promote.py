@@ -6,7 +6,6 @@
     python scripts/promote.py --explain [V]     explain the decision about the newest version, or about V
     python scripts/promote.py --history         list which version served when, and why
     python scripts/promote.py --dry-run         promote and change nothing: log what autoscaling would do, for ever
-
 Without --watch, the exit code is 3 when the newest version was refused, rolled back or its canary failed.
 """
 
@@ -15,6 +14,7 @@ from argparse import Namespace
 from threading import Event
 
 import _cli
+import _options
 from serve.rollout import autoscale
 from trainer import entrypoint
 from trainer.evaluation.policy import GatePolicy
@@ -44,7 +44,7 @@ def main(args: Namespace) -> int:
         return entrypoint.OK
     promoter = assembly.build_promoter(settings, registry, rollout)
     if args.watch:
-        os.nice(5)  # on a shared machine, what answers requests comes first
+        os.nice(5)  # what answers requests comes first
         watch(promoter, args.heartbeat, args.interval, stop, scaler.step if settings.autoscale else None)
         return entrypoint.OK
     outcome = promoter.reconcile() if args.rollback is None else promoter.roll_back(args.rollback)
@@ -56,5 +56,5 @@ if __name__ == "__main__":
     parser = _cli.parser(__doc__.splitlines()[0])
     _cli.add_settings(parser, PromoterSettings, *assembly.SETTINGS)
     _cli.add_settings(parser, GatePolicy)
-    assembly.add_options(parser)
+    _options.add_promoter(parser)
     entrypoint.run(main, parser.parse_args())

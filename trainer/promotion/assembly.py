@@ -1,15 +1,11 @@
-"""Builds the promoter, its TorchServe and the autoscaler from the settings; the options of scripts/promote.py."""
+"""Builds the promoter, its TorchServe and the autoscaler from the settings."""
 
 import os
-import tempfile
-from argparse import ArgumentParser
-from pathlib import Path
 
 from serve.rollout.autoscale import MAX_WORKERS, Autoscaler
 from serve.rollout.rollout import Rollout
 from serve.rollout.torchserve_client import Inference, Management, Metrics
 from trainer.artifacts import ACCURACY
-from trainer.promotion.decisions import NEWEST
 from trainer.promotion.promoter import Promoter
 from trainer.promotion.promoter_settings import PromoterSettings
 from trainer.registry import signing
@@ -17,19 +13,6 @@ from trainer.registry.mlflow_registry import Registry
 
 SETTINGS = ("inference_url", "management_url", "metrics_url", "model_store", "workers", "verify_key", "autoscale")
 """The settings that are also options of scripts/promote.py."""
-
-
-def add_options(parser: ArgumentParser) -> None:
-    """The options of scripts/promote.py that are no settings."""
-    add = parser.add_argument
-    add("--dry-run", action="store_true", help="only log what autoscaling would do")
-    add("--watch", action="store_true", help="run until SIGTERM")
-    add("--interval", type=float, default=3.0, help="seconds between two rounds")
-    beat = Path(tempfile.gettempdir(), "binwatch-promoter")
-    add("--heartbeat", type=Path, default=beat, help="file that each round touches")
-    add("--rollback", nargs="?", const="by hand", metavar="WHY", help="return to the previous version")
-    add("--explain", nargs="?", const=NEWEST, metavar="VERSION", help="explain a decision")
-    add("--history", action="store_true", help="list which version served when")
 
 
 def build_rollout(settings: PromoterSettings) -> Rollout:

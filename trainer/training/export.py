@@ -79,10 +79,7 @@ def write_archive(
     with tempfile.TemporaryDirectory(prefix="binwatch-export-") as temporary:
         stage = Path(temporary) / "stage"
         _copy_code(stage)
-        _export(model, data.size_px, stage)
-        fp32 = runner_on_all_cores(stage / FP32_MODEL)
-        program = torch_runner(stage / GPU_PROGRAM, "cpu")
-        _check_parity(model, {FP32_MODEL: fp32, GPU_PROGRAM: program}, selection.pixels[:BATCH])
+        fp32 = _export_checked(model, data.size_px, stage, selection.pixels[:BATCH])
         probabilities = np.asarray(softmax(all_logits(fp32, selection), axis=1))
         golden = _copy_golden(selection, probabilities, data.size_px, stage)
         trial = FormTrial(
@@ -120,6 +117,14 @@ def write_archive(
             metrics=manifest.metrics,
             reference=manifest.reference,
         )
+
+
+def _export_checked(model: Counter, size_px: int, stage: Path, pixels: photo.Pixels) -> Runner:
+    """Export, and return the runner of fp32. Raises ArchiveError where a file answers for ``pixels`` unlike torch."""
+    _export(model, size_px, stage)
+    fp32, program = runner_on_all_cores(stage / FP32_MODEL), torch_runner(stage / GPU_PROGRAM, "cpu")
+    _check_parity(model, {FP32_MODEL: fp32, GPU_PROGRAM: program}, pixels)
+    return fp32
 
 
 def _with_forms(manifest: Manifest, golden: _GoldenPhotos, forms: MeasuredForms) -> Manifest:
