@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from serve.errors import DataError, TrainingError
-from trainer.data import prepared, synthetic
+from trainer.data import layouts, prepared, synthetic
 from trainer.data.counts import Counts, all_counts, parse
 from trainer.data.dataset import DataSpec, load
 from trainer.data.prepare import prepare
@@ -94,7 +94,7 @@ def test_prepared_they_are_the_same(many: Path, out: Path) -> None:
     assert [photo.id for photo in disk.extra.photos] == [photo.id for photo in memory.extra.photos]
     assert np.array_equal(disk.extra.pixels[np.arange(9)], memory.extra.pixels[np.arange(9)])
     # and brought up to date with the others
-    assert prepared.is_prepared(out / prepared.EXTRA)
+    assert layouts.is_prepared(out / prepared.EXTRA)
     prepare(many, out, COUNTS)
     assert prepared.load_any(DataSpec(out), 32, extra=True).fingerprint == disk.fingerprint
 

@@ -18,8 +18,7 @@ from trainer.aws.requests import AwsRequest
 from trainer.data import abid, corrections, s3, tables, transfer
 from trainer.data.counts import Counts
 from trainer.data.dataset import DataSpec
-from trainer.data.layouts import count_folders, read_source
-from trainer.data.prepared import is_prepared
+from trainer.data.layouts import count_folders, is_prepared, read_source
 from trainer.options import data_spec
 
 COUNTS = Counts((1, 2))

@@ -11,13 +11,12 @@ from serve.errors import DataError
 from trainer.data.abid import Photo, merge_bins
 from trainer.data.counts import Counts, all_counts
 from trainer.data.duplicates import find_duplicates
-from trainer.data.layouts import read_source
+from trainer.data.layouts import is_prepared, read_source
 from trainer.data.prepared import (
     EXTRA,
     Prepared,
     Row,
     check_leaks,
-    is_prepared,
     photo_root,
     read,
     table_fingerprint,

@@ -33,9 +33,7 @@ from trainer.data import dataset, tables
 from trainer.data.abid import Photo, Skipped
 from trainer.data.counts import Counts, parse
 from trainer.data.dataset import Dataset, DataSpec, Pixels
-from trainer.data.layouts import DESCRIPTION as DESCRIPTION
-from trainer.data.layouts import is_prepared as is_prepared
-from trainer.data.layouts import read_source
+from trainer.data.layouts import DESCRIPTION, is_prepared, read_source
 from trainer.data.split import Split, split_by_bin, subset
 
 FORMAT = 2

@@ -28,7 +28,7 @@ from typing import Protocol
 from pydantic import TypeAdapter
 
 from serve.errors import SettingsError, TrainingError
-from trainer.data import abid, prepared
+from trainer.data import abid, layouts, prepared
 
 EPOCHS = "epochs.jsonl"
 GRACE_S = 120
@@ -231,8 +231,8 @@ def _mounts(job: Job) -> dict[str, dict[str, str]]:
         channel.unlink()
     channel.mkdir(exist_ok=True)
     mounts = {str(job.base.resolve()): {"bind": "/opt/ml", "mode": "rw"}}
-    mounts[str(data)] = {"bind": f"{inside}/training", "mode": "rw" if prepared.is_prepared(data) else "ro"}
-    if prepared.is_prepared(data):
+    mounts[str(data)] = {"bind": f"{inside}/training", "mode": "rw" if layouts.is_prepared(data) else "ro"}
+    if layouts.is_prepared(data):
         photos = str(prepared.read(data).root)
         mounts[photos] = {"bind": photos, "mode": "ro"}
     for path in (data.parent / name for name in abid.OPTIONAL_FILES):

@@ -26,7 +26,7 @@ from trainer.data import prepared, s3
 from trainer.data.abid import MAX_QUANTITY
 from trainer.data.counts import Counts
 from trainer.data.dataset import DataSpec
-from trainer.data.layouts import count_folders, read_source
+from trainer.data.layouts import DESCRIPTION, count_folders, is_prepared, read_source
 
 _IDS = TypeAdapter(list[str])
 SETTLED_S = 60.0
@@ -88,8 +88,8 @@ class NewPhotos:
     def _read_mtimes_ns(self) -> tuple[int, ...]:
         """The modification times of the files and folders that change when a photo comes."""
         source = self._source
-        if prepared.is_prepared(source):
-            paths: Iterable[Path] = [source / prepared.DESCRIPTION]
+        if is_prepared(source):
+            paths: Iterable[Path] = [source / DESCRIPTION]
         elif source.is_dir() and not is_abid(source):
             paths = [source, *count_folders(source)]
         else:
@@ -101,7 +101,7 @@ class NewPhotos:
 
     def _list_files(self, known_ids: frozenset[str]) -> LabelledPhotos:
         source = self._source
-        if prepared.is_prepared(source):
+        if is_prepared(source):
             return LabelledPhotos(frozenset(row.id for row in prepared.read(source).rows))
         if is_abid(source):
             present = _stems(source / "bin-images", ".jpg") & _stems(source / "metadata", ".json")

@@ -33,7 +33,7 @@ from trainer.artifacts import (
     TOKEN_TAG,
     TRAINING_KEY_TAG,
 )
-from trainer.data import prepared, transfer
+from trainer.data import layouts, prepared, transfer
 from trainer.data.dataset import Dataset, DataSpec, digest
 from trainer.data.prepare import prepare
 from trainer.evaluation import gate
@@ -185,7 +185,7 @@ class _Steps:
 
     def run(self, promote: Promote) -> None:
         """Run all steps, and record the decision in the execution."""
-        if self.options.state and not (prepared.is_prepared(self.spec.source) and not self.request.uri):
+        if self.options.state and not (layouts.is_prepared(self.spec.source) and not self.request.uri):
             self.spec = replace(self.spec, source=self._step("prepare", PrepareOutput, self._prepare).source)
         train = self._step("train", TrainOutput, self._train)
         if train.fingerprint != self.data.fingerprint:  # the dataset was prepared again after that training
@@ -253,7 +253,7 @@ class _Steps:
         source = self.spec.source
         if self.request.uri:
             source = transfer.mirror(self.request.uri, self.options.state / "s3", self.spec)
-        if prepared.is_prepared(source):
+        if layouts.is_prepared(source):
             return StepResult(PrepareOutput(source=source))
         if source.is_file() and not is_settled(source, self.options.settled_s):
             raise UnavailableError(

@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from serve.errors import OUTSIDE, BinwatchError, DataError, LockHeldError, TrackingError, TrainingError, sentence
 from trainer.artifacts import MONITORING
-from trainer.data import prepared
+from trainer.data import layouts, prepared
 from trainer.pipeline import execution_lock, triggers
 from trainer.pipeline.execution import Execution, ExecutionDecision, ExecutionRequest
 from trainer.pipeline.new_photos import KnownPhotos, LabelledPhotos, NewPhotos
@@ -206,7 +206,7 @@ class PipelineWatcher:
         """The photos of the prepared dataset, which came from a source that may not have answered a poll before."""
         folder = prepared_folder(self._state, self._request.spec)
         try:
-            rows = prepared.read(folder).rows if prepared.is_prepared(folder) else ()
+            rows = prepared.read(folder).rows if layouts.is_prepared(folder) else ()
         except DataError:
             rows = ()
         return frozenset(row.id for row in rows)
