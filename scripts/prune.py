@@ -20,7 +20,7 @@ def main(args: Namespace) -> int:
     settings = _cli.read_settings(PruneSettings, args)
     registry = Registry(settings.tracking_uri)
     places = retention.Places(registry, settings.capture, settings.state, settings.s3_endpoint)
-    with nullcontext() if args.dry_run else execution_lock.lock_state(settings.state, "the pruning"):
+    with nullcontext() if args.dry_run else execution_lock.lock_state(settings.state, execution_lock.PRUNING):
         removals = retention.prune(places, settings.retention, args.dry_run)
     freed, verb = sum(removal.size_bytes for removal in removals), "would free" if args.dry_run else "freed"
     rows = [removal.to_json() for removal in removals]

@@ -1,10 +1,13 @@
 """Executions that are triggered, cut off at any point, resumed, and never do anything twice."""
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -399,3 +402,34 @@ def test_there_is_one_execution_at_a_time_and_the_second_names_the_holder_of_the
     start = time.monotonic()
     with execution_lock.lock_state(state, "another"):  # a kill frees it at once
         assert time.monotonic() - start < 1
+
+
+def test_an_execution_waits_for_a_pruning_that_ends_soon(state: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    order: list[str] = []
+    pruning, waited = threading.Event(), threading.Event()
+
+    def prune() -> None:
+        with execution_lock.lock_state(state, execution_lock.PRUNING):
+            pruning.set()
+            waited.wait(30)
+            order.append("pruned")
+
+    def execute() -> None:
+        with execution_lock.lock_state(state, "an execution"):
+            order.append("executed")
+
+    with ThreadPoolExecutor(2) as pool:
+        pruned = pool.submit(prune)
+        assert pruning.wait(30)
+        executed = pool.submit(execute)
+        deadline = time.monotonic() + 30
+        while "waiting for the pruning" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with pytest.raises(LockHeldError, match="the pruning"):  # a second pruning does not wait
+            execution_lock.lock_state(state, execution_lock.PRUNING).__enter__()
+        waited.set()
+        pruned.result(30)
+        executed.result(30)
+    assert order == ["pruned", "executed"]
+    assert caplog.text.count("waiting for the pruning") == 1

@@ -27,7 +27,7 @@ from trainer.registry.entities import Status
 from trainer.registry.mlflow_registry import Registry
 from trainer.training.recipes import RECIPES
 
-PHOTOS, SIZE_PX = rounds(700, 100_000), rounds(96, 224)
+PHOTOS, SIZE_PX = rounds(1200, 100_000), rounds(96, 224)
 FIRST, STARVED = rounds(400, 2000), rounds(60, 300)
 """Training photos of the first champion, and of the challenger that has too few."""
 RECIPE = replace(RECIPES["hpo-frozen"], architecture="efficientnet-lite0", size_px=SIZE_PX)

@@ -6,8 +6,10 @@ STATE/unended.json          the tokens of executions that gave up while MLflow w
 """
 
 import json
+import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,22 +23,36 @@ from serve.files import exclusive_lock, write_text
 from trainer.pipeline.execution import ExecutionRequest, parse_request
 
 LOCK, FILE, UNENDED = "pipeline.lock", "underway.json", "unended.json"
+PRUNING, RETRY_S = "the pruning", 0.2
 _TOKENS = TypeAdapter(list[str])
+log = logging.getLogger(__name__)
 
 
 @contextmanager
 def lock_state(state: Path, purpose: str) -> Iterator[None]:
-    """Hold the lock of the state folder. Raises LockHeldError, which names its holder and the holder's purpose."""
+    """Hold the lock of the state folder. Raises LockHeldError, which names its holder and the holder's purpose.
+
+    An execution may take hours, so who meets one is told; a pruning ends soon, so an execution waits for it.
+    """
     state.mkdir(parents=True, exist_ok=True)
-    path = state / LOCK
-    with exclusive_lock(path, wait=False) as acquired:
-        if not acquired:
-            holder = path.read_text().strip() or "another process"
-            raise LockHeldError(f"{holder} holds {path}; wait until it ends, or use another --state")
-        started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        # in place: a file that replaces this one would not be locked
-        path.write_text(f"{purpose}, process {os.getpid()} on {socket.gethostname()} since {started},")
-        yield
+    path, waits = state / LOCK, False
+    while True:
+        with exclusive_lock(path, wait=False) as acquired:
+            if acquired:
+                started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+                # in place: a file that replaces this one would not be locked
+                path.write_text(f"{purpose}, process {os.getpid()} on {socket.gethostname()} since {started},")
+                yield
+                return
+        holder = path.read_text().strip()
+        if purpose == PRUNING or not holder.startswith(f"{PRUNING},"):
+            raise LockHeldError(
+                f"{holder or 'another process'} holds {path}; wait until it ends, or use another --state"
+            )
+        if not waits:
+            log.info("waiting for %s that holds %s", holder.removesuffix(","), path)
+            waits = True
+        time.sleep(RETRY_S)  # the name is read again: a holder writes its own only after it has the lock
 
 
 @dataclass(frozen=True)

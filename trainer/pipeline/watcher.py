@@ -121,7 +121,7 @@ class PipelineWatcher:
 
     def _prune_now(self, state: WatcherState) -> None:
         """Prune; if that fails, retry in an hour."""
-        with execution_lock.lock_state(self._state, "the pruning"):
+        with execution_lock.lock_state(self._state, execution_lock.PRUNING):
             triggers.write_state(self._state, replace(state, pruned_s=time.time() - DAY_S + HOUR_S))
             self._prune()
             triggers.write_state(self._state, replace(state, pruned_s=time.time()))
