@@ -5,6 +5,7 @@ It is a torch-model-archiver archive (a zip), which TorchServe loads as it is:
     MAR-INF/MANIFEST.json   TorchServe's own manifest, with the version served
     handler.py              what TorchServe calls
     serve/*.py              the modules that the handler needs: the preprocessing travels with the model
+    serve/evidence/*.py     those that judge a record by its products
     model.onnx              pixels uint8 (B, S, S, 3) -> logits float32 (B, C)
     model.int8.onnx         the same in int8, for CPUs; only where it is as good (trainer/training/forms.py)
     model.pt2               the same as a torch program, for GPUs

@@ -17,7 +17,7 @@ MAX_TEXT = 16 * 1024**2
 """Largest JSON file, in bytes, that is read into memory."""
 
 _MEMBERS = re.compile(
-    r"(handler|sitecustomize)\.py|serve/\w+\.py|model\.onnx|model\.int8\.onnx|model\.pt2|golden/\d+\.jpg"
+    r"(handler|sitecustomize)\.py|serve/(evidence/)?\w+\.py|model\.onnx|model\.int8\.onnx|model\.pt2|golden/\d+\.jpg"
 )
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".bin")
 _PROGRAM_MEMBERS = re.compile(

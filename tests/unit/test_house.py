@@ -45,7 +45,7 @@ def test_imports_point_one_way() -> None:
 def room(module: str) -> str:
     """The folder of a module, as a dotted name; ``serve`` for what travels in an archive."""
     first, *rest = module.split(".")
-    inner = rest and (ROOT / first / rest[0]).is_dir()
+    inner = rest and rest[0] != "evidence" and (ROOT / first / rest[0]).is_dir()
     return f"{first}.{rest[0]}" if inner or (rest and first == "trainer") else first
 
 

@@ -13,12 +13,14 @@ from serve.manifest import sha256
 ROOT = Path(__file__).parents[2]
 TRAINING = (
     "serve/*.py",  # the code that is copied into the archive
+    "serve/evidence/*.py",
     "trainer/data/**/*.py",
     "trainer/training/**/*.py",
     "trainer/evaluation/calibration.py",  # for the temperature and conformal scores in the manifest
 )
 EVALUATION = (
     "serve/*.py",
+    "serve/evidence/*.py",
     "serve/archives/**/*.py",
     "trainer/data/**/*.py",
     *(f"trainer/evaluation/{stem}.py" for stem in ("evaluate", "alarms", "calibration", "statistics")),

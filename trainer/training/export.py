@@ -35,6 +35,8 @@ from trainer.training.quantise import FormDecision
 from trainer.training.recipes import Recipe
 from trainer.training.reference import drift_reference
 
+EVIDENCE = "evidence"
+"""The folder of ``serve/`` that travels in an archive beside the modules above it."""
 MAX_DIFFERENCE = 1e-3
 """How far a probability of an exported form may be from torch's; int8 has limits of its own."""
 
@@ -144,9 +146,11 @@ def _with_forms(manifest: Manifest, golden: _GoldenPhotos, forms: MeasuredForms)
 
 def _copy_code(stage: Path) -> None:
     source = Path(serve.__file__).parent
-    (stage / "serve").mkdir(parents=True)
-    for path in source.glob("*.py"):  # TorchServe expects the handler at the top of the archive
-        shutil.copy(path, stage / path.name if path.name == "handler.py" else stage / "serve" / path.name)
+    (stage / "serve" / EVIDENCE).mkdir(parents=True)
+    for path in (*source.glob("*.py"), *(source / EVIDENCE).glob("*.py")):
+        # TorchServe expects the handler at the top of the archive
+        name = Path(path.name) if path.name == "handler.py" else Path("serve") / path.relative_to(source)
+        shutil.copy(path, stage / name)
 
 
 def _export(model: Counter, size_px: int, stage: Path) -> None:

@@ -4,7 +4,7 @@ For ``ModelForm.ONNX``:
 
     binwatch.json, model.onnx, model.int8.onnx, ...    the files of the archive
     code/inference.py                                  the archive's serve/inference.py
-    code/serve/*.py                                    the archive's code
+    code/serve/*.py, code/serve/evidence/*.py          the archive's code
     code/requirements.txt                              what the container lacks
 
 For ``ModelForm.TORCHSCRIPT``, where the container's Python is too old for the archive's code:
@@ -120,7 +120,8 @@ def _code(folder: Path, work: Path) -> Iterator[tuple[str, Path]]:
     if not (folder / _ENTRY).is_file():
         raise ArchiveError(f"the archive has no serve/{_ENTRY}, which answers in AWS's containers; export it again")
     yield f"{_CODE}/{_ENTRY}", folder / _ENTRY
-    yield from ((f"{_CODE}/serve/{path.name}", path) for path in folder.glob("*.py"))
+    for path in (*folder.glob("*.py"), *folder.glob("evidence/*.py")):
+        yield f"{_CODE}/serve/{path.relative_to(folder).as_posix()}", path
     requirements = work / "requirements.txt"
     requirements.write_text("".join(_pinned(name, marker) for name, marker in REQUIREMENTS.items()))
     yield f"{_CODE}/requirements.txt", requirements
