@@ -100,12 +100,16 @@ class Stacked:
 
 @dataclass(frozen=True)
 class Part:
-    """One split: photos, pixels uint8 ``(N, S, S, 3)`` and labels int64 ``(N,)``, indices into the counts."""
+    """One split: photos, pixels uint8 ``(N, S, S, 3)`` and labels int64 ``(N,)``, indices into the counts.
+
+    ``measures``: of the photos' records, float32 ``(N, M)``, NaN where unknown; None where they are not learned.
+    """
 
     photos: tuple[Photo, ...]
     pixels: Rows
     labels: NDArray[np.int64]
     fingerprint: str
+    measures: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -119,11 +123,12 @@ class Part:
 
     def rows(self, index: NDArray[np.int64]) -> "Part":
         """The part with only the photos at the positions ``index``."""
-        return Part(
-            tuple(self.photos[i] for i in index),
-            Rows(self.pixels.whole, self.pixels.index[index]),
-            self.labels[index],
-            self.fingerprint,
+        return replace(
+            self,
+            photos=tuple(self.photos[i] for i in index),
+            pixels=Rows(self.pixels.whole, self.pixels.index[index]),
+            labels=self.labels[index],
+            measures=None if self.measures is None else self.measures[index],
         )
 
 

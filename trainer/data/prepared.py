@@ -181,12 +181,6 @@ def splits_of(spec: DataSpec) -> tuple[list[Photo], dict[str, Split]]:
     return photos, split_by_bin(photos, spec.seed).split_of
 
 
-def first_photo(spec: DataSpec, split: Split) -> Photo:
-    """The first photo of a split. Raises StopIteration where there is none, which ``split_by_bin`` refuses."""
-    photos, split_of = splits_of(spec)
-    return next(photo for photo in photos if split_of[photo.id] == split)
-
-
 def audit_table(prepared: Prepared) -> Path:
     """The path of this version's audit (``trainer/data/audit.py``)."""
     return prepared.folder / "audits" / f"{prepared.fingerprint[:12]}.csv"
