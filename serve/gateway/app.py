@@ -17,6 +17,7 @@ from serve.gateway.keys import Keys
 from serve.gateway.metrics import Metrics
 from serve.gateway.middleware import AdmissionMiddleware
 from serve.gateway.parsing import invalid_fields
+from serve.gateway.records.lookup import open_records
 from serve.gateway.schemas import Refusal, error_response
 from serve.gateway.settings import GatewaySettings
 from serve.gateway.upstream import TorchServe
@@ -25,8 +26,8 @@ _ERROR_KINDS = {400: "BadRequest", 404: "NotFound", 405: "MethodNotAllowed"}
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
-    """Build the application. Raises SettingsError for a file of API keys that cannot be read."""
-    keys = Keys(settings.keys)
+    """Build the application. Raises SettingsError for a file of API keys or an address of records that is unusable."""
+    keys, records = Keys(settings.keys), open_records(settings)
     routers = (routes.api, routes.public, static.router())
     paths = [route.path for router in routers for route in router.routes if isinstance(route, APIRoute)]
     metrics = Metrics(frozenset(paths))
@@ -39,10 +40,12 @@ def create_app(settings: GatewaySettings) -> FastAPI:
                 torchserve=torchserve,
                 health=Health(torchserve, settings.timeout_s),
                 ground_truth=GroundTruth(settings.capture),
+                records=records,
                 metrics=metrics,
                 monitoring=settings.monitoring,
             )
             yield
+        records.close()
 
     app = FastAPI(
         title="binwatch",

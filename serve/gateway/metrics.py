@@ -1,11 +1,13 @@
 """Prometheus metrics, served at /metrics. Unknown paths share one label value, so that clients cannot add series."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from serve.evidence import Evidence
 
 BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 OTHER = "other"
@@ -24,6 +26,7 @@ class Metrics:
 
     def __init__(self, routes: frozenset[str]) -> None:
         self.registry, self._routes = CollectorRegistry(), routes
+        self._prefixes = {route.partition("{")[0]: route for route in routes if "{" in route}
         self._requests = Counter("binwatch_gateway_requests", "Requests", ("route", "status"), registry=self.registry)
         self._seconds = Histogram(
             "binwatch_gateway_seconds",
@@ -34,6 +37,12 @@ class Metrics:
         )
         self._in_flight = Gauge("binwatch_gateway_in_flight", "Requests in progress", registry=self.registry)
         self._verdicts = Counter("binwatch_gateway_verdicts", "Verdicts returned", ("verdict",), registry=self.registry)
+        self._verdicts_by_evidence = Counter(
+            "binwatch_gateway_verdicts_by_evidence",
+            "Verdicts returned, by what they rest on",
+            ("verdict", "evidence"),
+            registry=self.registry,
+        )
         self._torchserve_errors = Counter(
             "binwatch_gateway_torchserve_errors",
             "Requests that TorchServe failed to answer",
@@ -45,7 +54,7 @@ class Metrics:
     @contextmanager
     def request(self, path: str) -> Iterator[ResponseStatus]:
         """Count and time one request; the caller sets the status when the response starts."""
-        route, response, start = path if path in self._routes else OTHER, ResponseStatus(), time.perf_counter()
+        route, response, start = self._route(path), ResponseStatus(), time.perf_counter()
         with self._in_flight.track_inprogress():
             try:
                 yield response
@@ -53,9 +62,17 @@ class Metrics:
                 self._requests.labels(route, str(response.status)).inc()
                 self._seconds.labels(route).observe(time.perf_counter() - start)
 
-    def verdict(self, name: str) -> None:
-        """Count a verdict."""
+    def _route(self, path: str) -> str:
+        """The label of a path: its route; ``/records/{bin_id}`` for all bins."""
+        if path in self._routes:
+            return path
+        return next((route for prefix, route in self._prefixes.items() if path.startswith(prefix)), OTHER)
+
+    def verdict(self, answer: Mapping[str, object]) -> None:
+        """Count the verdict of an answer."""
+        name = str(answer.get("verdict"))
         self._verdicts.labels(name).inc()
+        self._verdicts_by_evidence.labels(name, Evidence.of(answer)).inc()
 
     def torchserve_error(self, kind: str) -> None:
         """Count a request that TorchServe failed to answer."""

@@ -2,19 +2,24 @@
 
 A photo comes as the body (with fields in the query), in a form (``photo`` and fields), or in JSON as base64 or as a
 link. Fields in the body take precedence over the query. Links and photos are not inspected here: the worker does that.
+A record with its products, which no header can hold, goes to the worker in JSON, with the photo as base64.
 """
 
+import base64
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
-from serve.gateway.schemas import MAX_QUANTITY, Feedback, Refusal
+from serve.evidence.fields import FIELDS, RECORDS
+from serve.gateway.records.record_fields import Fields, ShowAttention, Strict, present_fields, recorded_quantity
+from serve.gateway.schemas import Feedback, Refusal
+from serve.gateway.settings import MAX_BODY
 
 PHOTO_TYPES = ("image/jpeg", "image/png", "application/octet-stream")
 FORM, JSON, LINK = "multipart/form-data", "application/json", "string/url"
@@ -25,20 +30,6 @@ MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 MAX_LINK = 4096
 _Model = TypeVar("_Model", bound=BaseModel)
-
-
-class Strict(BaseModel):
-    """A model that forbids unknown fields."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
-
-
-class Fields(Strict):
-    """The fields beside a photo: the recorded quantity, and both weights if the bin was weighed."""
-
-    expected_quantity: int | None = Field(default=None, ge=0, le=MAX_QUANTITY, description="the recorded quantity")
-    weight: float | None = Field(default=None, gt=0, description="measured weight of the bin's contents")
-    expected_weight: float | None = Field(default=None, gt=0, description="recorded weight, in the same unit")
 
 
 class Link(Strict):
@@ -61,6 +52,14 @@ class FieldsAndInline(Fields, Inline):
     """A photo as base64 with fields."""
 
 
+class AttentionAndLink(ShowAttention, Link):
+    """A photo in S3 without a record."""
+
+
+class AttentionAndInline(ShowAttention, Inline):
+    """A photo as base64 without a record."""
+
+
 @dataclass(frozen=True)
 class BodyModels:
     """The bodies a route accepts: JSON with a link, JSON with a photo, and the fields beside a photo in a form."""
@@ -72,7 +71,7 @@ class BodyModels:
 
 NO_FIELDS = Fields()
 VERIFY = BodyModels(FieldsAndLink, FieldsAndInline, Fields)
-PREDICT = BodyModels(Link, Inline, Strict)
+PREDICT = BodyModels(AttentionAndLink, AttentionAndInline, ShowAttention)
 
 
 @dataclass(frozen=True)
@@ -90,14 +89,9 @@ class ModelRequest:
     @property
     def headers(self) -> dict[str, str]:
         """HTTP headers, with the fields as SageMaker's custom attributes; their values are numbers."""
-        attributes = [f"{name}={value}" for name, value in present_fields(self.fields).items()]
+        attributes = [f"{name}={value}" for name, value in present_fields(self.fields).items() if name in FIELDS]
         line = ",".join(attributes + [self.extra_attribute] * bool(self.extra_attribute))
         return {"Content-Type": self.content_type} | ({ATTRIBUTES: line} if line else {})
-
-
-def present_fields(model: BaseModel) -> dict[str, object]:
-    """The fields beside a photo that have a value."""
-    return {name: value for name, value in model if name in Fields.model_fields and value is not None}
 
 
 async def parse_photo(request: Request, models: BodyModels, query: Fields) -> ModelRequest:
@@ -108,12 +102,38 @@ async def parse_photo(request: Request, models: BodyModels, query: Fields) -> Mo
         photo = body.model_dump(include={"uri", "image"})
         return ModelRequest(json.dumps(photo).encode(), JSON, merge_fields(query, body))
     if kind == FORM:
-        async with request.form(max_files=1, max_fields=len(Fields.model_fields) + 1) as form:
-            file, fields = _validate_form(form, models)
+        max_files = 1 + len(RECORDS)  # a record can be sent as a file
+        async with request.form(max_files=max_files, max_fields=len(Fields.model_fields) + 1) as form:
+            file, fields = await _validate_form(form, models)
             return ModelRequest(await file.read(), photo_type(file.content_type), merge_fields(query, fields))
     if kind and kind not in PHOTO_TYPES:
         raise _unsupported(kind, *PHOTO_TYPES, FORM, JSON)
     return ModelRequest(await request.body(), photo_type(kind), query)
+
+
+def with_record(request: ModelRequest) -> ModelRequest:
+    """``request`` with the recorded quantity, which a record with products says, and such a record in its body.
+
+    Raises Refusal where there is neither, and for fields that do not go together.
+    """
+    content = present_fields(request.fields)
+    fields = request.fields.model_copy(update={"expected_quantity": recorded_quantity(content)})
+    record = {name: content[name] for name in RECORDS if name in content}
+    return replace(request, fields=fields, **(_in_json(request, record) if record else {}))
+
+
+def _in_json(request: ModelRequest, record: dict[str, object]) -> dict[str, Any]:
+    """Body and content type with the photo and its record."""
+    is_json = request.content_type == JSON
+    photo = json.loads(request.body) if is_json else {"image": base64.b64encode(request.body).decode()}
+    try:
+        body = json.dumps({**photo, **record}).encode()
+    except RecursionError as error:
+        raise Refusal(422, "BadField", f"{' and '.join(record)} is nested too deeply; send it flat") from error
+    if len(body) > MAX_BODY:
+        message = f"photo and record have {len(body)} bytes in JSON, the limit is {MAX_BODY}; send a smaller photo"
+        raise Refusal(413, "TooLarge", message)
+    return {"body": body, "content_type": JSON}
 
 
 async def parse_any(request: Request) -> ModelRequest:
@@ -156,12 +176,13 @@ async def read_json(request: Request) -> object:
     """The body as JSON. Raises Refusal."""
     body = await request.body()
     try:
-        return json.loads(body, object_pairs_hook=_without_duplicates)
+        return json.loads(body, object_pairs_hook=without_duplicates)
     except (ValueError, RecursionError) as error:
         raise Refusal(400, "BadJson", f"the body of {len(body)} bytes is not JSON: {error}") from error
 
 
-def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object, whose names must be unique. Raises ValueError."""
     content = dict(pairs)
     if len(content) < len(pairs):
         raise ValueError("an object has the same name twice")
@@ -203,7 +224,10 @@ def _unsupported(kind: str, *accepted: str) -> Refusal:
 
 
 def _shorten(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:  # a list in a list in a list...
+        text = type(value).__name__
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
@@ -215,7 +239,7 @@ def _validate_json(content: object, models: BodyModels) -> BaseModel:
     return validate(models.link if "uri" in content else models.inline, content)
 
 
-def _validate_form(form: FormData, models: BodyModels) -> tuple[UploadFile, BaseModel]:
+async def _validate_form(form: FormData, models: BodyModels) -> tuple[UploadFile, BaseModel]:
     fields: dict[str, object] = {}
     for name, value in form.multi_items():
         if name in fields:
@@ -224,4 +248,14 @@ def _validate_form(form: FormData, models: BodyModels) -> tuple[UploadFile, Base
     photo = fields.pop("photo", None)
     if not isinstance(photo, UploadFile):
         raise Refusal(422, "BadField", "the form has no file named photo; send a JPEG or PNG")
-    return photo, validate(models.fields, fields, strict=False)
+    records = {name: await _read_part(name, fields[name]) for name in RECORDS if name in fields}
+    return photo, validate(models.fields, {**fields, **records}, strict=False)
+
+
+async def _read_part(name: str, value: object) -> object:
+    """The JSON in a part of a form, be it a file or text. Raises Refusal."""
+    text = await value.read() if isinstance(value, UploadFile) else str(value)
+    try:
+        return json.loads(text, object_pairs_hook=without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(422, "BadField", f"the part {name} of {len(text)} characters is not JSON: {error}") from error

@@ -8,19 +8,26 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response, Security
+from fastapi import Path as PathParameter
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
+from serve.evidence import Evidence
 from serve.gateway import parsing, upstream
 from serve.gateway.feedback import GroundTruth
 from serve.gateway.health import Health
 from serve.gateway.metrics import Metrics
+from serve.gateway.records.location import BIN_ID
+from serve.gateway.records.lookup import RecordLookup
+from serve.gateway.records.record_fields import UNIT, Fields
 from serve.gateway.schemas import (
     MAX_QUANTITY,
     Alive,
     Answer,
     Feedback,
     Healthy,
+    RecordOfBin,
+    RecordsConfigured,
     Refusal,
     Verified,
     error_responses,
@@ -40,6 +47,7 @@ class Services:
     torchserve: TorchServe
     health: Health
     ground_truth: GroundTruth
+    records: RecordLookup
     metrics: Metrics
     monitoring: Path | None
 
@@ -51,6 +59,8 @@ def get_services(request: Request) -> Services:
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]
+BinInPath = Annotated[str, PathParameter(description="the bin's id", json_schema_extra={"pattern": BIN_ID})]
+AttentionInQuery = Annotated[bool | None, Query(description="whether to show where the model looked")]
 # AdmissionMiddleware checks the keys; these only declare them in the OpenAPI document.
 SECURED = [Security(HTTPBearer(auto_error=False)), Security(APIKeyHeader(name="X-API-Key", auto_error=False))]
 api = APIRouter(dependencies=SECURED)
@@ -61,28 +71,66 @@ def query_fields(
     expected_quantity: Annotated[int | None, Query(ge=0, le=MAX_QUANTITY, description="the recorded quantity")] = None,
     weight: Annotated[float | None, Query(gt=0, allow_inf_nan=False, description="of the bin's contents")] = None,
     expected_weight: Annotated[float | None, Query(gt=0, allow_inf_nan=False, description="recorded weight")] = None,
-) -> parsing.Fields:
+    weight_unit: Annotated[str | None, Query(pattern=UNIT, description="kg, g, lb or oz")] = None,
+    attention: AttentionInQuery = None,
+) -> Fields:
     """The fields in the query; fields in the body take precedence."""
-    return parsing.Fields(expected_quantity=expected_quantity, weight=weight, expected_weight=expected_weight)
+    return Fields(
+        expected_quantity=expected_quantity,
+        weight=weight,
+        expected_weight=expected_weight,
+        weight_unit=weight_unit,
+        attention=attention,
+    )
 
 
 @api.post(
     "/verify",
     summary="Does a photo agree with the record?",
-    responses={200: {"model": Verified}, **error_responses(*PHOTO_ERRORS)},
+    responses={200: {"model": Verified}, **error_responses(*PHOTO_ERRORS, 409)},
     openapi_extra=parsing.body_schema(parsing.VERIFY),
 )
 async def verify(
-    request: Request, services: ServicesDep, query: Annotated[parsing.Fields, Depends(query_fields)]
+    request: Request,
+    services: ServicesDep,
+    query: Annotated[Fields, Depends(query_fields)],
+    bin_id: Annotated[str | None, Query(pattern=BIN_ID, description="of the bin whose record is meant")] = None,
 ) -> Response:
-    """Send a photo, or a link to one in S3, and the recorded quantity, in the body or in the query."""
-    model_request = await parsing.parse_photo(request, parsing.VERIFY, query)
-    if model_request.fields.expected_quantity is None:
-        message = f"expected_quantity, the recorded quantity, is missing; give a whole number from 0 to {MAX_QUANTITY}"
-        raise Refusal(422, "BadField", message)
-    answer = await services.torchserve.predict(model_request)
-    services.metrics.verdict(str(answer.get("verdict")))
+    """Send a photo, or a link to one in S3, and the recorded quantity or the bin's id, in the body or in the query."""
+    model_request = await parsing.parse_photo(request, parsing.VERIFY, query.model_copy(update={"bin_id": bin_id}))
+    bin_id = model_request.fields.bin_id
+    bin_record = None if bin_id is None else await services.records.find_instead(model_request.fields)
+    if bin_record is not None:
+        fields = model_request.fields.model_copy(update={"bin_id": None, **bin_record.fields})
+        model_request = replace(model_request, fields=fields)
+    answer = await services.torchserve.predict(parsing.with_record(model_request))
+    if "evidence" not in answer:  # from an archive that was exported before there was more than one kind
+        answer["evidence"] = Evidence.PHOTO_WEIGHT if "weight" in answer else Evidence.PHOTO
+    services.metrics.verdict(answer)
+    if bin_record is not None:
+        answer |= {"bin_id": bin_id, "record": bin_record.to_json()}
     return json_response(answer)
+
+
+@api.get(
+    "/records",
+    summary="Are records looked up?",
+    responses={200: {"model": RecordsConfigured}, **error_responses()},
+)
+async def records(services: ServicesDep) -> Response:
+    """Whether ``BINWATCH_RECORDS`` is set, so that a bin's id can be given in place of the recorded quantity."""
+    return json_response({"configured": services.records.configured})
+
+
+@api.get(
+    "/records/{bin_id}",
+    summary="What does a bin hold, by its record?",
+    responses={200: {"model": RecordOfBin}, **error_responses(404, 409, 502, 504)},
+)
+async def record(services: ServicesDep, bin_id: BinInPath) -> Response:
+    """The record of a bin from ``BINWATCH_RECORDS``: its products with quantity, sides in cm and weight in kg."""
+    bin_record = await services.records.find(bin_id)
+    return json_response({"bin_id": bin_id, "record": bin_record.to_json()})
 
 
 @api.post(
@@ -91,9 +139,9 @@ async def verify(
     responses={200: {"model": Answer}, **error_responses(*PHOTO_ERRORS)},
     openapi_extra=parsing.body_schema(parsing.PREDICT),
 )
-async def predict(request: Request, services: ServicesDep) -> Response:
+async def predict(request: Request, services: ServicesDep, attention: AttentionInQuery = None) -> Response:
     """Send a photo, or a link to one in S3, without a recorded quantity."""
-    model_request = await parsing.parse_photo(request, parsing.PREDICT, parsing.NO_FIELDS)
+    model_request = await parsing.parse_photo(request, parsing.PREDICT, Fields(attention=attention))
     return json_response(await services.torchserve.predict(model_request))
 
 
@@ -108,7 +156,7 @@ async def predictions(request: Request, services: ServicesDep) -> Response:
 async def invocations(
     request: Request,
     services: ServicesDep,
-    query: Annotated[parsing.Fields, Depends(query_fields)],
+    query: Annotated[Fields, Depends(query_fields)],
     model_name: Literal["bin-counter"] = "bin-counter",  # noqa: ARG001 - checked, and there is no other
 ) -> Response:
     """The same as SageMaker has it, where TorchServe reads the fields in the query, too."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from serve.evidence import Evidence
 from serve.gateway.refusal import Refusal as Refusal
 from serve.gateway.refusal import retry_later as retry_later
 
@@ -34,6 +35,16 @@ class Error(BaseModel):
     message: str = Field(description="what happened, the value seen, what to do")
 
 
+class Attention(BaseModel):
+    """Where in the photo the model looked."""
+
+    count: str = Field(description="the most probable count, whose evidence is drawn")
+    image: str = Field(
+        description="a transparent PNG, as a data: address, to stretch over the upright photo",
+        examples=["data:image/png;base64,iVBORw0KGgo..."],
+    )
+
+
 class Answer(BaseModel):
     """What the model sees in a photo."""
 
@@ -42,8 +53,56 @@ class Answer(BaseModel):
     expected_count: float = Field(description="the mean of the counts, weighted by their probabilities")
     probabilities: dict[str, float] = Field(description="calibrated probability of each count, 0-1; the sum is 1")
     fit: dict[str, float] = Field(description="of right records with each count, the share that fits as badly or worse")
+    typical: float | None = Field(
+        default=None,
+        description="the share of bins whose photo is as unlike those learned from; null if the model has no such test",
+    )
+    attention: Attention | None = Field(
+        default=None, description="where the model looked, if asked for; null if its network cannot say"
+    )
     model_version: str = Field(description="the version's number in MLflow")
     event_id: str | None = Field(default=None, description="identifies this answer in POST /feedback")
+
+
+class RecordedProduct(BaseModel):
+    """One product of a record."""
+
+    id: str
+    name: str
+    quantity: int = Field(description="units")
+    sides_cm: list[float] | None = Field(description="of one unit, the longest first; null if they are not known")
+    weight_kg: float | None = Field(description="of one unit; null if it is not known")
+
+
+class RecordedContent(BaseModel):
+    """What a bin should hold."""
+
+    quantity: int = Field(description="of all products")
+    products: list[RecordedProduct] = Field(description="empty if only the quantity is recorded")
+
+
+class RecordOfBin(BaseModel):
+    """The record of one bin."""
+
+    bin_id: str
+    record: RecordedContent
+
+
+class RecordsConfigured(BaseModel):
+    """Whether records are looked up."""
+
+    configured: bool
+
+
+class Weighed(BaseModel):
+    """What a scale says about the record."""
+
+    weight: float = Field(description="the measured one")
+    expected_weight: float = Field(description="the recorded one, or the sum of the products' weights")
+    tolerance: float | None = Field(default=None, description="of such a sum: a right record is within it")
+    unit: str | None = Field(default=None, description="of these numbers; null if the request names none")
+    verdict: Literal["match", "mismatch", "unsure"]
+    reason: str
 
 
 class Verified(Answer):
@@ -58,6 +117,11 @@ class Verified(Answer):
     calibrated: bool = Field(
         default=True, description="whether there were enough calibration photos with that quantity for a mismatch"
     )
+    evidence: Evidence = Field(default=Evidence.PHOTO, description="on what the verdict rests")
+    notes: list[str] | None = Field(default=None, description="what of the record could not be used, if anything")
+    weight: Weighed | None = Field(default=None, description="what the scale says, if there was a weight")
+    bin_id: str | None = Field(default=None, description="of the bin whose record was looked up, if it was")
+    record: RecordedContent | None = Field(default=None, description="that record")
 
 
 class Feedback(BaseModel):
@@ -88,17 +152,17 @@ _DESCRIPTIONS = {
     400: "the photo or the body cannot be read",
     401: "the API key is missing or not valid",
     403: "sent by a page of another site, or a link to a bucket that is not allowed",
-    404: "not found",
+    404: "not found; there is no such bin or photo",
     408: "the body arrived too slowly",
-    409: "feedback is not stored here",
+    409: "feedback is not stored here, or records are not looked up",
     413: "larger than the limit",
     415: "unsupported type of body",
     421: "the Host header names another machine",
     422: "a field is not valid, or something is sent twice",
     429: "too many requests of one client",
-    502: "TorchServe, or the store behind a link, failed",
+    502: "TorchServe, the store behind a link or the database of records failed, or a record is broken",
     503: "overloaded, down, or without a model; see Retry-After",
-    504: "the store behind a link did not answer in time",
+    504: "the store behind a link, or the database of records, did not answer in time",
 }
 COMMON_ERRORS = (401, 403, 413, 421, 422, 429, 503)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from serve.gateway.keys import Keys
+from serve.gateway.records import location
 from serve.settings.common import InferenceSettings
 
 MAX_BODY = 6_500_000
@@ -47,6 +48,18 @@ class GatewaySettings(InferenceSettings):
     )
     capture: str = Field(default="", description="folder of the data capture, which feedback is added to; off without")
     monitoring: Path | None = Field(default=None, description="folder of monitoring.json and history.json")
+    records: str = Field(
+        default="",
+        repr=False,
+        description="records of bins: a folder of JSON files, a CSV, or a database, postgresql://... or sqlite:////PATH",
+        examples=["/srv/bins/records"],
+    )
+    records_query: str = Field(
+        default="",
+        validate_default=True,
+        description="the query of a database of records, in one line: a SELECT with :bin_id",
+        examples=["'SELECT id, name, quantity FROM stock WHERE bin_id = :bin_id'"],
+    )
     timeout_s: float = Field(
         default=30.0, ge=0.1, le=3600, description="seconds for one answer, and for one request's body"
     )
@@ -72,6 +85,21 @@ class GatewaySettings(InferenceSettings):
         if keys is None:
             raise ValueError(f"{reason}, and BINWATCH_API_KEYS names no file of API keys; name one, and {ADD_KEY}")
         raise ValueError(f"{reason}, and {keys} holds no API key; {ADD_KEY}")
+
+    @field_validator("records")
+    @classmethod
+    def _a_place_of_records(cls, records: str) -> str:
+        return location.check_location(records)
+
+    @field_validator("records_query")
+    @classmethod
+    def _a_query_where_there_is_a_database(cls, query: str, info: ValidationInfo) -> str:
+        records = info.data.get("records")
+        if query:
+            return location.check_query(query)
+        if records and location.is_database(records):
+            raise ValueError("BINWATCH_RECORDS names a database, so BINWATCH_RECORDS_QUERY has to say what to select")
+        return query
 
     @property
     def needs_keys(self) -> bool:

@@ -6,6 +6,12 @@ import { byId, el, icon, percent } from "./dom.js";
 import * as history from "./history.js";
 
 const VERDICTS = ["match", "unsure", "mismatch"];
+const EVIDENCE_NAMES = {
+  photo: "The photo alone",
+  "photo+products": "Photo and products",
+  "photo+weight": "Photo and scale",
+  "photo+products+weight": "Photo, products and scale",
+};
 const DRIFT_NAMES = {
   counts: "Counts predicted",
   confidence: "Confidence",
@@ -48,6 +54,7 @@ function sections(report) {
   const labels = bucketLabels(report.buckets);
   const parts = [alerts(report.alerts || []), tiles(report)];
   parts.push(el("div", { class: "grid" }, charts(report, labels)));
+  parts.push(...evidence(report.totals));
   parts.push(drift(report.drift || []), versions(report.model_versions || {}));
   if (report.notes?.length) parts.push(el("ul", { class: "notes help" }, report.notes.map((note) => el("li", {}, note))));
   return parts;
@@ -124,6 +131,16 @@ function countChart(counts) {
   return figure("Counts predicted", "How often each count was the most probable one.",
     { head: ["Count", "Answers", "Share"], rows: names.map((name) => [name, number(counts[name]), percent(counts[name] / total, 1)]) },
     stacks([{ kind: "accent", values: names.map((name) => counts[name]) }], names, compact));
+}
+
+/** Nothing for reports from before verdicts had evidence, and where there are none. */
+function evidence({ verdicts_by_evidence: verdicts = {}, not_a_bin: notABin }) {
+  const rows = Object.entries(verdicts).map(([name, numbers]) => [EVIDENCE_NAMES[name] || name, ...VERDICTS.map((kind) => number(numbers[kind]))]);
+  if (!rows.length) return [];
+  return [el("section", { class: "card", "aria-labelledby": "evidence-title" }, el("h3", { id: "evidence-title" }, "What the verdicts rest on"),
+    el("p", { class: "help" }, "The sizes of the recorded products and a scale tell more than the photo alone."),
+    table(["Evidence", ...VERDICTS], rows),
+    notABin ? el("p", {}, `Of the unsure ones, ${number(notABin)} ${notABin === 1 ? "is about a photo that does" : "are about photos that do"} not look like a bin.`) : null)];
 }
 
 /** The index is null if no answer in the period can be compared, as when all have failed. */

@@ -27,6 +27,13 @@ export function setUp(onChange) {
   for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
 }
 
+/** Forget the photo, as before one is chosen. */
+export function clear() {
+  chosen = null;
+  for (const id of ["photo", "shot"]) byId(id).value = "";
+  preview("");
+}
+
 async function choose(file) {
   chosen = null;
   try {

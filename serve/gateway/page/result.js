@@ -2,13 +2,16 @@
 
 import { request } from "./api.js";
 import { announce, byId, el, icon, percent, show } from "./dom.js";
+import { photoWithHeat } from "./heat.js";
 import * as words from "./words.js";
 
 export function drawResult(answer, photoUrl) {
   const { kind, title, text } = words.verdict(answer);
   if (typeof answer.alpha === "number") byId("alpha").textContent = percent(answer.alpha);
   draw(kind, title, text,
-    el("div", { class: "seen" }, photo(photoUrl), bars(answer)),
+    el("div", { class: "seen" }, photoWithHeat(photoUrl, answer.attention), bars(answer)),
+    answer.record ? record(answer) : null,
+    answer.notes?.length ? el("ul", { class: "notes help" }, answer.notes.map((note) => el("li", {}, note))) : null,
     answer.event_id ? feedback(answer) : null,
     el("details", {}, el("summary", {}, "Details"), el("dl", { class: "facts" }, words.facts(answer).map(fact))));
 }
@@ -35,8 +38,14 @@ function draw(kind, title, text, ...details) {
 
 const fact = ([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
 
-function photo(url) {
-  return el("img", { src: url, alt: "The photo that was checked", class: "judged" });
+/** What the bin should hold: its products with quantity, size and weight. */
+function record({ bin_id: id, record: { quantity, products } }) {
+  const rows = products.map((product) => el("li", {},
+    el("span", { class: "units" }, `${product.quantity} ×`), el("span", {}, words.productName(product)),
+    el("span", { class: "measures" }, words.measures(product))));
+  return el("section", { class: "record", "aria-labelledby": "record-title" },
+    el("h3", { id: "record-title" }, `The record of bin ${id}: ${words.objects(quantity)}`),
+    rows.length ? el("ol", {}, rows) : el("p", { class: "help" }, "It lists no products."));
 }
 
 function bars(answer) {
