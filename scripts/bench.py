@@ -2,6 +2,7 @@
 
     python scripts/bench.py fetch|gate|loader|monitor|precision|serve|train|tune [--data DIR] [--json]
     python scripts/bench.py swap [--promotions 10] [--json]
+    python scripts/bench.py novelty [--archive FILE] [--data DIR] [--json]
 
 Exits with 1 when the target of the benchmark is missed.
 """
@@ -23,6 +24,7 @@ from tests.benchmarks.bench_fetch import bench_fetch
 from tests.benchmarks.bench_gate import bench_gate
 from tests.benchmarks.bench_loader import bench_loader
 from tests.benchmarks.bench_monitor import bench_monitor
+from tests.benchmarks.bench_novelty import bench_novelty
 from tests.benchmarks.bench_serve import bench_serve
 from tests.benchmarks.bench_swap import PROMOTIONS, bench_swap
 from tests.benchmarks.bench_training import bench_precision, bench_train, bench_tune
@@ -31,13 +33,14 @@ from trainer import entrypoint
 from trainer.options import data_spec
 
 
-def benchmarks(promotions: int) -> dict[str, Callable[[Path, Server], Result]]:
-    """All benchmarks by name. ``promotions``: of swap."""
+def benchmarks(promotions: int, archive: Path | None = None) -> dict[str, Callable[[Path, Server], Result]]:
+    """All benchmarks by name. ``promotions``: of swap; ``archive``: what novelty measures in place of a new model."""
     return {
         "fetch": bench_fetch,
         "gate": bench_gate,
         "loader": bench_loader,
         "monitor": bench_monitor,
+        "novelty": lambda data, _: bench_novelty(data, archive),
         "precision": bench_precision,
         "serve": lambda data, _: bench_serve(data, torchserve_server, BATCHING),
         "swap": lambda *_: bench_swap(mlflow_server, promotions),
@@ -47,7 +50,8 @@ def benchmarks(promotions: int) -> dict[str, Callable[[Path, Server], Result]]:
 
 
 def main(args: Namespace) -> int:
-    result = benchmarks(args.promotions)[args.name](data_spec(vars(args), Path("var/drawn")).source, s3_server)
+    data = data_spec(vars(args), Path("var/drawn")).source
+    result = benchmarks(args.promotions, args.archive)[args.name](data, s3_server)
     _cli.emit(args, asdict(result), str(result))
     return entrypoint.OK if result.holds else entrypoint.ERROR
 
@@ -56,5 +60,6 @@ if __name__ == "__main__":
     parser = _cli.parser(__doc__.splitlines()[0])
     parser.add_argument("name", choices=sorted(benchmarks(PROMOTIONS)), help="of the benchmark")
     parser.add_argument("--promotions", type=int, default=PROMOTIONS, help="of swap (default: %(default)s)")
+    parser.add_argument("--archive", type=Path, metavar="FILE", help="of novelty: measure it in place of a new model")
     _options.add_data(parser)
     entrypoint.run(main, parser.parse_args())

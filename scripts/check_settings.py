@@ -1,4 +1,4 @@
-"""Check the settings of all containers at once, and whether their user can read the photos, before one of them starts.
+"""Check the settings of all containers at once, and whether their user can read photos and records, before one starts.
 
     docker compose run --rm --no-deps settings     prints a line for each value of .env that cannot be used
 
@@ -11,6 +11,7 @@ import os
 import sys
 from pathlib import Path
 
+from serve.gateway.records.location import is_database, path_problems
 from serve.gateway.settings import BIND, GatewaySettings
 from serve.monitoring.monitor_settings import MonitorSettings
 from serve.settings import problems_of
@@ -32,6 +33,9 @@ def main(args: argparse.Namespace) -> int:
     data = environ.get("BINWATCH_DATA", "").strip()
     if data and not data.startswith("s3://") and not args.build:
         problems += source_problems(Path(data))
+    records = environ.get("BINWATCH_RECORDS", "").strip()
+    if records and not is_database(records) and not args.build:
+        problems += path_problems(Path(records))
     by_variable = {problem.partition(" is ")[0]: problem for problem in reversed(problems)}  # several services have it
     for problem in reversed(by_variable.values()):
         print(f"error: {problem}", file=sys.stderr)

@@ -3,7 +3,7 @@
     python scripts/demo.py [--once] [--data D] [--counts 1-5] [--limit N]
 
 A first model of few epochs answers soon; the gate refuses one that learned from a tenth of the photos; one that
-learned in full replaces the first. All have the same test photos. The summary is written to var/demo.json.
+learned in full replaces the first. The gateway judges a record and a wrong one. The summary is in var/demo.json.
 """
 
 import json
@@ -29,7 +29,7 @@ from trainer.registry.mlflow_registry import Registry
 
 def main(args: Namespace) -> int:
     start = time.monotonic()
-    recipe = options.recipe(args.recipe or ("resnet18-small" if args.data else "tiny"), vars(args))
+    recipe = options.recipe(args.recipe or ("resnet18-small" if args.data else "demo"), vars(args))
     drawing = ThreadPoolExecutor(1).submit(options.data_spec, vars(args), args.state / "drawn")
     with suppress(TimeoutError):
         drawing.result(1)  # the servers start while bins are drawn, but not if the options are wrong
@@ -37,7 +37,7 @@ def main(args: Namespace) -> int:
     with local_stack(args.state / "demo") as stack:
         spec, registry = drawing.result(), Registry(stack.mlflow_url)
         promoter = Promoter(registry, stack.rollout(), stack.store / ACCURACY, trusted=trusted)
-        demonstration = demonstrate(registry, spec, recipe, promoter.promote, stack.inference.predict, start)
+        demonstration = demonstrate(registry, spec, recipe, promoter.promote, stack, start)
         seconds = round(time.monotonic() - start, 1)
         summary = {**demonstration.to_json(), "seconds": seconds}
         (args.state / "demo.json").write_text(json.dumps(summary, indent=1))
@@ -53,7 +53,7 @@ def main(args: Namespace) -> int:
 if __name__ == "__main__":
     parser = _cli.parser(__doc__.splitlines()[0])
     parser.add_argument("--once", action="store_true", help="end when done, and stop what was started")
-    parser.add_argument("--recipe", help="how to train; unless given, drawn bins by tiny, photos by resnet18-small")
+    parser.add_argument("--recipe", help="how to train; unless given, drawn bins by demo, photos by resnet18-small")
     parser.add_argument("--state", type=Path, default=Path("var"), help="folder that everything is written to")
     _options.add_data(parser, {})
     _options.add_recipe(parser, {})

@@ -7,9 +7,10 @@
     /opt/ml/model/code/       inference.py, serve/, requirements.txt
 
 A request has the formats of ``serve/payload.py`` except two that SageMaker does not pass on: the parts of a form, and a
-query. The record is in the JSON, or in the header X-Amzn-SageMaker-Custom-Attributes: ``expected_quantity=3``. Errors
-get their status and a JSON body through the context, because the toolkit turns an exception into a traceback. Data
-capture is left to SageMaker. The settings are those of ``predictor_from`` in ``serve/answers.py``, and
+query. The recorded quantity is in the JSON, or in the header X-Amzn-SageMaker-Custom-Attributes:
+``expected_quantity=3``; a record with its products is in the JSON. Errors get their status and a JSON body through the
+context, because the toolkit turns an exception into a traceback. Data capture is left to SageMaker. The settings are
+those of ``predictor_from`` in ``serve/answers.py``, and
 
     BINWATCH_MODEL_VERSION    the version that answers name
 """

@@ -8,7 +8,9 @@ The formats of a request, as TorchServe passes them on:
     multipart/form-data  a part ``data``, ``body``, ``image`` (bytes) or ``uri`` (a link), and one part per field
 
 A photo can be accompanied by the fields FIELDS. A field in the photo's JSON object overrides the query or the form,
-which overrides the header X-Amzn-SageMaker-Custom-Attributes. A field that is null in JSON counts as missing.
+which overrides the header X-Amzn-SageMaker-Custom-Attributes. A field that is null in JSON counts as missing. One of
+RECORDS can be there, too, in the JSON object, or as JSON text in the form: the record with its products
+(``serve/evidence/record.py``).
 """
 
 import base64
@@ -16,14 +18,13 @@ import binascii
 import json
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 
-from serve import links, verdict
+from serve import links
 from serve.errors import BodyError, FieldError, MediaTypeError, RequestError
+from serve.evidence.fields import FIELDS, RECORDS, Fields, parse_fields
 
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
-FIELDS = ("expected_quantity", "weight", "expected_weight")
 PROBE = "probe=1"
 """In the same header: a health check, whose answer is not captured where its photo is a known one."""
 REPEATED = "X-Binwatch-Repeated"
@@ -35,15 +36,6 @@ _MAGIC = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 _MAX_INT_DIGITS = 20
 _BODY_PARTS = ("body", "data", "image")
 _ONE = 'give one photo, as {"uri": LINK} or {"image": BASE64}'
-
-
-@dataclass(frozen=True)
-class Fields:
-    """The record beside a photo: the quantity, 0-99999; measured and recorded weight, above 0, in the same unit."""
-
-    expected_quantity: int | None = None
-    weight: float | None = None
-    expected_weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +87,7 @@ def parse(parts: Mapping[str, bytes], headers: Mapping[str, object]) -> Predicti
         if content_type == "application/json" and (name := _body_part(parts)):
             photos, listed = _parse_json(parts[name], shared)
         else:
-            photos = (PhotoInput(_single_photo(parts, content_type), _parse_fields(shared)),)
+            photos = (PhotoInput(_single_photo(parts, content_type), parse_fields(shared)),)
     except RequestError as error:
         photos = (error,)
     body = bytes(parts.get(_body_part(parts) or "uri", b""))
@@ -114,10 +106,19 @@ def _check(headers: Mapping[str, object]) -> None:
         raise FieldError(f"the request has {repeated[:200]!r} more than once; give each once")
 
 
-def _shared_fields(parts: Mapping[str, bytes], attributes: str) -> dict[str, str]:
-    """The fields in the header, the form and the query, as text; they apply to every photo of the request."""
+def _shared_fields(parts: Mapping[str, bytes], attributes: str) -> dict[str, object]:
+    """The fields in the header, the form and the query; they apply to every photo of the request."""
     texts = {name: _decode_text(name, parts[name]) for name in FIELDS if name in parts}
-    return {**_fields_of_header(attributes), **texts}
+    records = {name: _load_part(name, parts[name]) for name in RECORDS if name in parts}
+    _check_names(records)
+    return {**_fields_of_header(attributes), **texts, **records}
+
+
+def _load_part(name: str, data: bytes) -> object:
+    try:
+        return _load_json(data)
+    except BodyError as error:
+        raise FieldError(f"the part {name} of the form is not valid: {error}") from error
 
 
 def _content_type(parts: Mapping[str, bytes], headers: Mapping[str, object]) -> str:
@@ -167,7 +168,7 @@ def _single_photo(parts: Mapping[str, bytes], content_type: str) -> bytes | link
     return links.parse(_decode_text("the link", data)) if is_link else _checked_size(data)
 
 
-def _parse_json(data: bytes, shared: Mapping[str, str]) -> tuple[tuple[PhotoInput | RequestError, ...], bool]:
+def _parse_json(data: bytes, shared: Mapping[str, object]) -> tuple[tuple[PhotoInput | RequestError, ...], bool]:
     """The photos of a JSON body, and whether they are a list. Raises RequestError where all of it is unusable."""
     content = _load_json(data)
     listed = isinstance(content, list) or (isinstance(content, dict) and "instances" in content)
@@ -182,7 +183,7 @@ def _parse_json(data: bytes, shared: Mapping[str, str]) -> tuple[tuple[PhotoInpu
     return tuple(_photo_or_error(entry, shared) for entry in entries), True
 
 
-def _photo_or_error(entry: object, shared: Mapping[str, str]) -> PhotoInput | RequestError:
+def _photo_or_error(entry: object, shared: Mapping[str, object]) -> PhotoInput | RequestError:
     try:
         return _photo_of_object(entry, shared)
     except RequestError as error:
@@ -212,7 +213,7 @@ def _bounded_int(digits: str) -> int | float:
     return int(digits) if len(digits) <= _MAX_INT_DIGITS else math.inf
 
 
-def _photo_of_object(content: object, shared: Mapping[str, str]) -> PhotoInput:
+def _photo_of_object(content: object, shared: Mapping[str, object]) -> PhotoInput:
     """One photo from its JSON object, with its own fields over the ``shared`` ones."""
     if isinstance(content, _RepeatedName):
         raise FieldError(f"{content.name[:100]!r} appears twice; give it once")
@@ -225,8 +226,20 @@ def _photo_of_object(content: object, shared: Mapping[str, str]) -> PhotoInput:
     if not isinstance(value, str):
         raise FieldError(f"{name} is {type(value).__name__}, not text; {_ONE}")
     photo = links.parse(value) if name == "uri" else _decode_base64(value)
-    own = {name: content[name] for name in FIELDS if content.get(name) is not None}
-    return PhotoInput(photo, _parse_fields({**shared, **own}))
+    own = {name: content[name] for name in (*FIELDS, *RECORDS) if content.get(name) is not None}
+    _check_names({name: own[name] for name in RECORDS if name in own})
+    return PhotoInput(photo, parse_fields({**shared, **own}))
+
+
+def _check_names(records: Mapping[str, object]) -> None:
+    """Raises FieldError where any object in a record has a name twice."""
+    waiting = list(records.values())
+    while waiting:
+        content = waiting.pop()
+        if isinstance(content, _RepeatedName):
+            raise FieldError(f"{content.name[:100]!r} appears twice in {' and '.join(records)}; give it once")
+        if isinstance(content, dict | list):
+            waiting.extend(content.values() if isinstance(content, dict) else content)
 
 
 def _decode_base64(text: str) -> bytes:
@@ -250,30 +263,3 @@ def _decode_text(name: str, data: bytes) -> str:
         return bytes(data).decode().strip()
     except UnicodeDecodeError as error:
         raise FieldError(f"{name} is not text in UTF-8: {bytes(data[:20])!r}") from error
-
-
-def _parse_fields(values: Mapping[str, object]) -> Fields:
-    """Check and convert fields. Raises FieldError, also for one weight without the other."""
-    quantity, weights = values.get("expected_quantity"), [name for name in FIELDS[1:] if name in values]
-    if len(weights) == 1:
-        raise FieldError(f"{weights[0]} is there alone; give weight and expected_weight, or neither")
-    return Fields(
-        None if quantity is None else _parse_quantity(quantity),
-        *(_parse_weight(name, values[name]) for name in weights),
-    )
-
-
-def _parse_quantity(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise FieldError(f"expected_quantity is {value!r:.20}; give a whole number from 0 to 99999")
-    return verdict.parse_quantity(str(value))
-
-
-def _parse_weight(name: str, value: object) -> float:
-    weight = math.nan
-    if isinstance(value, int | float | str) and not isinstance(value, bool):
-        with suppress(ValueError, OverflowError):
-            weight = float(value)
-    if not 0 < weight < math.inf:
-        raise FieldError(f"{name} is {value!r:.20}; give a number above 0")
-    return weight

@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from serve.evidence.fields import FIELDS
 from serve.gateway.refusal import Refusal
-from serve.payload import ATTRIBUTES, FIELDS
+from serve.payload import ATTRIBUTES
 
 JSON = "application/json"
 HttpEvent: TypeAlias = Mapping[str, Any]
