@@ -75,7 +75,7 @@ def _fit_every_epoch(data: Dataset, recipe: Recipe) -> Losses:
     for number in range(1, recipe.epochs + 1):
         model.train()
         total = 0.0
-        for pixels, labels, _ in batches(data.train, replace(recipe, frozen=False, augment=False), number):
+        for pixels, labels, *_ in batches(data.train, replace(recipe, frozen=False, augment=False), number):
             with torch.no_grad():
                 features = model.features(pixels)
             loss = F.cross_entropy(model.classify(features), labels)
