@@ -1,21 +1,24 @@
 """From the photos of a request to answers: download, decode, count, judge. Each photo succeeds or fails by itself."""
 
-import dataclasses
 import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from serve import counter, links, payload, photo, verdict
-from serve.counter import Answer
+from serve.counter import Answer, CountedPhoto
 from serve.environment import Variables
 from serve.errors import BusyError, ModelError, RequestError
+from serve.evidence import Evidence
+from serve.evidence.fields import Fields
+from serve.evidence.record import shorten_notes
+from serve.evidence.scale import Weighing, weigh
 from serve.links import Link, PhotoStore
-from serve.payload import Fields, PhotoInput
+from serve.payload import PhotoInput
 
 _log = logging.getLogger("binwatch.answers")
 PATIENCE_S = 30.0
@@ -63,10 +66,22 @@ class PhotoOutcome:
 
 
 class Predictor:
-    """Answers requests with one model. ``alpha``: the share of right records that may raise an alarm (0-1)."""
+    """Answers requests with one model.
 
-    def __init__(self, model: counter.Counter, store: PhotoStore, alpha: float, patience_s: float = PATIENCE_S) -> None:
+    ``alpha``: the share of right records that may raise an alarm (0-1); ``novelty_limit``: the share of bins that may
+    be taken for something else, 0 for none.
+    """
+
+    def __init__(
+        self,
+        model: counter.Counter,
+        store: PhotoStore,
+        alpha: float,
+        patience_s: float = PATIENCE_S,
+        novelty_limit: float = verdict.NOVELTY_LIMIT,
+    ) -> None:
         self._model, self._store, self._alpha, self._patience_s = model, store, alpha, patience_s
+        self._novelty_limit = novelty_limit
 
     def predict(self, photos: Sequence[PhotoInput | RequestError]) -> list[PhotoOutcome]:
         """One outcome per photo, in order."""
@@ -103,8 +118,8 @@ class Predictor:
             )
         return catch_errors(partial(self._model.read, content))
 
-    def _count(self, photos: Sequence[photo.Pixels]) -> list[Result]:
-        results: list[Result] = []
+    def _count(self, photos: Sequence[photo.Pixels]) -> list[CountedPhoto | RequestError]:
+        results: list[CountedPhoto | RequestError] = []
         for start in range(0, len(photos), counter.BATCH):
             batch = photos[start : start + counter.BATCH]
             counted = catch_errors(partial(self._model.count, batch), ModelError)
@@ -114,43 +129,53 @@ class Predictor:
                 results += counted
         return results
 
-    def _judge(self, result: Result, entry: PhotoInput | RequestError) -> Result:
-        if isinstance(result, RequestError) or isinstance(entry, RequestError):
+    def _judge(self, result: CountedPhoto | RequestError, entry: PhotoInput | RequestError) -> Result:
+        if isinstance(result, RequestError):
             return result
+        if isinstance(entry, RequestError):
+            return result.answer
         return catch_errors(partial(self._with_verdict, result, entry.fields), ModelError)
 
-    def _with_verdict(self, answer: Answer, fields: Fields) -> Answer:
-        """``answer`` with the verdicts on what ``fields`` has: the quantity, the weight, or both combined."""
+    def _with_verdict(self, counted: CountedPhoto, fields: Fields) -> Answer:
+        """The answer to a photo with the verdicts on what ``fields`` has: the quantity, the weight, or both combined.
+
+        It has a picture of where the model looked, too, if ``fields`` asks for that.
+        """
+        if fields.attention:
+            counted = replace(counted, answer=self._model.with_attention(counted))
+        answer = counted.answer
         if fields.expected_quantity is not None:
-            answer = self._model.with_verdict(answer, fields.expected_quantity, self._alpha)
-        if fields.weight is None or fields.expected_weight is None:
-            return answer
-        scale = verdict.weight_verdict(fields.weight, fields.expected_weight)
-        weighed = {
-            **answer,
-            "weight": {
-                "weight": fields.weight,
-                "expected_weight": fields.expected_weight,
-                "verdict": scale.verdict,
-                "reason": scale.reason,
-            },
-        }
-        if fields.expected_quantity is None:
-            return weighed
-        of_photo = verdict.Verdict(**{key.name: answer[key.name] for key in dataclasses.fields(verdict.Verdict)})
-        return {**weighed, **dataclasses.asdict(verdict.combine(of_photo, scale))}
+            answer = self._model.with_verdict(
+                counted, fields.expected_quantity, self._alpha, fields.record, self._novelty_limit
+            )
+        weighing = weigh(fields)
+        return answer if weighing is None else _with_weight(answer, weighing)
+
+
+def _with_weight(answer: Answer, weighing: Weighing) -> Answer:
+    """``answer`` with what the scale says, combined with its verdict where it has one."""
+    weighed = {**answer, "weight": weighing.content}
+    if "verdict" not in answer:
+        return weighed
+    if notes := [*answer.get("notes", ()), *weighing.notes]:
+        weighed["notes"] = shorten_notes(notes)
+    if weighing.verdict.verdict != verdict.VerdictKind.UNSURE:
+        weighed["evidence"] = Evidence(answer["evidence"]).and_weight
+    of_photo = verdict.Verdict(**{name: answer[name] for name in verdict.Verdict.__dataclass_fields__})
+    return {**weighed, **asdict(verdict.combine(of_photo, weighing.verdict))}
 
 
 def predictor_from(model: counter.Counter, environ: Mapping[str, str]) -> Predictor:
     """A predictor with the settings of the environment. Raises SettingsError.
 
-    BINWATCH_ALPHA: the share of right records (0-1) that may raise an alarm; BINWATCH_S3_BUCKETS: the buckets that
-    links may name, separated by commas; BINWATCH_S3_ENDPOINT: the URL of their store, if it is not AWS's.
+    BINWATCH_ALPHA: the share of right records (0-1) that may raise an alarm; BINWATCH_NOVELTY: the share of bins
+    (0-0.1) that may be taken for something else; BINWATCH_S3_BUCKETS: the buckets that links may name, separated by
+    commas; BINWATCH_S3_ENDPOINT: the URL of their store, if it is not AWS's.
     """
     read = Variables(environ)
-    alpha, store = verdict.read_alpha(read), links.read_store(read)
+    alpha, limit, store = verdict.read_alpha(read), verdict.read_novelty_limit(read), links.read_store(read)
     read.check()
-    return Predictor(model, store, alpha)
+    return Predictor(model, store, alpha, novelty_limit=limit)
 
 
 def parse_request(parts: Mapping[str, bytes], headers: Mapping[str, object]) -> payload.PredictionRequest:
@@ -192,7 +217,7 @@ def catch_errors(work: Callable[[], _T], error_type: type[RequestError] = Reques
         return error_type("the server failed at this photo; its log says why")
 
 
-def _first(results: Sequence[Result] | RequestError) -> Result:
+def _first(results: Sequence[CountedPhoto | RequestError] | RequestError) -> CountedPhoto | RequestError:
     return results if isinstance(results, RequestError) else results[0]
 
 

@@ -134,7 +134,7 @@ class BinCounterHandler:
             brightness, sharpness = (None, None) if outcome.pixels is None else photo.statistics(outcome.pixels)
             sink.put(
                 capture_record.Event(
-                    answer=entry,
+                    answer={name: value for name, value in entry.items() if name != "attention"},
                     status=entry.get("code", 200),
                     model_version=self.version,
                     latency_ms=latency_ms,

@@ -13,6 +13,7 @@ from serve.errors import ArchiveError
 FORMAT = 1
 MANIFEST_FILE = "binwatch.json"
 FP32_MODEL, INT8_MODEL, GPU_PROGRAM = "model.onnx", "model.int8.onnx", "model.pt2"
+NOVELTY_FILE, RECORD_FILE = "novelty.npz", "record.npz"
 
 
 class Form(StrEnum):
@@ -41,13 +42,15 @@ class Golden:
 class Calibration:
     """What depends on the exact outputs of one form of the model.
 
-    ``temperature``: divides the logits; ``scores``: see ``Manifest``; ``golden``: the probabilities of each golden
-    photo.
+    ``temperature``: divides the logits; ``scores``, ``novelty``, ``record_scores``: see ``Manifest``; ``golden``: the
+    probabilities of each golden photo.
     """
 
     temperature: float
     scores: Mapping[str, tuple[float, ...]]
     golden: tuple[tuple[float, ...], ...]
+    novelty: tuple[float, ...] = ()
+    record_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,10 @@ class Manifest:
     ``files``: the SHA-256 of each file of the archive, in hexadecimal.
     ``temperature``: what the logits are divided by to calibrate the probabilities.
     ``scores``: per class, the nonconformity of its calibration photos (``serve/verdict.py``), ascending.
+    ``novelty``: how unlike the training photos each calibration photo is (``serve/evidence/novelty.py``), ascending;
+    empty where there is no test for photos that show no bin.
+    ``record_scores``: per class, the nonconformity of the records of its calibration photos whose products have sizes
+    (``serve/evidence/record_model.py``), ascending; empty where there is no record model.
     ``forms``: what CPUs may run, in the order to try them; empty in archives of before forms were measured.
     ``processor``: the kind of processor that they were measured on (``processor`` in ``serve/runtime.py``).
     ``cpu_model``: the file of the first form; temperature, scores and golden answers are those of this form.
@@ -94,6 +101,8 @@ class Manifest:
     open_top: bool = False
     temperature: float = 1.0
     scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    novelty: tuple[float, ...] = ()
+    record_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     forms: tuple[AcceptedForm, ...] = ()
     processor: str = ""
     cpu_model: str = FP32_MODEL
@@ -113,14 +122,21 @@ class Manifest:
         return self.names[self.classes.index(quantity)] if quantity in self.classes else str(quantity)
 
     def for_gpu(self) -> "Manifest":
-        """The manifest with temperature, scores and golden answers of the program that a GPU runs."""
+        """The manifest with temperature, scores, novelty and golden answers of the program that a GPU runs."""
         return self.calibrated(self.exact) if self.exact else self
 
     def calibrated(self, calibration: Calibration) -> "Manifest":
-        """The manifest with temperature, scores and golden answers of one form."""
+        """The manifest with temperature, scores, novelty and golden answers of one form."""
         answers = zip(self.golden, calibration.golden, strict=True)
         golden = tuple(replace(photo, probabilities=probabilities) for photo, probabilities in answers)
-        return replace(self, temperature=calibration.temperature, scores=calibration.scores, golden=golden)
+        return replace(
+            self,
+            temperature=calibration.temperature,
+            scores=calibration.scores,
+            novelty=calibration.novelty,
+            record_scores=calibration.record_scores,
+            golden=golden,
+        )
 
     def accepted_answers(self, number: int, form: str = "") -> tuple[tuple[float, ...], ...]:
         """The probabilities that golden photo ``number`` may get: from ``form``, or from any where that is not known.
@@ -136,7 +152,9 @@ class Manifest:
     @property
     def named_files(self) -> tuple[str, ...]:
         """The files that the manifest relies on, so that ``files`` must list them."""
-        return (self.cpu_model, *(item.form.file for item in self.forms), *(photo.file for photo in self.golden))
+        forms, golden = (item.form.file for item in self.forms), (photo.file for photo in self.golden)
+        models = [NOVELTY_FILE] * bool(self.novelty) + [RECORD_FILE] * bool(self.record_scores)
+        return (self.cpu_model, *forms, *golden, *models)
 
     def to_json(self) -> str:
         """The text of ``binwatch.json``."""
@@ -179,6 +197,8 @@ def parse_manifest(text: bytes | None) -> Manifest:
         content["golden"] = tuple(Golden(photo["file"], tuple(photo["probabilities"])) for photo in content["golden"])
         content["classes"] = tuple(content["classes"])
         content["scores"] = _scores(content.get("scores", {}))
+        content["novelty"] = tuple(map(float, content.get("novelty", ())))
+        content["record_scores"] = _scores(content.get("record_scores", {}))
         content["exact"] = _calibration(content["exact"]) if content.get("exact") else None
         content["forms"] = tuple(_accepted_form(item) for item in content.get("forms", ()))
         return Manifest(**{item.name: content[item.name] for item in fields(Manifest) if item.name in content})
@@ -188,11 +208,13 @@ def parse_manifest(text: bytes | None) -> Manifest:
 
 def _calibration(content: dict[str, Any]) -> Calibration:
     golden = tuple(tuple(probabilities) for probabilities in content["golden"])
-    return Calibration(content["temperature"], _scores(content["scores"]), golden)
+    novelty = tuple(map(float, content.get("novelty", ())))
+    record_scores = _scores(content.get("record_scores", {}))
+    return Calibration(content["temperature"], _scores(content["scores"]), golden, novelty, record_scores)
 
 
 def _scores(content: dict[str, Any]) -> dict[str, tuple[float, ...]]:
-    return {name: tuple(scores) for name, scores in content.items()}
+    return {name: tuple(map(float, scores)) for name, scores in content.items()}
 
 
 def _accepted_form(content: dict[str, Any]) -> AcceptedForm:

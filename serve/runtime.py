@@ -15,7 +15,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 
@@ -37,8 +37,32 @@ INSTRUCTIONS = frozenset({"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_
 
 _log = logging.getLogger("binwatch.runtime")
 
-Runner = Callable[[Pixels], NDArray[np.float64]]
-"""Pixels uint8 ``(B, S, S, 3)`` -> logits ``(B, C)``, one column per class. Not for several threads at once."""
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the network gives for a batch; each field has the name of an output of the graph.
+
+    ``logits`` ``(B, C)``, one column per class; ``features`` float32 ``(B, W)``: what the head reads; ``maps`` float32
+    ``(B, C, s, s)``: the class activation maps, which show where in the photo each class gets its logit from (B. Zhou
+    et al., "Learning deep features for discriminative localization", 2016). What a graph lacks is None: one that was
+    exported before outputs had names has logits alone, and not every network has maps.
+    """
+
+    logits: NDArray[np.float64]
+    features: NDArray[np.float32] | None = None
+    maps: NDArray[np.float32] | None = None
+
+    def row(self, number: int) -> "Outputs":
+        """The outputs for one photo of the batch, without the first dimension."""
+        features, maps = (None if array is None else array[number] for array in (self.features, self.maps))
+        return Outputs(self.logits[number], features, maps)
+
+
+OUTPUT_NAMES = tuple(item.name for item in fields(Outputs))
+"""The outputs that are read; others of a graph are ignored."""
+
+Runner = Callable[[Pixels], Outputs]
+"""Pixels uint8 ``(B, S, S, 3)`` -> outputs. Not for several threads at once."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +109,26 @@ def onnx_runner(model: Path, threads: int = 1, form: Form = Form.FP32, compiled:
         reason = " ".join(str(error).split())[-300:]
         raise ArchiveError(f"{model.name} cannot be compiled on this processor: {reason}") from error
     request = network.create_infer_request()
-    return lambda pixels: np.array(request.infer({0: pixels})[0], dtype=np.float64)
+    indices = _output_indices(network)
+
+    def run(pixels: Pixels) -> Outputs:
+        results = request.infer({0: pixels})
+        return outputs_of({name: np.asarray(results[index]) for name, index in indices.items()})
+
+    return run
+
+
+def outputs_of(arrays: Mapping[str, NDArray[np.generic]]) -> Outputs:
+    """Outputs from copies of the arrays of a graph, by name."""
+    logits = np.array(arrays["logits"], dtype=np.float64)
+    others = {name: np.array(arrays[name], np.float32) for name in OUTPUT_NAMES[1:] if name in arrays}
+    return Outputs(logits, **others)
+
+
+def _output_indices(network: openvino.CompiledModel) -> dict[str, int]:
+    """The positions of the outputs that are read, by name; the first one is the logits, whatever it is called."""
+    names = {name: index for index, output in enumerate(network.outputs) for name in output.get_names()}
+    return {"logits": 0, **{name: names[name] for name in OUTPUT_NAMES[1:] if name in names}}
 
 
 def _compile(model: Path, options: dict[str, object], compiled: Path | None) -> openvino.CompiledModel:
@@ -173,7 +216,8 @@ class Candidates:
         if not runs_here(item.form):
             raise ArchiveError(f"this processor has no instructions for {item.form}")
         run = self._runner(item.form, compiled)
-        answers = softmax(np.concatenate([run(pixels[None]) for pixels in golden]) / item.calibration.temperature)
+        logits = np.concatenate([run(pixels[None]).logits for pixels in golden])
+        answers = softmax(logits / item.calibration.temperature)
         off = float(np.abs(answers - np.asarray(item.calibration.golden)).max())
         if not off <= self.manifest.tolerance:
             raise ArchiveError(

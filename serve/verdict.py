@@ -21,12 +21,18 @@ MIN_ALPHA = 1e-4
 """Below that, a count needs more than 9,999 calibration photos before a record can be called a mismatch."""
 WEIGHT_TOLERANCE = 0.05
 """How far the contents' weight may be from the recorded one, as a share of it, before it is a mismatch."""
+NOVELTY_LIMIT, MAX_NOVELTY_LIMIT = 0.005, 0.1
 MAX_DIGITS = 5
 
 
 def read_alpha(read: Variables) -> float:
     """BINWATCH_ALPHA: the share of right records (MIN_ALPHA-1) that may raise an alarm."""
     return read.number("BINWATCH_ALPHA", ALPHA, MIN_ALPHA, 1)
+
+
+def read_novelty_limit(read: Variables) -> float:
+    """BINWATCH_NOVELTY: the share of bins (0-MAX_NOVELTY_LIMIT) that may be taken for something else; 0 is no test."""
+    return read.number("BINWATCH_NOVELTY", NOVELTY_LIMIT, 0.0, MAX_NOVELTY_LIMIT)
 
 
 class VerdictKind(StrEnum):
@@ -110,10 +116,7 @@ def reach_verdict(
         return Verdict(VerdictKind.UNSURE, reason, None, fitting, calibrated=False)
     probability, minimum = probabilities[name], min_calibration_photos(alpha)
     if photos.get(name, 0) < minimum:
-        reason = (
-            f"{photos.get(name, 0)} calibration photos with {name} objects are too few for alpha {alpha:g}; "
-            f"it takes {minimum}"
-        )
+        reason = _too_few(name, photos.get(name, 0), minimum, alpha)
         return Verdict(VerdictKind.UNSURE, reason, probability, fitting, calibrated=False)
     if name not in fitting:
         reason = f"of right records of {name}, only {fits[name]:.1%} fit as badly or worse"
@@ -122,6 +125,27 @@ def reach_verdict(
     if likeliest == name:
         return Verdict(VerdictKind.MATCH, f"{name} is the most probable count", probability, fitting)
     return Verdict(VerdictKind.UNSURE, f"{name} fits, but {likeliest} is more probable", probability, fitting)
+
+
+def _too_few(name: str, photos: int, minimum: int, alpha: float) -> str:
+    lowest = math.ceil(1e4 / (1 + photos)) / 1e4
+    other = f", or an alpha of at least {lowest:g}" if photos else ""
+    return (
+        f"{photos} calibration photos with {name} objects are too few for alpha {alpha:g}; it takes {minimum} before a "
+        f"record of {name} can be called a mismatch{other}"
+    )
+
+
+def doubt(judgement: Verdict, typical: float | None, limit: float) -> Verdict:
+    """``judgement``, or that nothing can be claimed, since the photo is no more typical of bins than ``limit`` (0-1).
+
+    ``typical``: the p-value of ``serve/evidence/novelty.py``, None where there is no test. Of bins at most the share
+    ``limit`` is taken for something else.
+    """
+    if typical is None or typical > limit:
+        return judgement
+    reason = f"this photo is unlike the bins that the model learned from: at most {typical:.2%} of bins look as unlike"
+    return replace(judgement, verdict=VerdictKind.UNSURE, reason=reason)
 
 
 def weight_verdict(weight: float, expected: float, tolerance: float = WEIGHT_TOLERANCE) -> Verdict:

@@ -11,7 +11,9 @@ from trainer.data.dataset import DataSpec
 from trainer.training.recipes import PRECISIONS, RECIPES, Recipe
 from trainer.training.rules import RULES
 
-DRAWN_PHOTOS = 1000
+DRAWN_PHOTOS = 1500
+"""Enough that each count has the 19 calibration photos or more that 5 % of false alarms take
+(``min_calibration_photos`` in ``serve/verdict.py``), whatever the seed of the split."""
 MIN_VALUES = {"epochs": 1, "size_px": 32, "batch_size": 2}
 
 Number = TypeVar("Number", int, float)
@@ -26,7 +28,10 @@ def stop_on(options: Mapping[str, object]) -> frozenset[str]:
 
 
 def data_spec(options: Mapping[str, object], drawn: Path) -> DataSpec:
-    """The data that the options name; if they name none, bins are drawn into ``drawn``, once.
+    """The data that the options name; if they name none, bins are drawn, once, into a folder beside ``drawn``.
+
+    That folder is named after ``drawn`` and the version of the code that draws: other code draws other bins, and
+    what was prepared from earlier ones stays valid.
 
     Raises SettingsError, and DataError if a bucket cannot be mirrored.
     """
@@ -103,7 +108,8 @@ def _mirror(uri: str, spec: DataSpec, cache: Path) -> Path:
     return transfer.mirror(uri, cache, spec)
 
 
-def _draw(folder: Path) -> Path:
+def _draw(drawn: Path) -> Path:
+    folder = drawn.with_name(f"{drawn.name}-{synthetic.version()}")
     if not folder.is_dir():
         partial = folder.with_name(folder.name + ".partial")
         synthetic.draw_dataset(partial, DRAWN_PHOTOS)

@@ -6,10 +6,12 @@ It is a torch-model-archiver archive (a zip), which TorchServe loads as it is:
     handler.py              what TorchServe calls
     serve/*.py              the modules that the handler needs: the preprocessing travels with the model
     serve/evidence/*.py     those that judge a record by its products
-    model.onnx              pixels uint8 (B, S, S, 3) -> logits float32 (B, C)
+    model.onnx              pixels uint8 (B, S, S, 3) -> logits float32 (B, C), and the other fields of Outputs in
+                            serve/runtime.py
     model.int8.onnx         the same in int8, for CPUs; only where it is as good (trainer/training/forms.py)
     model.pt2               the same as a torch program, for GPUs
     binwatch.json           the manifest (serve/manifest.py)
+    novelty.npz             where the features of bins are (serve/evidence/novelty.py); only where there are enough
     golden/<n>.jpg          golden photos: the manifest holds the answers that they must give
 
 Uses the standard library only: the promoter checks archives without loading a model.
@@ -21,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from serve.counter import Answer
 
 TORCHSERVE_MANIFEST = "MAR-INF/MANIFEST.json"
+RECORD_READER = "serve/evidence/record.py"
 
 
 @contextmanager
@@ -62,11 +65,30 @@ def golden_photos(archive: Path) -> list[tuple[bytes, tuple[float, ...]]]:
         return [(content.read(photo.file), photo.probabilities) for photo in golden]
 
 
-def ask(archive: Path, photos: Sequence[Path], threads: int = 2) -> "Iterator[Answer]":
+def judges_records(archive: Path) -> bool:
+    """Whether a packed archive reads records with products; one that was exported earlier knows quantities alone."""
+    return RECORD_READER in manifest_of(archive).files
+
+
+def ask(
+    archive: Path,
+    photos: Sequence[Path],
+    threads: int = 2,
+    records: Mapping[Path, object] | None = None,
+    *,
+    supposed: Sequence[Sequence[object]] = (),
+) -> "Iterator[Answer]":
     """The answers of a packed archive, one per photo, in order; ``{"error": reason}`` for one that cannot be read.
 
-    The archive's own code runs in a child process, as it does in TorchServe. Raises ArchiveError where it fails.
+    ``records``: the JSON of the records of photos, for a verdict; ``supposed``: of each photo several records, for a
+    list of what each would change in the answer (``serve/counter.py``). The archive's own code runs in a child process,
+    as it does in TorchServe. Raises ArchiveError where it fails, or knows of no records.
     """
+    if (records or supposed) and not judges_records(archive):
+        raise ArchiveError(f"{archive} was exported before archives read records; ask without them, or export it again")
+    contents = [("record", (records or {}).get(path)) for path in photos]
+    questions = [("records", content) for content in supposed] or contents
+    lines = [_line(path, *question) for path, question in zip(photos, questions, strict=True)]
     with unpacked(archive) as folder, tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "serve.counter", str(threads)],
@@ -81,13 +103,19 @@ def ask(archive: Path, photos: Sequence[Path], threads: int = 2) -> "Iterator[An
             assert process.stdin is not None
             assert process.stdout is not None
             with suppress(BrokenPipeError):
-                process.stdin.write("".join(f"{path.resolve()}\n" for path in photos))
+                process.stdin.write("".join(f"{line}\n" for line in lines))
                 process.stdin.close()
             yield from (json.loads(line) for line in process.stdout)
         if process.returncode:
             log.seek(0)
             reason = log.read().strip().rpartition("\n")[2]  # the last line of the traceback
             raise ArchiveError(f"{archive} does not run: {reason}")
+
+
+def _line(photo: Path, key: str, content: object) -> str:
+    """A photo for ``serve/counter.py``: its path alone, which every archive understands, where there is no record."""
+    path = str(photo.resolve())
+    return path if content is None else json.dumps({"path": path, key: content})
 
 
 def stamp(archive: Path, target: Path, version: str) -> None:

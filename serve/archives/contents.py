@@ -18,6 +18,7 @@ MAX_TEXT = 16 * 1024**2
 
 _MEMBERS = re.compile(
     r"(handler|sitecustomize)\.py|serve/(evidence/)?\w+\.py|model\.onnx|model\.int8\.onnx|model\.pt2|golden/\d+\.jpg"
+    r"|novelty\.npz|record\.npz"
 )
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".bin")
 _PROGRAM_MEMBERS = re.compile(

@@ -1,18 +1,25 @@
 """All servers of the demo together: MLflow, TorchServe and the gateway, with their files in one folder."""
 
+import base64
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+import requests
 
 from serve.local.servers import free_port, gateway_server, mlflow_server, torchserve_server
 from serve.rollout.probation import ProbationPolicy
 from serve.rollout.rollout import Rollout
 from serve.rollout.torchserve_client import Inference, Management
 
+if TYPE_CHECKING:
+    from serve.counter import Answer
+
+TIMEOUT_S = 60.0
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -39,6 +46,18 @@ class LocalStack:
     def inference(self) -> Inference:
         """The inference API."""
         return Inference(self.inference_url)
+
+    def predict(self, photo: bytes) -> "Answer":
+        """TorchServe's answer about a photo. Raises PhotoError, ServerError."""
+        return self.inference.predict(photo)
+
+    def verify(self, photo: bytes, fields: Mapping[str, object]) -> dict[str, object]:
+        """The gateway's answer to ``POST /verify`` about a photo and its record; an error is an answer, too.
+
+        Raises requests.RequestException where there is none.
+        """
+        body = {"image": base64.b64encode(photo).decode(), **fields}
+        return dict(requests.post(f"{self.gateway_url}/verify", json=body, timeout=TIMEOUT_S).json())
 
     def rollout(self) -> Rollout:
         """The server side of a promotion.

@@ -4,13 +4,13 @@ python scripts/lineage.py EVENT_ID
 """
 
 from serve.errors import DataError
-from serve.monitoring import records
+from serve.monitoring import capture_rows
 from serve.monitoring.reader import CaptureSource
 
 
 def version_of(source: CaptureSource, event_id: str) -> str:
     """The version that gave the answer with this ``event_id``. Raises DataError if no such answer was captured."""
-    for file in reversed(source.files(records.ANSWERS)):
+    for file in reversed(source.files(capture_rows.ANSWERS)):
         with source.open(file.name, 0) as lines:
             for line in lines:
                 if version := _version(line, event_id):
@@ -25,7 +25,7 @@ def _version(line: bytes, event_id: str) -> str:
     if event_id.encode() not in line:  # parsing every line would be slow
         return ""
     try:
-        answer = records.parse_answer(line)
-    except records.PARSE_ERRORS:
+        answer = capture_rows.parse_answer(line)
+    except capture_rows.PARSE_ERRORS:
         return ""
     return str(answer.version, "ascii") if answer.event == hash(event_id) else ""

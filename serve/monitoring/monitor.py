@@ -14,7 +14,7 @@ from typing import Protocol
 
 from serve.errors import OUTSIDE, BinwatchError, DataError, SettingsError, TrackingError, sentence
 from serve.files import write_text
-from serve.monitoring import alerts, records
+from serve.monitoring import alerts, capture_rows
 from serve.monitoring.drift import Alert, checked_reference
 from serve.monitoring.monitor_settings import Thresholds
 from serve.monitoring.reader import CaptureSource, Reader
@@ -55,8 +55,8 @@ class Monitor:
         self._webhook, self._journal = webhook, journal
         self._reference: Reference | None = None
         self._problem = ""
-        self._answers = Reader(source, records.ANSWERS, records.parse_answer, records.ANSWER_DTYPE)
-        self._truths = Reader(source, records.TRUTHS, records.parse_truth, records.TRUTH_DTYPE)
+        self._answers = Reader(source, capture_rows.ANSWERS, capture_rows.parse_answer, capture_rows.ANSWER_DTYPE)
+        self._truths = Reader(source, capture_rows.TRUTHS, capture_rows.parse_truth, capture_rows.TRUTH_DTYPE)
 
     def run_once(self, now: datetime | None = None) -> Report:
         """Create the report as of ``now``, write it, and notify of alerts that started or ended.

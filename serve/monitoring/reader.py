@@ -15,7 +15,7 @@ import numpy as np
 
 from serve import links
 from serve.errors import DataError
-from serve.monitoring import records
+from serve.monitoring import capture_rows
 
 SETTLED_S = 60.0
 """A file that was not written to for this time counts as complete, including its last line."""
@@ -125,7 +125,7 @@ class _FileProgress:
     file: CaptureFile
     offset: int
     unreadable: int
-    rows: tuple[records.Rows, ...]
+    rows: tuple[capture_rows.Rows, ...]
 
 
 class Reader:
@@ -144,7 +144,7 @@ class Reader:
         self._source, self._prefix, self._parse, self._dtype = source, prefix, parse, dtype
         self._progress: dict[str, _FileProgress] = {}
 
-    def rows(self, first: date, last: date) -> tuple[records.Rows, int]:
+    def rows(self, first: date, last: date) -> tuple[capture_rows.Rows, int]:
         """All rows from the files of these days (UTC, both included), and the number of unreadable lines.
 
         Files of other days are dropped from the cache. Raises DataError if a file cannot be read.
@@ -166,7 +166,7 @@ class Reader:
             return progress
         try:
             with self._source.open(file.name, progress.offset) as lines:
-                rows, read = records.read(lines, self._parse, self._dtype, file.settled, progress.offset)
+                rows, read = capture_rows.read(lines, self._parse, self._dtype, file.settled, progress.offset)
         except OSError as error:
             raise DataError(f"{file.name} cannot be read: {error}; check its permissions") from error
         return _FileProgress(file, read.offset, progress.unreadable + read.unreadable, (*progress.rows, rows))

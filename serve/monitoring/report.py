@@ -1,6 +1,6 @@
 """The monitoring report: summarises captured answers and ground truth. Pure.
 
-Percentiles are exact: all answers of the window are in memory, at about 100 bytes each, and numpy interpolates linearly
+Percentiles are exact: all answers of the window are in memory, at about 120 bytes each, and numpy interpolates linearly
 between the two nearest values. An answer belongs to the bucket of its own time. Ground truth counts for the answer that
 it names, even if it arrives days later; if there are several for one answer, the last one counts.
 """
@@ -13,10 +13,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.monitoring import drift, records
+from serve.monitoring import capture_rows, drift
+from serve.monitoring.capture_rows import Rows
 from serve.monitoring.drift import Alert, Drift, RecentStatistics, ReferenceShares
 from serve.monitoring.monitor_settings import Thresholds
-from serve.monitoring.records import Rows
 
 WIDTHS = (timedelta(minutes=5), timedelta(hours=1), timedelta(days=1))
 MAX_BUCKETS = 100
@@ -27,8 +27,10 @@ STATISTICS = ("confidence", "brightness", "sharpness")
 class TimeBucket:
     """Statistics of a time span that begins at ``start`` (ISO 8601, UTC); None if nothing was measured.
 
-    ``errors``: answers with status 400 or above; ``feedback``: answers with ground truth; ``accuracy``: the share of
-    these that was right, with its 95 % interval.
+    ``errors``: answers with status 400 or above; ``verdicts_by_evidence``: the verdicts by what they rest on
+    (``Evidence``), as far as there are any; ``not_a_bin``: the unsure verdicts on photos that do not look
+    like a bin; ``feedback``: answers with ground truth; ``accuracy``: the share of these that was right, with its 95 %
+    interval.
     """
 
     start: str
@@ -39,6 +41,8 @@ class TimeBucket:
     latency_p50_ms: float | None
     latency_p99_ms: float | None
     verdicts: Mapping[str, int]
+    verdicts_by_evidence: Mapping[str, Mapping[str, int]]
+    not_a_bin: int
     counts: Mapping[str, int]
     feedback: int
     accuracy: float | None
@@ -130,7 +134,6 @@ def _bucket(start_s: float, rows: Rows, correct: NDArray[np.int8]) -> TimeBucket
     latency = rows["latency_ms"][~np.isnan(rows["latency_ms"])]
     checked = correct[correct >= 0]
     low, high = drift.wilson(int(checked.sum()), len(checked)) if len(checked) else (None, None)
-    verdicts = _count_names(rows["verdict"])
     return TimeBucket(
         start=_iso(start_s),
         requests=len(rows),
@@ -139,13 +142,23 @@ def _bucket(start_s: float, rows: Rows, correct: NDArray[np.int8]) -> TimeBucket
         confidence_p10=_percentile(answered["confidence"], 10),
         latency_p50_ms=_percentile(latency, 50),
         latency_p99_ms=_percentile(latency, 99),
-        verdicts={name: verdicts.get(name, 0) for name in records.VERDICTS},
+        verdicts=_count_verdicts(rows),
+        verdicts_by_evidence={
+            name: _count_verdicts(rows[rows["evidence"] == name.encode()]) for name in _count_names(rows["evidence"])
+        },
+        not_a_bin=int(rows["not_a_bin"].sum()),
         counts=_count_names(rows["count"]),
         feedback=len(checked),
         accuracy=_mean(checked),
         accuracy_low=low and round(low, 4),
         accuracy_high=high and round(high, 4),
     )
+
+
+def _count_verdicts(rows: Rows) -> dict[str, int]:
+    """How often there was each verdict, 0 included."""
+    numbers = _count_names(rows["verdict"])
+    return {name: numbers.get(name, 0) for name in capture_rows.VERDICTS}
 
 
 def _correctness(rows: Rows, truths: Rows) -> NDArray[np.int8]:

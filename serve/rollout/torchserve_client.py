@@ -4,6 +4,8 @@ https://pytorch.org/serve/management_api.html, https://pytorch.org/serve/inferen
 https://pytorch.org/serve/metrics_api.html
 """
 
+import base64
+import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ import requests
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.errors import OverloadedError, PhotoError, RefusedError, ServerError
+from serve.errors import FieldError, OverloadedError, PhotoError, RefusedError, ServerError
 from serve.payload import ATTRIBUTES, PROBE
 from serve.rollout.probation import Traffic
 
@@ -78,7 +80,25 @@ class Inference:
         """
         path = f"/predictions/{MODEL}" + (f"/{version}" if version else "")
         headers = {ATTRIBUTES: PROBE} if probe else {}
-        response = _call(self._session, "POST", self.url + path, self.timeout_s, data=photo, headers=headers)
+        return self._answer(_call(self._session, "POST", self.url + path, self.timeout_s, data=photo, headers=headers))
+
+    def verify(self, photo: bytes, record: object) -> "Answer":
+        """Ask about one photo and its record, JSON in either format that ``serve/evidence/record.py`` reads.
+
+        Raises PhotoError for a bad photo, FieldError for a bad record, ServerError for everything else.
+        """
+        name = "products" if isinstance(record, list) else "record"
+        body = json.dumps({"image": base64.b64encode(photo).decode(), name: record}).encode()
+        url, headers = f"{self.url}/predictions/{MODEL}", {"Content-Type": "application/json"}
+        response = _call(self._session, "POST", url, self.timeout_s, data=body, headers=headers)
+        if response.status_code == 422:
+            raise FieldError(_message(response))
+        answer = self._answer(response)
+        if "verdict" not in answer:
+            raise ServerError(f"the model at {self.url} reads no records; deploy a newer one, or ask without records")
+        return answer
+
+    def _answer(self, response: requests.Response) -> "Answer":
         if response.status_code == 400:
             raise PhotoError(_message(response))
         with _torchserves_shape(self.url):

@@ -9,6 +9,7 @@ Constructing a class never reads the environment; ``read`` does. This package ne
 an archive may import it: serve/*.py reads its few numbers with serve/environment.py.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -179,7 +180,13 @@ def _problem(setting: Setting, text: str | None, reason: str, is_option: bool) -
     if text is None:
         return reason
     advice = reason or f"give {setting.allowed or 'another value'} ({setting.sentence})"
-    return f"{setting.option if is_option else setting.variable} is {text!r}; {advice}"
+    return f"{setting.option if is_option else setting.variable} is {without_password(text)!r}; {advice}"
+
+
+def without_password(text: str) -> str:
+    """``text`` as it can be shown: of addresses in it, without their passwords."""
+    text = re.sub(r"(://[^:@/\s]*):\S*@", r"\1:***@", text)
+    return re.sub(r"(?i)\b(pass\w*|pwd|sslpassword)=[^&\s]+", r"\1=***", text)
 
 
 def _text(value: object) -> str:

@@ -316,6 +316,27 @@ def test_monitoring_shows_the_report_and_says_when_there_is_none(browser: WebDri
     assert all(url.startswith(page.url) for url in requested_urls(browser))
 
 
+def test_monitoring_says_what_the_verdicts_rest_on_where_the_report_knows(browser: WebDriver, page: Page) -> None:
+    file = page.home / "monitoring" / "monitoring.json"
+    report = monitoring_report()
+    evidence = {
+        "photo": {"match": 20, "mismatch": 3, "unsure": 7},
+        "photo+products": {"match": 1400, "mismatch": 5, "unsure": 6},
+    }
+    totals = {**report["totals"], "verdicts_by_evidence": evidence, "not_a_bin": 2}
+    file.write_text(json.dumps({**report, "totals": totals}))
+    open_page(browser, f"{page.url}/#monitoring")
+    text_with(browser, "What the verdicts rest on", "2 are about photos that do not look like a bin")
+    rows = browser.find_elements(By.CSS_SELECTOR, "[aria-labelledby=evidence-title] tbody tr")
+    assert [row.text for row in rows] == ["The photo alone 20 7 3", "Photo and products 1,400 6 5"]
+    assert axe_violations(browser) == []
+
+    file.write_text(json.dumps(report))  # of before verdicts had evidence
+    by_id(browser, "refresh").click()
+    wait(browser, lambda driver: not driver.find_elements(By.ID, "evidence-title"))
+    text_with(browser, "Drift since training")
+
+
 def test_a_period_in_which_every_answer_failed_is_shown(browser: WebDriver, page: Page) -> None:
     report = monitoring_report()
     drift = [{**entry, "psi": None, "alert": False} for entry in report["drift"]]

@@ -6,9 +6,12 @@ import json
 import random
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from PIL import Image
+
+from tests.records import PRODUCTS, RECORD
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
@@ -167,6 +170,19 @@ def body_of(rng: random.Random, files: list[bytes]) -> tuple[str, bytes]:
     return "application/json", rng.choice((text, damaged))
 
 
+def _with_damage(rng: random.Random, content: Any, odd: Sequence[object]) -> Any:
+    """``content`` with something in it replaced, or left out; or as it is."""
+    if not isinstance(content, dict | list) or not content or rng.random() < 0.1:
+        return rng.choice((*odd, content, content, content))
+    copy: Any = content.copy()
+    key = rng.choice(list(content) if isinstance(content, dict) else range(len(content)))
+    if rng.random() < 0.1:
+        del copy[key]
+    else:
+        copy[key] = _with_damage(rng, content[key], odd)
+    return copy
+
+
 def _object(rng: random.Random, files: list[bytes]) -> object:
     odd: tuple[object, ...] = (
         None,
@@ -190,7 +206,11 @@ def _object(rng: random.Random, files: list[bytes]) -> object:
     content: dict[str, object] = {
         rng.choice(("image", "image", "uri", "Image")): rng.choice((image, image, image, *odd))
     }
-    for name in ("expected_quantity", "weight", "expected_weight", "uri", "instances", "\0"):
+    for name in ("expected_quantity", "weight", "expected_weight", "weight_unit", "uri", "instances", "\0"):
         if rng.random() < 0.2:
             content[name] = rng.choice(odd)
+    for name, record in (("record", RECORD), ("products", PRODUCTS)):
+        if rng.random() < 0.2:
+            content[name] = _with_damage(rng, record, odd)
+            content.pop("expected_quantity", None)
     return rng.choice((content, content, content, content, rng.choice(odd)))

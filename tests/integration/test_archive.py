@@ -4,11 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from serve.archives.archive import TORCHSERVE_MANIFEST, ask, golden_photos, manifest_of, stamp, unpacked
+from serve.archives.archive import (
+    TORCHSERVE_MANIFEST,
+    ask,
+    golden_photos,
+    judges_records,
+    manifest_of,
+    stamp,
+    unpacked,
+)
 from serve.counter import Counter
 from serve.errors import ArchiveError, PhotoError
 from serve.manifest import MANIFEST_FILE
 from tests.models import TINY
+from tests.records import RECORD
 from trainer.training.run import Trained
 
 
@@ -89,6 +98,20 @@ def test_a_foreign_archive_is_refused(trained: Trained, tmp_path: Path, change: 
     path = rewrite(trained.archive, tmp_path / "a.mar", {MANIFEST_FILE: change})
     with pytest.raises(ArchiveError, match=reason):
         manifest_of(path)
+
+
+def test_an_archive_judges_the_records_of_photos(trained: Trained, tmp_path: Path) -> None:
+    photos = [photo.path for photo in trained.data.test.photos[:3]]
+    (tmp_path / "broken.jpg").write_bytes(b"x")
+    paths = [*photos, tmp_path / "broken.jpg"]
+    records: dict[Path, object] = {photos[0]: RECORD, photos[1]: [], paths[3]: RECORD}
+    judged, refused, plain, broken = ask(trained.archive, paths, records=records)
+    (first, _, third, _) = ask(trained.archive, paths)
+    assert judges_records(trained.archive)
+    assert (judged["expected_quantity"], judged["count"]) == (3, first["count"])
+    assert "products is empty" in refused["error"]
+    assert plain == third
+    assert broken.keys() == {"error"}
 
 
 def test_an_archive_whose_code_fails_says_so(trained: Trained, tmp_path: Path) -> None:

@@ -17,7 +17,18 @@ from trainer.training.run import Trained
 
 ROOT = Path(__file__).parents[2]
 SEED = 20261124
-ROUTES = {"/verify", "/predict", "/feedback", "/healthz", "/livez", "/metrics", "/monitoring", "/history"}
+ROUTES = {
+    "/verify",
+    "/predict",
+    "/feedback",
+    "/healthz",
+    "/livez",
+    "/metrics",
+    "/monitoring",
+    "/history",
+    "/records",
+    "/records/{bin_id}",
+}
 
 
 def schemathesis(url: str, key: str, work: Path) -> str:

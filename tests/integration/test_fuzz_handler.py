@@ -19,12 +19,13 @@ import requests
 from serve.answers import Content, Predictor
 from serve.archives.archive import golden_photos
 from serve.archives.archive import unpacked as unpacked_archive
-from serve.counter import Answer, Counter
+from serve.counter import CountedPhoto, Counter
 from serve.errors import BusyError, ModelError, PhotoError
+from serve.evidence.fields import Fields
 from serve.handler import BinCounterHandler
 from serve.links import PhotoStore
 from serve.local.servers import free_port
-from serve.payload import ATTRIBUTES, Fields, PhotoInput, PredictionRequest
+from serve.payload import ATTRIBUTES, PhotoInput, PredictionRequest
 from serve.photo import Pixels
 from tests.conftest import rounds
 from tests.integration.damage import body_of, photo_of, png, whole
@@ -218,7 +219,7 @@ def test_the_handler_counts_what_the_model_did_and_nothing_else(
 class Fragile(Counter):
     """A counter whose model fails at white photos."""
 
-    def count(self, photos: Sequence[Pixels | PhotoError]) -> list[Answer | PhotoError]:
+    def count(self, photos: Sequence[Pixels | PhotoError]) -> list[CountedPhoto | PhotoError]:
         if any(not isinstance(pixels, PhotoError) and pixels.mean() > 250 for pixels in photos):
             raise ZeroDivisionError("white")
         return super().count(photos)

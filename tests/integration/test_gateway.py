@@ -20,6 +20,7 @@ from serve.local.servers import gateway_server
 from tests.conftest import Served, emptied
 from tests.integration.test_serving import deploy
 from tests.integration.upstream import upstream_server
+from tests.records import PRODUCTS, RECORD
 from trainer.training.run import Trained
 
 
@@ -95,6 +96,29 @@ def test_an_invocation_reads_the_fields_in_the_query(gateway: str, photo: bytes)
         assert (wrong.status_code, wrong.json()["type"]) == (422, "BadField")
 
 
+def test_attention_is_passed_on_in_every_form(gateway: str, photo: bytes) -> None:
+    text, asked = base64.b64encode(photo).decode(), {"attention": 1}
+    answers = [
+        requests.post(f"{gateway}/predict", params=asked, data=photo, timeout=30),
+        requests.post(f"{gateway}/predict", data=asked, files={"photo": photo}, timeout=30),
+        requests.post(f"{gateway}/predict", json={"image": text, **asked}, timeout=30),
+        requests.post(f"{gateway}/verify", params={**asked, "expected_quantity": 2}, data=photo, timeout=30),
+        requests.post(f"{gateway}/verify", data={**asked, "expected_quantity": 2}, files={"photo": photo}, timeout=30),
+        requests.post(f"{gateway}/verify", json={"image": text, "expected_quantity": 2, "attention": True}, timeout=30),
+        requests.post(f"{gateway}/verify", params=asked, json={"image": text, "products": PRODUCTS}, timeout=30),
+        requests.post(f"{gateway}/invocations", params=asked, data=photo, timeout=30),
+    ]
+    assert [response.status_code for response in answers] == [200] * 8, [response.text for response in answers]
+    first, *others = [response.json()["attention"] for response in answers]
+    assert first["image"].startswith("data:image/png;base64,")
+    assert others == [first] * 7
+    assert (
+        "attention" not in requests.post(f"{gateway}/predict", json={"image": text, "attention": 0}, timeout=30).json()
+    )
+    wrong = requests.post(f"{gateway}/predict", json={"image": text, "attention": 2}, timeout=30)
+    assert (wrong.status_code, wrong.json()["type"]) == (422, "BadField")
+
+
 def test_a_weight_is_passed_on(gateway: str, photo: bytes) -> None:
     weighed = {"expected_quantity": 2, "weight": "1.5", "expected_weight": "1.0"}
     answer = requests.post(f"{gateway}/verify", data=weighed, files={"photo": photo}, timeout=30).json()
@@ -103,6 +127,27 @@ def test_a_weight_is_passed_on(gateway: str, photo: bytes) -> None:
         f"{gateway}/verify", data={"expected_quantity": 2, "weight": 1}, files={"photo": photo}, timeout=30
     )
     assert alone.status_code == 422
+
+
+def test_a_record_is_accepted_in_every_form(gateway: str, photo: bytes) -> None:
+    text, products = json.dumps(RECORD), json.dumps(PRODUCTS)
+    image = base64.b64encode(photo).decode()
+    forms: list[dict[str, Any]] = [
+        {"json": {"image": image, "record": RECORD}},
+        {"json": {"image": image, "products": PRODUCTS, "expected_quantity": 3}},
+        {"files": {"photo": photo}, "data": {"record": text}},
+        {"files": {"photo": photo, "products": ("products.json", products, "application/json")}},
+        {"files": {"photo": photo}, "data": {"record": text}, "params": {"expected_quantity": 3}},
+    ]
+    answers = [requests.post(f"{gateway}/verify", timeout=30, **form) for form in forms]
+    assert [response.status_code for response in answers] == [200] * 5, [response.text for response in answers]
+    first, *others = [response.json() for response in answers]
+    assert (first["expected_quantity"], first["evidence"].split("+")[0]) == (3, "photo")
+    assert all(without_event_id(answer) == without_event_id(first) for answer in others)
+    weighed = {"image": image, "record": RECORD, "weight": 0.6, "weight_unit": "lb"}
+    answer = requests.post(f"{gateway}/verify", json=weighed, timeout=30).json()
+    assert (answer["verdict"], answer["weight"]["unit"]) == ("mismatch", "lb")
+    assert answer["evidence"].endswith("+weight")
 
 
 JSON = "application/json"
@@ -152,6 +197,40 @@ EVENT = b'"event_id": "11111111-2222-4333-8444-555555555555"'
             "BINWATCH_S3_BUCKETS",
         ),
         ("/predict", JSON, b'{"image": "YQ==", "expected_quantity": 2}', 422, "BadField", "expected_quantity is 2"),
+        ("/predict", JSON, b'{"image": "YQ==", "record": {}}', 422, "BadField", "record is {}"),
+        ("/verify", JSON, b'{"image": "YQ==", "record": []}', 422, "BadField", "record is []"),
+        ("/verify", JSON, b'{"image": "YQ==", "record": {}}', 422, "BadField", "EXPECTED_QUANTITY"),
+        ("/verify", JSON, b'{"image": "YQ==", "products": [3]}', 422, "BadField", "product 1 is int"),
+        ("/verify", JSON, b'{"image": "YQ==", "products": [' + b"0," * 499 + b"0]}", 422, "BadField", "products"),
+        ("/verify", JSON, b'{"image": "YQ==", "products": [{"quantity": 1e400}]}', 422, "BadField", "is inf"),
+        ("/verify", JSON, b'{"image": "", "record": {"a": 1, "a": 2}}', 400, "BadJson", "twice"),
+        ("/verify", JSON, b'{"image": "", "record": ' + b"[" * 800 + b"]" * 800 + b"}", 422, "BadField", "record"),
+        (
+            "/verify?expected_quantity=2",
+            JSON,
+            b'{"image": "YQ==", "record": {"EXPECTED_QUANTITY": 3}}',
+            422,
+            "BadField",
+            "is 2, but the record adds up to 3",
+        ),
+        (
+            "/verify",
+            JSON,
+            b'{"image": "YQ==", "record": {"EXPECTED_QUANTITY": 3}, "products": [{"quantity": 3}]}',
+            422,
+            "BadField",
+            "record and products",
+        ),
+        ("/verify?expected_quantity=2&weight=1&weight_unit=a,b", "image/jpeg", b"x", 422, "BadField", "'a,b'"),
+        (
+            "/verify",
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="photo"; filename="a"\r\n\r\nx\r\n'
+            b'--x\r\nContent-Disposition: form-data; name="record"\r\n\r\n{\r\n--x--\r\n',
+            422,
+            "BadField",
+            "record",
+        ),
         ("/verify", "multipart/form-data", b"", 400, "BadRequest", "boundary"),
         ("/verify", "multipart/form-data; boundary=x", b"rubbish", 400, "BadRequest", "multipart"),
         ("/verify", "multipart/form-data; boundary=x", b"--x--\r\n", 422, "BadField", "photo"),
@@ -272,6 +351,7 @@ def test_metrics_count_requests(gateway: str, photo: bytes) -> None:
 
     assert increase("binwatch_gateway_requests_total", "/verify", "200") == 3
     assert increase("binwatch_gateway_verdicts_total", "unsure") == 3
+    assert increase("binwatch_gateway_verdicts_by_evidence_total", "photo", "unsure") == 3
     assert increase("binwatch_gateway_requests_total", "other", "404") == 5
     assert increase("binwatch_gateway_seconds_count", "/verify") == 3
     assert after[("binwatch_gateway_in_flight",)] == 1  # the request for the metrics itself

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from serve import capture
 from serve.capture_record import Event
 from serve.local.servers import s3_server
-from serve.monitoring import reader, records
+from serve.monitoring import capture_rows, reader
 from serve.monitoring.monitor import Monitor
 from serve.monitoring.monitor_settings import Thresholds
 from tests.benchmarks import bench_monitor
@@ -173,7 +173,7 @@ def test_the_script_summarises_a_real_capture(tmp_path: Path) -> None:
     for event in events:
         writer.put(event)
     writer.close()
-    truth = tmp_path / "capture" / records.TRUTHS / f"{datetime.now(UTC):%Y/%m/%d/%H}" / "a.jsonl"
+    truth = tmp_path / "capture" / capture_rows.TRUTHS / f"{datetime.now(UTC):%Y/%m/%d/%H}" / "a.jsonl"
     truth.parent.mkdir(parents=True)
     for number, event in enumerate(events):
         line = {

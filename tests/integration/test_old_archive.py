@@ -1,5 +1,6 @@
 """An archive exported before the modules moved into folders: it is verified, answers, loads and serves as it did."""
 
+import base64
 import json
 import zipfile
 from pathlib import Path
@@ -7,8 +8,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from serve.archives.archive import TORCHSERVE_MANIFEST, ask, golden_photos, manifest_of, stamp
+from serve.archives.archive import TORCHSERVE_MANIFEST, ask, golden_photos, judges_records, manifest_of, stamp
+from serve.errors import ArchiveError, ServerError
+from serve.local.servers import gateway_server
 from tests.conftest import Served
+from tests.records import RECORD
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "bin-counter-8ed89dd.mar"
 VERSION = "7"
@@ -34,7 +38,15 @@ def test_its_own_code_gives_the_promised_answers_for_its_golden_photos(tmp_path:
     assert answers == [pytest.approx(promised, abs=manifest_of(ARCHIVE).tolerance) for _, promised in golden]
 
 
-def test_torchserve_loads_it_and_answers_a_photo(served: Served) -> None:
+def test_it_says_that_it_reads_no_records(tmp_path: Path) -> None:
+    assert not judges_records(ARCHIVE)
+    path = tmp_path / "0.jpg"
+    path.write_bytes(golden_photos(ARCHIVE)[0][0])
+    with pytest.raises(ArchiveError, match=ARCHIVE.name):
+        list(ask(ARCHIVE, [path], records={path: RECORD}))
+
+
+def test_torchserve_loads_it_and_answers_a_photo(served: Served, tmp_path: Path) -> None:
     served.rollout.load(VERSION, lambda: ARCHIVE)
     served.rollout.canary(VERSION)
     served.rollout.switch(VERSION)
@@ -48,3 +60,9 @@ def test_torchserve_loads_it_and_answers_a_photo(served: Served) -> None:
     assert answer["count"] in manifest.classes
     assert list(answer["probabilities"]) == list(manifest.names)
     assert list(answer["probabilities"].values()) == pytest.approx(promised, abs=manifest.tolerance)
+    with pytest.raises(ServerError, match="records"):
+        served.inference.verify(photo, RECORD)
+    with gateway_server(tmp_path, served.inference.url) as url:
+        content = {"image": base64.b64encode(photo).decode(), "record": RECORD}
+        verified = requests.post(f"{url}/verify", json=content, timeout=30).json()
+    assert (verified["expected_quantity"], verified["evidence"]) == (3, "photo")

@@ -24,6 +24,7 @@ from serve.local.servers import free_port, gateway_server, s3_server
 from tests.integration.serving import Deployed, deployed
 from tests.integration.strangers import FORM, PATH, pester, raw, request
 from tests.integration.test_fuzz_handler import context, send
+from tests.records import PRODUCTS, RECORD
 from tests.unit.test_capture import MOMENT, lines, until
 from trainer.training.run import Trained
 
@@ -181,6 +182,63 @@ def test_a_weight_is_weighed(server: Deployed, photo: bytes) -> None:
     assert joined["verdict"] == "mismatch"
     assert joined["reason"].endswith(joined["weight"]["reason"])
     assert "weight is there alone" in ask(server, {"image": encoded(photo), "weight": 3.0}).json()["message"]
+
+
+def forms_with_record(photo: bytes) -> list[dict[str, Any]]:
+    """One photo with its record, in every form that a request can have."""
+    text, products = json.dumps(RECORD), json.dumps(PRODUCTS)
+    return [
+        {"json": {"image": encoded(photo), "record": RECORD}},
+        {"json": {"image": encoded(photo), "products": PRODUCTS, "expected_quantity": 3}},
+        {"json": {"uri": "s3://bins/a b/é.jpg", "record": RECORD}, "headers": {HEADER: "expected_quantity=3"}},
+        {"files": {"data": photo}, "data": {"record": text}},
+        {"files": {"data": photo, "record": ("record.json", text, "application/json")}},
+        {"files": {"data": photo}, "data": {"products": products, "expected_quantity": "3"}},
+    ]
+
+
+@pytest.mark.parametrize("through_gateway", [False, True])
+def test_a_record_comes_in_every_form(server: Deployed, gateway: str, photo: bytes, through_gateway: bool) -> None:
+    url = gateway if through_gateway else server.url
+    answers = [requests.post(url, timeout=60, **form).json() for form in forms_with_record(photo)]
+    first = answers[0]
+    assert (first["expected_quantity"], first["evidence"].split("+")[0]) == (3, "photo")
+    assert "notes" not in first
+    assert all(same(answer) == same(first) for answer in answers), answers
+    photos = [form["json"] for form in forms_with_record(photo) if "json" in form]
+    for content in (photos, {"instances": photos}):
+        assert [same(answer) for answer in requests.post(url, json=content, timeout=60).json()] == [same(first)] * 3
+
+
+def test_a_record_that_cannot_be_used_costs_its_own_photo_alone(server: Deployed, photo: bytes) -> None:
+    image = encoded(photo)
+    without_size = {"quantity": 2, "name": "cup", "weight": 0, "weight_unit": "g"}
+    response = ask(
+        server,
+        [
+            {"image": image, "record": RECORD, "expected_quantity": 2},
+            {"image": image, "products": [{"quantity": 1}] * 500},
+            {"image": image, "record": {"content": []}},
+            {"image": image, "record": RECORD, "products": PRODUCTS},
+            {"image": image, "products": [without_size]},
+            {"image": image, "record": RECORD},
+        ],
+    )
+    answers = response.json()
+    assert [answer["status"] for answer in answers] == [422, 422, 422, 422, 200, 200]
+    assert "is 2, but the record adds up to 3" in answers[0]["message"]
+    assert (answers[4]["evidence"], answers[4]["expected_quantity"]) == ("photo", 2)
+    assert "'cup'" in answers[4]["notes"][-1]
+
+
+def test_a_weight_is_compared_with_the_record_s_products(server: Deployed, photo: bytes) -> None:
+    content = {"image": encoded(photo), "record": RECORD, "weight_unit": "lb"}
+    right, light = (ask(server, {**content, "weight": weight}).json() for weight in (4.1, 0.6))
+    assert right["weight"]["expected_weight"] == pytest.approx(4.1)
+    assert light["weight"]["verdict"] == light["verdict"] == "mismatch"
+    assert light["evidence"].endswith("+weight")
+    assert "one 'kettle' fewer" in light["reason"]
+    assert "weight_unit" in ask(server, {"image": encoded(photo), "record": RECORD, "weight": 4}).json()["message"]
 
 
 STATUSES = [

@@ -16,6 +16,7 @@ from serve.local.servers import s3_server
 from serve.payload import ATTRIBUTES
 from tests.conftest import Served, need
 from tests.integration.sagemaker import inference_server, namespaces_work
+from tests.records import PRODUCTS, RECORD
 from trainer.aws.endpoint import images, package
 from trainer.training.run import Trained
 
@@ -149,6 +150,24 @@ def test_jpeg_link_and_json_get_the_same_answer(url: str, photo: bytes) -> None:
         assert answer.status_code == 200, answer.text
         assert answer.headers["Content-Type"] == "application/json"
         assert comparable(answer.json()) == comparable(expected)
+
+
+def test_a_record_gets_the_answer_of_our_torchserve(url: str, torchserve_url: str, photo: bytes) -> None:
+    image = encoded(photo)
+    contents: list[dict[str, object]] = [
+        {"image": image, "attention": 1},
+        {"image": image, "record": RECORD},
+        {"image": image, "products": PRODUCTS, "weight": 0.6, "weight_unit": "lb"},
+        {"image": image, "record": RECORD, "expected_quantity": 4},
+        {"instances": [{"image": image, "record": RECORD}, {"image": image, "products": []}]},
+    ]
+    for content in contents:
+        body = json.dumps(content)
+        sagemaker, torchserve = (ask(address, body, "application/json") for address in (url, torchserve_url))
+        assert sagemaker.status_code == torchserve.status_code
+        entries = [answer.json() if "instances" in content else [answer.json()] for answer in (sagemaker, torchserve)]
+        assert [comparable(entry) for entry in entries[0]] == [comparable(entry) for entry in entries[1]]
+    assert [entry.get("expected_quantity") for entry in entries[0]] == [3, None]
 
 
 def test_a_list_succeeds_or_fails_photo_by_photo(url: str, photo: bytes) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import Served
 from tests.models import LEFT, TINY
+from tests.records import PRODUCTS, RECORD
 from trainer.data.dataset import DataSpec
 from trainer.registry.mlflow_registry import Registry
 from trainer.training.run import Trained, run_evaluation, run_training
@@ -170,6 +171,42 @@ def test_predict_asks_the_server_and_names_a_bad_photo(served: Served, trained: 
     first, second = map(json.loads, done.stdout.splitlines())
     assert "neither JPEG nor PNG" in first["error"]
     assert second["model_version"] == "5"
+
+
+@pytest.mark.parametrize("by_server", [False, True])
+def test_predict_compares_photos_with_their_records(
+    served: Served, trained: Trained, drawn: Path, tmp_path: Path, by_server: bool
+) -> None:
+    if by_server:
+        served.rollout.load("5", lambda: trained.archive)
+    model = ("--url", served.inference.url) if by_server else ("--archive", trained.archive)
+    photos = sorted((drawn / "bin-images").iterdir())[:3]
+    (tmp_path / "records").mkdir()
+    records: list[object] = [RECORD, PRODUCTS, {"EXPECTED_QUANTITY": -1}]
+    for photo, record in zip(photos, records, strict=True):
+        (tmp_path / "records" / f"{photo.stem}.json").write_text(json.dumps(record))
+    done = call("scripts/predict.py", *photos, *model, "--record", tmp_path / "records")
+    assert done.returncode == 1, done.stderr
+    first, second, wrong = map(json.loads, done.stdout.splitlines())
+    assert "EXPECTED_QUANTITY is -1" in wrong["error"]
+    assert [answer["expected_quantity"] for answer in (first, second)] == [3, 3]
+    assert {"verdict", "reason", "evidence", "counts_that_fit"} <= first.keys() & second.keys()
+    single = call("scripts/predict.py", photos[0], *model, "--record", tmp_path / "records" / f"{photos[0].stem}.json")
+    assert json.loads(single.stdout)["verdict"] == first["verdict"]
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "3", "null", "\ufffe", '{"a": 1, "a": 2}', "[" * 100_000])
+def test_predict_says_which_record_it_cannot_read(tmp_path: Path, text: str | None) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "b.jpg").write_bytes(b"x")
+    if text is not None:
+        (tmp_path / "a.json").write_text(text)
+    done = call("scripts/predict.py", tmp_path / "a.jpg", "--record", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert str(tmp_path / "a.json") in done.stderr
+    assert "Traceback" not in done.stderr
+    one_for_two = call("scripts/predict.py", tmp_path / "a.jpg", tmp_path / "b.jpg", "--record", tmp_path / "a.json")
+    assert one_for_two.returncode == 1
 
 
 def test_predict_says_that_no_server_answers() -> None:

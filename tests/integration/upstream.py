@@ -9,16 +9,21 @@ from typing import Any
 
 
 class Upstream:
-    """A server that answers every request after ``delay_s`` with ``status`` and ``body``, and counts them."""
+    """A server that answers every request after ``delay_s`` with ``status`` and ``body``, and counts them.
+
+    ``received``, ``headers``: of the last request.
+    """
 
     def __init__(self) -> None:
         self.status, self.body, self.delay_s = 200, b'{"count": 1, "model_version": "9"}', 0.0
         self.requests, self.url = 0, ""
+        self.received, self.headers = b"", dict[str, str]()
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """Read the request, wait, answer."""
         self.requests += 1
-        request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        self.headers = dict(request.headers)
+        self.received = request.rfile.read(int(request.headers.get("Content-Length", 0)))
         time.sleep(self.delay_s)
         request.send_response(self.status)
         request.send_header("Content-Length", str(len(self.body)))

@@ -21,8 +21,8 @@ from tests.models import TINY
 from trainer.data.dataset import Dataset, DataSpec, load
 from trainer.training import checkpoint, networks
 from trainer.training.loop.epochs import Training
+from trainer.training.loop.progress import Epoch, TrainingResult
 from trainer.training.networks import Architecture
-from trainer.training.progress import Epoch, TrainingResult
 from trainer.training.train import fit
 
 RECIPE = replace(TINY, architecture="efficientnet-lite0", epochs=3)  # it has dropout: its random state counts

@@ -16,14 +16,14 @@ from trainer.data.prepare import prepare
 from trainer.training import features
 from trainer.training.features import Stem, Tail
 from trainer.training.loop.batches import soft_labels
+from trainer.training.loop.progress import Epoch
 from trainer.training.networks import create
-from trainer.training.progress import Epoch
 from trainer.training.recipes import RECIPES
 from trainer.training.run import run_evaluation, run_training
 from trainer.training.train import fit
 
 COUNTS = Counts()
-SMALL = replace(RECIPES["best"], size_px=64, epochs=1, batch_size=16)
+SMALL = replace(RECIPES["best"], size_px=64, epochs=1, batch_size=16, record_folds=0)
 
 
 @pytest.fixture(scope="module")

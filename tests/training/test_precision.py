@@ -19,8 +19,8 @@ from trainer.data.dataset import Dataset, DataSpec, Part, Rows, load
 from trainer.training import distributed, networks
 from trainer.training.loop import precision
 from trainer.training.loop.precision import ChosenPrecision, Trial, decide, resumed, run_trial, without_trial
+from trainer.training.loop.progress import Epoch, TrainingResult
 from trainer.training.networks import Architecture, create
-from trainer.training.progress import Epoch, TrainingResult
 from trainer.training.train import fit
 
 TRIAL = Trial(

@@ -18,7 +18,19 @@ from serve.archives.archive import unpacked
 from serve.counter import Answer, Counter
 from serve.errors import ArchiveError, PhotoError
 from serve.manifest import INT8_MODEL, MANIFEST_FILE, AcceptedForm, Form, Manifest, parse_manifest, sha256
-from serve.runtime import ADVANTAGE, CHOICE, COMPILED, Choice, fastest_first, measure, processor, runs_here
+from serve.photo import Pixels
+from serve.runtime import (
+    ADVANTAGE,
+    CHOICE,
+    COMPILED,
+    Choice,
+    Outputs,
+    Runner,
+    fastest_first,
+    measure,
+    processor,
+    runs_here,
+)
 from tests.models import TINY
 from trainer.training.export import write_archive
 from trainer.training.networks import create
@@ -241,10 +253,10 @@ def test_speed_is_measured_for_one_photo_at_a_time() -> None:
     pixels = np.zeros((1, 2, 2, 3), dtype=np.uint8)
     shapes = set()
 
-    def runner(work: int) -> Callable[[np.ndarray], np.ndarray]:  # type: ignore[type-arg]
-        def run(photo: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def runner(work: int) -> Runner:
+        def run(photo: Pixels) -> Outputs:
             shapes.add(photo.shape)
-            return np.array([[float(sum(range(work)))]])
+            return Outputs(np.array([[float(sum(range(work)))]]))
 
         return run
 

@@ -44,15 +44,15 @@ def test_keeps_the_weights_of_the_lowest_validation_loss(data: Dataset) -> None:
 
 def test_an_epoch_sees_every_photo_once(data: Dataset) -> None:
     recipe = replace(TINY, augment=False)
-    labels = torch.cat([labels for _, labels, _ in batches(data.train, recipe, 1)])
+    labels = torch.cat([batch.labels for batch in batches(data.train, recipe, 1)])
     assert sorted(labels.tolist()) == sorted(data.train.labels.tolist())
-    next_epoch = torch.cat([labels for _, labels, _ in batches(data.train, recipe, 2)])
+    next_epoch = torch.cat([batch.labels for batch in batches(data.train, recipe, 2)])
     assert not torch.equal(labels, next_epoch)
 
 
 def test_augmentation_leaves_the_data_as_it_was(data: Dataset) -> None:
     before = data.train.pixels[:].copy()
-    augmented = torch.cat([pixels for pixels, _, _ in batches(data.train, TINY, 1)])
+    augmented = torch.cat([batch.inputs for batch in batches(data.train, TINY, 1)])
     assert augmented.shape[1:] == (32, 32, 3)
     assert np.array_equal(before, data.train.pixels[:])
 
@@ -223,7 +223,7 @@ def fit_every_epoch(data: Dataset) -> list[float]:
     for number in range(1, FROZEN.epochs + 1):
         counter.train()
         loss_sum, photos = 0.0, 0
-        for pixels, labels, _ in batches(data.train, replace(FROZEN, frozen=False, augment=False), number):
+        for pixels, labels, *_ in batches(data.train, replace(FROZEN, frozen=False, augment=False), number):
             loss = torch.nn.functional.cross_entropy(counter(pixels), labels)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from serve.capture_record import Event, record
-from serve.monitoring import records
+from serve.monitoring import capture_rows
 from serve.monitoring.monitor_settings import Thresholds
 from serve.monitoring.report import Reference, Report, summarise
 from tests.benchmarks.drawn_capture import draw_records, draw_reference, with_input
@@ -18,10 +18,10 @@ DAY = timedelta(days=1)
 LIMITS = Thresholds()
 
 
-def parsed(lines: list[bytes]) -> tuple[records.Rows, int]:
+def parsed(lines: list[bytes]) -> tuple[capture_rows.Rows, int]:
     """The rows of some lines, and the number of unreadable ones."""
     file = io.BytesIO(b"".join(lines))
-    rows, progress = records.read(file, records.parse_answer, records.ANSWER_DTYPE, settled=True)
+    rows, progress = capture_rows.read(file, capture_rows.parse_answer, capture_rows.ANSWER_DTYPE, settled=True)
     return rows, progress.unreadable
 
 
@@ -45,7 +45,7 @@ def report_on(
 ) -> Report:
     """The report on the last day. ``truths``: event_id and count."""
     rows, unreadable = parsed(lines)
-    counts = np.array([(hash(event_id), count) for event_id, count in truths or []], records.TRUTH_DTYPE)
+    counts = np.array([(hash(event_id), count) for event_id, count in truths or []], capture_rows.TRUTH_DTYPE)
     return summarise(rows, counts, unreadable, NOW, DAY, reference, LIMITS)
 
 

@@ -1,11 +1,13 @@
 """Sides of a comparison, made of what each model counts right."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from trainer.data.counts import Counts
 from trainer.evaluation.evaluate import Evaluated, Prediction, summarise
+from trainer.evaluation.record_alarms import RIGHT, RecordEvaluation, RecordFits
 
 COUNTS = Counts()
 ALARM, NO_ALARM = 0.01, 0.9
@@ -23,11 +25,15 @@ def side(
     fingerprint: str = "photos",
     latency_ms: float | None = 10.0,
     archive_bytes: int | None = 10**7,
+    record_alarms: Sequence[object] | None = None,
+    caught: Sequence[object] | None = None,
+    records: str = "records",
 ) -> Evaluated:
     """A model that counts these photos right or wrong; the recorded counts cycle from 1 to 5.
 
     ``confidence``: of each answer; ``alarms``: right records that raise one; ``off``: how wrong a mean is, in
-    objects.
+    objects. With ``record_alarms`` or ``caught`` it judges the ``records`` with products, too: the right ones that
+    raise an alarm, and the photos whose record with one unit more does. No exchanged product is ever caught.
     """
     rows = []
     for number, is_right in enumerate(right):
@@ -44,9 +50,34 @@ def side(
                 expected_count=count if is_right else count + off,
                 probabilities=tuple(confidence if value == answer else rest for value in COUNTS.values),
                 fit=tuple(fit if value == count else 0.5 for value in COUNTS.values),
+                record_fits=_record_fits(number, record_alarms, caught),
             )
         )
-    return Evaluated(summarise(rows, COUNTS, fingerprint), rows, latency_ms, archive_bytes)
+    evaluation = summarise(rows, COUNTS, fingerprint)
+    if record_alarms is not None or caught is not None:
+        evaluation = replace(evaluation, records=record_evaluation(len(rows), records))
+    return Evaluated(evaluation, rows, latency_ms, archive_bytes)
+
+
+def _record_fits(number: int, alarms: Sequence[object] | None, caught: Sequence[object] | None) -> RecordFits:
+    """The p-values of one photo's records; none where neither is given."""
+    if alarms is None and caught is None:
+        return {}
+    right, one_more = (ALARM if raised is not None and raised[number] else NO_ALARM for raised in (alarms, caught))
+    return {RIGHT: (right,), "one_more": (one_more, one_more), "exchanged": (NO_ALARM,)}
+
+
+def record_evaluation(photos: int, fingerprint: str) -> RecordEvaluation:
+    """An evaluation of records with products, whose figures do not matter."""
+    return RecordEvaluation(
+        photos=photos,
+        accuracy=0.5,
+        rmse=0.8,
+        photo_accuracy=0.4,
+        photo_rmse=0.9,
+        alarms=(),
+        fingerprint=fingerprint,
+    )
 
 
 def votes(both: int, challenger: int, champion: int, neither: int) -> tuple[list[bool], list[bool]]:

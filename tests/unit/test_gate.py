@@ -273,7 +273,7 @@ def test_an_evaluation_has_the_shape_that_sagemaker_reads_and_comes_back() -> No
 def test_an_evaluation_of_an_older_version_is_read() -> None:
     evaluation = replace(summarise([prediction(1, 1, 1.2)], Counts((1, 2)), "f"), calibration_error=None, report_mix={})
     content = {**asdict(evaluation), "classes": [1, 2], "per_class_rmse": {"1": 0.2}}
-    for name in ("calibration_error", "report_mix", "alarms"):
+    for name in ("calibration_error", "report_mix", "alarms", "records"):
         del content[name]
     assert evaluation_from_json(json.dumps({"binwatch": content})) == evaluation
 

@@ -15,6 +15,7 @@ from trainer.evaluation.policy import GUARDS, GatePolicy
 BETTER, GOOD = votes(80, 60, 20, 40)
 LOSES_FIVES = [number % 5 != 4 for number in range(200)]
 """Right on every count but 5."""
+ALL, NONE = [True] * 200, [False] * 200
 HALF = [number % 2 == 0 for number in range(200)]
 
 
@@ -44,14 +45,31 @@ WORSE = {
         side(GOOD, alarms=alarms(0.02)),
         r"20\.0% .* champion's 2\.0%; 5\.0% .* 5\.0 points",
     ),
+    "caught records": (
+        side(BETTER, caught=alarms(0.2)),
+        side(GOOD, caught=alarms(0.6)),
+        r"10\.0% of wrong .* champion's 30\.0%; .* fall by 5\.0 points",
+    ),
     "latency": (side(BETTER, latency_ms=31), side(GOOD), r"31\.0 ms .* champion's 10\.0; .* 3 times"),
     "archive size": (side(BETTER, archive_bytes=1501 * 10**6), side(GOOD), r"1501\.0 MB; .* 1500 MB"),
 }
+LIMITS = dict(zip(WORSE, GUARDS, strict=True)) | {"false alarms with products": "max_false_alarm_rise"}
+"""The setting that each guard can be switched off by."""
+WORSE["false alarms with products"] = (
+    side(BETTER, record_alarms=alarms(0.2)),
+    side(GOOD, record_alarms=alarms(0.02)),
+    r"20\.0% .* champion's 2\.0%; 5\.0% .* 5\.0 points",
+)
 AS_GOOD = {
     "class loss": (side(BETTER), side(GOOD)),
     "calibration": (side(BETTER, confidence=0.7), side(GOOD, confidence=0.5)),
     "RMSE": (side(BETTER, off=1), side(GOOD, off=1)),
     "false alarms": (side(BETTER, alarms=alarms(0.1)), side(GOOD, alarms=alarms(0.02))),
+    "false alarms with products": (
+        side(BETTER, record_alarms=alarms(0.1)),
+        side(GOOD, record_alarms=alarms(0.02)),
+    ),
+    "caught records": (side(BETTER, caught=alarms(0.52)), side(GOOD, caught=alarms(0.6))),
     "latency": (side(BETTER, latency_ms=30), side(GOOD)),
     "archive size": (side(BETTER, archive_bytes=1500 * 10**6), side(GOOD)),
 }
@@ -70,7 +88,7 @@ def test_each_guard_refuses_what_is_more_accurate_and_worse_elsewhere(name: str)
     assert not decision.promote
 
 
-@pytest.mark.parametrize(("name", "limit"), list(zip(WORSE, GUARDS, strict=True)))
+@pytest.mark.parametrize(("name", "limit"), LIMITS.items())
 def test_each_guard_can_be_switched_off(name: str, limit: str) -> None:
     challenger, champion, _ = WORSE[name]
     decision = decide(challenger, champion, GatePolicy().model_copy(update={limit: None}))
@@ -93,7 +111,7 @@ def in_few_bins(evaluated: Evaluated) -> Evaluated:
     return replace(evaluated, predictions=rows)
 
 
-@pytest.mark.parametrize("name", ["class loss", "calibration", "RMSE", "false alarms"])
+@pytest.mark.parametrize("name", [name for name in WORSE if name not in ("latency", "archive size")])
 def test_a_loss_above_the_limit_that_may_be_luck_trips_nothing(name: str) -> None:
     """The same losses as above, on photos of four bins."""
     challenger, champion, _ = WORSE[name]
@@ -122,6 +140,31 @@ def test_a_first_challenger_s_false_alarms_are_held_against_the_promise(share: f
     assert {check.verdict for check in of_both} == {GuardVerdict.NOT_JUDGED}
 
 
+@pytest.mark.parametrize("champion", [None, side(GOOD), side(GOOD, record_alarms=alarms(0.2), records="of before")])
+@pytest.mark.parametrize(
+    ("share", "verdict"), [(0.2, GuardVerdict.TRIPPED), (0.1, GuardVerdict.PASSED), (0.0, GuardVerdict.PASSED)]
+)
+def test_false_alarms_with_products_are_held_against_the_promise_where_the_champion_judged_other_records_or_none(
+    champion: Evaluated | None, share: float, verdict: GuardVerdict
+) -> None:
+    decision = decide(side(BETTER, record_alarms=alarms(share)), champion)
+    assert guard(decision, "false alarms with products").verdict == verdict
+    assert decision.promote is (verdict == GuardVerdict.PASSED)
+
+
+def test_what_is_caught_counts_at_the_policy_s_alpha_and_all_kinds_of_error_alike() -> None:
+    challenger, champion = side(BETTER, caught=NONE), side(GOOD, caught=ALL)
+    assert guard(decide(challenger, champion), "caught records").value == pytest.approx(0.5)  # none is exchanged
+    lax = GatePolicy().model_copy(update={"alpha": 0.95})  # every p-value of these records is an alarm
+    assert guard(decide(challenger, champion, lax), "caught records").value == 0
+
+
+def recounted(evaluated: Evaluated) -> Evaluated:
+    """The same side with one wrong record less."""
+    first, *others = evaluated.predictions
+    return replace(evaluated, predictions=[replace(first, record_fits={"right": (0.9,)}), *others])
+
+
 def without_fit(evaluated: Evaluated) -> Evaluated:
     return replace(evaluated, predictions=[replace(answer, fit=()) for answer in evaluated.predictions])
 
@@ -134,6 +177,13 @@ def without_fit(evaluated: Evaluated) -> Evaluated:
         (side(BETTER, archive_bytes=None), side(GOOD), "archive size", "size is not known"),
         (side(BETTER), without_fit(side(GOOD)), "false alarms", "gives no p-values"),
         (without_fit(side(BETTER)), None, "false alarms", "gives no p-values"),
+        (side(BETTER), side(GOOD, caught=ALL), "caught records", "challenger judges no records"),
+        (side(BETTER), side(GOOD, caught=ALL), "false alarms with products", "challenger judges no records"),
+        (side(BETTER, caught=ALL), side(GOOD), "caught records", "champion judges no records"),
+        (side(BETTER, caught=ALL), None, "caught records", "no champion"),
+        (side(BETTER, caught=NONE), side(GOOD, caught=ALL, records="of before"), "caught records", "the same records"),
+        (side(BETTER, caught=NONE), recounted(side(GOOD, caught=ALL)), "caught records", "the same records"),
+        (side(BETTER, caught=NONE, records=""), side(GOOD, caught=ALL, records=""), "caught records", "same records"),
     ],
 )
 def test_what_cannot_be_judged_refuses_nothing_and_says_so(

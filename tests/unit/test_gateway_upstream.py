@@ -10,7 +10,8 @@ from PIL import Image
 from serve.gateway import feedback
 from serve.gateway.feedback import GroundTruth
 from serve.gateway.health import gradient_png
-from serve.gateway.parsing import ATTRIBUTES, Fields, ModelRequest
+from serve.gateway.parsing import ATTRIBUTES, ModelRequest
+from serve.gateway.records.record_fields import Fields
 from serve.gateway.refusal import to_refusal
 from serve.gateway.routes import HISTORY, MONITORING, read_monitoring_file
 from serve.gateway.schemas import Refusal, json_response

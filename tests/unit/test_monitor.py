@@ -18,7 +18,7 @@ import pytest
 
 from serve.capture_record import Event, record
 from serve.errors import DataError, SettingsError, TrackingError
-from serve.monitoring import alerts, drift, monitor, reader, records
+from serve.monitoring import alerts, capture_rows, drift, monitor, reader
 from serve.monitoring.alerts import AlertEvent
 from serve.monitoring.drift import Alert
 from serve.monitoring.monitor import Monitor
@@ -105,7 +105,7 @@ def test_every_way_to_tear_a_line_is_survived() -> None:
 
 
 def test_a_line_longer_than_any_is_skipped_without_being_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "MAX_LINE_BYTES", 5000)
+    monkeypatch.setattr(capture_rows, "MAX_LINE_BYTES", 5000)
     rows, unreadable = parsed([line(event()), line(event(data=b"x" * 20_000)), line(event())])
     assert (len(rows), unreadable) == (2, 1)
 
@@ -126,13 +126,42 @@ def test_a_bucket_holds_its_hour() -> None:
 
 def test_the_buckets_add_up_to_the_totals() -> None:
     report = report_on(drawn(5, 3000))
-    for field in ("requests", "errors", "feedback"):
+    for field in ("requests", "errors", "feedback", "not_a_bin"):
         assert sum(getattr(bucket, field) for bucket in report.buckets) == getattr(report.totals, field)
     for field in ("counts", "verdicts"):
         for name, number in getattr(report.totals, field).items():
             assert sum(getattr(bucket, field).get(name, 0) for bucket in report.buckets) == number
     assert sum(report.totals.counts.values()) == report.totals.requests - report.totals.errors
     assert list(report.totals.counts) == ["1", "2", "3", "4", "5"]
+
+
+def test_verdicts_are_counted_by_what_they_rest_on_which_is_the_photo_where_a_capture_does_not_say() -> None:
+    answers = [
+        answer(verdict="match"),
+        answer(verdict="match", evidence="photo"),
+        answer(verdict="mismatch", evidence="photo+products"),
+        answer(verdict="unsure", evidence="photo+products+weight"),
+        answer(verdict="unsure", evidence=["of another version"]),
+        answer(evidence="photo"),
+    ]
+    report = report_on([*(line(event(answer=content)) for content in answers), line(event(status=400, answer={}))])
+    assert report.totals.verdicts_by_evidence == {
+        "photo": {"match": 2, "mismatch": 0, "unsure": 1},
+        "photo+products": {"match": 0, "mismatch": 1, "unsure": 0},
+        "photo+products+weight": {"match": 0, "mismatch": 0, "unsure": 1},
+    }
+    assert report.totals.verdicts == {"match": 2, "mismatch": 1, "unsure": 2}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "typical", "number"),
+    [("unsure", 0.005, 1), ("unsure", 0.0001, 1), ("unsure", 0.0051, 0), ("unsure", None, 0), ("match", 0.001, 0)],
+)
+def test_a_verdict_that_is_unsure_because_of_a_photo_of_no_bin_is_counted(
+    verdict: str, typical: float | None, number: int
+) -> None:
+    lines = [line(event(answer=answer(verdict=verdict, typical=typical))), line(event(answer=answer(verdict="unsure")))]
+    assert report_on(lines).totals.not_a_bin == number
 
 
 @pytest.mark.parametrize(("hours", "minutes"), [(1, 5), (8, 5), (9, 60), (24, 60), (96, 60), (101, 1440), (8760, 1440)])
@@ -192,7 +221,7 @@ def test_errors_and_slow_answers_of_the_last_hour_raise_alerts() -> None:
 
 
 def write(capture: Path, event: Event, name: str = "a.jsonl", data: bytes | None = None) -> Path:
-    path = capture / records.ANSWERS / f"{event.moment:%Y/%m/%d/%H}" / name
+    path = capture / capture_rows.ANSWERS / f"{event.moment:%Y/%m/%d/%H}" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         file.write(line(event) if data is None else data)
@@ -259,7 +288,7 @@ def test_the_report_has_the_fields_that_the_page_reads_and_replaces_the_last_one
         "eventMetadata": {"eventId": "x"},
         "eventVersion": "0",
     }
-    path = tmp_path / records.TRUTHS / f"{NOW:%Y/%m/%d/%H}" / "t.jsonl"
+    path = tmp_path / capture_rows.TRUTHS / f"{NOW:%Y/%m/%d/%H}" / "t.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(truth) + "\nforeign\n" + json.dumps({**truth, "groundTruthData": {"data": "-1"}}) + "\n")
     out = tmp_path / "out"
@@ -288,6 +317,8 @@ def test_the_report_has_the_fields_that_the_page_reads_and_replaces_the_last_one
         "latency_p50_ms",
         "latency_p99_ms",
         "verdicts",
+        "verdicts_by_evidence",
+        "not_a_bin",
         "counts",
         "feedback",
         "accuracy",

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from serve.errors import BodyError, FieldError, MediaTypeError, RequestError, TooLargeError
+from serve.evidence.fields import Fields
 from serve.links import MAX_BYTES, Link
-from serve.payload import ATTRIBUTES, MAX_PHOTOS, REPEATED, Fields, PhotoInput, PredictionRequest, media_type, parse
+from serve.payload import ATTRIBUTES, MAX_PHOTOS, REPEATED, PhotoInput, PredictionRequest, media_type, parse
 
 PHOTO = b"\xff\xd8\xff\xe0 a photo, as far as this module is concerned"
 BASE64 = base64.b64encode(PHOTO).decode()
@@ -135,6 +136,21 @@ def test_a_weight_is_a_number_above_0(name: str, weight: object) -> None:
 @pytest.mark.parametrize("name", ["weight", "expected_weight"])
 def test_one_weight_without_the_other_says_nothing(name: str) -> None:
     assert "give weight and expected_weight, or neither" in reason(of_json({"image": BASE64, name: 1.5}))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1, True), ("1", True), (True, True), ("on", True), (0, False), ("0", False)]
+)
+def test_attention_is_a_switch(value: object, shown: bool) -> None:
+    assert fields(of_json({"image": BASE64, "attention": value})).attention is shown
+    assert fields(parse({"data": PHOTO, "attention": str(value).encode()}, {})).attention is shown
+    assert fields(of_json({"image": BASE64}, f"attention={value}")).attention is shown
+    assert not fields(of_json({"image": BASE64})).attention
+
+
+@pytest.mark.parametrize("value", [2, "", "yes please", 0.5, [], {}, "1,0"])
+def test_an_attention_that_is_no_switch_is_refused(value: object) -> None:
+    assert "give 1 or 0" in reason(of_json({"image": BASE64, "attention": value}))
 
 
 def test_fields_come_from_json_before_the_form_before_the_header() -> None:

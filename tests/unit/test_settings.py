@@ -33,6 +33,7 @@ CONTAINER_DEFAULTS = {
 """Where the containers set another default than the class, on purpose."""
 ARCHIVE_DEFAULTS = {
     "BINWATCH_ALPHA": f"{verdict.ALPHA:g}",
+    "BINWATCH_NOVELTY": f"{verdict.NOVELTY_LIMIT:g}",
     "BINWATCH_CAPTURE_SHARE": f"{capture.Settings().share:g}",
     "BINWATCH_CAPTURE_PHOTOS": str(int(capture.Settings().photos)),
     "BINWATCH_CAPTURE_DISK": f"{capture.Settings().max_disk_use:g}",

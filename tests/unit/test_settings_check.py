@@ -22,6 +22,7 @@ CLASSES = (TrainerSettings, PromoterSettings, MonitorSettings, GatewaySettings)
 
 UNUSABLE = [
     *(("BINWATCH_ALPHA", text) for text in ("5", "-0.1", "1.01", "nan", "inf", "a lot", "0,05", "5%")),
+    *(("BINWATCH_NOVELTY", text) for text in ("0.2", "-0.001", "nan", "off", "0,005", "1%")),
     *(("BINWATCH_WORKERS", text) for text in ("-3", "0", "x", "2.5", "65", "1e3", "two")),
     *(("BINWATCH_CAPTURE_SHARE", text) for text in ("7", "-1", "nan", "all", "1/2")),
     *(("BINWATCH_CAPTURE_DISK", text) for text in ("abc", "75", "75%", "-0.5")),

@@ -60,6 +60,20 @@ def test_too_few_calibration_photos_for_alpha_are_unsure(alpha: float, photos: i
     assert f"it takes {photos}" in few.reason
 
 
+@pytest.mark.parametrize(("photos", "lowest"), [(17, 0.0556), (18, 0.0527), (3, 0.25), (9, 0.1)])
+def test_too_few_calibration_photos_say_which_alpha_they_allow(photos: int, lowest: float) -> None:
+    scores = {"1": [0.5] * photos}
+    assert f"{photos} calibration photos" in ask("1", 0.0, 0.5, 0.5, alpha=0.01, scores=scores).reason
+    assert f"at least {lowest:g}" in ask("1", 0.0, 0.5, 0.5, alpha=0.01, scores=scores).reason
+    assert ask("1", 0.0, 0.5, 0.5, alpha=lowest, scores=scores).verdict == MISMATCH
+
+
+def test_no_calibration_photos_allow_no_alpha() -> None:
+    judgement = ask("1", 0.0, 0.5, 0.5, scores={})
+    assert (judgement.verdict, judgement.calibrated) == (UNSURE, False)
+    assert "at least" not in judgement.reason
+
+
 def test_the_number_of_calibration_photos_is_the_smallest_that_is_enough() -> None:
     for alpha in [1 / number for number in range(1, 300)] + [number / 997 for number in range(1, 998)]:
         number = min_calibration_photos(alpha)

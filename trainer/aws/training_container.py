@@ -33,7 +33,7 @@ from trainer.training.torchrun import launch_command
 
 if TYPE_CHECKING:
     from trainer.registry.tracked_run import TrackedRun
-    from trainer.training.progress import Epoch
+    from trainer.training.loop.progress import Epoch
 
 CHANNEL = "training"
 
@@ -109,7 +109,8 @@ def train(job: TrainingJob, environ: Mapping[str, str]) -> None:
     from trainer.training.run import load_and_fit
 
     if distributed.rank():
-        load_and_fit(job.spec, job.recipe, job.model_dir, None, stop_on=job.stop_on, checkpoints=job.checkpoints)
+        inputs = (job.spec, job.recipe, job.model_dir, None)
+        load_and_fit(*inputs, stop_on=job.stop_on, checkpoints=job.checkpoints, folds=job.export)
         return
     if job.tracking_uri is None:
         _run(job, None)

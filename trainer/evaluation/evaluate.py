@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -25,6 +25,7 @@ from trainer.data.dataset import Part
 from trainer.evaluation import alarms
 from trainer.evaluation.alarms import Alarms
 from trainer.evaluation.calibration import expected_calibration_error
+from trainer.evaluation.record_alarms import RecordEvaluation, RecordFits, evaluate_records
 from trainer.evaluation.statistics import bootstrap_interval
 
 T = TypeVar("T")
@@ -38,7 +39,11 @@ REPORT_MIX = {"1": 0.12, "2": 0.22, "3": 0.25, "4": 0.23, "5": 0.18}
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """A model's answer to one photo. ``probabilities`` and ``fit`` (p-values): 0-1, one per count."""
+    """A model's answer to one photo. ``probabilities`` and ``fit`` (p-values): 0-1, one per count.
+
+    ``record_fits``: p-values of the photo's record and of wrong ones (``trainer/evaluation/record_alarms.py``); empty
+    where the model does not judge records with products, or the photo has none.
+    """
 
     id: str
     bin: str
@@ -47,6 +52,7 @@ class Prediction:
     expected_count: float
     probabilities: tuple[float, ...]
     fit: tuple[float, ...] = ()
+    record_fits: RecordFits = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +64,8 @@ class Evaluation:
     ``accuracy_interval``: percentile bootstrap over bins, since photos of one bin are not independent (Field, Welsh
     2007, "Bootstrapping clustered data"). ``confusion``: rows are the recorded counts, columns the predicted ones, in
     the order of ``classes``. ``calibration_error``: the mean distance of confidence and accuracy (0-1);
-    ``report_mix``: accuracy and RMSE with the counts weighted as in REPORT_MIX; ``alarms``: the verdict's error rates.
+    ``report_mix``: accuracy and RMSE with the counts weighted as in REPORT_MIX; ``alarms``: the verdict's error rates;
+    ``records``: those of records with products, None for a model that does not judge them.
     """
 
     classes: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...]
@@ -73,6 +80,7 @@ class Evaluation:
     calibration_error: float | None = None
     report_mix: dict[str, float] = field(default_factory=dict)
     alarms: tuple[Alarms, ...] = ()
+    records: RecordEvaluation | None = None
 
     def to_sagemaker(self) -> dict[str, object]:
         """The content of ``evaluation.json``: SageMaker's model quality metrics, which a pipeline's JsonGet reads.
@@ -111,6 +119,7 @@ class Evaluation:
                 for at_alpha in self.alarms
                 for name, value in at_alpha.metrics().items()
             },
+            **(self.records.metrics() if self.records else {}),
             **({} if self.calibration_error is None else {"test_calibration_error": self.calibration_error}),
         }
 
@@ -171,8 +180,9 @@ def predictions_from_json(text: str) -> list[Prediction]:
         if "id" not in content:
             content = dict(zip(content["columns"], zip(*content["data"], strict=True), strict=True))
         rows = [dict(zip(content, row, strict=True)) for row in zip(*content.values(), strict=True)]
-        lists = ("probabilities", "fit")  # both may be null
-        return _PREDICTIONS.validate_python([row | {name: row.get(name) or () for name in lists} for row in rows])
+        empty: dict[str, object] = {"probabilities": (), "fit": (), "record_fits": {}}  # each of these may be null
+        known = [row | {name: row.get(name) or nothing for name, nothing in empty.items()} for row in rows]
+        return _PREDICTIONS.validate_python(known)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _not_a("a predictions.json", error) from error
 
@@ -232,6 +242,10 @@ def evaluate(model: Path, part: Part, seed: int = 0) -> Evaluated:
     manifest = manifest_of(model)
     counts = Counts(manifest.classes, manifest.open_top)
     evaluation = summarise(predictions, counts, part.fingerprint, seed)
+    records = evaluate_records(model, part, seed)
+    if records:
+        evaluation = replace(evaluation, records=records.evaluation)
+        predictions = [replace(answer, record_fits=records.fits.get(answer.id, {})) for answer in predictions]
     return Evaluated(evaluation, predictions, latency_ms, model.stat().st_size)
 
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from trainer.evaluation.alarms import Alarms
 from trainer.evaluation.calibration import reliability
 from trainer.evaluation.evaluate import Evaluation, Prediction
+from trainer.evaluation.record_alarms import RecordCurves
 
 
 def confusion_matrix(evaluation: Evaluation) -> Figure:
@@ -68,4 +69,24 @@ def alarm_curves(alarms: Sequence[Alarms]) -> Figure:
         xlabel="alpha: share of right records that may raise the alarm", ylabel="share that raises it", ylim=(0, 1)
     )
     axes.legend()
+    return figure
+
+
+def record_alarm_curves(curves: RecordCurves) -> Figure:
+    """The share of wrong records that raise the alarm, against ``alpha``: a panel for each kind of error."""
+    rows = -(-len(curves.caught) // 3)
+    figure = Figure(figsize=(10, 0.6 + 3.1 * rows), layout="constrained")
+    panels = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, (kind, caught) in zip(panels, curves.caught.items(), strict=False):
+        axes.plot(curves.alphas, curves.alphas, color="grey", linestyle=":", label="right records: promised at most")
+        axes.plot(curves.alphas, curves.right, color="black", label="right records, with photo and products")
+        axes.plot(curves.alphas, caught, color="tab:blue", label="wrong ones, with photo and products")
+        axes.plot(curves.alphas, curves.by_photo[kind], color="tab:orange", label="by the photo alone")
+        axes.plot(curves.alphas, curves.by_record[kind], color="tab:green", linestyle="--", label="by the record alone")
+        axes.set(title=kind.replace("_", " "), ylim=(0, 1))
+    for axes in panels[len(curves.caught) :]:
+        axes.set_axis_off()
+    figure.supxlabel("alpha: share of right records that may raise the alarm")
+    figure.supylabel("share that raises it")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure

@@ -45,8 +45,9 @@ def _body(decision: Decision, champion: str) -> Iterator[str]:
         yield _discordant_photos(decision, decision.comparison, champion)
         yield _luck(decision, decision.comparison, decision.p_value)
         yield _gain(decision, decision.comparison)
+    width = max((len(guard.name) for guard in decision.guards), default=0)
     yield "Guards, which refuse a challenger that is more accurate but worse elsewhere:\n" + "\n".join(
-        f"  {guard.verdict:<10}  {guard.name:<12}  {guard.reason}" for guard in decision.guards
+        f"  {guard.verdict:<10}  {guard.name:<{width}}  {guard.reason}" for guard in decision.guards
     )
     yield "So: " + "; ".join(decision.reasons) + "."
     if not decision.promote and (advice := list(_advice(decision, decision.p_value))):

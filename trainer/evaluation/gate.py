@@ -19,8 +19,9 @@ from pydantic import TypeAdapter
 from scipy.special import bdtrc
 
 from trainer.evaluation import guards
+from trainer.evaluation.class_results import ClassResult, compare_classes
 from trainer.evaluation.evaluate import Evaluated, Prediction, parse_json
-from trainer.evaluation.guards import ClassResult, Guard, GuardInputs, GuardVerdict
+from trainer.evaluation.guards import Guard, GuardInputs, GuardVerdict
 from trainer.evaluation.paired import Pairs, exact_p
 from trainer.evaluation.policy import DEFAULT, SIGNIFICANT, UNDEPLOYED_ACCURACY, GatePolicy
 from trainer.evaluation.statistics import bootstrap_interval, rmse_difference_interval
@@ -214,7 +215,7 @@ def _compare(pairs: Pairs, names: Sequence[str], values: Sequence[int]) -> Compa
             champion_bins=int((bins < 0).sum()),
         ),
         photo_p_value=exact_p(gain, np.arange(len(gain))),
-        classes=guards.compare_classes(pairs, names, values),
+        classes=compare_classes(pairs, names, values),
     )
 
 

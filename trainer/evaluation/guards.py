@@ -10,18 +10,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import bdtrc
 
+from trainer.evaluation.class_results import ClassResult
 from trainer.evaluation.evaluate import Evaluated
 from trainer.evaluation.paired import (
     Floats,
     Pairs,
+    RecordPairs,
     calibration_gaps_by_bin,
     exact_p,
+    have_same_records,
     permutation_p,
     squared_errors_by_bin,
 )
 from trainer.evaluation.policy import GatePolicy
+from trainer.evaluation.record_alarms import RIGHT
 
 
 class GuardVerdict(StrEnum):
@@ -49,36 +54,6 @@ class Guard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassResult:
-    """One count: its test photos, both models' accuracies on them and their F1 scores (0-1).
-
-    ``p_value``: how often chance alone gives such a loss of accuracy on this count.
-    """
-
-    name: str
-    photos: int
-    challenger: float
-    champion: float
-    challenger_f1: float
-    champion_f1: float
-    p_value: float
-
-    @property
-    def loss(self) -> float:
-        """Accuracy that the challenger has lost, -1 to 1."""
-        return self.champion - self.challenger
-
-    @property
-    def guarded_loss(self) -> float:
-        """The loss of accuracy or of F1, whichever is less.
-
-        A model that always answers 3 is always right on 3; one that learns to tell 3 from 4 loses accuracy on 3 and
-        gains F1.
-        """
-        return min(self.loss, self.champion_f1 - self.challenger_f1)
-
-
-@dataclass(frozen=True, kw_only=True)
 class GuardInputs:
     """What the guards look at. Without a champion, ``pairs`` is None and ``classes`` is empty."""
 
@@ -98,31 +73,6 @@ class _Loss:
 
 _Measure = Callable[[GuardInputs, GatePolicy], _Loss | str]
 """Measures a loss, or says why it cannot be judged."""
-
-
-def compare_classes(pairs: Pairs, names: Sequence[str], values: Sequence[int]) -> tuple[ClassResult, ...]:
-    """The results on each count that has test photos."""
-    results = []
-    for name, value in zip(names, values, strict=True):
-        members = pairs.recorded == value
-        photos = int(members.sum())
-        if not photos:
-            continue
-        hits, answers = pairs.right[:, members].sum(axis=1), (pairs.predicted == value).sum(axis=1)
-        lost = pairs.right[1, members].astype(int) - pairs.right[0, members]
-        accuracies, f1_scores = hits / photos, 2 * hits / (answers + photos)
-        results.append(
-            ClassResult(
-                name=name,
-                photos=photos,
-                challenger=float(accuracies[0]),
-                champion=float(accuracies[1]),
-                challenger_f1=float(f1_scores[0]),
-                champion_f1=float(f1_scores[1]),
-                p_value=exact_p(lost, pairs.bins[members]),
-            )
-        )
-    return tuple(results)
 
 
 def check(inputs: GuardInputs, policy: GatePolicy) -> tuple[Guard, ...]:
@@ -202,24 +152,82 @@ def _rmse(inputs: GuardInputs, policy: GatePolicy) -> _Loss | str:
 
 
 def _false_alarms(inputs: GuardInputs, policy: GatePolicy) -> _Loss | str:
-    """Against ``alpha`` or the champion's share, whichever is more."""
+    """By the photo alone, as all recorded quantities are judged."""
     if inputs.pairs is None:
         return _false_alarms_of_first(inputs, policy)
     if inputs.pairs.fit is None:
         return "one of the two gives no p-values, so it raises no alarm"
-    challenger, champion = inputs.pairs.fit <= policy.alpha
-    champion_share = float(champion.mean())
-    accepted = max(policy.alpha, champion_share)
-    p_value = exact_p(challenger.astype(int) - champion, inputs.pairs.bins)
-    return _alarm_loss(float(challenger.mean()), accepted, p_value, f", the champion's {champion_share:.1%}", policy)
+    return _against_champion(inputs.pairs.fit, inputs.pairs.bins, policy)
 
 
 def _false_alarms_of_first(inputs: GuardInputs, policy: GatePolicy) -> _Loss | str:
-    """Against ``alpha`` alone, by an exact binomial test."""
     answers = inputs.challenger.predictions
     if not all(answer.fit for answer in answers):
         return "it gives no p-values, so it raises no alarm"
-    fits = [answer.fit[int(np.searchsorted(inputs.values, answer.recorded))] for answer in answers]
+    return _against_alpha(
+        [answer.fit[int(np.searchsorted(inputs.values, answer.recorded))] for answer in answers], policy
+    )
+
+
+def _false_alarms_with_products(inputs: GuardInputs, policy: GatePolicy) -> _Loss | str:
+    """Of records with products; against ``alpha`` alone where the champion has not judged the same records."""
+    fits = [fit for answer in inputs.challenger.predictions for fit in answer.record_fits.get(RIGHT, ())]
+    if not fits:
+        return _NO_RECORDS.format("challenger")
+    pairs = _pair_records(inputs)
+    if isinstance(pairs, str):
+        return _against_alpha(fits, policy)
+    right = pairs.kinds == RIGHT
+    return _against_champion(pairs.fit[:, right], pairs.bins[right], policy)
+
+
+def _caught_records(inputs: GuardInputs, policy: GatePolicy) -> _Loss | str:
+    """The share of wrong records with products that raise the alarm; the mean over the kinds of error."""
+    pairs = _pair_records(inputs)
+    if isinstance(pairs, str):
+        return pairs
+    kinds = sorted(set(pairs.kinds.tolist()) - {RIGHT})
+    parts = pairs.alarms_by_bin(kinds, policy.alpha)
+    records = np.array([(pairs.kinds == kind).sum() for kind in kinds])
+
+    def missed(sums: Floats) -> Floats:
+        return np.asarray(1 - (sums / records).mean(axis=-1))
+
+    challenger, champion = (1 - missed(parts.sum(axis=1))).tolist()
+    text = (
+        f"{challenger:.1%} of wrong records with products raise the alarm, the champion's {champion:.1%}; that "
+        f"may fall by {_points(policy.max_record_loss)}"
+    )
+    return _Loss(champion - challenger, permutation_p(parts, missed), text)
+
+
+def _pair_records(inputs: GuardInputs) -> RecordPairs | str:
+    """The records that both have judged; or why there are none."""
+    challenger, champion = inputs.challenger, inputs.champion
+    if champion is None:
+        return _NO_CHAMPION
+    for role, side in (("challenger", challenger), ("champion", champion)):
+        if not any(answer.record_fits for answer in side.predictions):
+            return _NO_RECORDS.format(role)
+    if not have_same_records(challenger, champion):
+        return "the two have not judged the same records"
+    return RecordPairs.match(challenger.predictions, champion.predictions)
+
+
+def _against_champion(fit: Floats, bins: NDArray[np.int64], policy: GatePolicy) -> _Loss:
+    """False alarms against ``alpha`` or the champion's share, whichever is more.
+
+    ``fit``: p-values of right records by challenger and champion, ``(2, N)``.
+    """
+    challenger, champion = fit <= policy.alpha
+    champion_share = float(champion.mean())
+    accepted = max(policy.alpha, champion_share)
+    p_value = exact_p(challenger.astype(int) - champion, bins)
+    return _alarm_loss(float(challenger.mean()), accepted, p_value, f", the champion's {champion_share:.1%}", policy)
+
+
+def _against_alpha(fits: Sequence[float], policy: GatePolicy) -> _Loss:
+    """False alarms against ``alpha`` alone, by an exact binomial test. ``fits``: p-values of right records."""
     alarms = sum(fit <= policy.alpha for fit in fits)
     p_value = float(bdtrc(alarms - 1, len(fits), policy.alpha))
     return _alarm_loss(alarms / len(fits), policy.alpha, p_value, "", policy)
@@ -259,11 +267,14 @@ def _points(share: float | None) -> str:
 
 
 _NO_CHAMPION = "there is no champion to compare with"
+_NO_RECORDS = "the {} judges no records with products"
 _GUARDS: dict[str, tuple[str, _Measure]] = {
     "class loss": ("max_class_loss", _class_loss),
     "calibration": ("max_calibration_rise", _calibration),
     "RMSE": ("max_rmse_rise", _rmse),
     "false alarms": ("max_false_alarm_rise", _false_alarms),
+    "false alarms with products": ("max_false_alarm_rise", _false_alarms_with_products),
+    "caught records": ("max_record_loss", _caught_records),
     "latency": ("max_latency_factor", _latency),
     "archive size": ("max_archive_mb", _size),
 }

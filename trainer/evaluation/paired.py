@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import bdtrc
 
 from trainer.evaluation.calibration import STEPS
-from trainer.evaluation.evaluate import Prediction
+from trainer.evaluation.evaluate import Evaluated, Prediction
 
 PERMUTATIONS = 1999
 """Random exchanges of the answers, where their distribution cannot be computed exactly."""
@@ -64,6 +64,51 @@ class Pairs:
             fit=np.array([[answer.fit[column] for answer, column in zip(side, columns, strict=True)] for side in sides])
             if fits
             else None,
+        )
+
+
+def have_same_records(challenger: Evaluated, champion: Evaluated) -> bool:
+    """Whether both are known to have judged the same records with products, right and wrong ones."""
+    first, second = challenger.evaluation.records, champion.evaluation.records
+    if not first or not second or not first.fingerprint or first.fingerprint != second.fingerprint:
+        return False
+    numbers = [
+        {answer.id: {kind: len(fits) for kind, fits in answer.record_fits.items()} for answer in side.predictions}
+        for side in (challenger, champion)
+    ]
+    return numbers[0] == numbers[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordPairs:
+    """The p-values that both models give to the same N records with products; row 0 is the challenger's.
+
+    ``bins``: of the records' photos ``(N,)``, from 0; ``kinds``: the error of each, or ``right``, ``(N,)``; ``fit``:
+    ``(2, N)``, 0-1.
+    """
+
+    bins: NDArray[np.int64]
+    kinds: NDArray[np.str_]
+    fit: Floats
+
+    @classmethod
+    def match(cls, challenger: Sequence[Prediction], champion: Sequence[Prediction]) -> "RecordPairs":
+        """Match by the photo's id; both must have judged the same records (``have_same_records``)."""
+        by_id = {answer.id: answer.record_fits for answer in champion}
+        records = [
+            (answer.bin, kind, first, second)
+            for answer in challenger
+            for kind, fits in answer.record_fits.items()
+            for first, second in zip(fits, by_id[answer.id][kind], strict=True)
+        ]
+        bins, kinds, *sides = zip(*records, strict=True)
+        return cls(bins=np.unique(bins, return_inverse=True)[1], kinds=np.array(kinds), fit=np.array(sides))
+
+    def alarms_by_bin(self, kinds: Sequence[str], alpha: float) -> Floats:
+        """How many records of each of ``kinds`` raise the alarm, ``(2, G, K)``: the parts of the shares caught."""
+        of_kind = self.kinds[:, None] == np.array(kinds)  # (N, K)
+        return np.stack(
+            [sum_by_bin((of_kind & (fits <= alpha)[:, None]).astype(float), self.bins) for fits in self.fit]
         )
 
 

@@ -33,7 +33,8 @@ class GatePolicy(Settings):
     luck explains it.
 
     The default of ``min_effect`` is as much as the int8 form of a model may lose (``trainer/training/quantise.py``).
-    False alarms are counted above the champion's share or above ``alpha``, whichever is more.
+    False alarms are counted above the champion's share or above ``alpha``, whichever is more, both by the photo alone
+    and with a record's products.
     """
 
     model_config = SettingsConfigDict(env_prefix="BINWATCH_GATE_", extra="ignore")  # decisions of later versions
@@ -62,6 +63,9 @@ class GatePolicy(Settings):
     )
     max_false_alarm_rise: FloatOrOff = Field(
         default=0.05, ge=0, le=1, description="guard: by how much the share of false alarms may rise"
+    )
+    max_record_loss: FloatOrOff = Field(
+        default=0.05, ge=0, le=1, description="guard: by how much the share of wrong records caught may fall"
     )
     max_latency_factor: FloatOrOff = Field(
         default=3.0,

@@ -23,7 +23,7 @@ EVALUATION = (
     "serve/evidence/*.py",
     "serve/archives/**/*.py",
     "trainer/data/**/*.py",
-    *(f"trainer/evaluation/{stem}.py" for stem in ("evaluate", "alarms", "calibration", "statistics")),
+    *(f"trainer/evaluation/{stem}.py" for stem in ("evaluate", "alarms", "record_alarms", "calibration", "statistics")),
 )
 LIBRARIES = ("torch", "torchvision", "numpy", "onnx", "onnxruntime", "openvino", "pillow")
 

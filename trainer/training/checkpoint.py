@@ -17,6 +17,8 @@ from serve.errors import TrainingError
 from serve.files import atomic_write
 
 NAME = "checkpoint.pt"
+OFF = {"auxiliary": 0.0, "record_folds": 0}
+"""Options of a recipe that the checkpoints of earlier versions do not name, because there were none."""
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ def load(folder: Path, belongs_to: Mapping[str, object]) -> State | None:
         return None
     try:
         state: State = torch.load(path, map_location="cpu", weights_only=True)
-        saved = state["belongs_to"]
+        saved = {key: value for key, value in OFF.items() if key in belongs_to} | state["belongs_to"]
     except Exception as error:  # torch.load raises whatever the bytes lead it to
         raise TrainingError(f"cannot read the checkpoint {path} ({error}); remove it to start from scratch") from error
     different = {key for key in saved.keys() | belongs_to.keys() if saved.get(key) != belongs_to.get(key)}

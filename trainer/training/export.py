@@ -19,17 +19,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
+from torch import Tensor, nn
 
 import serve
 from serve import photo
 from serve.counter import torch_runner
 from serve.errors import ArchiveError
-from serve.manifest import FP32_MODEL, GPU_PROGRAM, MANIFEST_FILE, AcceptedForm, Form, Golden, Manifest, sha256
+from serve.evidence.record_model import RecordModel
+from serve.manifest import (
+    FP32_MODEL,
+    GPU_PROGRAM,
+    MANIFEST_FILE,
+    NOVELTY_FILE,
+    RECORD_FILE,
+    AcceptedForm,
+    Form,
+    Golden,
+    Manifest,
+    sha256,
+)
 from serve.runtime import Runner, processor
 from trainer.artifacts import MODEL_NAME
 from trainer.data.abid import LICENCE
 from trainer.data.dataset import Dataset, Part
-from trainer.training.forms import BATCH, FormTrial, MeasuredForms, all_logits, runner_on_all_cores
+from trainer.training.forms import BATCH, FormTrial, MeasuredForms, all_outputs, feature_space, runner_on_all_cores
 from trainer.training.networks import Counter
 from trainer.training.quantise import FormDecision
 from trainer.training.recipes import Recipe
@@ -71,19 +84,26 @@ def write_archive(
     metrics: Mapping[str, float],
     selection: Part,
     calibration: Part,
+    records: RecordModel | None = None,
 ) -> ExportResult:
     """Export ``model`` and pack it as ``out/bin-counter.mar``.
 
-    ``selection``, ``calibration``: the halves of the validation photos. Raises ArchiveError when a form differs from
-    torch.
+    ``selection``, ``calibration``: the halves of the validation photos; ``records``: the record model, if any. Raises
+    ArchiveError when a form differs from torch.
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="binwatch-export-") as temporary:
         stage = Path(temporary) / "stage"
         _copy_code(stage)
         fp32 = _export_checked(model, data.size_px, stage, selection.pixels[:BATCH])
-        probabilities = np.asarray(softmax(all_logits(fp32, selection), axis=1))
+        probabilities = np.asarray(softmax(all_outputs(fp32, selection).logits, axis=1))
         golden = _copy_golden(selection, probabilities, data.size_px, stage)
+        bins = feature_space(fp32, data.train, calibration, recipe.seed)
+        if bins:
+            bins.write(stage / NOVELTY_FILE)
+        if records:
+            records.write(stage / RECORD_FILE)
+            records = RecordModel.read(stage / RECORD_FILE)  # calibrated is what answers
         trial = FormTrial(
             stage=stage,
             train=data.train,
@@ -94,6 +114,8 @@ def write_archive(
             seed=recipe.seed,
             fp32=fp32,
             exact=probabilities,
+            bins=bins,
+            records=records,
         )
         forms = trial.run()
         manifest = Manifest(
@@ -137,6 +159,8 @@ def _with_forms(manifest: Manifest, golden: _GoldenPhotos, forms: MeasuredForms)
         golden=tuple(map(Golden, golden.names, served.calibration.golden)),
         temperature=served.calibration.temperature,
         scores=served.calibration.scores,
+        novelty=served.calibration.novelty,
+        record_scores=served.calibration.record_scores,
         forms=forms.accepted,
         processor=processor(),
         cpu_model=served.form.file,
@@ -153,6 +177,18 @@ def _copy_code(stage: Path) -> None:
         shutil.copy(path, stage / name)
 
 
+class ServedGraph(nn.Module):
+    """A counter with all its outputs by name, as it is exported."""
+
+    def __init__(self, counter: Counter) -> None:
+        super().__init__()
+        self.counter = counter
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Pixels uint8 ``(B, S, S, 3)`` -> outputs."""
+        return self.counter.outputs(pixels)
+
+
 def _export(model: Counter, size_px: int, stage: Path) -> None:
     """Write the torch program, and the ONNX file that is converted from it."""
     model = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -160,7 +196,8 @@ def _export(model: Counter, size_px: int, stage: Path) -> None:
     batch = {"pixels": {0: torch.export.Dim("batch")}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters warn about their own internals
-        program = torch.export.export(model, (example,), dynamic_shapes=batch)
+        graph = ServedGraph(model)
+        program = torch.export.export(graph, (example,), dynamic_shapes=batch)
         program.example_inputs = None  # torch would save it as a pickle
         torch.export.save(program, stage / GPU_PROGRAM)
         torch.onnx.export(
@@ -168,7 +205,7 @@ def _export(model: Counter, size_px: int, stage: Path) -> None:
             (),
             str(stage / FP32_MODEL),
             input_names=["pixels"],
-            output_names=["logits"],
+            output_names=list(graph(example)),
             dynamic_shapes=batch,
             dynamo=True,
             external_data=False,
@@ -181,7 +218,7 @@ def _check_parity(model: Counter, forms: Mapping[str, Runner], pixels: photo.Pix
     model = copy.deepcopy(model).cpu().eval()  # a GPU's TF32 would blur the comparison
     expected = model(torch.tensor(pixels)).double().softmax(1).numpy()
     for name, run in forms.items():
-        difference = float(np.abs(softmax(run(pixels), axis=1) - expected).max())
+        difference = float(np.abs(softmax(run(pixels).logits, axis=1) - expected).max())
         if not difference <= MAX_DIFFERENCE:
             raise ArchiveError(
                 f"the probabilities of {name} are up to {difference:.2g} from torch's, more than {MAX_DIFFERENCE}; "

@@ -40,7 +40,12 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Classify a batch of features."""
-        return self.counter.classify(features)
+        return self.counter.select_classes(self.counter.classify(features))
+
+    def head_outputs(self, features: Tensor) -> Tensor:
+        """All outputs of the head ``(B, O)``, without dropout."""
+        outputs: Tensor = self.counter.head(features)
+        return outputs
 
 
 class Stem(nn.Module):
@@ -75,12 +80,20 @@ class Tail(nn.Module):
         logits = self._logits(stems[:, 0])
         return average_with_mirror(logits, self._logits(stems[:, 1])) if self.counter.mirrored else logits
 
+    def head_outputs(self, stems: Tensor) -> Tensor:
+        """All outputs of the head ``(B, O)``, without dropout: the mean over the views that predictions are from."""
+        views = range(2 if self.counter.mirrored else 1)
+        outputs: Tensor = self.counter.head(torch.stack([self._features(stems[:, view]) for view in views]).mean(0))
+        return outputs
+
     def _logits(self, stems: Tensor) -> Tensor:
+        return self.counter.select_classes(self.counter.classify(self._features(stems)))
+
+    def _features(self, stems: Tensor) -> Tensor:
         # a permuted NHWC tensor is channels_last in memory already: no copy
         body = self.counter.body
         assert isinstance(body, EfficientNetLite)
-        features = body.forward_trainable(stems.float().permute(0, 3, 1, 2))
-        return self.counter.select_classes(self.counter.classify(features))
+        return body.forward_trainable(stems.float().permute(0, 3, 1, 2))
 
 
 def with_features(data: Dataset, network: nn.Module, name: str) -> Dataset:

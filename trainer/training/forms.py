@@ -14,15 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from serve.evidence.novelty import MIN_PHOTOS, FeatureSpace, stored_scores
+from serve.evidence.record_model import RecordModel
 from serve.manifest import AcceptedForm, Calibration, Form
 from serve.photo import Pixels
-from serve.runtime import ADVANTAGE, Runner, fastest_first, measure, onnx_runner, processor, runs_here
+from serve.runtime import ADVANTAGE, Outputs, Runner, fastest_first, measure, onnx_runner, processor, runs_here
 from trainer.data.counts import Counts
 from trainer.data.dataset import Part
 from trainer.evaluation.calibration import calibrate, conformal_scores
 from trainer.training.quantise import FormDecision, decide, fp32_shares, quantise, sample_pixels
+from trainer.training.record_training import record_scores
 
 BATCH = 32
+MAX_FEATURE_PHOTOS = 2000
+"""How many training photos say what features of bins are; more change nothing (docs/results.md)."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,8 @@ class FormTrial:
 
     ``stage``: the folder with the file of fp32; ``selection``, ``calibration``: the halves of the validation photos;
     ``golden``: pixels of the golden photos, uint8 ``(G, S, S, 3)``; ``fp32``: the runner of fp32, and ``exact`` its
-    probabilities ``(N, C)`` for the selection photos.
+    probabilities ``(N, C)`` for the selection photos; ``bins``: where the features of training photos are, if there is
+    to be a test for photos that show no bin; ``records``: the record model, if there is one.
     """
 
     stage: Path
@@ -79,6 +85,8 @@ class FormTrial:
     seed: int
     fp32: Runner
     exact: NDArray[np.float64]
+    bins: FeatureSpace | None
+    records: RecordModel | None
 
     def run(self) -> MeasuredForms:
         """Write the int8 form if it is accepted; calibrate, measure and order all accepted forms."""
@@ -120,19 +128,22 @@ class FormTrial:
         return decision
 
     def _decide(self, form: Form, run: Runner) -> FormDecision:
-        golden_exact, golden = softmax(self.fp32(self.golden), axis=1), softmax(run(self.golden), axis=1)
-        probabilities = np.asarray(softmax(all_logits(run, self.selection), axis=1))
+        golden_exact, golden = (softmax(runner(self.golden).logits, axis=1) for runner in (self.fp32, run))
+        probabilities = np.asarray(softmax(all_outputs(run, self.selection).logits, axis=1))
         return decide(self.exact, probabilities, self.selection.labels, golden_exact, golden, form)
 
     def _calibrate(self, run: Runner) -> CalibratedForm:
-        logits = all_logits(run, self.calibration)
+        outputs = all_outputs(run, self.calibration)
+        logits = outputs.logits
         metrics = calibrate(logits, self.calibration.labels)
         temperature = metrics["temperature"]
-        answers = softmax(run(self.golden) / temperature, axis=1)
+        answers = softmax(run(self.golden).logits / temperature, axis=1)
         calibration = Calibration(
             temperature,
             conformal_scores(logits, self.calibration.labels, self.counts.names),
             tuple(tuple(round(float(p), 6) for p in row) for row in answers),
+            stored_scores(self.bins, outputs.features) if self.bins and outputs.features is not None else (),
+            record_scores(self.records, outputs, self.calibration, self.counts) if self.records else {},
         )
         return CalibratedForm(calibration, metrics, np.asarray(softmax(logits / temperature, axis=1)))
 
@@ -142,6 +153,18 @@ def runner_on_all_cores(model: Path, form: Form = Form.FP32) -> Runner:
     return onnx_runner(model, len(os.sched_getaffinity(0)), form)
 
 
-def all_logits(run: Runner, part: Part) -> NDArray[np.float64]:
-    """The logits ``(N, C)`` of a split."""
-    return np.concatenate([run(part.pixels[start : start + BATCH]) for start in range(0, len(part), BATCH)])
+def all_outputs(run: Runner, part: Part) -> Outputs:
+    """The outputs for a split, but for maps."""
+    batches = [run(part.pixels[start : start + BATCH]) for start in range(0, len(part), BATCH)]
+    features = [batch.features for batch in batches if batch.features is not None]
+    logits = np.concatenate([batch.logits for batch in batches])
+    return Outputs(logits, np.concatenate(features) if features else None)
+
+
+def feature_space(run: Runner, train: Part, calibration: Part, seed: int) -> FeatureSpace | None:
+    """Where the features of training photos are; None where too few calibration photos could say what is usual."""
+    if len(calibration) < MIN_PHOTOS:
+        return None
+    rows = np.sort(np.random.default_rng(seed).permutation(len(train))[:MAX_FEATURE_PHOTOS])
+    features = all_outputs(run, train.rows(rows)).features
+    return None if features is None else FeatureSpace.of(features)

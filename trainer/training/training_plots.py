@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from trainer.training.progress import Epoch
+from trainer.training.loop.progress import Epoch
 
 
 def loss_curves(epochs: Sequence[Epoch], best_epoch: int) -> Figure:

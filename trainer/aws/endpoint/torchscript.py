@@ -62,10 +62,13 @@ def write(program: Path, target: Path) -> Path:
 
 
 def _rewrite(exported: Any) -> nn.Module:
-    """A module with the same graph, in operators that torch 1.5.1 has too."""
+    """A module that computes the first output, the logits, in operators that torch 1.5.1 has too."""
     weights, graph = nn.Module(), fx.Graph()
     rewritten: dict[fx.Node, Any] = {}
+    needed = _nodes_of_logits(exported.graph)
     for node in exported.graph.nodes:
+        if node not in needed:
+            continue
         if node.op == "placeholder":
             rewritten[node] = graph.placeholder(node.name)
         elif node.op == "get_attr":
@@ -77,6 +80,19 @@ def _rewrite(exported: Any) -> nn.Module:
         elif node.op == "output":
             graph.output(rewritten[node.args[0][0]])
     return _with_forward(weights, graph.python_code("self").src)
+
+
+def _nodes_of_logits(graph: fx.Graph) -> set[fx.Node]:
+    """The inputs of a graph, its end, and all nodes in between that the first output depends on."""
+    (end,) = graph.find_nodes(op="output")
+    (logits, *_), *_ = end.args
+    needed, waiting = {end, *graph.find_nodes(op="placeholder")}, [logits]
+    while waiting:
+        node = waiting.pop()
+        if node not in needed:
+            needed.add(node)
+            waiting += node.all_input_nodes
+    return needed
 
 
 def _with_forward(weights: nn.Module, source: str) -> nn.Module:

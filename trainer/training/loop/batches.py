@@ -5,12 +5,15 @@ All randomness comes from the recipe's seed, the epoch and the batch number: a r
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from serve.evidence.record_model import MEASURES, measures
+from trainer.data.bin_records.records import records_of
 from trainer.data.counts import Counts, all_counts
 from trainer.data.dataset import Dataset, Part, Rows, Stacked
 from trainer.training import distributed
@@ -42,17 +45,42 @@ def join_extra(data: Dataset, class_indices: tuple[int, ...]) -> Part:
     if extra is None:
         return replace(train, labels=labels)
     stacked = Stacked(train.pixels, len(train), extra.pixels)
-    rows = Rows(stacked, np.arange(len(train) + len(extra)))
-    return Part((*train.photos, *extra.photos), rows, np.concatenate([labels, extra.labels]), data.fingerprint)
+    return Part(
+        photos=(*train.photos, *extra.photos),
+        pixels=Rows(stacked, np.arange(len(train) + len(extra))),
+        labels=np.concatenate([labels, extra.labels]),
+        fingerprint=data.fingerprint,
+    )
 
 
-def batches(part: Part, recipe: Recipe, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Yield inputs, labels, and the size of the whole batch, from batch number ``first`` on.
+def with_measures(part: Part) -> Part:
+    """``part`` with the measures of its photos' records."""
+    records = records_of(part.photos)
+    known = [measures(records[photo.id]) if photo.id in records else np.full(MEASURES, np.nan) for photo in part.photos]
+    return replace(part, measures=np.array(known, dtype=np.float32).reshape(-1, MEASURES))
 
-    Inputs and labels are this process's share of a shuffled batch. Inputs are pixels uint8 ``(B, S, S, 3)``, augmented;
-    with a frozen body, features float32 ``(B, F)``; with frozen blocks, their outputs float16 ``(B, s, s, C)``,
-    augmented. Labels are int64 ``(B,)``.
+
+class Batch(NamedTuple):
+    """This process's share of a shuffled batch.
+
+    ``inputs``: pixels uint8 ``(B, S, S, 3)``, augmented; with a frozen body, features float32 ``(B, F)``; with frozen
+    blocks, their outputs float16 ``(B, s, s, C)``, augmented. ``labels``: int64 ``(B,)``. ``measures``: float32
+    ``(B, M)``, NaN where unknown; M is 0 where they are not learned. ``size``: photos of the whole batch.
     """
+
+    inputs: Tensor
+    labels: Tensor
+    measures: Tensor
+    size: int
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on ``device``."""
+        inputs, labels, measures = (item.to(device, non_blocking=True) for item in self[:3])
+        return Batch(inputs, labels, measures, self.size)
+
+
+def batches(part: Part, recipe: Recipe, epoch: int, first: int = 0) -> Iterator[Batch]:
+    """Yield the batches of an epoch, from batch number ``first`` on."""
     rank, processes = distributed.rank(), distributed.world_size()
     order = np.random.default_rng([recipe.seed, epoch]).permutation(len(part))
     for number in range(first, -(-len(part) // recipe.batch_size)):
@@ -65,10 +93,11 @@ def batches(part: Part, recipe: Recipe, epoch: int, first: int = 0) -> Iterator[
             rng = np.random.default_rng([recipe.seed, epoch, number])
             moves = _draw_moves(len(batch), inputs.shape[-2], rng)[rank::processes] * recipe.augment
             inputs = _augment(inputs, moves)
-        photos, labels = torch.from_numpy(inputs), torch.from_numpy(part.labels[share])
+        measures = np.empty((len(share), 0), np.float32) if part.measures is None else part.measures[share]
+        tensors = [torch.from_numpy(array) for array in (inputs, part.labels[share], measures)]
         if torch.cuda.is_available():  # copies from pinned memory to the GPU are asynchronous
-            photos, labels = photos.pin_memory(), labels.pin_memory()
-        yield photos, labels, len(batch)
+            tensors = [tensor.pin_memory() for tensor in tensors]
+        yield Batch(tensors[0], tensors[1], tensors[2], len(batch))
 
 
 def _draw_moves(photos: int, size_px: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 from pydantic import TypeAdapter
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from serve.errors import TrainingError
@@ -21,10 +21,10 @@ from trainer.data.dataset import Dataset
 from trainer.training import checkpoint, distributed, rules
 from trainer.training.checkpoint import State
 from trainer.training.loop import optimiser, precision
-from trainer.training.loop.batches import batches, learned_counts, soft_labels
+from trainer.training.loop.batches import Batch, batches, learned_counts, soft_labels
+from trainer.training.loop.progress import Epoch, LoopState
 from trainer.training.loop.step import TrainingStep
 from trainer.training.networks import NO_WEIGHTS
-from trainer.training.progress import Epoch, LoopState
 from trainer.training.recipes import Recipe
 from trainer.training.rules import FiredRule
 from trainer.training.scoring import score
@@ -108,11 +108,10 @@ class Training:
         self.step.network.train()
         state = self.state
         wait_start = time.perf_counter()
-        for inputs, labels, batch_size in batches(self.data.train, self.recipe, state.epoch, state.batch):
+        for batch in batches(self.data.train, self.recipe, state.epoch, state.batch):
             start = time.perf_counter()
             state.waited_s += start - wait_start
-            inputs, labels = inputs.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-            self._train_batch(inputs, labels, batch_size)
+            self._train_batch(batch.to(self.device))
             wait_start = time.perf_counter()
             state.steps_s.append(wait_start - start)
             bar.update()
@@ -122,11 +121,11 @@ class Training:
                 break
         return False
 
-    def _train_batch(self, inputs: Tensor, labels: Tensor, batch_size: int) -> None:
-        """One step on this process's share of a batch; ``batch_size``: photos of the whole batch."""
+    def _train_batch(self, batch: Batch) -> None:
+        """One step on this process's share of a batch."""
         state = self.state
         state.batch += 1
-        loss, logits = self.step.forward(inputs, labels, batch_size, (state.epoch, state.batch))
+        loss, logits = self.step.forward(batch, (state.epoch, state.batch))
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss became {loss.item()} in epoch {state.epoch}, batch {state.batch} of {self.steps}; lower the "
@@ -139,9 +138,9 @@ class Training:
             self._check(rules.AT_STEP, layers, number)
             state.utilisation += optimiser.gpu_utilisation(self.device)
         self.step.update()
-        state.loss_sum += loss.item() * batch_size / distributed.world_size()
-        state.correct += int((logits.argmax(1) == labels).sum())
-        state.seen += len(labels)
+        state.loss_sum += loss.item() * batch.size / distributed.world_size()
+        state.correct += int((logits.argmax(1) == batch.labels).sum())
+        state.seen += len(batch.labels)
 
     def _end_epoch(self, bar: "tqdm[None]") -> None:
         """Score the epoch, keep its weights if they are the best so far, and start the next epoch."""

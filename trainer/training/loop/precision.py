@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from trainer.data.dataset import Part
 from trainer.training import distributed
-from trainer.training.loop.batches import batches
+from trainer.training.loop.batches import Batch, batches
 from trainer.training.recipes import Recipe
 
 FLOAT32, BFLOAT16, FLOAT16 = "float32", "bfloat16", "float16"
@@ -133,10 +133,9 @@ def run_trial(model: nn.Module, train: Part, recipe: Recipe) -> Trial:
     """Forward and backward passes of a copy of ``model`` in both formats in turn; the optimiser is float32 in both."""
     with torch.random.fork_rng(devices=[]):
         network = copy.deepcopy(model).train()
-        first = islice(batches(train, recipe, epoch=1), STEPS)
         passes = [
-            [_timed_pass(network, inputs[:PHOTOS], labels[:PHOTOS], dtype) for dtype in (None, torch.bfloat16)]
-            for inputs, labels, _ in first
+            [_timed_pass(network, batch, dtype) for dtype in (None, torch.bfloat16)]
+            for batch in islice(batches(train, recipe, epoch=1), STEPS)
         ]
     full, half = zip(*passes, strict=True)
     return Trial(
@@ -147,8 +146,9 @@ def run_trial(model: nn.Module, train: Part, recipe: Recipe) -> Trial:
     )
 
 
-def _timed_pass(network: nn.Module, inputs: Tensor, labels: Tensor, dtype: torch.dtype | None) -> tuple[float, float]:
+def _timed_pass(network: nn.Module, batch: Batch, dtype: torch.dtype | None) -> tuple[float, float]:
     """Seconds and loss of one forward and backward pass; the same dropout in both formats."""
+    inputs, labels = batch.inputs[:PHOTOS], batch.labels[:PHOTOS]
     torch.manual_seed(0)
     network.zero_grad(set_to_none=True)
     start = time.perf_counter()

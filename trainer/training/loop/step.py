@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from trainer.training import distributed
 from trainer.training.checkpoint import State
 from trainer.training.loop import optimiser
+from trainer.training.loop.batches import Batch
 from trainer.training.loop.precision import ChosenPrecision
 from trainer.training.recipes import Recipe
 
@@ -53,18 +54,22 @@ class TrainingStep:
         """The current one."""
         return float(self.optimiser.param_groups[0]["lr"])
 
-    def forward(self, inputs: Tensor, labels: Tensor, batch_size: int, place: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch, place: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The loss of this process's share of a batch, and its logits ``(B, C)``.
 
-        ``batch_size``: photos of the whole batch. ``place``: epoch and batch, which seed the mixing of photos.
+        ``place``: epoch and batch, which seed the mixing of photos.
         """
         with self.autocast():
-            targets = self.targets[labels]  # (B, C)
+            inputs, targets, measures = batch.inputs, self.targets[batch.labels], batch.measures  # targets (B, C)
             if self.recipe.mixup:
-                inputs, targets = self._mix(inputs, targets, place)
-            logits = self.network(inputs)
+                inputs, targets, measures = self._mix(inputs, targets, measures, place)
+            outputs = self.network(inputs)
+            logits, measured = outputs.split((targets.shape[1], measures.shape[1]), 1)
+            loss = F.cross_entropy(logits, targets, reduction="sum")
+            if measures.shape[1]:
+                loss = loss + self.recipe.auxiliary * measures_loss(measured, measures)
             # the mean over the processes' gradients then equals that over the whole batch
-            loss = F.cross_entropy(logits, targets, reduction="sum") * distributed.world_size() / batch_size
+            loss = loss * distributed.world_size() / batch.size
         return loss, logits
 
     def backward(self, loss: Tensor) -> None:
@@ -80,12 +85,15 @@ class TrainingStep:
         if self.averaged:
             self.averaged.update_parameters(self.model)
 
-    def _mix(self, inputs: Tensor, targets: Tensor, place: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def _mix(
+        self, inputs: Tensor, targets: Tensor, measures: Tensor, place: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Mix photos in pairs. Zhang et al. 2017, https://arxiv.org/abs/1710.09412."""
         rng = np.random.default_rng([self.recipe.seed, *place, distributed.rank()])
         share = rng.beta(self.recipe.mixup, self.recipe.mixup)
         partner = torch.from_numpy(rng.permutation(len(inputs))).to(inputs.device)
-        return torch.lerp(inputs[partner].float(), inputs.float(), share), torch.lerp(targets[partner], targets, share)
+        mixed = [torch.lerp(item[partner].float(), item.float(), share) for item in (inputs, targets, measures)]
+        return mixed[0], mixed[1], mixed[2]
 
     def state(self) -> State:
         """Its part of a checkpoint."""
@@ -108,3 +116,10 @@ class TrainingStep:
             self.scaler.load_state_dict(state["scaler"])
         if self.averaged:
             self.averaged.load_state_dict(state["averaged"])
+
+
+def measures_loss(predicted: Tensor, measures: Tensor) -> Tensor:
+    """The sum over a batch of the mean smooth L1 loss of the known measures; both ``(B, M)``, unknown ones are NaN."""
+    known = ~measures.isnan()
+    losses = F.smooth_l1_loss(predicted, measures.nan_to_num(), reduction="none")
+    return (losses * known).sum() / measures.shape[1]

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 
+from trainer.training.loop.folds import HeldOut
 from trainer.training.loop.precision import ChosenPrecision
 from trainer.training.networks import Counter
 from trainer.training.rules import FiredRule
@@ -40,7 +41,7 @@ class TrainingResult:
 
     ``fired``: the rules that fired. ``stopped_by``: the rule that stopped the training early, or "".
     ``resumed_at``: the epoch at which it resumed after an interruption, else 0; ``earlier_s``: duration of the steps
-    before that. ``precision``: the number format of its passes.
+    before that. ``precision``: the number format of its passes. ``held_out``: the photos of the fold, if any.
     """
 
     model: Counter
@@ -51,6 +52,7 @@ class TrainingResult:
     resumed_at: int
     earlier_s: float
     precision: ChosenPrecision
+    held_out: HeldOut | None = None
 
 
 @dataclass(kw_only=True)

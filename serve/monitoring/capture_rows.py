@@ -19,6 +19,9 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from serve.evidence import Evidence
+from serve.verdict import NOVELTY_LIMIT
+
 ANSWERS, TRUTHS = "bin-counter/AllTraffic", "ground-truth"
 VERDICTS = ("match", "mismatch", "unsure")
 MAX_LINE_BYTES = 16 * 1024**2
@@ -34,6 +37,8 @@ ANSWER_DTYPE = np.dtype(
         ("count", "S8"),
         ("version", "S16"),
         ("verdict", "S8"),
+        ("evidence", "S24"),
+        ("not_a_bin", "?"),
         ("confidence", "f8"),
         ("latency_ms", "f8"),
         ("brightness", "f8"),
@@ -52,7 +57,9 @@ class AnswerRow(NamedTuple):
     """A captured answer, in the order of ANSWER_DTYPE. Numbers that a record lacks are NaN.
 
     ``time_s``: since 1970; ``event``: hash of the event_id; ``count_name``: ``8+`` for 8 and above, empty if there was
-    an error; ``confidence``: the probability of that count, 0-1.
+    an error; ``evidence``: what the verdict rests on, empty without a verdict; ``not_a_bin``: whether the verdict is
+    unsure on a photo that does not look like a bin (``serve/evidence/novelty.py``); ``confidence``: the probability of
+    that count, 0-1.
     """
 
     time_s: float
@@ -61,6 +68,8 @@ class AnswerRow(NamedTuple):
     count_name: bytes
     version: bytes
     verdict: bytes
+    evidence: bytes
+    not_a_bin: bool
     confidence: float
     latency_ms: float
     brightness: float
@@ -130,7 +139,8 @@ def parse_answer(line: bytes) -> AnswerRow:
         raise ValueError(status)
     answer = _output(record["captureData"]["endpointOutput"])
     count, confidence = _count_and_confidence(answer) if status < 400 else ("", math.nan)
-    verdict = str(answer.get("verdict") or "")
+    verdict = str(answer.get("verdict") or "") if status < 400 else ""
+    verdict = verdict if verdict in VERDICTS else ""
     version = str(measured.get("model_version") or answer.get("model_version") or "")
     return AnswerRow(
         time_s=_seconds(metadata["inferenceTime"]),
@@ -138,7 +148,9 @@ def parse_answer(line: bytes) -> AnswerRow:
         status=status,
         count_name=count.encode("ascii"),
         version=version.encode("ascii"),
-        verdict=verdict.encode() if verdict in VERDICTS and status < 400 else b"",
+        verdict=verdict.encode(),
+        evidence=Evidence.of(answer).encode() if verdict else b"",
+        not_a_bin=verdict == "unsure" and _number(answer.get("typical")) <= NOVELTY_LIMIT,
         confidence=confidence,
         latency_ms=_number(measured.get("latency_ms")),
         brightness=_number(measured.get("brightness")),
