@@ -384,6 +384,9 @@ def test_the_keyboard_is_enough(browser: WebDriver, page: Page) -> None:
     assert press(Keys.TAB) == "submit"
     press(Keys.ENTER)
     wait(browser, lambda driver: driver.switch_to.active_element.get_attribute("id") == "result-title")
+    assert press(Keys.TAB) == "Where the model looked"
+    press(Keys.ENTER)
+    assert browser.switch_to.active_element.get_attribute("aria-pressed") == "true"
     assert press(Keys.TAB) == "1"
     press(Keys.ENTER)
     text_with(browser, "Thank you: 1 object saved")

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from serve.evidence.record import Product, Record
+from serve.evidence.record import MAX_PRODUCTS, Product, Record
 from trainer.data.bin_records.wrong_records import ErrorKind, wrong_record
 
 SIDES = (30.0, 20.0, 10.0)
@@ -73,6 +73,12 @@ def test_without_a_catalogue_no_product_is_gained() -> None:
     for kind in (ErrorKind.MISSING, ErrorKind.EXCHANGED):
         assert wrong_record(record(pen=2), kind, (), np.random.default_rng(0)) is None
         assert wrong_record(record(pen=2), kind, [PEN], np.random.default_rng(0)) is None
+
+
+def test_no_record_gets_more_products_than_one_can_have() -> None:
+    full = record(**{f"p{number}": 1 for number in range(MAX_PRODUCTS)})
+    assert wrong_record(full, ErrorKind.MISSING, CATALOGUE, np.random.default_rng(0)) is None
+    assert wrong_record(full, ErrorKind.EXCHANGED, CATALOGUE, np.random.default_rng(0))
 
 
 def test_the_same_seed_gives_the_same_record() -> None:

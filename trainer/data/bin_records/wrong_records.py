@@ -15,7 +15,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.evidence.record import Product, Record
+from serve.evidence.record import MAX_PRODUCTS, Product, Record
 
 
 class ErrorKind(StrEnum):
@@ -49,7 +49,7 @@ def wrong_record(
     ``catalogue``: products of other bins, which a record can gain.
     """
     products = _ERRORS[kind](list(record.listed), catalogue, rng) if record.listed else None
-    if not products:
+    if not products or len(products) > MAX_PRODUCTS:
         return None
     return Record(sum(product.quantity for product in products), tuple(products))
 
