@@ -26,6 +26,7 @@ def test_the_demo_trains_a_little_then_on_little_then_in_full() -> None:
 def test_a_demo_of_one_epoch_trains_one() -> None:
     recipe = replace(RECIPES["tiny"], epochs=1)
     assert [plan.epochs for _, plan in plans(DataSpec(Path("photos")), recipe)] == [1, 1, 1]
+    assert [plan.record_folds for _, plan in plans(DataSpec(Path("photos")), RECIPES["demo"])] == [0, 2, 2]
 
 
 def test_the_demo_asks_about_a_right_record_and_one_that_lists_what_is_not_there(drawn: Path) -> None:
