@@ -20,7 +20,7 @@ def small() -> nn.Module:
 
 
 ARCHITECTURES["small"] = Architecture(small, 16, dict)
-TINY = replace(RECIPES["resnet18-small"], architecture="small", size_px=32, epochs=1, auxiliary=0.0, record_folds=0)
+TINY = replace(RECIPES["resnet18-small"], architecture="small", size_px=32, epochs=1)
 SURE = replace(TINY, epochs=30, learning_rate=0.03)
 """One whose model is sure enough of its answers for another model's to differ."""
 

@@ -90,7 +90,7 @@ class TrainerSettings(PruneSettings, PhotoSettings, SigningSettings, AlertSettin
 
     recipe: Annotated[str, AfterValidator(_known_recipe)] = Field(
         default="resnet18-small",
-        description="training recipe: resnet18-small suits machines without a GPU, tiny tries the pipeline in a minute",
+        description="training recipe: resnet18-small needs no GPU, tiny takes a minute, best also judges products",
     )
     epochs: int | None = Field(
         default=None, ge=1, description="epochs of a training; without, the recipe's", examples=[12]

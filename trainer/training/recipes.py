@@ -143,8 +143,6 @@ RECIPES = {
             epochs=12,
             schedule="one-cycle",
             weight_decay=0.02,
-            auxiliary=1.0,
-            record_folds=2,
         ),
         # to try the whole pipeline in a minute: too small a network to count well on real photos
         _TINY,
