@@ -1,10 +1,11 @@
 """The photos and records that a command line names."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from serve.errors import DataError
+from serve.evidence.record import unique_names
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -33,18 +34,11 @@ def records_of(photos: list[Path], path: Path | None) -> dict[Path, object]:
 
 def _read(path: Path) -> object:
     try:
-        content: object = json.loads(path.read_bytes(), object_pairs_hook=_without_duplicates)
+        content: object = json.loads(path.read_bytes(), object_pairs_hook=unique_names)
     except FileNotFoundError as error:
         raise DataError(f"there is no record {path}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"the record {path} is not JSON: {error}") from error
     if not isinstance(content, dict | list):
         raise DataError(f"the record {path} is {type(content).__name__}; give an object, or a list of products")
-    return content
-
-
-def _without_duplicates(pairs: list[tuple[str, object]]) -> Mapping[str, object]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        raise ValueError("an object has the same name twice")
     return content

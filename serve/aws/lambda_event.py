@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from serve.evidence.fields import FIELDS
+from serve.evidence.record import unique_names
 from serve.gateway.refusal import Refusal
 from serve.payload import ATTRIBUTES
 
@@ -78,18 +79,12 @@ def _body(event: HttpEvent) -> bytes:
 def _url_to_uri(body: bytes) -> bytes:
     """Rename ``url`` to ``uri`` in a JSON object; the model's server refuses a body that is anything else."""
     try:
-        content = json.loads(body, object_pairs_hook=_without_duplicates)
+        content = json.loads(body, object_pairs_hook=unique_names)
     except (ValueError, RecursionError):
         return body
     if not isinstance(content, dict) or "url" not in content or "uri" in content:
         return body
     return json.dumps({"uri": content.pop("url"), **content}).encode()
-
-
-def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("an object has the same name twice")
-    return dict(pairs)
 
 
 def _query(event: HttpEvent) -> dict[str, str]:

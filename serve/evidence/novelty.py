@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from serve import verdict
 from serve.errors import ArchiveError
+from serve.evidence.arrays import read_arrays, write_arrays
 
 AXES = 32
 MIN_PHOTOS = verdict.min_calibration_photos(verdict.NOVELTY_LIMIT)
@@ -65,23 +66,18 @@ class FeatureSpace:
         return np.asarray(((inside / self.spreads) ** 2).mean(axis=1) + outside / self.residual)
 
     def write(self, path: Path) -> None:
-        """Store the arrays in float32. No pickle is involved."""
-        np.savez(
-            path,
-            centre=self.centre.astype(np.float32),
-            axes=self.axes.astype(np.float32),
-            spreads=self.spreads.astype(np.float32),
-            residual=np.float32(self.residual),
-        )
+        """Store the arrays."""
+        residual = np.array(self.residual)
+        write_arrays(path, {"centre": self.centre, "axes": self.axes, "spreads": self.spreads, "residual": residual})
 
     @classmethod
     def read(cls, path: Path) -> "FeatureSpace":
-        """The space that ``write`` stored. Raises ArchiveError for a damaged file; a pickle is not read."""
+        """The space that ``write`` stored. Raises ArchiveError for a damaged file."""
+        arrays = read_arrays(path)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                centre, axes, spreads = (arrays[name].astype(np.float64) for name in ("centre", "axes", "spreads"))
-                residual = float(arrays["residual"])
-        except Exception as error:  # numpy and zipfile raise whatever the bytes lead them to
+            centre, axes, spreads = (arrays[name] for name in ("centre", "axes", "spreads"))
+            residual = arrays["residual"].item()
+        except (KeyError, ValueError) as error:
             raise ArchiveError(f"{path.name} in the archive cannot be read: {error!r:.200}") from error
         if axes.ndim != 2 or axes.shape != (len(spreads), len(centre)) or not (residual > 0 and (spreads > 0).all()):
             shapes = f"{centre.shape}, {axes.shape}, {spreads.shape} and {residual:g}"

@@ -113,6 +113,14 @@ def shorten_notes(notes: Sequence[str]) -> list[str]:
     return [*notes[: MAX_NOTES - 1], f"and {len(notes) - MAX_NOTES + 1} more notes of this kind"]
 
 
+def unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object whose names must be unique, for ``json.loads(object_pairs_hook=...)``. Raises ValueError."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("an object has the same name twice")
+    return content
+
+
 def parse_either(content: object) -> Record:
     """Read a record in either format. Raises FieldError."""
     return parse_products(content) if isinstance(content, list) else parse_record(content)

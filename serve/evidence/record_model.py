@@ -12,7 +12,6 @@ small perceptrons answer, each trained on photos that the network had not learne
 numpy only; an answer takes some tenths of a millisecond.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.errors import ArchiveError
+from serve.evidence.arrays import read_arrays, write_arrays
 from serve.evidence.record import Product, Record
 
 MEASURES = 11
@@ -230,20 +230,17 @@ class RecordModel:
         return self.count(np.concatenate([photos, sizes], axis=1))
 
     def write(self, path: Path) -> None:
-        """Store the model as arrays, without a pickle."""
+        """Store the model as arrays."""
         ensembles = {"agreement": self.agreement, "prior": self.prior, "count": self.count}
         arrays = {key: array for name, ensemble in ensembles.items() for key, array in ensemble.arrays(name).items()}
         columns = {"learned": np.array(self.columns.learned), "classes": np.array(self.columns.classes)}
-        arrays |= {"weight": self.weight, "bias": self.bias}
-        small = {name: array.astype(np.float32) for name, array in arrays.items()}
-        np.savez(path, allow_pickle=False, **columns, **small)
+        write_arrays(path, {**columns, "weight": self.weight, "bias": self.bias, **arrays})
 
     @classmethod
     def read(cls, path: Path) -> "RecordModel":
-        """Read what ``write`` stored. Raises ArchiveError for a damaged file; a pickle is not read."""
+        """Read what ``write`` stored. Raises ArchiveError for a damaged file."""
+        arrays = read_arrays(path)
         try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:
-                arrays = {name: content[name].astype(np.float64) for name in content.files}
             values = {name: tuple(map(int, arrays.pop(name))) for name in ("learned", "classes")}
             model = cls(
                 columns=Columns(**values),
@@ -252,7 +249,7 @@ class RecordModel:
                 **{name: Ensemble.from_arrays(name, arrays) for name in ("agreement", "prior", "count")},
             )
             model._check()
-        except Exception as error:  # numpy and zipfile raise whatever the bytes lead them to
+        except (KeyError, ValueError, TypeError, IndexError, ArithmeticError) as error:
             raise ArchiveError(f"{path.name} in the archive cannot be read: {error!r:.200}") from error
         return model
 

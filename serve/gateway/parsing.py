@@ -17,6 +17,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
 from serve.evidence.fields import FIELDS, RECORDS
+from serve.evidence.record import unique_names
 from serve.gateway.records.record_fields import Fields, ShowAttention, Strict, present_fields, recorded_quantity
 from serve.gateway.schemas import Feedback, Refusal
 from serve.gateway.settings import MAX_BODY
@@ -176,17 +177,9 @@ async def read_json(request: Request) -> object:
     """The body as JSON. Raises Refusal."""
     body = await request.body()
     try:
-        return json.loads(body, object_pairs_hook=without_duplicates)
+        return json.loads(body, object_pairs_hook=unique_names)
     except (ValueError, RecursionError) as error:
         raise Refusal(400, "BadJson", f"the body of {len(body)} bytes is not JSON: {error}") from error
-
-
-def without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object, whose names must be unique. Raises ValueError."""
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        raise ValueError("an object has the same name twice")
-    return content
 
 
 def validate(model: type[_Model], content: object, strict: bool = True) -> _Model:
@@ -256,6 +249,6 @@ async def _read_part(name: str, value: object) -> object:
     """The JSON in a part of a form, be it a file or text. Raises Refusal."""
     text = await value.read() if isinstance(value, UploadFile) else str(value)
     try:
-        return json.loads(text, object_pairs_hook=without_duplicates)
+        return json.loads(text, object_pairs_hook=unique_names)
     except (ValueError, RecursionError) as error:
         raise Refusal(422, "BadField", f"the part {name} of {len(text)} characters is not JSON: {error}") from error

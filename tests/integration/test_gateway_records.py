@@ -18,17 +18,11 @@ from serve.gateway.parsing import ATTRIBUTES
 from serve.local.servers import gateway_server
 from tests.integration.postgres import PASSWORD, postgres_server
 from tests.integration.upstream import Upstream, upstream_server
+from tests.records import entry
 
 ROOT = Path(__file__).parents[2]
 PHOTO = b"\xff\xd8\xff photo"
-BALL = {
-    "name": "<b>Ball</b>",
-    "quantity": 2,
-    "length": {"value": 10, "unit": "IN"},
-    "width": {"value": 5, "unit": "IN"},
-    "height": {"value": 4, "unit": "IN"},
-    "weight": {"value": 2, "unit": "pounds"},
-}
+BALL = entry("<b>Ball</b>", 2, (10, 5, 4), 2)
 RECORD = {"EXPECTED_QUANTITY": 2, "BIN_FCSKU_DATA": {"B00BALL": BALL}}
 SHOWN = {
     "quantity": 2,

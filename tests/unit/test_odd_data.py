@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from serve.errors import DataError, SettingsError
+from serve.evidence import csv_text
 from trainer.aws.pipelines import data_version
 from trainer.aws.requests import AwsRequest
-from trainer.data import abid, corrections, s3, tables, transfer
+from trainer.data import abid, corrections, s3, transfer
 from trainer.data.counts import Counts
 from trainer.data.dataset import DataSpec
 from trainer.data.layouts import count_folders, is_prepared, read_source
@@ -53,7 +54,7 @@ ENCODINGS = {
 NEWLINES = {"LF": "\n", "CRLF": "\r\n", "CR": "\r"}
 
 
-@pytest.mark.parametrize(("encoding", "delimiter", "newline"), list(product(ENCODINGS, tables.DELIMITERS, NEWLINES)))
+@pytest.mark.parametrize(("encoding", "delimiter", "newline"), list(product(ENCODINGS, csv_text.DELIMITERS, NEWLINES)))
 def test_a_table_is_read_as_spreadsheets_save_it(folder: Path, encoding: str, delimiter: str, newline: str) -> None:
     codec, mark = ENCODINGS[encoding]
     (folder / "photos.csv").write_bytes(mark + table(delimiter, NEWLINES[newline]).encode(codec))

@@ -10,18 +10,11 @@ from serve.errors import BodyError, FieldError
 from serve.evidence.fields import Fields
 from serve.evidence.record import MAX_NAME, MAX_NOTES, MAX_PRODUCTS, Product, Record, shorten_notes
 from serve.payload import ATTRIBUTES, REPEATED, PhotoInput, PredictionRequest, parse
+from tests.records import entry
 
 PHOTO = b"\xff\xd8\xff\xe0 a photo, as far as this module is concerned"
 BASE64 = base64.b64encode(PHOTO).decode()
-FILTER: dict[str, Any] = {
-    "asin": "B000C33MI2",
-    "name": "FRAM XG7317 ULTRA Spin-On Oil Filter",
-    "quantity": 2,
-    "length": {"unit": "IN", "value": 4.0},
-    "width": {"unit": "IN", "value": 3.0},
-    "height": {"unit": "IN", "value": 2.5},
-    "weight": {"unit": "pounds", "value": 0.3},
-}
+FILTER = {"asin": "B000C33MI2", **entry("FRAM XG7317 ULTRA Spin-On Oil Filter", 2, (4.0, 3.0, 2.5), 0.3)}
 RECORD = {"BIN_FCSKU_DATA": {"B000C33MI2": FILTER}, "EXPECTED_QUANTITY": 2}
 CUP: dict[str, Any] = {
     "quantity": 3,

@@ -20,17 +20,11 @@ from serve.gateway.records.record_files import RecordFiles
 from serve.gateway.schemas import RecordedContent, Refusal
 from serve.gateway.settings import GatewaySettings
 from serve.settings import problems_of, read, without_password
+from tests.records import entry
 
 QUERY = "SELECT id, quantity FROM stock WHERE bin_id = :bin_id"
 SECRET = "hunter2"
-BALL = {
-    "name": "Ball",
-    "quantity": 2,
-    "length": {"value": 10, "unit": "IN"},
-    "width": {"value": 4, "unit": "IN"},
-    "height": {"value": 5, "unit": "IN"},
-    "weight": {"value": 2, "unit": "pounds"},
-}
+BALL = entry("Ball", 2, (10, 4, 5), 2)
 DATASET = {"EXPECTED_QUANTITY": 2, "BIN_FCSKU_DATA": {"B00BALL": BALL}}
 CSV = """bin_id,id,name,quantity,length,width,height,size_unit,weight,weight_unit
 7,B00BALL,"Ball, red",2,10,4,5,in,2,lb
@@ -147,6 +141,9 @@ def encodings() -> dict[str, bytes]:
         "plain": CSV.encode(),
         "mark": codecs.BOM_UTF8 + CSV.encode(),
         "utf-16": CSV.encode("utf-16"),
+        "utf-32": CSV.encode("utf-32"),
+        "a spreadsheet's first line": b"sep=,\r\n" + CSV.encode(),
+        "lines of commas": b"\n,,\n" + CSV.replace("8,B00CUP", ",,\n8,B00CUP").encode(),
         "utf-16-be": codecs.BOM_UTF16_BE + CSV.encode("utf-16-be"),
         "crlf": CSV.replace("\n", "\r\n").encode(),
         "semicolons": CSV.replace('"Ball, red"', "Ball").replace(",", ";").encode(),

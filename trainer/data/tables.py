@@ -5,7 +5,6 @@ Tables come from spreadsheets too: with a byte order mark, as UTF-16, with semic
 quotes in the header, with empty lines, and with counts such as ``3.0``.
 """
 
-import codecs
 import csv
 import io
 import json
@@ -15,16 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serve.errors import DataError
+from serve.evidence import csv_text
 
-DELIMITERS = ",;\t|"
-_BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # it starts with the mark of UTF-16
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-_SEPARATOR_LINE = re.compile(r'\A\s*"?sep=."?\r?\n', re.IGNORECASE)  # for a spreadsheet, not a row
 _WHOLE_NUMBER = re.compile(r"\+?(\d{1,9})(?:[.,]0*)?")
 
 
@@ -66,11 +57,7 @@ def name_problem(name: str) -> str | None:
 def read_text(path: Path) -> str:
     """The text of a table, in UTF-8, or as its byte order mark says. Raises DataError."""
     with reading(path):
-        data = path.read_bytes()
-        marked = ((mark, encoding) for mark, encoding in _BYTE_ORDER_MARKS if data.startswith(mark))
-        mark, encoding = next(marked, (b"", "utf-8"))
-        text = data[len(mark) :].decode(encoding)
-    return _SEPARATOR_LINE.sub("", text)
+        return csv_text.decode(path.read_bytes())
 
 
 def read_json(path: Path) -> object:
@@ -101,14 +88,10 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
 
 def _header(path: Path, text: str, required: Sequence[str]) -> tuple[str, list[str]]:
     """The delimiter of a table, and the names of its columns in small letters. Raises DataError."""
-    names: list[str] = []
-    for delimiter in DELIMITERS:
-        with reading(path):
-            lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-            row = next((row for row in lines if any(map(str.strip, row))), [])
-        names = [name.strip().casefold() for name in row]
-        if set(required) <= set(names):
-            return delimiter, names
+    with reading(path):
+        header = csv_text.read_header(text, required)
+    if header:
+        return header
     columns = printable(text.strip().partition("\n")[0][:200].strip())
     raise DataError(f"{path} has the columns {columns!r}; it needs {' and '.join(required)}, in the first line")
 

@@ -4,7 +4,6 @@ A folder that holds ``records.csv`` stands for that file. Files are read when a 
 once; a CSV is read again when it has changed.
 """
 
-import codecs
 import csv
 import io
 import json
@@ -15,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from serve.gateway.parsing import without_duplicates
+from serve.evidence import csv_text
+from serve.evidence.record import unique_names
 from serve.gateway.records.bin_record import COLUMNS, KEY, MAX_ROWS, BinRecord, broken_record, from_json, from_rows
 from serve.gateway.refusal import retry_later
 
@@ -24,12 +24,6 @@ MAX_RECORD_BYTES = 512 * 1024
 MAX_TABLE_BYTES = 16 * 1024**2
 """About 150,000 products, which take some 200 MB of memory; more belong in a database."""
 _RETRY_S = 60
-_BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-_DELIMITERS = ",;\t|"
 
 
 class RecordFiles:
@@ -79,16 +73,16 @@ class Table:
 
 
 def parse_table(data: bytes) -> Table:
-    """Read a CSV, also a spreadsheet's: with a byte order mark, in UTF-16, with semicolons. Raises ValueError."""
-    mark, encoding = next((pair for pair in _BYTE_ORDER_MARKS if data.startswith(pair[0])), (b"", "utf-8"))
+    """Read a CSV, also a spreadsheet's. Raises ValueError."""
     try:
-        text = data[len(mark) :].decode(encoding)
+        text = csv_text.decode(data)
     except UnicodeError as error:
         raise ValueError("it is not UTF-8; save it as 'CSV UTF-8'") from error
     delimiter, names = _header(text)
     columns = {name: names.index(name) for name in COLUMNS if name in names}
     cells: dict[str, list[tuple[str, ...]]] = {}
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows = (row for row in lines if any(map(str.strip, row)))
     try:
         next(rows)
         for row in rows:
@@ -96,28 +90,29 @@ def parse_table(data: bytes) -> Table:
             if bin_id := padded[columns[KEY]]:
                 cells.setdefault(bin_id, []).append(tuple(padded[place] for place in columns.values()))
     except csv.Error as error:
-        raise ValueError(f"line {rows.line_num}: {error}; is a quote missing?") from error
+        raise ValueError(f"line {lines.line_num}: {error}; is a quote missing?") from error
     return Table(tuple(columns), cells)
 
 
 def _header(text: str) -> tuple[str, list[str]]:
-    """The delimiter of a table and the names in its first line, in small letters. Raises ValueError."""
-    first = text.partition("\n")[0]
-    for delimiter in _DELIMITERS:
-        row = next(csv.reader(io.StringIO(first), delimiter=delimiter), [])
-        names = [name.strip().casefold() for name in row]
-        repeated = [name for name in COLUMNS if names.count(name) > 1]
-        if repeated:
-            raise ValueError(f"it has two columns {repeated[0]}; rename one of them")
-        if {KEY, "quantity"} <= set(names):
-            return delimiter, names
-    raise ValueError(f"its first line is {first[:200].strip()!r}; it needs the columns {KEY} and quantity")
+    """The delimiter of a table and the names of its columns, in small letters. Raises ValueError."""
+    try:
+        header = csv_text.read_header(text, (KEY, "quantity"))
+    except csv.Error as error:
+        raise ValueError(f"its first line cannot be read: {error}") from error
+    if header is None:
+        first = text.strip().partition("\n")[0][:200].strip()
+        raise ValueError(f"its first line is {first!r}; it needs the columns {KEY} and quantity")
+    repeated = [name for name in COLUMNS if header[1].count(name) > 1]
+    if repeated:
+        raise ValueError(f"it has two columns {repeated[0]}; rename one of them")
+    return header
 
 
 def _find_file(path: Path, bin_id: str) -> BinRecord | None:
     """The record in a file of the folder. Raises OSError, Refusal."""
     try:
-        content = json.loads(_read(path, MAX_RECORD_BYTES), object_pairs_hook=without_duplicates)
+        content = json.loads(_read(path, MAX_RECORD_BYTES), object_pairs_hook=unique_names)
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError, IsADirectoryError) as error:
