@@ -112,7 +112,7 @@ class _EvaluateStep:
     def evaluate_challenger(self) -> float | None:
         """Evaluate the trained archive; its latency. The result goes to the train run, where the promoter reads it."""
         run = self._registry.reopen_run(self._train.run_id)
-        key = step_cache.evaluation_key(self._train.archive_sha256, self._train.test_fingerprint)
+        key = step_cache.evaluation_key(self._train.archive_sha256, self._data.test)
         if self._cache and key == self._registry.tags(run.id).get(EVALUATION_KEY_TAG):
             return None
         from trainer.training.run import Trained, run_evaluation  # torch takes seconds to import: only where it is used
@@ -129,7 +129,7 @@ class _EvaluateStep:
         wait_for_archive(self._registry, champion, recovery_s)
         tags = self._registry.tags(champion.run_id)
         sha = tags.get(ARCHIVE_SHA) or sha256(self._archive_of(champion.run_id))
-        key = step_cache.evaluation_key(sha, self._train.test_fingerprint)
+        key = step_cache.evaluation_key(sha, self._data.test)
         if self._cache and key == tags.get(EVALUATION_KEY_TAG):
             return None, champion.run_id
         cached_run = step_cache.find_champion_evaluation(self._registry, key) if self._cache else ""

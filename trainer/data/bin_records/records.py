@@ -8,6 +8,7 @@ from serve.errors import FieldError
 from serve.evidence.record import Record, parse_record
 from trainer.data.abid import Photo
 from trainer.data.counts import Counts
+from trainer.data.dataset import digest
 
 
 def records_of(photos: Iterable[Photo]) -> dict[str, Record]:
@@ -41,6 +42,12 @@ def with_sizes(photos: Sequence[Photo]) -> dict[int, Record]:
     records = records_of(photos)
     known = {row: records[photo.id] for row, photo in enumerate(photos) if photo.id in records}
     return {row: record for row, record in known.items() if record.has_sizes}
+
+
+def records_digest(photos: Iterable[Photo]) -> str:
+    """SHA-256 of what the records of photos say of products, in any order. It is not in the fingerprint of photos."""
+    records = records_of(photos)
+    return digest(f"{name} {json.dumps(record.to_products())}" for name, record in records.items())
 
 
 def right_records(photos: Sequence[Photo], counts: Counts) -> dict[int, Record]:
