@@ -50,7 +50,8 @@ class Verdict:
     ``verdict``: ``match``: the record is among the counts that fit, and is the most probable one; ``mismatch``: it is
     not among them; ``unsure``: neither can be claimed. ``probability``: that the record is right (0-1), None where the
     model does not know the quantity; ``counts_that_fit``: the conformal set; ``calibrated``: whether there were enough
-    calibration photos with the recorded quantity for a ``mismatch``.
+    calibration photos with the recorded quantity for a ``mismatch``; ``not_a_bin``: whether the photo is taken for
+    something else than a bin.
     """
 
     verdict: VerdictKind
@@ -58,6 +59,7 @@ class Verdict:
     probability: float | None
     counts_that_fit: tuple[str, ...]
     calibrated: bool = True
+    not_a_bin: bool = False
 
 
 def parse_quantity(text: str) -> int:
@@ -145,7 +147,7 @@ def doubt(judgement: Verdict, typical: float | None, limit: float) -> Verdict:
     if typical is None or typical > limit:
         return judgement
     reason = f"this photo is unlike the bins that the model learned from: at most {typical:.2%} of bins look as unlike"
-    return replace(judgement, verdict=VerdictKind.UNSURE, reason=reason)
+    return replace(judgement, verdict=VerdictKind.UNSURE, reason=reason, not_a_bin=True)
 
 
 def weight_verdict(weight: float, expected: float, tolerance: float = WEIGHT_TOLERANCE) -> Verdict:

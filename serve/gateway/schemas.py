@@ -117,6 +117,7 @@ class Verified(Answer):
     calibrated: bool = Field(
         default=True, description="whether there were enough calibration photos with that quantity for a mismatch"
     )
+    not_a_bin: bool = Field(default=False, description="whether the photo is taken for something else than a bin")
     evidence: Evidence = Field(default=Evidence.PHOTO, description="on what the verdict rests")
     notes: list[str] | None = Field(default=None, description="what of the record could not be used, if anything")
     weight: Weighed | None = Field(default=None, description="what the scale says, if there was a weight")

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.evidence import Evidence
-from serve.verdict import NOVELTY_LIMIT
 
 ANSWERS, TRUTHS = "bin-counter/AllTraffic", "ground-truth"
 VERDICTS = ("match", "mismatch", "unsure")
@@ -57,8 +56,8 @@ class AnswerRow(NamedTuple):
     """A captured answer, in the order of ANSWER_DTYPE. Numbers that a record lacks are NaN.
 
     ``time_s``: since 1970; ``event``: hash of the event_id; ``count_name``: ``8+`` for 8 and above, empty if there was
-    an error; ``evidence``: what the verdict rests on, empty without a verdict; ``not_a_bin``: whether the verdict is
-    unsure on a photo that does not look like a bin (``serve/evidence/novelty.py``); ``confidence``: the probability of
+    an error; ``evidence``: what the verdict rests on, empty without a verdict; ``not_a_bin``: whether the photo
+    of a verdict was taken for something else than a bin; ``confidence``: the probability of
     that count, 0-1.
     """
 
@@ -150,7 +149,7 @@ def parse_answer(line: bytes) -> AnswerRow:
         version=version.encode("ascii"),
         verdict=verdict.encode(),
         evidence=Evidence.of(answer).encode() if verdict else b"",
-        not_a_bin=verdict == "unsure" and _number(answer.get("typical")) <= NOVELTY_LIMIT,
+        not_a_bin=bool(verdict) and answer.get("not_a_bin") is True,
         confidence=confidence,
         latency_ms=_number(measured.get("latency_ms")),
         brightness=_number(measured.get("brightness")),

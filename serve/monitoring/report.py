@@ -28,9 +28,9 @@ class TimeBucket:
     """Statistics of a time span that begins at ``start`` (ISO 8601, UTC); None if nothing was measured.
 
     ``errors``: answers with status 400 or above; ``verdicts_by_evidence``: the verdicts by what they rest on
-    (``Evidence``), as far as there are any; ``not_a_bin``: the unsure verdicts on photos that do not look
-    like a bin; ``feedback``: answers with ground truth; ``accuracy``: the share of these that was right, with its 95 %
-    interval.
+    (``Evidence``), as far as there are any; ``not_a_bin``: the verdicts on photos that were taken for something
+    else than a bin; ``feedback``: answers with ground truth; ``accuracy``: the share of these that was right, with
+    its 95 % interval.
     """
 
     start: str

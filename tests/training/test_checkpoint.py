@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +187,12 @@ def test_a_script_that_is_killed_and_started_again_gives_the_same_archive(drawn:
     assert not path.exists()
     evaluation = (tmp_path / "clean" / "evaluation.json").read_text()
     assert evaluation == (tmp_path / "torn" / "evaluation.json").read_text()
+
+
+def test_a_checkpoint_of_before_an_option_existed_belongs_to_a_training_that_leaves_it_off(tmp_path: Path) -> None:
+    recipe = asdict(TINY)
+    earlier = {name: value for name, value in recipe.items() if name not in ("auxiliary", "record_folds")}
+    assert checkpoint.save(tmp_path, {"belongs_to": earlier})
+    assert checkpoint.load(tmp_path, recipe)
+    with pytest.raises(TrainingError, match="record_folds"):
+        checkpoint.load(tmp_path, {**recipe, "record_folds": 2})

@@ -160,7 +160,9 @@ def test_a_photo_that_shows_no_bin_is_unsure_unless_the_test_is_off(tested: Path
     assert doubted["verdict"] == "unsure"
     assert f"{doubted['typical']:.2%}" in str(doubted["reason"])
     assert judged["reason"] != doubted["reason"]
-    assert {**judged, "verdict": "", "reason": ""} == {**doubted, "verdict": "", "reason": ""}
+    assert (doubted["not_a_bin"], judged["not_a_bin"]) == (True, False)
+    decided = {"verdict": "", "reason": "", "not_a_bin": None}
+    assert {**judged, **decided} == {**doubted, **decided}
 
 
 def test_attention_is_shown_on_request_alone(tested: Path, trained: Trained) -> None:

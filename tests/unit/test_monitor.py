@@ -154,13 +154,20 @@ def test_verdicts_are_counted_by_what_they_rest_on_which_is_the_photo_where_a_ca
 
 
 @pytest.mark.parametrize(
-    ("verdict", "typical", "number"),
-    [("unsure", 0.005, 1), ("unsure", 0.0001, 1), ("unsure", 0.0051, 0), ("unsure", None, 0), ("match", 0.001, 0)],
+    ("verdict", "mark", "number"),
+    [
+        ("unsure", True, 1),
+        ("match", True, 1),
+        ("unsure", False, 0),
+        ("unsure", None, 0),
+        ("unsure", "yes", 0),
+        (None, True, 0),
+    ],
 )
-def test_a_verdict_that_is_unsure_because_of_a_photo_of_no_bin_is_counted(
-    verdict: str, typical: float | None, number: int
+def test_verdicts_on_photos_of_no_bin_are_counted_as_their_answers_say(
+    verdict: str | None, mark: object, number: int
 ) -> None:
-    lines = [line(event(answer=answer(verdict=verdict, typical=typical))), line(event(answer=answer(verdict="unsure")))]
+    lines = [line(event(answer=answer(verdict=verdict, not_a_bin=mark))), line(event(answer=answer(verdict="unsure")))]
     assert report_on(lines).totals.not_a_bin == number
 
 

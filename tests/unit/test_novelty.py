@@ -162,7 +162,7 @@ def test_a_photo_unlike_bins_is_unsure_whatever_was_to_be_said_of_its_record() -
     for kind in VerdictKind:
         judgement = replace(MATCH, verdict=kind)
         doubted = doubt(judgement, 0.005, NOVELTY_LIMIT)
-        assert doubted == replace(judgement, verdict=VerdictKind.UNSURE, reason=doubted.reason)
+        assert doubted == replace(judgement, verdict=VerdictKind.UNSURE, reason=doubted.reason, not_a_bin=True)
         assert "0.50%" in doubted.reason
         assert doubt(judgement, 0.0051, NOVELTY_LIMIT) == judgement
 

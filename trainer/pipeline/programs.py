@@ -121,7 +121,8 @@ class Demonstration:
     def in_words(self) -> list[str]:
         """One line for each execution, the prediction, and each record."""
         lines = [f"execution {number}: {execution.in_words()}" for number, execution in enumerate(self.executions, 1)]
-        answer = "{count} objects (recorded {recorded}) by version {model_version} for {photo}"
+        plural = "" if self.prediction["count"] == 1 else "s"
+        answer = f"{{count}} object{plural} (recorded {{recorded}}) by version {{model_version}} for {{photo}}"
         checks = [check.in_words() for check in self.checks]
         return [*lines, f"prediction: {answer.format(**self.prediction)}", *checks]
 

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TypedDict
 
@@ -15,10 +16,11 @@ from torch import Tensor
 
 from serve.errors import TrainingError
 from serve.files import atomic_write
+from trainer.training.recipes import Recipe
 
 NAME = "checkpoint.pt"
-OFF = {"auxiliary": 0.0, "record_folds": 0}
-"""Options of a recipe that the checkpoints of earlier versions do not name, because there were none."""
+DEFAULTS = {option.name: option.default for option in fields(Recipe) if option.default is not MISSING}
+"""The values of a recipe's options that the checkpoint of an earlier version does not name, because it had none."""
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ def load(folder: Path, belongs_to: Mapping[str, object]) -> State | None:
         return None
     try:
         state: State = torch.load(path, map_location="cpu", weights_only=True)
-        saved = {key: value for key, value in OFF.items() if key in belongs_to} | state["belongs_to"]
+        saved = {key: value for key, value in DEFAULTS.items() if key in belongs_to} | state["belongs_to"]
     except Exception as error:  # torch.load raises whatever the bytes lead it to
         raise TrainingError(f"cannot read the checkpoint {path} ({error}); remove it to start from scratch") from error
     different = {key for key in saved.keys() | belongs_to.keys() if saved.get(key) != belongs_to.get(key)}

@@ -25,6 +25,7 @@ import serve
 from serve import photo
 from serve.counter import torch_runner
 from serve.errors import ArchiveError
+from serve.evidence.novelty import FeatureSpace
 from serve.evidence.record_model import RecordModel
 from serve.manifest import (
     FP32_MODEL,
@@ -98,12 +99,7 @@ def write_archive(
         fp32 = _export_checked(model, data.size_px, stage, selection.pixels[:BATCH])
         probabilities = np.asarray(softmax(all_outputs(fp32, selection).logits, axis=1))
         golden = _copy_golden(selection, probabilities, data.size_px, stage)
-        bins = feature_space(fp32, data.train, calibration, recipe.seed)
-        if bins:
-            bins.write(stage / NOVELTY_FILE)
-        if records:
-            records.write(stage / RECORD_FILE)
-            records = RecordModel.read(stage / RECORD_FILE)  # calibrated is what answers
+        bins = _stored_bins(feature_space(fp32, data.train, calibration, recipe.seed), stage)
         trial = FormTrial(
             stage=stage,
             train=data.train,
@@ -115,23 +111,11 @@ def write_archive(
             fp32=fp32,
             exact=probabilities,
             bins=bins,
-            records=records,
+            records=_stored_records(records, stage),
         )
         forms = trial.run()
-        manifest = Manifest(
-            classes=data.counts.values,
-            open_top=data.counts.open_top,
-            size_px=data.size_px,
-            run_id=run_id,
-            dataset_fingerprint=data.fingerprint,
-            metrics={**metrics, **forms.metrics(), **forms.served.metrics},
-            golden=(),
-            files=_checksums(stage),
-            licence=LICENCE,
-            recipe=asdict(recipe),
-            reference=drift_reference(forms.served.probabilities, data.counts, data.train, recipe.seed),
-        )
-        manifest = _with_forms(manifest, golden, forms)
+        manifest = _manifest(data, recipe, forms, metrics, stage)
+        manifest = _with_forms(replace(manifest, run_id=run_id), golden, forms)
         (stage / MANIFEST_FILE).write_text(manifest.to_json())
         return ExportResult(
             archive=_pack(stage, out),
@@ -141,6 +125,39 @@ def write_archive(
             metrics=manifest.metrics,
             reference=manifest.reference,
         )
+
+
+def _manifest(
+    data: Dataset, recipe: Recipe, forms: MeasuredForms, metrics: Mapping[str, float], stage: Path
+) -> Manifest:
+    """The manifest, without the run's id, golden photos and what depends on the form that serves."""
+    return Manifest(
+        classes=data.counts.values,
+        open_top=data.counts.open_top,
+        size_px=data.size_px,
+        run_id="",
+        dataset_fingerprint=data.fingerprint,
+        metrics={**metrics, **forms.metrics(), **forms.served.metrics},
+        golden=(),
+        files=_checksums(stage),
+        licence=LICENCE,
+        recipe=asdict(recipe),
+        reference=drift_reference(forms.served.probabilities, data.counts, data.train, recipe.seed),
+    )
+
+
+def _stored_bins(bins: FeatureSpace | None, stage: Path) -> FeatureSpace | None:
+    """Store ``bins`` in the archive, and return it as workers will read it: calibrated is what answers."""
+    if bins:
+        bins.write(stage / NOVELTY_FILE)
+    return FeatureSpace.read(stage / NOVELTY_FILE) if bins else None
+
+
+def _stored_records(records: RecordModel | None, stage: Path) -> RecordModel | None:
+    """The same with the record model."""
+    if records:
+        records.write(stage / RECORD_FILE)
+    return RecordModel.read(stage / RECORD_FILE) if records else None
 
 
 def _export_checked(model: Counter, size_px: int, stage: Path, pixels: photo.Pixels) -> Runner:

@@ -22,6 +22,7 @@ from trainer.data.dataset import Dataset, Part, Pixels, Rows
 from trainer.data.prepared import EXTRA, Prepared, cached_array, decoded, read
 from trainer.training.distributed import pick_device
 from trainer.training.networks import PRETRAINED, Counter, EfficientNetLite, average_with_mirror, create
+from trainer.training.recipes import Recipe
 
 BATCH = 64
 MIN_PHOTOS_TO_COMPILE = 500
@@ -94,6 +95,17 @@ class Tail(nn.Module):
         body = self.counter.body
         assert isinstance(body, EfficientNetLite)
         return body.forward_trainable(stems.float().permute(0, 3, 1, 2))
+
+
+def split_frozen(model: Counter, data: Dataset, recipe: Recipe) -> tuple[Counter | Head | Tail, Dataset]:
+    """The part of ``model`` that is trained, and ``data`` with the outputs of what is frozen in place of pixels."""
+    if recipe.frozen:
+        body = nn.Sequential(model.normalise, model.body)
+        return Head(model), with_features(data, body, recipe.architecture)
+    if recipe.frozen_blocks:
+        name = f"{recipe.architecture}-{recipe.frozen_blocks}-blocks"
+        return Tail(model), with_features(data, Stem(model), name)
+    return model, data
 
 
 def with_features(data: Dataset, network: nn.Module, name: str) -> Dataset:

@@ -9,17 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from serve.evidence.record_model import MEASURES
 from trainer.data.dataset import Dataset
 from trainer.training import distributed
-from trainer.training.features import Head, Stem, Tail, with_features
+from trainer.training.features import split_frozen
 from trainer.training.loop.batches import join_extra, learned_counts, with_measures
 from trainer.training.loop.epochs import Training
 from trainer.training.loop.folds import Fold, HeldOut
 from trainer.training.loop.progress import Epoch, TrainingResult
-from trainer.training.networks import Counter, create
+from trainer.training.networks import create
 from trainer.training.recipes import Recipe
 from trainer.training.rules import FiredRule
 from trainer.training.scoring import predict_outputs
@@ -60,13 +59,7 @@ def fit(
     )
     model.freeze_blocks(recipe.frozen_blocks)
     model = model.to(device).to(memory_format=torch.channels_last)
-    trainable: Counter | Head | Tail = model
-    if recipe.frozen:
-        data = with_features(data, nn.Sequential(model.normalise, model.body), recipe.architecture)
-        trainable = Head(model)
-    elif recipe.frozen_blocks:
-        data = with_features(data, Stem(model), f"{recipe.architecture}-{recipe.frozen_blocks}-blocks")
-        trainable = Tail(model)
+    trainable, data = split_frozen(model, data, recipe)
     if recipe.extra:
         data = replace(data, train=join_extra(data, class_indices))
     train, left_out = fold.divide(data.train) if fold else (data.train, None)

@@ -2,9 +2,6 @@
 
 import { percent } from "./dom.js";
 
-/** A photo that is as typical as this of the photos that the model learned from, or less, is taken for no bin. */
-const NOT_A_BIN = 0.005;
-
 export const objects = (count) => `${count} object${String(count) === "1" ? "" : "s"}`;
 
 /** The name of a product of a record, else its id. */
@@ -41,7 +38,7 @@ export function verdict(answer) {
 function unsure(answer, looks, agrees) {
   const recorded = answer.expected_quantity;
   const known = Object.keys(answer.probabilities);
-  if (typeof answer.typical === "number" && answer.typical <= NOT_A_BIN) return sentence(answer.reason);
+  if (answer.not_a_bin === true) return sentence(answer.reason);
   if (answer.probability === null) {
     return `The model cannot judge a record of ${recorded}: it knows ${known[0]} to ${known[known.length - 1]} objects.`;
   }
