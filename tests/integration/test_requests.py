@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -414,6 +415,13 @@ def test_a_worker_that_is_stopped_writes_its_record_before_it_lets_go_of_torchse
     assert {answer["event_id"] for _, answer in sent} == written
 
 
+def _answers(url: str, photo: bytes) -> bool:
+    """Whether the server counts. TorchServe may lose a request that it takes on in the moment when its worker ends."""
+    with suppress(requests.exceptions.ReadTimeout):
+        return requests.post(url, data=photo, timeout=10).ok
+    return False
+
+
 def test_a_worker_that_is_killed_leaves_whole_lines_and_a_stopped_one_all_of_them(
     server: Deployed, photo: bytes
 ) -> None:
@@ -422,7 +430,7 @@ def test_a_worker_that_is_killed_leaves_whole_lines_and_a_stopped_one_all_of_the
         (worker,) = server.workers()
         os.kill(worker, signum)
         until(lambda worker=worker: worker not in server.workers())  # type: ignore[misc]
-        until(lambda: requests.post(server.url, data=photo, timeout=60).ok, 60)
+        until(lambda: _answers(server.url, photo), 90)
         missing = {answer["event_id"] for answer in answers} - records(server).keys()
         print(f"{signum.name}: {len(missing)} of the 20 answers just before are not in the record")
         assert signum == signal.SIGKILL or not missing
