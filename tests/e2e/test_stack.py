@@ -21,9 +21,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    records = tmp_path_factory.mktemp("records") / "stock.csv"
+    records.write_text("bin_id,id,quantity,length,width,height,size_unit\nA-7,oil filter,4,9.9,7.4,7.1,cm\n")
+    records.chmod(0o644)
     # A first champion of few epochs leaves room for a better one.
     settings = {"BINWATCH_RECIPE": "tiny", "BINWATCH_EPOCHS": "2", "BINWATCH_WATCH_S": "10"}
+    settings["BINWATCH_RECORDS"] = str(records)
     made = Stack("binwatch-e2e", **settings, BINWATCH_SERVE_MEMORY="2g")
     made.compose("down", "--volumes")
     made.compose("up", "--build", "--wait")
@@ -54,6 +58,18 @@ def test_the_gateway_answers_for_the_champion(stack: Stack, photo: bytes) -> Non
     kept = requests.post(f"{url}/feedback", json={"event_id": answer["event_id"], "count": 2}, timeout=60)
     assert kept.status_code == 201, kept.text
     assert "<title>" in requests.get(url, timeout=60).text
+
+
+def test_a_bin_s_record_comes_from_the_table_that_the_settings_name(stack: Stack, photo: bytes) -> None:
+    url = f"http://127.0.0.1:{stack.gateway_port}"
+    answer = requests.post(f"{url}/verify?bin_id=A-7", data=photo, timeout=60).json()
+    assert (answer["bin_id"], answer["expected_quantity"], answer["record"]["products"][0]["id"]) == (
+        "A-7",
+        4,
+        "oil filter",
+    )
+    unknown = requests.post(f"{url}/verify?bin_id=A-8", data=photo, timeout=60)
+    assert (unknown.status_code, unknown.json()["type"]) == (404, "NoSuchBin")
 
 
 def test_both_ports_are_one_door(stack: Stack, photo: bytes) -> None:

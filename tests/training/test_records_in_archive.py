@@ -37,7 +37,9 @@ from tests.records import RECORD
 from trainer.data.bin_records.records import read_json, records_of, right_records
 from trainer.data.bin_records.wrong_records import ErrorKind
 from trainer.data.dataset import DataSpec
-from trainer.evaluation.record_alarms import evaluate_records
+from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.paired import have_same_records
+from trainer.evaluation.record_alarms import RIGHT
 from trainer.training.forms import all_outputs
 from trainer.training.quantise import quantise
 from trainer.training.recipes import RECIPES
@@ -267,9 +269,8 @@ def test_a_packed_archive_is_asked_about_records(demo: Trained) -> None:
 
 
 def test_the_evaluation_says_what_products_are_worth(demo: Trained) -> None:
-    judged = evaluate_records(demo.archive, demo.data.test)
-    assert judged is not None
-    evaluation = judged.evaluation
+    evaluation = evaluate(demo.archive, demo.data.test).evaluation.records
+    assert evaluation is not None
     right = right_records(demo.data.test.photos, demo.data.counts)
     assert evaluation.photos == len(right)
     for item in evaluation.alarms:
@@ -287,10 +288,16 @@ def test_the_evaluation_says_what_products_are_worth(demo: Trained) -> None:
     assert all(np.isfinite(value) for value in metrics.values())
 
 
-def test_an_archive_without_record_model_says_nothing_of_products(demo: Trained) -> None:
-    assert evaluate_records(OLD, demo.data.test) is None
+def test_an_archive_without_record_model_judges_the_same_records_by_their_quantities(demo: Trained) -> None:
+    by_photo, by_products = evaluate(OLD, demo.data.test), evaluate(demo.archive, demo.data.test)
+    assert by_photo.evaluation.records is None
+    assert have_same_records(by_photo, by_products)
+    for answer in by_photo.predictions:
+        assert set(answer.record_fits.get(RIGHT, ())) <= {answer.fit[answer.recorded - 1]}
     few = demo.data.test.rows(np.arange(20))
-    assert evaluate_records(demo.archive, few) is None
+    judged = evaluate(demo.archive, few)
+    assert (judged.evaluation.records, judged.evaluation.records_fingerprint) == (None, "")
+    assert not any(answer.record_fits for answer in judged.predictions)
 
 
 def test_an_old_archive_has_no_record_scores() -> None:

@@ -28,12 +28,14 @@ def side(
     record_alarms: Sequence[object] | None = None,
     caught: Sequence[object] | None = None,
     records: str = "records",
+    reads_products: bool = True,
 ) -> Evaluated:
     """A model that counts these photos right or wrong; the recorded counts cycle from 1 to 5.
 
     ``confidence``: of each answer; ``alarms``: right records that raise one; ``off``: how wrong a mean is, in
-    objects. With ``record_alarms`` or ``caught`` it judges the ``records`` with products, too: the right ones that
-    raise an alarm, and the photos whose record with one unit more does. No exchanged product is ever caught.
+    objects. With ``record_alarms`` or ``caught`` it judges the ``records`` with products, too, by their quantity alone
+    unless it ``reads_products``: the right ones that raise an alarm, and the photos whose record with one unit more
+    does. No exchanged product is ever caught.
     """
     rows = []
     for number, is_right in enumerate(right):
@@ -55,7 +57,8 @@ def side(
         )
     evaluation = summarise(rows, COUNTS, fingerprint)
     if record_alarms is not None or caught is not None:
-        evaluation = replace(evaluation, records=record_evaluation(len(rows), records))
+        judged = record_evaluation(len(rows)) if reads_products else None
+        evaluation = replace(evaluation, records=judged, records_fingerprint=records)
     return Evaluated(evaluation, rows, latency_ms, archive_bytes)
 
 
@@ -67,7 +70,7 @@ def _record_fits(number: int, alarms: Sequence[object] | None, caught: Sequence[
     return {RIGHT: (right,), "one_more": (one_more, one_more), "exchanged": (NO_ALARM,)}
 
 
-def record_evaluation(photos: int, fingerprint: str) -> RecordEvaluation:
+def record_evaluation(photos: int) -> RecordEvaluation:
     """An evaluation of records with products, whose figures do not matter."""
     return RecordEvaluation(
         photos=photos,
@@ -76,7 +79,6 @@ def record_evaluation(photos: int, fingerprint: str) -> RecordEvaluation:
         photo_accuracy=0.4,
         photo_rmse=0.9,
         alarms=(),
-        fingerprint=fingerprint,
     )
 
 

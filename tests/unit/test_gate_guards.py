@@ -159,6 +159,23 @@ def test_what_is_caught_counts_at_the_policy_s_alpha_and_all_kinds_of_error_alik
     assert guard(decide(challenger, champion, lax), "caught records").value == 0
 
 
+@pytest.mark.parametrize("reads_products", [True, False])
+def test_a_challenger_that_catches_fewer_wrong_records_is_refused_whether_it_reads_products_or_not(
+    reads_products: bool,
+) -> None:
+    challenger = side(BETTER, record_alarms=NONE, caught=NONE, reads_products=reads_products)
+    decision = decide(challenger, side(GOOD, record_alarms=NONE, caught=ALL))
+    assert guard(decision, "caught records").verdict == GuardVerdict.TRIPPED
+    alarms = guard(decision, "false alarms with products").verdict
+    assert alarms == (GuardVerdict.PASSED if reads_products else GuardVerdict.NOT_JUDGED)
+
+
+def test_a_challenger_that_reads_products_is_compared_with_a_champion_that_does_not() -> None:
+    decision = decide(side(BETTER, caught=ALL), side(GOOD, caught=NONE, reads_products=False))
+    assert guard(decision, "caught records").value == pytest.approx(-0.5)  # no exchanged one is caught
+    assert decision.promote
+
+
 def recounted(evaluated: Evaluated) -> Evaluated:
     """The same side with one wrong record less."""
     first, *others = evaluated.predictions
@@ -181,6 +198,12 @@ def without_fit(evaluated: Evaluated) -> Evaluated:
         (side(BETTER), side(GOOD, caught=ALL), "false alarms with products", "challenger judges no records"),
         (side(BETTER, caught=ALL), side(GOOD), "caught records", "champion judges no records"),
         (side(BETTER, caught=ALL), None, "caught records", "no champion"),
+        (
+            side(BETTER, caught=NONE, reads_products=False),
+            side(GOOD, caught=ALL, reads_products=False),
+            "caught records",
+            "neither reads",
+        ),
         (side(BETTER, caught=NONE), side(GOOD, caught=ALL, records="of before"), "caught records", "the same records"),
         (side(BETTER, caught=NONE), recounted(side(GOOD, caught=ALL)), "caught records", "the same records"),
         (side(BETTER, caught=NONE, records=""), side(GOOD, caught=ALL, records=""), "caught records", "same records"),

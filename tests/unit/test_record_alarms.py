@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from serve.evidence.record import Product, Record
+from serve.verdict import ALPHA
 from tests.unit.gating import COUNTS, side
 from trainer.data.bin_records.wrong_records import ErrorKind, Pairs
 from trainer.evaluation.alarms import ALPHAS, CURVE
@@ -65,7 +66,7 @@ def test_the_photo_alone_decides_where_calibration_photos_with_products_are_too_
     alarms = dict(zip(ALPHAS, summarise_records(PAIRS, few, BINS).alarms, strict=True))
     assert alarms[0.01].caught["one_more"] == 1.0
     assert alarms[0.05].caught["one_more"] == 0.5
-    assert fits_by_photo(PAIRS, few, IDS) == fits_by_photo(PAIRS, ANSWERS, IDS)
+    assert few.fit_at(ALPHA).tolist() == ANSWERS.fit_at(ALPHA).tolist()
 
 
 def test_counts_with_products_stand_beside_those_of_the_same_photos_without() -> None:
@@ -97,7 +98,7 @@ def test_the_picture_has_a_panel_for_each_kind_of_error() -> None:
 
 
 def test_p_values_are_kept_by_photo_and_kind_of_error() -> None:
-    assert fits_by_photo(PAIRS, ANSWERS, IDS) == {
+    assert fits_by_photo(PAIRS, ANSWERS.fit_at(ALPHA).tolist(), IDS) == {
         "7": {"right": (0.5,), "one_more": (0.009,), "exchanged": (0.05,)},
         "8": {"right": (0.04,), "one_more": (0.2,)},
     }
@@ -117,11 +118,10 @@ def test_an_evaluation_of_records_comes_back_from_its_file_and_is_read_without_c
     evaluation = replace(side([True, False]).evaluation, records=judged())
     assert evaluation_from_json(json.dumps(evaluation.to_sagemaker())) == evaluation
     content = json.loads(json.dumps(evaluation.to_sagemaker()))
-    for name in ("curves", "fingerprint"):
-        del content["binwatch"]["records"][name]
-    early = evaluation_from_json(json.dumps(content)).records
-    assert early
-    assert (early.curves, early.fingerprint) == (None, "")
+    del content["binwatch"]["records"]["curves"], content["binwatch"]["records_fingerprint"]
+    early = evaluation_from_json(json.dumps(content))
+    assert early.records
+    assert (early.records.curves, early.records_fingerprint) == (None, "")
 
 
 def test_p_values_of_records_come_back_from_a_file_and_from_mlflow_s_table_and_may_be_missing() -> None:

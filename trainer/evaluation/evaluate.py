@@ -42,7 +42,7 @@ class Prediction:
     """A model's answer to one photo. ``probabilities`` and ``fit`` (p-values): 0-1, one per count.
 
     ``record_fits``: p-values of the photo's record and of wrong ones (``trainer/evaluation/record_alarms.py``); empty
-    where the model does not judge records with products, or the photo has none.
+    where the photo has no record with products.
     """
 
     id: str
@@ -65,7 +65,8 @@ class Evaluation:
     2007, "Bootstrapping clustered data"). ``confusion``: rows are the recorded counts, columns the predicted ones, in
     the order of ``classes``. ``calibration_error``: the mean distance of confidence and accuracy (0-1);
     ``report_mix``: accuracy and RMSE with the counts weighted as in REPORT_MIX; ``alarms``: the verdict's error rates;
-    ``records``: those of records with products, None for a model that does not judge them.
+    ``records``: those of records with products, None for a model that does not judge them; ``records_fingerprint``:
+    of the records in ``Prediction.record_fits``, empty in evaluations of early versions.
     """
 
     classes: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...]
@@ -81,6 +82,7 @@ class Evaluation:
     report_mix: dict[str, float] = field(default_factory=dict)
     alarms: tuple[Alarms, ...] = ()
     records: RecordEvaluation | None = None
+    records_fingerprint: str = ""
 
     def to_sagemaker(self) -> dict[str, object]:
         """The content of ``evaluation.json``: SageMaker's model quality metrics, which a pipeline's JsonGet reads.
@@ -242,10 +244,9 @@ def evaluate(model: Path, part: Part, seed: int = 0) -> Evaluated:
     manifest = manifest_of(model)
     counts = Counts(manifest.classes, manifest.open_top)
     evaluation = summarise(predictions, counts, part.fingerprint, seed)
-    records = evaluate_records(model, part, seed)
-    if records:
-        evaluation = replace(evaluation, records=records.evaluation)
-        predictions = [replace(answer, record_fits=records.fits.get(answer.id, {})) for answer in predictions]
+    records = evaluate_records(model, part, {answer.id: answer.fit for answer in predictions}, seed)
+    evaluation = replace(evaluation, records=records.evaluation, records_fingerprint=records.fingerprint)
+    predictions = [replace(answer, record_fits=records.fits.get(answer.id, {})) for answer in predictions]
     return Evaluated(evaluation, predictions, latency_ms, model.stat().st_size)
 
 

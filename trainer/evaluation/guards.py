@@ -172,7 +172,7 @@ def _false_alarms_of_first(inputs: GuardInputs, policy: GatePolicy) -> _Loss | s
 def _false_alarms_with_products(inputs: GuardInputs, policy: GatePolicy) -> _Loss | str:
     """Of records with products; against ``alpha`` alone where the champion has not judged the same records."""
     fits = [fit for answer in inputs.challenger.predictions for fit in answer.record_fits.get(RIGHT, ())]
-    if not fits:
+    if not fits or not inputs.challenger.evaluation.records:
         return _NO_RECORDS.format("challenger")
     pairs = _pair_records(inputs)
     if isinstance(pairs, str):
@@ -182,10 +182,15 @@ def _false_alarms_with_products(inputs: GuardInputs, policy: GatePolicy) -> _Los
 
 
 def _caught_records(inputs: GuardInputs, policy: GatePolicy) -> _Loss | str:
-    """The share of wrong records with products that raise the alarm; the mean over the kinds of error."""
+    """The share of wrong records with products that raise the alarm; the mean over the kinds of error.
+
+    One of the two may judge them by the photo and the quantity alone: it catches fewer, and that is what counts.
+    """
     pairs = _pair_records(inputs)
     if isinstance(pairs, str):
         return pairs
+    if not any(side and side.evaluation.records for side in (inputs.challenger, inputs.champion)):
+        return "neither reads the products of records"
     kinds = sorted(set(pairs.kinds.tolist()) - {RIGHT})
     parts = pairs.alarms_by_bin(kinds, policy.alpha)
     records = np.array([(pairs.kinds == kind).sum() for kind in kinds])

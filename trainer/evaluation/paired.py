@@ -69,8 +69,8 @@ class Pairs:
 
 def have_same_records(challenger: Evaluated, champion: Evaluated) -> bool:
     """Whether both are known to have judged the same records with products, right and wrong ones."""
-    first, second = challenger.evaluation.records, champion.evaluation.records
-    if not first or not second or not first.fingerprint or first.fingerprint != second.fingerprint:
+    first, second = challenger.evaluation.records_fingerprint, champion.evaluation.records_fingerprint
+    if not first or first != second:
         return False
     numbers = [
         {answer.id: {kind: len(fits) for kind, fits in answer.record_fits.items()} for answer in side.predictions}

@@ -9,7 +9,7 @@ alarms.
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +72,7 @@ class RecordCurves:
 class RecordEvaluation:
     """What products are worth: the alarms, and counts given sizes beside those of the photo alone, of ``photos``.
 
-    ``fingerprint``: of the records, right and wrong; two models with the same one have judged the same records.
-    ``curves`` and ``fingerprint`` are missing in evaluations of early versions.
+    ``curves`` are missing in evaluations of early versions.
     """
 
     photos: int
@@ -83,7 +82,6 @@ class RecordEvaluation:
     photo_rmse: float
     alarms: tuple[RecordAlarms, ...]
     curves: RecordCurves | None = None
-    fingerprint: str = ""
 
     def metrics(self) -> dict[str, float]:
         """The numbers to log, by name."""
@@ -102,32 +100,51 @@ class RecordEvaluation:
 
 @dataclass(frozen=True)
 class JudgedRecords:
-    """The evaluation, and the p-values that it is from, by the photo's id."""
+    """The p-values of records, by the photo's id, and what they come to, None for an archive without record model.
 
-    evaluation: RecordEvaluation
-    fits: Mapping[str, RecordFits]
+    ``fingerprint``: of the records, right and wrong; two models with the same one have judged the same records. Empty
+    where there are too few.
+    """
+
+    evaluation: RecordEvaluation | None = None
+    fits: Mapping[str, RecordFits] = field(default_factory=dict)
+    fingerprint: str = ""
 
 
-def evaluate_records(archive: Path, part: Part, seed: int = 0) -> JudgedRecords | None:
-    """Judge right and wrong records of ``part``; None for an archive without record model, or with too few records.
+def evaluate_records(
+    archive: Path, part: Part, photo_fits: Mapping[str, Sequence[float]], seed: int = 0
+) -> JudgedRecords:
+    """Judge right and wrong records of ``part``.
 
+    ``photo_fits``: the p-values of the archive's counts, by the photo's id; they decide where it has no record model.
     Which records are judged depends on ``part``, on ``seed`` and on the counts that the archive knows, not on its
     answers: two archives that know the same counts judge the same records.
     """
     manifest = manifest_of(archive)
+    pairs = judged_pairs(part, manifest.classes, seed)
+    if pairs is None or not all(photo_fits.get(part.photos[row].id) for row in pairs.rows):
+        return JudgedRecords()
+    photos = [part.photos[row] for row in pairs.rows]
+    ids = [photo.id for photo in photos]
+    evaluation = None
+    if manifest.record_scores:
+        answers = _ask(archive, part, pairs, manifest)
+        evaluation = summarise_records(pairs, answers, [photo.bin for photo in photos], seed)
+        fits = answers.fit_at(verdict.ALPHA).tolist()
+    else:  # what it would catch, to compare it with an archive that reads products
+        places = [manifest.classes.index(record.quantity) for record in pairs.records]
+        fits = [photo_fits[photo][place] for photo, place in zip(ids, places, strict=True)]
+    return JudgedRecords(evaluation, fits_by_photo(pairs, fits, ids), records_fingerprint(pairs, ids))
+
+
+def judged_pairs(part: Part, classes: Sequence[int], seed: int = 0) -> Pairs | None:
+    """Right and wrong records of the photos of ``part``, of quantities in ``classes``; None where few have sizes."""
     right = {
         row: record for row, record in with_sizes(part.photos).items() if record.quantity == part.photos[row].count
     }
-    if not manifest.record_scores or len(right) < MIN_PHOTOS:
+    if len(right) < MIN_PHOTOS:
         return None
-    pairs = make_pairs(right, Catalogue(list(right.values())), seed).within(manifest.classes)
-    answers = _ask(archive, part, pairs, manifest)
-    photos = [part.photos[row] for row in pairs.rows]
-    evaluation = summarise_records(pairs, answers, [photo.bin for photo in photos], seed)
-    ids = [photo.id for photo in photos]
-    return JudgedRecords(
-        replace(evaluation, fingerprint=records_fingerprint(pairs, ids)), fits_by_photo(pairs, answers, ids)
-    )
+    return make_pairs(right, Catalogue(list(right.values())), seed).within(classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,12 +255,12 @@ def _curves(groups: Mapping[str, NDArray[np.int64]], answers: RecordAnswers) -> 
     return RecordCurves(alphas=CURVE, right=right, caught=caught, by_photo=by_photo, by_record=by_record)
 
 
-def fits_by_photo(pairs: Pairs, answers: RecordAnswers, ids: Sequence[str]) -> dict[str, RecordFits]:
-    """The p-values behind verdicts at the usual alpha, by the photo's id; ``ids``: of each record's photo."""
-    fits = defaultdict[str, defaultdict[str, list[float]]](lambda: defaultdict(list))
-    for photo, kind, fit in zip(ids, pairs.kinds, answers.fit_at(verdict.ALPHA).tolist(), strict=True):
-        fits[photo][kind.value if kind else RIGHT].append(fit)
-    return {photo: {name: tuple(values) for name, values in by_kind.items()} for photo, by_kind in fits.items()}
+def fits_by_photo(pairs: Pairs, fits: Sequence[float], ids: Sequence[str]) -> dict[str, RecordFits]:
+    """The p-values of the records, by the photo's id; ``ids``: of each record's photo."""
+    by_photo = defaultdict[str, defaultdict[str, list[float]]](lambda: defaultdict(list))
+    for photo, kind, fit in zip(ids, pairs.kinds, fits, strict=True):
+        by_photo[photo][kind.value if kind else RIGHT].append(fit)
+    return {photo: {name: tuple(values) for name, values in kinds.items()} for photo, kinds in by_photo.items()}
 
 
 def records_fingerprint(pairs: Pairs, ids: Sequence[str]) -> str:
