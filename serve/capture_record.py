@@ -21,7 +21,7 @@ class Event:
 
     ``data``: the photo's bytes, or the body that could not be parsed; ``link``: the photo's address in S3, where it
     was sent as a link; ``brightness``, ``sharpness``: of the squashed photo (``serve/photo.py``); ``latency_ms``: of
-    the whole batch of requests that it was answered in.
+    the whole batch of requests that it was answered in; ``station``: where the photo was taken, empty if unknown.
     """
 
     answer: Mapping[str, object]
@@ -34,6 +34,7 @@ class Event:
     attributes: str = ""
     brightness: float | None = None
     sharpness: float | None = None
+    station: str = ""
     event_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     moment: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -45,12 +46,13 @@ class Event:
 
 def record(event: Event, photos: bool = True) -> Record:
     """The record of an event, without the photo's bytes unless ``photos``. The input comes last, since it is long."""
-    measurements = {
+    measurements: Record = {
         "latency_ms": round(event.latency_ms, 3),
         "model_version": event.model_version,
         "status": event.status,
         "brightness": event.brightness,
         "sharpness": event.sharpness,
+        **({"station": event.station} if event.station else {}),
     }
     data = base64.b64encode(event.data).decode() if photos else ""
     endpoint_input = _part("INPUT", event.content_type, data, "BASE64")

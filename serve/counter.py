@@ -38,7 +38,8 @@ CPU = "cpu"
 Answer: TypeAlias = dict[str, Any]
 """The JSON answer to one photo: ``count``, ``expected_count``, ``probabilities`` and ``fit`` (both by count), and
 ``typical``; ``attention``, if asked for; with a recorded quantity also ``expected_quantity``, ``alpha``, ``evidence``,
-perhaps ``notes``, and the fields of ``verdict.Verdict``. Where the record's products have sizes, count and
+``calibration_photos`` (how many the ``fit`` of the recorded count was ranked among), perhaps ``notes``, and the fields
+of ``verdict.Verdict``. Where the record's products have sizes, count and
 probabilities are those given the sizes, ``fit`` of the recorded count is that of the record, and ``photo`` has what the
 photo alone says."""
 
@@ -188,7 +189,10 @@ class Counter:
         answer, scores = (fitted, self.manifest.record_scores) if fitted else (counted.answer, self.manifest.scores)
         photos = {count: len(fits) for count, fits in scores.items()}
         judgement = verdict.reach_verdict(name, answer["probabilities"], answer["fit"], photos, alpha)
-        basis: Answer = {"evidence": Evidence.PHOTO_PRODUCTS if fitted else Evidence.PHOTO}
+        basis: Answer = {
+            "evidence": Evidence.PHOTO_PRODUCTS if fitted else Evidence.PHOTO,
+            "calibration_photos": photos.get(name, 0),
+        }
         if record and fitted:
             seen = f"{_seen(answer['expected_count'])}; the record lists {record.summary}"
             judgement = replace(judgement, reason=f"{seen}; {judgement.reason}")

@@ -16,6 +16,8 @@
     │   │   ├── HostError          421: it is for another host
     │   │   └── MediaTypeError     415: its body has a type that is not accepted
     │   ├── MissingError       404: the store has no such object, or does not show it
+    │   ├── EventError         404: no bin with that event id waits for a recount
+    │   ├── SettledError       409: the bin was recounted already
     │   ├── StoreError         502: the store failed
     │   ├── BusyError          503: the photo was not processed in time
     │   └── StoreTimeoutError  504: the store took too long
@@ -132,6 +134,20 @@ class MissingError(RequestError):
 
     status = 404
     kind = "NoSuchPhoto"
+
+
+class EventError(RequestError):
+    """No bin with that event id waits for a recount."""
+
+    status = 404
+    kind = "NoSuchEvent"
+
+
+class SettledError(RequestError):
+    """The bin was recounted already."""
+
+    status = 409
+    kind = "Settled"
 
 
 class StoreError(RequestError):

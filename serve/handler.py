@@ -129,7 +129,7 @@ class BinCounterHandler:
         entries: Sequence[counter.Answer],
         latency_ms: float,
     ) -> None:
-        for outcome, entry in zip(outcomes, entries, strict=True):
+        for item, outcome, entry in zip(request.photos, outcomes, entries, strict=True):
             data = outcome.data or (b"" if request.listed else request.body)
             brightness, sharpness = (None, None) if outcome.pixels is None else photo.statistics(outcome.pixels)
             sink.put(
@@ -144,6 +144,7 @@ class BinCounterHandler:
                     attributes=request.attributes,
                     brightness=brightness,
                     sharpness=sharpness,
+                    station=item.fields.station if isinstance(item, payload.PhotoInput) else "",
                     event_id=entry.get("event_id") or str(uuid.uuid4()),
                 )
             )

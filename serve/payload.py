@@ -8,9 +8,9 @@ The formats of a request, as TorchServe passes them on:
     multipart/form-data  a part ``data``, ``body``, ``image`` (bytes) or ``uri`` (a link), and one part per field
 
 A photo can be accompanied by the fields FIELDS. A field in the photo's JSON object overrides the query or the form,
-which overrides the header X-Amzn-SageMaker-Custom-Attributes. A field that is null in JSON counts as missing. One of
-RECORDS can be there, too, in the JSON object, or as JSON text in the form: the record with its products
-(``serve/evidence/record.py``).
+which overrides the header X-Amzn-SageMaker-Custom-Attributes, where a station is percent-encoded (``dock%203``). A
+field that is null in JSON counts as missing. One of RECORDS can be there, too, in the JSON object, or as JSON text in
+the form: the record with its products (``serve/evidence/record.py``).
 """
 
 import base64
@@ -19,6 +19,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 from serve import links
 from serve.errors import BodyError, FieldError, MediaTypeError, RequestError
@@ -145,7 +146,7 @@ def _fields_of_header(attributes: str) -> dict[str, str]:
     for name in fields:
         if names.count(name) > 1:
             raise FieldError(f"the header {ATTRIBUTES} has {name} more than once; give it once")
-    return fields
+    return fields | ({"station": unquote(fields["station"])} if "station" in fields else {})
 
 
 def _body_part(parts: Mapping[str, bytes]) -> str | None:

@@ -127,11 +127,23 @@ def stamp(archive: Path, target: Path, version: str) -> None:
     with safe_zip.opened(archive) as source, atomic_write(target) as out:
         os.fchmod(out.fileno(), 0o644)  # TorchServe may run as another user
         with zipfile.ZipFile(out, "w") as copy:
-            _copy(source, copy, version)
+            _copy(source, copy, version=version)
 
 
-def _copy(source: zipfile.ZipFile, copy: zipfile.ZipFile, version: str) -> None:
-    manifest = _manifest_in(source)
+def with_manifest(archive: Path, manifest: Manifest, target: Path) -> None:
+    """Copy ``archive`` to ``target`` atomically, with another manifest, which must list the same files.
+
+    Every file is verified while it is copied. Raises ArchiveError.
+    """
+    with safe_zip.opened(archive) as source, atomic_write(target) as out, zipfile.ZipFile(out, "w") as copy:
+        _copy(source, copy, replacement=manifest)
+
+
+def _copy(
+    source: zipfile.ZipFile, copy: zipfile.ZipFile, *, version: str = "", replacement: Manifest | None = None
+) -> None:
+    """Copy all files, with ``version`` in TorchServe's manifest, and ``replacement`` in place of the archive's."""
+    manifest = replacement or _manifest_in(source)
     check_listed(manifest)
     contents.check_listing(source, manifest.files, {MANIFEST_FILE, TORCHSERVE_MANIFEST})
     if GPU_PROGRAM in manifest.files:
@@ -139,9 +151,10 @@ def _copy(source: zipfile.ZipFile, copy: zipfile.ZipFile, version: str) -> None:
             contents.check_program(program, GPU_PROGRAM)
     for name in source.namelist():
         if name == TORCHSERVE_MANIFEST:
-            copy.writestr(name, _with_version(contents.read_text(source, name), version))
+            content = contents.read_text(source, name)
+            copy.writestr(name, _with_version(content, version) if version else content)
         elif name == MANIFEST_FILE:
-            copy.writestr(name, contents.read_text(source, name))
+            copy.writestr(name, replacement.to_json() if replacement else contents.read_text(source, name))
         else:  # stored, not compressed: weights hardly shrink
             with source.open(name) as data, copy.open(name, "w", force_zip64=True) as out:
                 contents.copy_checked(data, out, name, manifest.files[name])

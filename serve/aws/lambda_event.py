@@ -16,8 +16,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+from urllib.parse import quote, unquote
 
-from serve.evidence.fields import FIELDS
+from serve.errors import FieldError
+from serve.evidence.fields import FIELDS, parse_station
 from serve.evidence.record import unique_names
 from serve.gateway.refusal import Refusal
 from serve.payload import ATTRIBUTES
@@ -99,12 +101,22 @@ def _query(event: HttpEvent) -> dict[str, str]:
 def _attributes(headers: Mapping[str, str], query: Mapping[str, str]) -> str:
     """The fields beside the photo as custom attributes; the query takes precedence over the header."""
     attributes = [text.strip().partition("=")[::2] for text in headers.get(ATTRIBUTES.lower(), "").split(",")]
-    fields = [(name, value) for name, value in attributes if name in FIELDS and name not in query]
+    decoded = [(name, unquote(value) if name == "station" else value) for name, value in attributes]
+    fields = [(name, value) for name, value in decoded if name in FIELDS and name not in query]
     fields += [(name, query[name]) for name in FIELDS if name in query]
-    for name, value in fields:
-        if not _NUMBER.fullmatch(value):
-            raise Refusal(422, "BadField", f"{name} is {value!r:.60}; give one number")
-    return ",".join(f"{name}={value}" for name, value in fields)
+    return ",".join(f"{name}={_encode(name, value)}" for name, value in fields)
+
+
+def _encode(name: str, value: str) -> str:
+    """A field's value as the header holds it: a number, or a station percent-encoded. Raises Refusal."""
+    if name == "station":
+        try:
+            return quote(parse_station(value), safe="")
+        except FieldError as error:
+            raise Refusal(error.status, error.kind, str(error)) from error
+    if not _NUMBER.fullmatch(value):
+        raise Refusal(422, "BadField", f"{name} is {value!r:.60}; give one number")
+    return value
 
 
 def _lower_case(headers: Mapping[str, str]) -> dict[str, str]:

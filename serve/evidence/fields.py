@@ -13,8 +13,9 @@ from serve.environment import SWITCH
 from serve.errors import FieldError
 from serve.evidence.record import KG, Record, parse_products, parse_record, shown
 
-FIELDS = ("expected_quantity", "weight", "expected_weight", "weight_unit", "attention")
+FIELDS = ("expected_quantity", "weight", "expected_weight", "weight_unit", "attention", "station")
 """Fields that are one number or word each: a header or a query can hold them."""
+MAX_STATION = 64
 RECORDS = {"record": parse_record, "products": parse_products}
 """The two forms of a record, which are JSON, and what reads them."""
 
@@ -25,7 +26,8 @@ class Fields:
 
     ``expected_quantity``: 0-99999, that of the ``record`` where there is one; ``weight`` and ``expected_weight``:
     measured and recorded, above 0, in the same unit; ``weight_unit``: a key of KG, never missing where the weight is to
-    be compared with the products of the record; ``attention``: whether the answer shows where the model looked.
+    be compared with the products of the record; ``attention``: whether the answer shows where the model looked;
+    ``station``: where the photo was taken, in the client's words, empty if it does not say.
     """
 
     expected_quantity: int | None = None
@@ -34,6 +36,7 @@ class Fields:
     weight_unit: str | None = None
     record: Record | None = None
     attention: bool = False
+    station: str = ""
 
 
 def parse_fields(values: Mapping[str, object]) -> Fields:
@@ -49,7 +52,16 @@ def parse_fields(values: Mapping[str, object]) -> Fields:
         weight_unit=unit,
         record=record,
         attention=_parse_switch("attention", values["attention"]) if "attention" in values else False,
+        station=parse_station(values["station"]) if "station" in values else "",
     )
+
+
+def parse_station(value: object) -> str:
+    """The name of a station without spaces around it: 1 to MAX_STATION printable characters. Raises FieldError."""
+    name = value.strip() if isinstance(value, str) else ""
+    if not 0 < len(name) <= MAX_STATION or not name.isprintable():
+        raise FieldError(f"station is {shown(value)}; give a text of 1 to {MAX_STATION} printable characters")
+    return name
 
 
 def _parse_record(values: Mapping[str, object]) -> Record | None:

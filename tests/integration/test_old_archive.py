@@ -63,6 +63,6 @@ def test_torchserve_loads_it_and_answers_a_photo(served: Served, tmp_path: Path)
     with pytest.raises(ServerError, match="records"):
         served.inference.verify(photo, RECORD)
     with gateway_server(tmp_path, served.inference.url) as url:
-        content = {"image": base64.b64encode(photo).decode(), "record": RECORD}
+        content = {"image": base64.b64encode(photo).decode(), "record": RECORD, "station": "dock 3"}
         verified = requests.post(f"{url}/verify", json=content, timeout=30).json()
     assert (verified["expected_quantity"], verified["evidence"]) == (3, "photo")

@@ -56,6 +56,12 @@ def until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
         time.sleep(0.01)
 
 
+def test_a_station_is_in_the_record_where_there_is_one() -> None:
+    station = record(replace(EVENT, station="dock 3"))["eventMetadata"]["binwatch"]["station"]
+    assert station == "dock 3"
+    assert "station" not in record(EVENT)["eventMetadata"]["binwatch"]
+
+
 def test_a_record_has_sagemaker_s_form_with_the_input_last() -> None:
     assert json.dumps(record(EVENT)) == json.dumps(
         {

@@ -81,6 +81,14 @@ LINK = b'{"uri": "s3://bins/a.jpg"}'
             ),
             ModelRequest(b"", "application/json", "expected_quantity=3,weight=4"),
         ),
+        (
+            http("", headers={ATTRIBUTES: "station=dock%203,weight=2.5"}),
+            ModelRequest(b"", "application/json", "station=dock%203,weight=2.5"),
+        ),
+        (
+            http("", headers={ATTRIBUTES: "station=dock%203"}, queryStringParameters={"station": "Tor 7, links"}),
+            ModelRequest(b"", "application/json", "station=Tor%207%2C%20links"),
+        ),
         (rest("[1"), ModelRequest(b"[1", "application/json")),
         (rest('{"url": "a", "url": "b"}'), ModelRequest(b'{"url": "a", "url": "b"}', "application/json")),
     ],
@@ -99,6 +107,7 @@ def test_an_event_is_a_request_to_the_model(event: Any, expected: ModelRequest) 
         (rest("x", headers={"Content-Type": "multipart/form-data; boundary=a"}), 415),
         (http("", queryStringParameters={"expected_quantity": "3,probe=1"}), 422),
         (rest("", multiValueQueryStringParameters={"expected_quantity": ["3", "4"]}), 422),
+        (http("", queryStringParameters={"station": "s" * 65}), 422),
     ],
 )
 def test_an_event_that_is_no_request_is_refused(event: Any, status: int) -> None:

@@ -1,6 +1,7 @@
 import base64
 import json
 from collections.abc import Callable
+from urllib.parse import quote
 
 import pytest
 
@@ -153,8 +154,23 @@ def test_an_attention_that_is_no_switch_is_refused(value: object) -> None:
     assert "give 1 or 0" in reason(of_json({"image": BASE64, "attention": value}))
 
 
+def test_a_station_is_a_text_from_json_a_form_or_percent_encoded_from_the_header() -> None:
+    name = "Tor 7, außen = links"
+    assert fields(of_json({"image": BASE64, "station": f" {name} "})).station == name
+    assert fields(parse({"data": PHOTO, "station": name.encode()}, {})).station == name
+    assert fields(of_json({"image": BASE64}, f"probe=0,station={quote(name)}")).station == name
+    assert fields(of_json({"image": BASE64, "station": "8"}, "station=7")).station == "8"
+    assert fields(of_json({"image": BASE64}, "station=50%")).station == "50%"
+    assert fields(of_json({"image": BASE64})).station == ""
+
+
+@pytest.mark.parametrize("value", ["", "  ", "x" * 65, "a\nb", "\u202eright to left", "\ud800", 7, ["7"], {}])
+def test_a_station_that_is_no_printable_text_is_refused(value: object) -> None:
+    assert "1 to 64 printable characters" in reason(of_json({"image": BASE64, "station": value}))
+
+
 def test_fields_come_from_json_before_the_form_before_the_header() -> None:
-    header = "station=7, expected_quantity=1, weight=1.5 ,expected_weight=2"
+    header = "colour=7, expected_quantity=1, weight=1.5 ,expected_weight=2"
     assert fields(of_json({"image": BASE64}, header)) == Fields(1, 1.5, 2.0)
     assert fields(of_json({"image": BASE64, "expected_quantity": 3}, header)) == Fields(3, 1.5, 2.0)
     assert fields(of_json({"image": BASE64, "expected_quantity": None}, header)) == Fields(1, 1.5, 2.0)
