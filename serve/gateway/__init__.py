@@ -21,6 +21,7 @@ It replaces the Lambda function that the report (docs/background.md) put in fron
     metrics.py     Prometheus metrics
     static.py      serves the files of the web page
     records/       where records of bins come from, and the fields of a request
+    recounts/      the list of bins to recount: what gets into it, and its routes
     page/          the web page: HTML, CSS and JavaScript, without a build step
 
 The gateway never fetches a URL that a client sends: it passes links on to the worker, which parses them and reads S3.

@@ -18,6 +18,8 @@ from serve.gateway.metrics import Metrics
 from serve.gateway.middleware import AdmissionMiddleware
 from serve.gateway.parsing import invalid_fields
 from serve.gateway.records.lookup import open_records
+from serve.gateway.recounts import recount_routes
+from serve.gateway.recounts.intake import RecountIntake
 from serve.gateway.schemas import Refusal, error_response
 from serve.gateway.settings import GatewaySettings
 from serve.gateway.upstream import TorchServe
@@ -26,26 +28,32 @@ _ERROR_KINDS = {400: "BadRequest", 404: "NotFound", 405: "MethodNotAllowed"}
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
-    """Build the application. Raises SettingsError for a file of API keys or an address of records that is unusable."""
+    """Build the application. Raises SettingsError for API keys, records or recounts that are unusable."""
     keys, records = Keys(settings.keys), open_records(settings)
-    routers = (routes.api, routes.public, static.router())
+    routers = (routes.api, recount_routes.api, routes.public, static.router())
     paths = [route.path for router in routers for route in router.routes if isinstance(route, APIRoute)]
     metrics = Metrics(frozenset(paths))
+    recounts = RecountIntake(settings, metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        ground_truth = GroundTruth(settings.capture, spool=settings.capture_spool, endpoint_url=settings.s3_endpoint)
         async with upstream.http_client(settings) as http:
             torchserve = TorchServe(http, settings.timeout_s, metrics)
             app.state.services = routes.Services(
                 torchserve=torchserve,
                 health=Health(torchserve, settings.timeout_s),
-                ground_truth=GroundTruth(settings.capture),
+                ground_truth=ground_truth,
                 records=records,
+                recounts=recounts,
+                keys=keys,
                 metrics=metrics,
                 monitoring=settings.monitoring,
             )
             yield
+        ground_truth.close()
         records.close()
+        recounts.close()
 
     app = FastAPI(
         title="binwatch",

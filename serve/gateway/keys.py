@@ -1,6 +1,8 @@
 """API keys: a JSON file of names, dates and hashes, read again when it changes.
 
-    {"keys": [{"name": "dock-3", "sha256": "9f86d0...", "created": "2026-11-24T05:40:00Z"}]}
+    {"keys": [{"name": "dock-3", "sha256": "9f86d0...", "created": "2026-11-24T05:40:00Z", "may": ["recount"]}]}
+
+``may`` lists what a key is allowed beside the rest, and is missing where that is nothing.
 
 A key is 256 random bits from the operating system. Such a key can neither be guessed nor recovered by hashing
 candidates, so a plain SHA-256 is stored; slow, salted hashes are for passwords that people choose. Several keys are
@@ -12,7 +14,7 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -23,15 +25,32 @@ from serve.files import atomic_write, exclusive_lock
 
 PREFIX = "bw_"
 MAX_NAME = 64
+RECOUNT = "recount"
+RIGHTS = (RECOUNT,)
+"""What a key may be allowed: ``recount``, to send recounts, which become labels."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """A valid key. ``sha256``: hex digest of the whole key; ``created``: ISO 8601, UTC."""
+    """A valid key. ``sha256``: hex digest of the whole key; ``created``: ISO 8601, UTC; ``may``: its RIGHTS."""
 
     name: str
     sha256: str
     created: str
+    may: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, object]) -> "Key":
+        """Raises ValueError, TypeError."""
+        may = entry.get("may", [])
+        if not isinstance(may, list):
+            raise ValueError(f"may is {may!r}; give a list")
+        texts = {name: str(value) for name, value in entry.items() if name != "may"}
+        return cls(**texts, may=tuple(map(str, may)))  # type: ignore[arg-type]
+
+    def to_json(self) -> dict[str, object]:
+        """Without ``may`` where it is empty, as files were before there were rights."""
+        return {name: value for name, value in asdict(self).items() if name != "may" or value}
 
 
 def hash_token(token: str) -> str:
@@ -51,19 +70,22 @@ def find_name(token: str, keys: Sequence[Key]) -> str | None:
 def read(path: Path) -> tuple[Key, ...]:
     """The keys in the file, none if there is no file. Raises SettingsError if the content is invalid."""
     try:
-        return tuple(Key(**{name: str(value) for name, value in entry.items()}) for entry in _entries(path))
+        return tuple(map(Key.from_json, _entries(path)))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise SettingsError(
             f"{path} is not a valid file of API keys: {error}; create it with scripts/api_key.py"
         ) from error
 
 
-def _entries(path: Path) -> list[dict[str, str]]:
+def _entries(path: Path) -> list[dict[str, object]]:
     return list(json.loads(path.read_text())["keys"]) if path.exists() else []
 
 
-def add(path: Path, name: str) -> str:
-    """Create a key and return it; it cannot be read again later. Raises SettingsError for an invalid or taken name."""
+def add(path: Path, name: str, may: Sequence[str] = ()) -> str:
+    """Create a key with these RIGHTS and return it; it cannot be read again later.
+
+    Raises SettingsError for an invalid or taken name.
+    """
     if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
         raise SettingsError(f"{name[:MAX_NAME]!r} cannot name a key; give 1 to {MAX_NAME} printable characters")
     token = PREFIX + secrets.token_urlsafe(32)
@@ -72,7 +94,7 @@ def add(path: Path, name: str) -> str:
         keys = read(path)
         if name in {key.name for key in keys}:
             raise SettingsError(f"there is a key {name!r} in {path} already; choose another name, or remove it first")
-        _write(path, (*keys, Key(name, hash_token(token), created)))
+        _write(path, (*keys, Key(name, hash_token(token), created, tuple(may))))
     return token
 
 
@@ -97,7 +119,7 @@ def _write(path: Path, keys: Sequence[Key]) -> None:
     """Replace the file atomically, readable by its owner alone."""
     with atomic_write(path) as file:
         os.fchmod(file.fileno(), 0o600)
-        file.write(json.dumps({"keys": [asdict(key) for key in keys]}, indent=1).encode())
+        file.write(json.dumps({"keys": [key.to_json() for key in keys]}, indent=1).encode())
         file.flush()
         os.fsync(file.fileno())
 
@@ -126,6 +148,10 @@ class Keys:
     def name_of(self, token: str) -> str | None:
         """The name of the key ``token``, None if it is not valid. Raises SettingsError."""
         return find_name(token, self._current())
+
+    def may(self, name: str, right: str) -> bool:
+        """Whether the key of that name has one of RIGHTS. Raises SettingsError."""
+        return any(key.name == name and right in key.may for key in self._current())
 
     def _current(self) -> tuple[Key, ...]:
         if self.path is None:

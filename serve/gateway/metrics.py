@@ -26,7 +26,9 @@ class Metrics:
 
     def __init__(self, routes: frozenset[str]) -> None:
         self.registry, self._routes = CollectorRegistry(), routes
-        self._prefixes = {route.partition("{")[0]: route for route in routes if "{" in route}
+        self._patterns = {
+            route: (route.partition("{")[0], route.rpartition("}")[2]) for route in routes if "{" in route
+        }
         self._requests = Counter("binwatch_gateway_requests", "Requests", ("route", "status"), registry=self.registry)
         self._seconds = Histogram(
             "binwatch_gateway_seconds",
@@ -50,6 +52,13 @@ class Metrics:
             registry=self.registry,
         )
         self._feedback = Counter("binwatch_gateway_feedback", "Ground truth records stored", registry=self.registry)
+        self._recount_candidates = Counter(
+            "binwatch_gateway_recount_candidates",
+            "Bins for the list of recounts, by what became of them",
+            ("result",),
+            registry=self.registry,
+        )
+        self._recounts = Counter("binwatch_gateway_recounts", "Recounts stored", ("outcome",), registry=self.registry)
 
     @contextmanager
     def request(self, path: str) -> Iterator[ResponseStatus]:
@@ -66,7 +75,12 @@ class Metrics:
         """The label of a path: its route; ``/records/{bin_id}`` for all bins."""
         if path in self._routes:
             return path
-        return next((route for prefix, route in self._prefixes.items() if path.startswith(prefix)), OTHER)
+        fitting = [
+            (len(after), route)
+            for route, (before, after) in self._patterns.items()
+            if path.startswith(before) and path.endswith(after)
+        ]
+        return max(fitting, default=(0, OTHER))[1]
 
     def verdict(self, answer: Mapping[str, object]) -> None:
         """Count the verdict of an answer."""
@@ -81,6 +95,14 @@ class Metrics:
     def feedback(self) -> None:
         """Count a stored ground truth record."""
         self._feedback.inc()
+
+    def recount_candidate(self, result: str) -> None:
+        """Count a bin for the list of recounts: queued, surplus (the list is full), dropped or failed."""
+        self._recount_candidates.labels(result).inc()
+
+    def recount(self, outcome: str) -> None:
+        """Count a stored recount."""
+        self._recounts.labels(outcome).inc()
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -28,6 +28,8 @@ PUBLIC_PATHS = ("/", "/livez")
 """Paths that need no key, like the page's files: the page itself asks the user for the key."""
 STATIC_PREFIX = "/static/"
 HEALTH_PATHS = ("/livez", "/healthz", "/ping")
+KEY_NAME = "binwatch.key"
+"""Where the ASGI scope of a request has the name of its API key, empty if it needs none."""
 SINGLE_HEADERS = frozenset(
     {
         "authorization",
@@ -127,15 +129,15 @@ class AdmissionMiddleware:
                 await send(message)
 
             try:
-                client = self._admit(RequestInfo.from_scope(scope))
+                client, scope[KEY_NAME] = self._admit(RequestInfo.from_scope(scope))
                 body = LimitedBody(receive, MAX_BODY, self.settings.timeout_s)
                 with self._in_progress(scope["path"], client, body):
                     await self.app(scope, body.receive, send_with_headers)
             except Refusal as refusal:
                 await error_response(refusal)(scope, receive, send_with_headers)
 
-    def _admit(self, request: RequestInfo) -> str:
-        """The client that the request counts for. Raises Refusal."""
+    def _admit(self, request: RequestInfo) -> tuple[str, str]:
+        """The client that the request counts for, and the name of its key, empty without one. Raises Refusal."""
         check_repeated(request.repeated)
         check_host(request.host, self.settings.hosts)
         check_origin(request.origin, request.host)
@@ -150,7 +152,7 @@ class AdmissionMiddleware:
         if request.path not in HEALTH_PATHS:
             self._check_rate(client)
         check_length(request.length, MAX_BODY)
-        return client
+        return client, name or ""
 
     def _check_rate(self, client: str) -> None:
         wait_s = self.rate_limiter.wait_s(client, time.monotonic())

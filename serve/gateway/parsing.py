@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -18,8 +19,8 @@ from starlette.requests import Request
 
 from serve.evidence.fields import FIELDS, RECORDS
 from serve.evidence.record import unique_names
-from serve.gateway.records.record_fields import Fields, ShowAttention, Strict, present_fields, recorded_quantity
-from serve.gateway.schemas import Feedback, Refusal
+from serve.gateway.records.record_fields import Fields, PhotoFields, Strict, present_fields, recorded_quantity
+from serve.gateway.schemas import Refusal
 from serve.gateway.settings import MAX_BODY
 
 PHOTO_TYPES = ("image/jpeg", "image/png", "application/octet-stream")
@@ -53,11 +54,11 @@ class FieldsAndInline(Fields, Inline):
     """A photo as base64 with fields."""
 
 
-class AttentionAndLink(ShowAttention, Link):
+class PhotoAndLink(PhotoFields, Link):
     """A photo in S3 without a record."""
 
 
-class AttentionAndInline(ShowAttention, Inline):
+class PhotoAndInline(PhotoFields, Inline):
     """A photo as base64 without a record."""
 
 
@@ -72,7 +73,7 @@ class BodyModels:
 
 NO_FIELDS = Fields()
 VERIFY = BodyModels(FieldsAndLink, FieldsAndInline, Fields)
-PREDICT = BodyModels(AttentionAndLink, AttentionAndInline, ShowAttention)
+PREDICT = BodyModels(PhotoAndLink, PhotoAndInline, PhotoFields)
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,13 @@ class ModelRequest:
 
     @property
     def headers(self) -> dict[str, str]:
-        """HTTP headers, with the fields as SageMaker's custom attributes; their values are numbers."""
-        attributes = [f"{name}={value}" for name, value in present_fields(self.fields).items() if name in FIELDS]
+        """HTTP headers, with the fields as SageMaker's custom attributes: numbers, and the station percent-encoded.
+
+        An archive that was exported before there were stations ignores this attribute, and captures the header.
+        """
+        fields = {name: value for name, value in present_fields(self.fields).items() if name in FIELDS}
+        texts = {name: quote(str(value), safe="") if name == "station" else value for name, value in fields.items()}
+        attributes = [f"{name}={text}" for name, text in texts.items()]
         line = ",".join(attributes + [self.extra_attribute] * bool(self.extra_attribute))
         return {"Content-Type": self.content_type} | ({ATTRIBUTES: line} if line else {})
 
@@ -110,6 +116,17 @@ async def parse_photo(request: Request, models: BodyModels, query: Fields) -> Mo
     if kind and kind not in PHOTO_TYPES:
         raise _unsupported(kind, *PHOTO_TYPES, FORM, JSON)
     return ModelRequest(await request.body(), photo_type(kind), query)
+
+
+def with_station(request: ModelRequest, key: str) -> ModelRequest:
+    """``request`` with the name of its API ``key`` as station, where neither its fields nor its attributes name one.
+
+    A body in TorchServe's own formats, which the gateway does not read, can name one, too; the worker lets it win.
+    """
+    names = [text.partition("=")[0].strip() for text in request.extra_attribute.split(",")]
+    if not key or request.fields.station is not None or "station" in names:
+        return request
+    return replace(request, fields=request.fields.model_copy(update={"station": key}))
 
 
 def with_record(request: ModelRequest) -> ModelRequest:
@@ -150,12 +167,12 @@ async def parse_any(request: Request) -> ModelRequest:
     return ModelRequest(body, content_type, extra_attribute=attributes)
 
 
-async def parse_feedback(request: Request) -> Feedback:
-    """Read a request with feedback. Raises Refusal."""
+async def parse_json(request: Request, model: type[_Model]) -> _Model:
+    """Read a request whose body is the JSON of ``model``. Raises Refusal."""
     kind = media_type(request)
     if kind != JSON:  # pages of other sites can send all types but this one without a CORS preflight
         raise _unsupported(kind, JSON)
-    return validate(Feedback, await read_json(request))
+    return validate(model, await read_json(request))
 
 
 def media_type(request: Request) -> str:

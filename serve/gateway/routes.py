@@ -13,13 +13,17 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
 from serve.evidence import Evidence
+from serve.evidence.fields import MAX_STATION
 from serve.gateway import parsing, upstream
 from serve.gateway.feedback import GroundTruth
 from serve.gateway.health import Health
+from serve.gateway.keys import RECOUNT, Keys
 from serve.gateway.metrics import Metrics
+from serve.gateway.middleware import KEY_NAME
 from serve.gateway.records.location import BIN_ID
 from serve.gateway.records.lookup import RecordLookup
-from serve.gateway.records.record_fields import UNIT, Fields
+from serve.gateway.records.record_fields import STATION_TEXT, UNIT, Fields, StationName
+from serve.gateway.recounts.intake import RecountIntake
 from serve.gateway.schemas import (
     MAX_QUANTITY,
     Alive,
@@ -48,6 +52,8 @@ class Services:
     health: Health
     ground_truth: GroundTruth
     records: RecordLookup
+    recounts: RecountIntake
+    keys: Keys
     metrics: Metrics
     monitoring: Path | None
 
@@ -60,6 +66,7 @@ def get_services(request: Request) -> Services:
 
 ServicesDep = Annotated[Services, Depends(get_services)]
 BinInPath = Annotated[str, PathParameter(description="the bin's id", json_schema_extra={"pattern": BIN_ID})]
+StationInQuery = Annotated[StationName | None, Query(min_length=1, max_length=MAX_STATION, description=STATION_TEXT)]
 AttentionInQuery = Annotated[bool | None, Query(description="whether to show where the model looked")]
 # AdmissionMiddleware checks the keys; these only declare them in the OpenAPI document.
 SECURED = [Security(HTTPBearer(auto_error=False)), Security(APIKeyHeader(name="X-API-Key", auto_error=False))]
@@ -73,6 +80,7 @@ def query_fields(
     expected_weight: Annotated[float | None, Query(gt=0, allow_inf_nan=False, description="recorded weight")] = None,
     weight_unit: Annotated[str | None, Query(pattern=UNIT, description="kg, g, lb or oz")] = None,
     attention: AttentionInQuery = None,
+    station: StationInQuery = None,
 ) -> Fields:
     """The fields in the query; fields in the body take precedence."""
     return Fields(
@@ -81,7 +89,13 @@ def query_fields(
         expected_weight=expected_weight,
         weight_unit=weight_unit,
         attention=attention,
+        station=station,
     )
+
+
+def key_name(request: Request) -> str:
+    """The name of the request's API key; empty if it needs none."""
+    return str(request.scope.get(KEY_NAME, ""))
 
 
 @api.post(
@@ -98,6 +112,7 @@ async def verify(
 ) -> Response:
     """Send a photo, or a link to one in S3, and the recorded quantity or the bin's id, in the body or in the query."""
     model_request = await parsing.parse_photo(request, parsing.VERIFY, query.model_copy(update={"bin_id": bin_id}))
+    model_request = parsing.with_station(model_request, key_name(request))
     bin_id = model_request.fields.bin_id
     bin_record = None if bin_id is None else await services.records.find_instead(model_request.fields)
     if bin_record is not None:
@@ -107,6 +122,7 @@ async def verify(
     if "evidence" not in answer:  # from an archive that was exported before there was more than one kind
         answer["evidence"] = Evidence.PHOTO_WEIGHT if "weight" in answer else Evidence.PHOTO
     services.metrics.verdict(answer)
+    services.recounts.offer(model_request, answer, bin_id)
     if bin_record is not None:
         answer |= {"bin_id": bin_id, "record": bin_record.to_json()}
     return json_response(answer)
@@ -139,16 +155,20 @@ async def record(services: ServicesDep, bin_id: BinInPath) -> Response:
     responses={200: {"model": Answer}, **error_responses(*PHOTO_ERRORS)},
     openapi_extra=parsing.body_schema(parsing.PREDICT),
 )
-async def predict(request: Request, services: ServicesDep, attention: AttentionInQuery = None) -> Response:
+async def predict(
+    request: Request, services: ServicesDep, attention: AttentionInQuery = None, station: StationInQuery = None
+) -> Response:
     """Send a photo, or a link to one in S3, without a recorded quantity."""
-    model_request = await parsing.parse_photo(request, parsing.PREDICT, Fields(attention=attention))
-    return json_response(await services.torchserve.predict(model_request))
+    query = Fields(attention=attention, station=station)
+    model_request = await parsing.parse_photo(request, parsing.PREDICT, query)
+    return json_response(await services.torchserve.predict(parsing.with_station(model_request, key_name(request))))
 
 
 @api.api_route(upstream.PATH, methods=["POST", "PUT"], include_in_schema=False)  # PUT: curl -T
 async def predictions(request: Request, services: ServicesDep) -> Response:
     """TorchServe's own route, with all its formats, behind the gateway's admission control."""
-    answer = await services.torchserve.predict_any(await parsing.parse_any(request))
+    model_request = parsing.with_station(await parsing.parse_any(request), key_name(request))
+    answer = await services.torchserve.predict_any(model_request)
     return Response(answer, media_type=parsing.JSON)
 
 
@@ -160,7 +180,7 @@ async def invocations(
     model_name: Literal["bin-counter"] = "bin-counter",  # noqa: ARG001 - checked, and there is no other
 ) -> Response:
     """The same as SageMaker has it, where TorchServe reads the fields in the query, too."""
-    model_request = replace(await parsing.parse_any(request), fields=query)
+    model_request = parsing.with_station(replace(await parsing.parse_any(request), fields=query), key_name(request))
     return Response(await services.torchserve.predict_any(model_request), media_type=parsing.JSON)
 
 
@@ -175,9 +195,12 @@ async def invocations(
 )
 async def feedback(request: Request, services: ServicesDep) -> Response:
     """Send the manual count for the answer with that event_id; it may arrive days later."""
-    content = await parsing.parse_feedback(request)
+    content = await parsing.parse_json(request, Feedback)
     await run_in_threadpool(services.ground_truth.append, UUID(content.event_id), content.count, datetime.now(UTC))
     services.metrics.feedback()
+    name = key_name(request)
+    if not services.keys.required() or services.keys.may(name, RECOUNT):
+        await run_in_threadpool(services.recounts.settle_from_feedback, content.event_id, content.count, name)
     return json_response(content.model_dump(), 201)
 
 

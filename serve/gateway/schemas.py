@@ -117,6 +117,10 @@ class Verified(Answer):
     calibrated: bool = Field(
         default=True, description="whether there were enough calibration photos with that quantity for a mismatch"
     )
+    calibration_photos: int | None = Field(
+        default=None,
+        description="how many the fit of the recorded quantity was ranked among; null if the archive does not say",
+    )
     not_a_bin: bool = Field(default=False, description="whether the photo is taken for something else than a bin")
     evidence: Evidence = Field(default=Evidence.PHOTO, description="on what the verdict rests")
     notes: list[str] | None = Field(default=None, description="what of the record could not be used, if anything")
@@ -152,10 +156,10 @@ class Alive(BaseModel):
 _DESCRIPTIONS = {
     400: "the photo or the body cannot be read",
     401: "the API key is missing or not valid",
-    403: "sent by a page of another site, or a link to a bucket that is not allowed",
-    404: "not found; there is no such bin or photo",
+    403: "sent by a page of another site, a link to a bucket that is not allowed, or the API key has not the right",
+    404: "not found; there is no such bin, photo or event",
     408: "the body arrived too slowly",
-    409: "feedback is not stored here, or records are not looked up",
+    409: "feedback or recounts are not stored here, records are not looked up, or the bin has another recount",
     413: "larger than the limit",
     415: "unsupported type of body",
     421: "the Host header names another machine",

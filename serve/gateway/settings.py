@@ -9,7 +9,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from serve.gateway.keys import Keys
 from serve.gateway.records import location
-from serve.settings.common import InferenceSettings
+from serve.recount.queue_store import MAX_CANDIDATES
+from serve.settings import FolderOrBucket
+from serve.settings.common import InferenceSettings, StoreSettings
 
 MAX_BODY = 6_500_000
 """Bytes of a request's body; TorchServe's own limit is 6,553,500."""
@@ -18,7 +20,7 @@ BIND, LISTEN = "BINWATCH_GATEWAY_BIND", "BINWATCH_GATEWAY_LISTEN"
 ADD_KEY = "add one with `python scripts/api_key.py add NAME`, or bind 127.0.0.1"
 
 
-class GatewaySettings(InferenceSettings):
+class GatewaySettings(InferenceSettings, StoreSettings):
     """What ``python -m serve.gateway`` reads from the environment. Other machines need API keys."""
 
     bind: str = Field(
@@ -46,7 +48,12 @@ class GatewaySettings(InferenceSettings):
         validation_alias="BINWATCH_API_KEYS",
         description="file with the hashes of the API keys, written by scripts/api_key.py",
     )
-    capture: str = Field(default="", description="folder of the data capture, which feedback is added to; off without")
+    capture: FolderOrBucket = Field(
+        default="", description="the data capture, which feedback is added to: a folder, or s3://bucket/prefix"
+    )
+    capture_spool: Path | None = Field(
+        default=None, description="folder in which feedback waits for the bucket; without, a temporary one"
+    )
     monitoring: Path | None = Field(default=None, description="folder of monitoring.json and history.json")
     records: str = Field(
         default="",
@@ -59,6 +66,21 @@ class GatewaySettings(InferenceSettings):
         validate_default=True,
         description="the query of a database of records, in one line: a SELECT with :bin_id",
         examples=["'SELECT id, name, quantity FROM stock WHERE bin_id = :bin_id'"],
+    )
+    recounts: Path | None = Field(
+        default=None, description="folder of the recounts: bins that wait for one, and what people counted; off without"
+    )
+    recount_random: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="the share of all checked bins that is recounted whatever their verdict, to measure without bias",
+    )
+    recount_queue: int = Field(
+        default=MAX_CANDIDATES,
+        ge=1,
+        le=100_000,
+        description="bins that wait for a recount; of more, the likeliest stay",
     )
     timeout_s: float = Field(
         default=30.0, ge=0.1, le=3600, description="seconds for one answer, and for one request's body"

@@ -77,7 +77,7 @@ def local_stack(home: Path) -> Iterator[LocalStack]:
     Their files are in ``home``, which is emptied first; those of the run before are kept as <name>.previous.
     """
     _make_empty(home)
-    environ = {f"BINWATCH_{name.upper()}": str(home.resolve() / name) for name in ("capture", "monitoring")}
+    environ = {f"BINWATCH_{name.upper()}": str(home.resolve() / name) for name in ("capture", "monitoring", "recounts")}
     mlflow = mlflow_server(home / "mlflow", free_port(5000))
     torchserve = torchserve_server(home / "torchserve", free_port(8080), environ)
     with ExitStack() as stack:

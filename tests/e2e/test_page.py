@@ -297,7 +297,7 @@ def test_monitoring_shows_the_report_and_says_when_there_is_none(browser: WebDri
         "Verdicts over time",
         "Counts predicted",
         "Response time",
-        "Accuracy from feedback",
+        "Accuracy",
         "Drift since training",
         "brightness: the photos' brightness has moved",
         "4,600",

@@ -28,6 +28,10 @@ ROUTES = {
     "/history",
     "/records",
     "/records/{bin_id}",
+    "/recounts",
+    "/recounts/next",
+    "/recounts/{event_id}",
+    "/recounts/{event_id}/photo",
 }
 
 
@@ -72,9 +76,11 @@ def test_every_route_conforms_to_the_document(served: Served, trained: Trained, 
         "BINWATCH_API_KEYS": str(tmp_path / "keys.json"),
         "BINWATCH_CAPTURE": str(tmp_path / "capture"),
         "BINWATCH_MONITORING": str(tmp_path),
+        "BINWATCH_RECOUNTS": str(tmp_path / "recounts"),
+        "BINWATCH_RECOUNT_RANDOM": "1",
         "BINWATCH_RATE": "0",
     }
-    key = keys.add(tmp_path / "keys.json", "fuzz")
+    key = keys.add(tmp_path / "keys.json", "fuzz", keys.RIGHTS)
     with gateway_server(tmp_path, served.inference.url, environ=environ) as url:
         document = requests.get(f"{url}/openapi.json", headers={"X-API-Key": key}, timeout=30).json()
         assert set(document["paths"]) == ROUTES
@@ -89,6 +95,7 @@ def test_every_route_conforms_to_the_document(served: Served, trained: Trained, 
     }
     print(f"{generated} requests; answers by route and status: {sorted(statuses)}")
     assert statuses >= {("/verify", "200"), ("/predict", "200"), ("/feedback", "201"), ("/metrics", "200")}
+    assert statuses >= {("/recounts", "200"), ("/recounts/next", "200"), ("/recounts/{event_id}", "404")}
     assert not [status for _, status in statuses if status >= "500"]
     assert healthy.json()["model_version"] == "3"
     assert "Traceback" not in (tmp_path / "gateway.log").read_text()

@@ -27,7 +27,12 @@ def test_the_script_adds_lists_and_removes(tmp_path: Path) -> None:
     listed = run_script(path, "list").stdout
     assert "dock-3" in listed
     assert added.stdout.strip() not in listed
-    assert run_script(path, "remove", "dock-3").returncode == 0
+    assert run_script(path, "add", "anna", "--may", "recount").returncode == 0
+    rights = {line.split()[2]: line.split()[3:] for line in run_script(path, "list").stdout.splitlines()}
+    assert rights == {"dock-3": [], "anna": ["may", "recount"]}
+    assert run_script(path, "add", "ben", "--may", "rule").returncode == 2
+    for name in ("dock-3", "anna"):
+        assert run_script(path, "remove", name).returncode == 0
     assert json.loads(path.read_text()) == {"keys": []}
     repeated = run_script(path, "remove", "dock-3")
     assert repeated.returncode == 1

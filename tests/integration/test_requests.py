@@ -373,7 +373,7 @@ def test_every_answer_is_in_the_record_with_what_was_asked(server: Deployed, tra
     checked = requests.post(server.url, data=gradient_png(), headers={HEADER: "probe=1"}, timeout=60)
     pretended = requests.post(server.url, data=photo, headers={HEADER: "probe=1"}, timeout=60)
     response = requests.post(server.url, data=photo, headers={HEADER: "expected_quantity=3"}, timeout=60)
-    listed = ask(server, [{"uri": "s3://bins/a b/é.jpg"}, {"image": "%"}]).json()
+    listed = ask(server, [{"uri": "s3://bins/a b/é.jpg", "station": "Tor 7, links"}, {"image": "%"}]).json()
     until(lambda: len(records(server)) >= before + 4)
     captured = records(server)[response.json()["event_id"]]
     assert json.loads(captured["captureData"]["endpointOutput"]["data"]) == response.json()
@@ -390,6 +390,8 @@ def test_every_answer_is_in_the_record_with_what_was_asked(server: Deployed, tra
     assert checked.json()["event_id"] not in records(server)
     claim = records(server)[pretended.json()["event_id"]]  # anybody can claim to be a health check
     assert claim["eventMetadata"]["customAttributes"] == ["probe=1"]
+    assert records(server)[listed[0]["event_id"]]["eventMetadata"]["binwatch"]["station"] == "Tor 7, links"
+    assert "station" not in measurements
     linked = records(server)[listed[0]["event_id"]]["captureData"]["endpointInput"]
     assert json.loads(linked["data"]) == {"uri": "s3://bins/a b/é.jpg"}
     assert [line["eventMetadata"]["binwatch"]["status"] for line in records(server).values()].count(422) >= 1

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from serve.capture_record import Event, record
 from serve.monitoring import capture_rows
 from serve.monitoring.monitor_settings import Thresholds
 from serve.monitoring.report import Reference, Report, summarise
+from serve.recount.recount_entities import Outcome, Recount, utc_text
 from tests.benchmarks.drawn_capture import draw_records, draw_reference, with_input
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -41,12 +43,28 @@ def line(event: Event) -> bytes:
 
 
 def report_on(
-    lines: list[bytes], truths: list[tuple[str, int]] | None = None, reference: Reference | None = None
+    lines: list[bytes],
+    truths: list[tuple[str, int]] | None = None,
+    reference: Reference | None = None,
+    recounts: Sequence[Recount] = (),
 ) -> Report:
     """The report on the last day. ``truths``: event_id and count."""
     rows, unreadable = parsed(lines)
     counts = np.array([(hash(event_id), count) for event_id, count in truths or []], capture_rows.TRUTH_DTYPE)
-    return summarise(rows, counts, unreadable, NOW, DAY, reference, LIMITS)
+    return summarise(rows, counts, unreadable, NOW, DAY, reference, LIMITS, recounts)
+
+
+def recount(number: int, count: int = 3, **more: Any) -> Recount:
+    """The recount of a random bin, the ``number``-th that was settled, of version 1; its record says 3."""
+    fields: dict[str, Any] = {"recorded_quantity": 3, "predicted_count": 3, "confidence": 0.7, "model_version": "1"}
+    fields["p_value"] = 0.02 if more.get("alarm") else 0.5
+    return Recount(
+        event_id=f"event-{number:05}",
+        seen_at=utc_text(NOW - DAY),
+        settled_at=utc_text(NOW - DAY + timedelta(seconds=number)),
+        outcome=Outcome.COUNT,
+        **{"random": True, "count": count, **fields, **more},
+    )
 
 
 def reference(photos: int = 1000, seed: int = 77) -> Reference:

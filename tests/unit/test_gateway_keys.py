@@ -87,3 +87,22 @@ def test_keys_that_are_added_at_the_same_time_are_all_kept(tmp_path: Path) -> No
     with ThreadPoolExecutor(8) as pool:
         tokens = list(pool.map(partial(keys.add, path), [f"station-{number}" for number in range(24)]))
     assert {keys.find_name(token, keys.read(path)) for token in tokens} == {f"station-{n}" for n in range(24)}
+
+
+def test_a_right_is_stored_with_its_key_and_files_without_rights_stay_valid(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    keys.add(path, "station")
+    assert "may" not in path.read_text()  # as an older gateway reads it
+    running = Keys(path)
+    keys.add(path, "anna", (keys.RECOUNT,))
+    assert [running.may(name, keys.RECOUNT) for name in ("station", "anna", "nobody", "")] == [
+        False,
+        True,
+        False,
+        False,
+    ]
+    keys.remove(path, "anna")
+    assert not running.may("anna", keys.RECOUNT)
+    path.write_text(path.read_text().replace('"name"', '"may": "recount", "name"'))
+    with pytest.raises(SettingsError, match="may is 'recount'"):
+        Keys(path)

@@ -6,11 +6,12 @@ from uuid import UUID
 
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from serve.gateway import feedback
 from serve.gateway.feedback import GroundTruth
 from serve.gateway.health import gradient_png
-from serve.gateway.parsing import ATTRIBUTES, ModelRequest
+from serve.gateway.parsing import ATTRIBUTES, ModelRequest, with_station
 from serve.gateway.records.record_fields import Fields
 from serve.gateway.refusal import to_refusal
 from serve.gateway.routes import HISTORY, MONITORING, read_monitoring_file
@@ -62,6 +63,22 @@ def test_fields_become_attributes() -> None:
         ModelRequest(b"", "image/png", Fields(expected_quantity=0), "probe=1").headers[ATTRIBUTES]
         == "expected_quantity=0,probe=1"
     )
+
+
+def test_a_station_is_sent_percent_encoded_and_else_is_the_name_of_the_key() -> None:
+    named = ModelRequest(b"", "image/png", Fields(weight=1.5, station="Tor 7, links"), "probe=0")
+    assert named.headers[ATTRIBUTES] == "station=Tor%207%2C%20links,weight=1.5,probe=0"
+    assert with_station(named, "key") == named
+    assert with_station(ModelRequest(b"", "image/png"), "dock 3").headers[ATTRIBUTES] == "station=dock%203"
+    assert with_station(ModelRequest(b"", "image/png"), "").headers == {"Content-Type": "image/png"}
+    through = ModelRequest(b"", "image/png", extra_attribute="weight=2, station=7")
+    assert with_station(through, "key") == through
+
+
+@pytest.mark.parametrize("station", ["", " ", "x" * 65, "a\nb", 7])
+def test_a_station_that_is_no_printable_text_is_refused(station: object) -> None:
+    with pytest.raises(ValidationError):
+        Fields.model_validate({"station": station})
 
 
 def test_the_photo_of_the_health_check_is_a_photo() -> None:
@@ -116,11 +133,21 @@ def test_a_folder_that_cannot_be_written_is_503(tmp_path: Path) -> None:
     assert (caught.value.status, caught.value.kind) == (503, "NoRoom")
 
 
-@pytest.mark.parametrize("capture", ["", "s3://bucket/prefix"])
-def test_without_a_folder_feedback_is_refused_with_the_reason(capture: str) -> None:
+def test_without_a_capture_feedback_is_refused_with_the_reason() -> None:
     with pytest.raises(Refusal, match="BINWATCH_CAPTURE") as caught:
-        GroundTruth(capture).append(EVENT, 3, NOW)
+        GroundTruth("").append(EVENT, 3, NOW)
     assert caught.value.status == 409
+
+
+def test_a_spool_that_cannot_be_written_is_503(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    truth = GroundTruth("s3://bucket/prefix", spool=tmp_path / "file")
+    try:
+        with pytest.raises(Refusal) as caught:
+            truth.append(EVENT, 3, NOW)
+    finally:
+        truth.close()
+    assert (caught.value.status, caught.value.kind) == (503, "NoRoom")
 
 
 @pytest.mark.parametrize("name", [MONITORING, HISTORY])

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -22,9 +23,10 @@ from serve.monitoring import alerts, capture_rows, drift, monitor, reader
 from serve.monitoring.alerts import AlertEvent
 from serve.monitoring.drift import Alert
 from serve.monitoring.monitor import Monitor
-from serve.monitoring.report import bucket_width
+from serve.monitoring.time_buckets import CalibrationQuality, bucket_width
+from serve.recount.recount_entities import to_json
 from tests.http_server import serving
-from tests.unit.captured import DAY, LIMITS, NOW, answer, drawn, event, line, parsed, reference, report_on
+from tests.unit.captured import DAY, LIMITS, NOW, answer, drawn, event, line, parsed, recount, reference, report_on
 
 
 def test_reads_what_the_capture_writes() -> None:
@@ -314,6 +316,8 @@ def test_the_report_has_the_fields_that_the_page_reads_and_replaces_the_last_one
         "drift",
         "alerts",
         "model_versions",
+        "stations",
+        "recounts",
     }
     assert content["totals"].keys() == {
         "start",
@@ -331,10 +335,46 @@ def test_the_report_has_the_fields_that_the_page_reads_and_replaces_the_last_one
         "accuracy",
         "accuracy_low",
         "accuracy_high",
+        "accuracy_estimated",
+        "accuracy_estimated_low",
+        "accuracy_estimated_high",
     }
     assert (content["from"], content["to"]) == ("2026-11-23T12:00:00Z", "2026-11-24T12:00:00Z")
     assert content["unreadable"] == 2
     assert [path.name for path in out.iterdir()] == [monitor.FILE]
+
+
+def test_recounts_are_read_from_their_folder_and_an_undone_one_counts_no_longer(tmp_path: Path) -> None:
+    write(tmp_path / "capture", event())
+    watching = new_monitor(tmp_path / "capture", tmp_path / "out", recounts=tmp_path / "recounts", alpha=0.1)
+    assert watching.run_once(NOW).recounts is None
+    settled = tmp_path / "recounts" / "settled"
+    settled.mkdir(parents=True)
+    for number in range(5):
+        (settled / f"{number}.json").write_text(json.dumps(to_json(recount(number, alarm=number == 0))))
+    (settled / "damaged.json").write_text("{")
+    statistics = watching.run_once(NOW).recounts
+    assert statistics is not None
+    assert (statistics.alpha, statistics.alarms_on_right.share, statistics.alarms_on_right.total) == (0.1, 0.2, 5)
+    (settled / "0.json").unlink()
+    assert watching.run_once(NOW).to_json()["recounts"] == {
+        **asdict(statistics),
+        "alarms_on_right": {"share": 0.0, "low": 0.0, "high": 0.4899, "total": 4},
+        "accuracy": {"share": 1.0, "low": 0.5101, "high": 1.0, "total": 4},
+        "accuracy_compared": 4,
+        "promise_e_value": pytest.approx(0.7, abs=0.2),
+        "accuracy_e_value": pytest.approx(1.1, abs=0.2),
+    }
+
+
+def test_accuracy_is_estimated_from_confidence_with_what_is_known_of_its_calibration() -> None:
+    confidence = np.array([0.6, 0.8] * 50)
+    unknown = CalibrationQuality.of({}).estimate_accuracy(confidence)
+    known = CalibrationQuality.of({"photos": {"confidence": 100}, "calibration_error": 0.02})
+    assert unknown == (0.7, 0.6123, 0.7877)  # 1.96 standard deviations of 100 answers
+    assert known.estimate_accuracy(confidence) == pytest.approx((0.7, 0.556, 0.844), abs=1e-4)
+    assert known.estimate_accuracy(np.array([])) == (None, None, None)
+    assert CalibrationQuality(None, 0.5).estimate_accuracy(confidence)[1:] == (0.1123, 1.0)
 
 
 class DownJournal:

@@ -14,10 +14,15 @@ export class Problem extends Error {
 }
 
 /** The JSON that the gateway returns. Throws Problem. */
-export async function request(path, options = {}) {
+export const request = (path, options = {}) => receive(path, options, (response) => response.json());
+
+/** The photo that the gateway returns, as a Blob. Throws Problem. */
+export const requestPhoto = (path) => receive(path, {}, (response) => response.blob());
+
+async function receive(path, options, read) {
   for (;;) {
     const response = await send(path, options);
-    const body = await response.json().catch(() => null);
+    const body = await (response.ok ? read(response) : response.json()).catch(() => null);
     if (response.ok && body !== null) return body;
     if (response.status === 401 && (await askForKey(hasKey()))) continue;
     const type = (body && body.type) || `HTTP ${response.status}`;

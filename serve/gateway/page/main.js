@@ -4,9 +4,10 @@ import { forgetKey, hasKey, request } from "./api.js";
 import * as check from "./check.js";
 import { byId } from "./dom.js";
 import * as monitoring from "./monitoring.js";
+import * as recount from "./recount.js";
 
-const TABS = ["check", "monitoring"];
-const TITLES = { check: "Check a bin", monitoring: "Monitoring" };
+const TABS = ["check", "monitoring", "recount"];
+const TITLES = { check: "Check a bin", monitoring: "Monitoring", recount: "Recount" };
 
 function select(name, focus = false) {
   for (const tabName of TABS) {
@@ -18,6 +19,7 @@ function select(name, focus = false) {
   document.title = `${TITLES[name]} - binwatch`;
   if (focus) byId(`tab-${name}`).focus();
   if (name === "monitoring") monitoring.load();
+  if (name === "recount") recount.open(!focus);
 }
 
 /** The tab in the address. */
@@ -56,5 +58,6 @@ byId("forget").hidden = !hasKey();
 byId("forget").addEventListener("click", forgetKey);
 check.setUp(showHealth);
 monitoring.setUp();
+recount.setUp();
 select(tabInAddress());
 showHealth();

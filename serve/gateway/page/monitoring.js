@@ -54,7 +54,7 @@ function sections(report) {
   const labels = bucketLabels(report.buckets);
   const parts = [alerts(report.alerts || []), tiles(report)];
   parts.push(el("div", { class: "grid" }, charts(report, labels)));
-  parts.push(...evidence(report.totals));
+  parts.push(...evidence(report.totals), ...recounts(report.recounts), ...stations(report.stations));
   parts.push(drift(report.drift || []), versions(report.model_versions || {}));
   if (report.notes?.length) parts.push(el("ul", { class: "notes help" }, report.notes.map((note) => el("li", {}, note))));
   return parts;
@@ -79,7 +79,8 @@ function tiles({ totals, records, unreadable }) {
     ["Answers", number(records), unreadable ? `${number(unreadable)} records unreadable` : "captured"],
     ["Mean confidence", orNone(totals.confidence_mean, percent), "of the most probable count"],
     ["Mismatches", number(totals.verdicts.mismatch), `of ${number(sum(Object.values(totals.verdicts)))} verdicts`],
-    ["Accuracy", orNone(totals.accuracy, percent), totals.feedback ? `of ${number(totals.feedback)} counted by hand${interval(totals)}` : "no feedback yet"],
+    ["Accuracy", orNone(totals.accuracy, percent), totals.feedback ? `of ${number(totals.feedback)} counted by hand${interval(totals, "accuracy")}` : "no feedback yet"],
+    ["Estimated accuracy", orNone(totals.accuracy_estimated, percent), `from confidence, no labels${interval(totals, "accuracy_estimated")}`],
     ["Response time", orNone(totals.latency_p99_ms, ms), "99 % are faster"],
     ["Errors", orNone(totals.requests ? totals.errors / totals.requests : null, (share) => percent(share, 1)), `${number(totals.errors)} answers`],
   ];
@@ -87,8 +88,9 @@ function tiles({ totals, records, unreadable }) {
     el("div", { class: "card tile" }, el("dt", {}, name), el("dd", {}, el("b", {}, value), el("span", {}, description)))));
 }
 
-/** The 95 % interval of the accuracy. */
-function interval({ accuracy_low: low, accuracy_high: high }) {
+/** The 95 % interval of a share. */
+function interval(shares, name) {
+  const [low, high] = [shares[`${name}_low`], shares[`${name}_high`]];
   return low == null || high == null ? "" : `, ${percent(low)} to ${percent(high)}`;
 }
 
@@ -115,9 +117,11 @@ function charts({ buckets, totals }, labels) {
       { head: ["Time", "Median", "p99"], rows: rows((b) => orNone(b.latency_p50_ms, ms), (b) => orNone(b.latency_p99_ms, ms)) },
       lines([{ kind: "accent", values: column("latency_p50_ms") }, { kind: "second", values: column("latency_p99_ms") }], labels, null, (value) => `${compact(value)} ms`),
       [["accent", "median"], ["second", "p99"]]),
-    figure("Accuracy from feedback", "The share of answers that were right, among bins counted by hand.",
-      { head: ["Time", "Accuracy", "Counted by hand"], rows: rows((b) => orNone(b.accuracy, percent), (b) => number(b.feedback)) },
-      totals.feedback > 0 && lines([{ kind: "accent", values: column("accuracy") }], labels, 1, percent)),
+    figure("Accuracy", "The share of answers that were right, among bins counted by hand; and what their confidence says of all answers.",
+      { head: ["Time", "Counted by hand", "Bins", "Estimated"], rows: rows((b) => orNone(b.accuracy, percent), (b) => number(b.feedback), (b) => orNone(b.accuracy_estimated, percent)) },
+      (totals.feedback > 0 || totals.accuracy_estimated != null)
+        && lines([{ kind: "accent", values: column("accuracy") }, { kind: "second", values: column("accuracy_estimated") }], labels, 1, percent),
+      [["accent", "counted by hand"], ["second", "estimated"]]),
     figure("Answers over time", "Number of requests, and how many of them failed.",
       { head: ["Time", "Requests", "Errors"], rows: rows((b) => number(b.requests), (b) => number(b.errors)) },
       stacks([{ kind: "accent", values: buckets.map((b) => b.requests - b.errors) }, { kind: "mismatch", values: column("errors").map((value) => value || 0) }], labels, compact),
@@ -141,6 +145,38 @@ function evidence({ verdicts_by_evidence: verdicts = {}, not_a_bin: notABin }) {
     el("p", { class: "help" }, "The sizes of the recorded products and a scale tell more than the photo alone."),
     table(["Evidence", ...VERDICTS], rows),
     notABin ? el("p", {}, `Of the unsure ones, ${number(notABin)} ${notABin === 1 ? "is about a photo that does" : "are about photos that do"} not look like a bin.`) : null)];
+}
+
+/** Nothing where no answer of the model was recounted at random. */
+function recounts(statistics) {
+  if (!statistics) return [];
+  const { alarms_on_right: alarms, accuracy, alpha, threshold } = statistics;
+  const share = (measured) => (measured.share === null ? "-" : `${percent(measured.share, 1)} of ${number(measured.total)} (${percent(measured.low, 1)} to ${percent(measured.high, 1)})`);
+  const state = (evidence, broken, fine) => (evidence >= threshold ? el("b", { class: "mismatch-text" }, broken) : fine);
+  return [el("section", { class: "card", "aria-labelledby": "promise-state-title" }, el("h3", { id: "promise-state-title" }, "Is the promise kept?"),
+    el("p", { class: "help" }, `Of right records, at most ${percent(alpha, 1)} may raise the alarm. Measured without bias, on bins of version ${statistics.version} that were recounted at random.`),
+    table(["What", "Measured", "Expected", "State"], [
+      ["Alarms on right records", share(alarms), `at most ${percent(alpha, 1)}`, state(statistics.promise_e_value, "broken", "kept, as far as recounts tell")],
+      ["Right answers", share(accuracy), orNone(statistics.accuracy_estimated, (value) => `${percent(value, 1)} by their confidence`), state(statistics.accuracy_e_value, "confidence is off", "they agree")],
+    ]))];
+}
+
+/** Nothing where no station is known, and for reports from before there were stations. */
+function stations({ listed = [], other = null } = {}) {
+  if (!listed.length) return [];
+  const rows = listed.map(({ name, totals, drift: indices }) => stationRow(name || "(none named)", totals, indices));
+  if (other) rows.push(stationRow("(all others)", other, []));
+  return [el("section", { class: "card", "aria-labelledby": "stations-title" }, el("h3", { id: "stations-title" }, "Stations"),
+    el("p", { class: "help" }, "Where photos were taken. Drift of one station alone is a matter of its camera, light or bins."),
+    table(["Station", "Answers", ...VERDICTS, "Confidence", "Accuracy", "Drift"], rows))];
+}
+
+function stationRow(name, totals, indices) {
+  const verdicts = sum(Object.values(totals.verdicts));
+  const drifted = indices.filter(({ alert }) => alert).map((index) => (DRIFT_NAMES[index.name] || index.name).toLowerCase());
+  const accuracy = totals.feedback ? `${percent(totals.accuracy)} of ${number(totals.feedback)}` : "-";
+  return [name, number(totals.requests), ...VERDICTS.map((kind) => (verdicts ? percent(totals.verdicts[kind] / verdicts) : "-")),
+    orNone(totals.confidence_mean, percent), accuracy, drifted.length ? el("b", { class: "mismatch-text" }, drifted.join(", ")) : "-"];
 }
 
 /** The index is null if no answer in the period can be compared, as when all have failed. */

@@ -39,12 +39,12 @@ function draw(kind, title, text, ...details) {
 const fact = ([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
 
 /** What the bin should hold: its products with quantity, size and weight. */
-function record({ bin_id: id, record: { quantity, products } }) {
+export function record({ bin_id: id, record: { quantity, products } }, titleId = "record-title") {
   const rows = products.map((product) => el("li", {},
     el("span", { class: "units" }, `${product.quantity} ×`), el("span", {}, words.productName(product)),
     el("span", { class: "measures" }, words.measures(product))));
-  return el("section", { class: "record", "aria-labelledby": "record-title" },
-    el("h3", { id: "record-title" }, `The record of bin ${id}: ${words.objects(quantity)}`),
+  return el("section", { class: "record", "aria-labelledby": titleId },
+    el("h3", { id: titleId }, `The record${id ? ` of bin ${id}` : ""}: ${words.objects(quantity)}`),
     rows.length ? el("ol", {}, rows) : el("p", { class: "help" }, "It lists no products."));
 }
 

@@ -29,7 +29,8 @@ export class Burst {
 
 /**
  * Call `accept` with each text that is scanned, wherever the focus is. What the scanner typed into a field other than
- * `own` is taken out of it again. Where a dialog is open, its fields get what is scanned.
+ * `own` is taken out of it again. Where a dialog is open, its fields get what is scanned; nothing is taken from a tab of
+ * class `no-scan`, where people type numbers fast.
  */
 export function onScan(accept, own) {
   const burst = new Burst();
@@ -37,7 +38,7 @@ export function onScan(accept, own) {
   let before = "";
   document.addEventListener("keydown", (event) => {
     if (!event.key || event.ctrlKey || event.altKey || event.metaKey || event.key === "Shift") return;
-    if (document.querySelector("dialog[open]")) return;
+    if (document.querySelector("dialog[open], .no-scan:not([hidden])")) return;
     const text = burst.add(event.key, event.timeStamp, event.repeat);
     if (burst.begins) {
       field = event.target.matches("input:not([type=file]), select") ? event.target : null;

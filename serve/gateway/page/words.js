@@ -88,6 +88,8 @@ const TITLES = {
   RecordsFailed: "The records cannot be read",
   RecordsTimeout: "The records took too long",
   RecordsUnreadable: "The records cannot be read",
+  NoRecounts: "There is no list of recounts here",
+  NoRight: "This API key may not recount",
   TooLarge: "The photo is too large",
   TooSlow: "The upload took too long",
   NoModel: "There is no model yet",

@@ -53,6 +53,11 @@ def check_query(query: str) -> str:
     statement = query.strip().removesuffix(";").rstrip()
     if not re.match(r"(?:SELECT|WITH)\b", statement, re.IGNORECASE) or ";" in statement:
         raise ValueError("give one statement that starts with SELECT or WITH, without a semicolon inside")
-    if set(_PARAMETER.findall(statement)) != {"bin_id"}:
+    if parameters_of(statement) != {"bin_id"}:
         raise ValueError("give a query with :bin_id, the id of the bin, and no other parameter")
     return statement
+
+
+def parameters_of(statement: str) -> set[str]:
+    """The parameters of a query, by name."""
+    return set(_PARAMETER.findall(statement))

@@ -1,9 +1,9 @@
 """The fields beside a photo, as the gateway's routes accept them, with their description for the OpenAPI document."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from serve.errors import FieldError
@@ -13,6 +13,7 @@ from serve.gateway.records.location import BIN_ID
 from serve.gateway.refusal import Refusal
 
 UNIT = "^[A-Za-z]{1,10}$"
+STATION_TEXT = "where the photo was taken, for the monitoring; without it, the name of the API key"
 PRODUCT_EXAMPLE: JsonDict = {
     "id": "B000C33MI2",
     "name": "oil filter",
@@ -80,15 +81,28 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
-class ShowAttention(Strict):
-    """What else is wanted in the answer."""
+def _checked_station(name: str) -> str:
+    try:
+        return fields.parse_station(name)
+    except FieldError as error:
+        raise ValueError(str(error)) from error
+
+
+StationName = Annotated[str, AfterValidator(_checked_station)]
+
+
+class PhotoFields(Strict):
+    """The fields of a photo, with or without a record."""
 
     attention: bool | Literal[0, 1] | None = Field(
         default=None, description="whether the answer is to show where in the photo the model looked"
     )
+    station: StationName | None = Field(
+        default=None, min_length=1, max_length=fields.MAX_STATION, description=STATION_TEXT, examples=["dock 3"]
+    )
 
 
-class Fields(ShowAttention):
+class Fields(PhotoFields):
     """The fields beside a photo: what the bin should hold, and its weight if it was weighed.
 
     ``record`` and ``products`` are as the client sent them.

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -72,14 +72,14 @@ class Table:
         return [dict(zip(self.columns, row, strict=True)) for row in self.cells.get(bin_id, [])[:MAX_ROWS]]
 
 
-def parse_table(data: bytes) -> Table:
-    """Read a CSV, also a spreadsheet's. Raises ValueError."""
+def parse_table(data: bytes, read_columns: Sequence[str] = COLUMNS) -> Table:
+    """Read these columns of a CSV, also of a spreadsheet's, as far as it has them. Raises ValueError."""
     try:
         text = csv_text.decode(data)
     except UnicodeError as error:
         raise ValueError("it is not UTF-8; save it as 'CSV UTF-8'") from error
     delimiter, names = _header(text)
-    columns = {name: names.index(name) for name in COLUMNS if name in names}
+    columns = {name: names.index(name) for name in read_columns if name in names}
     cells: dict[str, list[tuple[str, ...]]] = {}
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows = (row for row in lines if any(map(str.strip, row)))

@@ -44,7 +44,7 @@ class RecordQuery:
 
     def __init__(self, address: str, query: str, timeout_s: float, connections: int) -> None:
         self._statement, self._timeout_s = text(query), timeout_s
-        self._engine = _open(address, timeout_s, connections)
+        self._engine = open_database(address, timeout_s, connections)
 
     def find(self, bin_id: str) -> BinRecord | None:
         """The record of a bin. Raises Refusal."""
@@ -54,7 +54,7 @@ class RecordQuery:
             code = _code(error)
             if code in _NO_SUCH_VALUE:
                 return None
-            log.warning("the database of records: %s", _reason(error))
+            log.warning("the database of records: %s", reason_of(error))
             raise _refusal(error, code) from error
         except ValueError as error:  # text that is not in the encoding that the database promises
             raise broken_record(bin_id, error) from error
@@ -67,7 +67,7 @@ class RecordQuery:
         """The rows of a bin: column -> value, of the columns that are read."""
         options = {"postgresql_readonly": True} if self._engine.dialect.name == "postgresql" else {}
         with self._engine.connect().execution_options(**options) as connection:
-            _limit_time(connection, self._timeout_s)
+            limit_time(connection, self._timeout_s)
             statement = self._statement.execution_options(stream_results=True, max_row_buffer=MAX_ROWS)
             rows = connection.execute(statement, {"bin_id": bin_id}).mappings().fetchmany(MAX_ROWS)
             connection.rollback()
@@ -79,7 +79,8 @@ class RecordQuery:
         self._engine.dispose()
 
 
-def _open(address: str, timeout_s: float, connections: int) -> Engine:
+def open_database(address: str, timeout_s: float, connections: int) -> Engine:
+    """A database that is only read. Raises SettingsError for an address that SQLAlchemy cannot read."""
     try:
         url = make_url(address)
         open_engine = _open_sqlite if url.get_backend_name() == "sqlite" else _open_postgresql
@@ -112,7 +113,7 @@ def _open_postgresql(url: URL, timeout_s: float, connections: int) -> Engine:
     )
 
 
-def _limit_time(connection: Connection, timeout_s: float) -> None:
+def limit_time(connection: Connection, timeout_s: float) -> None:
     """Let the database end what takes longer."""
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SET LOCAL statement_timeout = {round(1000 * timeout_s)}"))
@@ -128,7 +129,7 @@ def _code(error: SQLAlchemyError) -> str:
     return str(getattr(original, "pgcode", None) or getattr(original, "sqlite_errorname", None) or "")
 
 
-def _reason(error: SQLAlchemyError) -> str:
+def reason_of(error: SQLAlchemyError) -> str:
     """What the driver says, in one line: SQLAlchemy's own message has the query and its values, too."""
     original = error.orig if isinstance(error, DBAPIError) else error
     return without_password(" ".join(f"{type(original).__name__}: {original}".split()))
