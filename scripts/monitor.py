@@ -1,4 +1,4 @@
-"""Summarise the data capture: confidence, counts, verdicts, latency, drift, accuracy from late ground truth, alerts.
+"""Summarise capture and recounts: confidence, verdicts, latency, drift, accuracy, stations, the promise, alerts.
 
     python scripts/monitor.py [--capture DIR|s3://...] [--since 24h]   once; writes OUT/*.json, logs to MLflow
     python scripts/monitor.py --watch                                  every minute, for ever
@@ -30,7 +30,9 @@ def main(args: Namespace) -> int:
         history = HistoryExporter(settings.tracking_uri, settings.monitoring)
         journal = monitoring_runs.Journal(settings.tracking_uri, history)
     webhook = settings.alert_webhook or ""
-    monitor = Monitor(source, settings.monitoring, since, settings.thresholds, webhook, journal)
+    monitor = Monitor(
+        source, settings.monitoring, since, settings.thresholds, webhook, journal, settings.recounts, settings.alpha
+    )
     if args.watch:
         stop = Event()
         signal.signal(signal.SIGTERM, lambda *_: stop.set())

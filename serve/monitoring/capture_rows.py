@@ -11,10 +11,11 @@ orders of keys, such as SageMaker's, are supported too.
 import base64
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,7 @@ ANSWER_DTYPE = np.dtype(
         ("latency_ms", "f8"),
         ("brightness", "f8"),
         ("sharpness", "f8"),
+        ("station", "S64"),
     ]
 )
 TRUTH_DTYPE = np.dtype([("event", "i8"), ("count", "i4")])
@@ -58,7 +60,7 @@ class AnswerRow(NamedTuple):
     ``time_s``: since 1970; ``event``: hash of the event_id; ``count_name``: ``8+`` for 8 and above, empty if there was
     an error; ``evidence``: what the verdict rests on, empty without a verdict; ``not_a_bin``: whether the photo
     of a verdict was taken for something else than a bin; ``confidence``: the probability of
-    that count, 0-1.
+    that count, 0-1; ``station``: the first 64 bytes of its name in UTF-8, empty if none is known.
     """
 
     time_s: float
@@ -73,6 +75,7 @@ class AnswerRow(NamedTuple):
     latency_ms: float
     brightness: float
     sharpness: float
+    station: bytes
 
 
 class TruthRow(NamedTuple):
@@ -154,6 +157,7 @@ def parse_answer(line: bytes) -> AnswerRow:
         latency_ms=_number(measured.get("latency_ms")),
         brightness=_number(measured.get("brightness")),
         sharpness=_number(measured.get("sharpness")),
+        station=_station(measured, metadata.get("customAttributes") or ()),
     )
 
 
@@ -178,6 +182,15 @@ def _load(line: bytes) -> JsonObject:
             pass
     record: JsonObject = json.loads(line)
     return record
+
+
+def _station(measured: JsonObject, attributes: Sequence[object]) -> bytes:
+    """The station that a record names, else its custom attributes: all that archives without stations capture of it."""
+    name = str(measured.get("station") or "")
+    if not name:
+        pairs = [pair.strip() for text in attributes for pair in str(text).split(",")]
+        name = next((unquote(pair.partition("=")[2]) for pair in pairs if pair.startswith("station=")), "")
+    return name.encode()[: ANSWER_DTYPE["station"].itemsize] if name.isprintable() else b""
 
 
 def _output(part: JsonObject) -> JsonObject:

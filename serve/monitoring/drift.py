@@ -17,7 +17,7 @@ from statistics import NormalDist
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
-from annotated_types import Len
+from annotated_types import Ge, Le, Len
 from numpy.typing import NDArray
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 from scipy.special import chdtri
@@ -36,7 +36,8 @@ ReferenceShares: TypeAlias = Mapping[str, Any]
 """``reference.json`` of a training run.
 
 ``counts``: share (0-1) by count; ``confidence``, ``brightness`` and ``sharpness``: 11 deciles each, from minimum to
-maximum; ``photos``: the number of photos behind each of them, missing in old runs.
+maximum; ``photos``: the number of photos behind each of them; ``calibration_error``: of the confidence (0-1). Old runs
+lack the last two.
 """
 
 
@@ -47,6 +48,7 @@ class _Reference:
     brightness: _Deciles | None = None
     sharpness: _Deciles | None = None
     photos: dict[str, int] | None = None
+    calibration_error: Annotated[FiniteFloat, Ge(0), Le(1)] | None = None
 
 
 _REFERENCE = TypeAdapter(_Reference)
@@ -105,11 +107,16 @@ def psi(now: Sequence[float], reference: Sequence[float], sizes: tuple[float, fl
     return float(np.sum((p - q) * np.log(p / q)))
 
 
-def psi_threshold(bins: int, sizes: tuple[float, float], minimum: float) -> float:
-    """What an index over ``bins`` must exceed to raise an alert: ``minimum``, or more for small samples."""
+def psi_threshold(
+    bins: int, sizes: tuple[float, float], minimum: float, false_alarm_rate: float = FALSE_ALARM_RATE
+) -> float:
+    """What an index over ``bins`` must exceed to raise an alert: ``minimum``, or more for small samples.
+
+    ``false_alarm_rate``: the share of reports without any change (0-1) in which it may do so by chance.
+    """
     if bins < 2:
         return minimum
-    quantile = float(chdtri(bins - 1, FALSE_ALARM_RATE))  # of the chi-square distribution
+    quantile = float(chdtri(bins - 1, false_alarm_rate))  # of the chi-square distribution
     return max(minimum, quantile * sum(1 / size for size in sizes))
 
 
@@ -137,6 +144,7 @@ def compare(
     values: Mapping[str, NDArray[np.float64]],
     reference: ReferenceShares,
     thresholds: Thresholds,
+    false_alarm_rate: float = FALSE_ALARM_RATE,
 ) -> tuple[Drift, ...]:
     """The index of the counts and of each of ``values`` against the reference.
 
@@ -156,7 +164,7 @@ def compare(
             else shares_by_decile(values[name], reference[name])
         )
         sizes = (size, float(reference.get("photos", {}).get(name) or size))
-        index, limit = psi(now, before, sizes), psi_threshold(len(now), sizes, thresholds.psi)
+        index, limit = psi(now, before, sizes), psi_threshold(len(now), sizes, thresholds.psi, false_alarm_rate)
         alert = size >= thresholds.min_records and index > limit
         drifts.append(Drift(name, round(index, 4), round(limit, 4), alert))
     return tuple(drifts)

@@ -16,9 +16,12 @@ from serve.errors import OUTSIDE, BinwatchError, DataError, SettingsError, Track
 from serve.files import write_text
 from serve.monitoring import alerts, capture_rows
 from serve.monitoring.drift import Alert, checked_reference
-from serve.monitoring.monitor_settings import Thresholds
+from serve.monitoring.monitor_settings import ALPHA, Thresholds
 from serve.monitoring.reader import CaptureSource, Reader
 from serve.monitoring.report import Reference, Report, summarise
+from serve.recount.json_index import JsonIndex
+from serve.recount.queue_store import SETTLED
+from serve.recount.recount_entities import read_recount
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +42,8 @@ class Journal(Protocol):
 class Monitor:
     """Creates reports on a capture; each run only reads what is new since the last one.
 
-    ``out``: folder for ``monitoring.json``; ``window``: how far back a report reaches.
+    ``out``: folder for ``monitoring.json``; ``window``: how far back a report reaches; ``recounts``: the folder
+    BINWATCH_RECOUNTS, none for no recounts; ``alpha``: the share of right records that may raise the alarm (0-1).
     """
 
     def __init__(
@@ -50,11 +54,15 @@ class Monitor:
         thresholds: Thresholds,
         webhook: str = "",
         journal: Journal | None = None,
+        recounts: Path | None = None,
+        alpha: float = ALPHA,
     ) -> None:
         self._out, self._window, self._thresholds = out, window, thresholds
         self._webhook, self._journal = webhook, journal
         self._reference: Reference | None = None
         self._problem = ""
+        self._recounts = JsonIndex(recounts / SETTLED, read_recount) if recounts else None
+        self._alpha = alpha
         self._answers = Reader(source, capture_rows.ANSWERS, capture_rows.parse_answer, capture_rows.ANSWER_DTYPE)
         self._truths = Reader(source, capture_rows.TRUTHS, capture_rows.parse_truth, capture_rows.TRUTH_DTYPE)
 
@@ -70,7 +78,17 @@ class Monitor:
         answers, unreadable_answers = self._answers.rows(first_day, now.date())
         truths, unreadable_truths = self._truths.rows(first_day, now.date())
         unreadable = unreadable_answers + unreadable_truths
-        report = summarise(answers, truths, unreadable, now, self._window, self._reference, self._thresholds)
+        report = summarise(
+            answers,
+            truths,
+            unreadable,
+            now,
+            self._window,
+            self._reference,
+            self._thresholds,
+            list(self._recounts.refresh().values()) if self._recounts else (),
+            self._alpha,
+        )
         events = alerts.diff(last_alerts(self._out), report.alerts)
         write(report, self._out)
         alerts.notify(events, self._webhook, report.made_at)

@@ -5,8 +5,12 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from serve import verdict
 from serve.settings import Settings
 from serve.settings.common import AlertSettings, CaptureSettings, MlflowSettings
+
+ALPHA = verdict.ALPHA
+"""What BINWATCH_ALPHA is by default."""
 
 
 class Thresholds(Settings):
@@ -22,7 +26,9 @@ class Thresholds(Settings):
     confidence_drop: float = Field(
         default=0.1, gt=0, description="by how much the mean confidence may be below the model's reference"
     )
-    mismatch_share: float = Field(default=0.25, gt=0, description="share of verdicts that are mismatches, 0-1")
+    mismatch_share: float = Field(
+        default=0.25, gt=0, description="share of verdicts that are mismatches, 0-1, while recounts are too few to tell"
+    )
     error_share: float = Field(default=0.05, gt=0, description="share of requests without an answer, 0-1")
     latency_p99_ms: float = Field(default=1000.0, gt=0, description="99th percentile of the latency, in milliseconds")
     min_records: int = Field(default=200, gt=0, description="fewer records raise no alert")
@@ -36,5 +42,11 @@ class MonitorSettings(MlflowSettings, CaptureSettings, AlertSettings):
         default=Path("var/monitoring"),
         description="folder that monitoring.json and history.json are written to",
         json_schema_extra={"option": "out"},
+    )
+    recounts: Path | None = Field(
+        default=None, description="folder of the recounts, which test the promise about alarms; without, nothing does"
+    )
+    alpha: float = Field(
+        default=ALPHA, ge=verdict.MIN_ALPHA, le=1, description="the share of right records that may raise the alarm"
     )
     thresholds: Thresholds = Thresholds()

@@ -1,53 +1,34 @@
-"""The monitoring report: summarises captured answers and ground truth. Pure.
+"""The monitoring report: summarises captured answers, ground truth and recounts. Pure.
 
-Percentiles are exact: all answers of the window are in memory, at about 120 bytes each, and numpy interpolates linearly
-between the two nearest values. An answer belongs to the bucket of its own time. Ground truth counts for the answer that
-it names, even if it arrives days later; if there are several for one answer, the last one counts.
+Ground truth counts for the answer that it names, even if it arrives days later; if there are several for one answer,
+the last one counts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from datetime import datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.monitoring import capture_rows, drift
+from serve.monitoring import drift
 from serve.monitoring.capture_rows import Rows
 from serve.monitoring.drift import Alert, Drift, RecentStatistics, ReferenceShares
-from serve.monitoring.monitor_settings import Thresholds
+from serve.monitoring.monitor_settings import ALPHA, Thresholds
+from serve.monitoring.recount_statistics import RecountStatistics, promise_alerts, summarise_recounts
+from serve.monitoring.stations import StationReport, split_by_station, station_alerts
+from serve.monitoring.time_buckets import (
+    CalibrationQuality,
+    TimeBucket,
+    bucket_width,
+    count_names,
+    iso,
+    split_by_time,
+    summarise_rows,
+)
+from serve.recount.recount_entities import Recount
 
-WIDTHS = (timedelta(minutes=5), timedelta(hours=1), timedelta(days=1))
-MAX_BUCKETS = 100
 STATISTICS = ("confidence", "brightness", "sharpness")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimeBucket:
-    """Statistics of a time span that begins at ``start`` (ISO 8601, UTC); None if nothing was measured.
-
-    ``errors``: answers with status 400 or above; ``verdicts_by_evidence``: the verdicts by what they rest on
-    (``Evidence``), as far as there are any; ``not_a_bin``: the verdicts on photos that were taken for something
-    else than a bin; ``feedback``: answers with ground truth; ``accuracy``: the share of these that was right, with
-    its 95 % interval.
-    """
-
-    start: str
-    requests: int
-    errors: int
-    confidence_mean: float | None
-    confidence_p10: float | None
-    latency_p50_ms: float | None
-    latency_p99_ms: float | None
-    verdicts: Mapping[str, int]
-    verdicts_by_evidence: Mapping[str, Mapping[str, int]]
-    not_a_bin: int
-    counts: Mapping[str, int]
-    feedback: int
-    accuracy: float | None
-    accuracy_low: float | None
-    accuracy_high: float | None
 
 
 @dataclass(frozen=True)
@@ -60,7 +41,11 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The content of ``monitoring.json``; buckets without a record are left out."""
+    """The content of ``monitoring.json``; buckets without a record are left out.
+
+    ``stations``: the same statistics by station; ``recounts``: None where no answer of the version was recounted at
+    random.
+    """
 
     made_at: str
     start: str
@@ -73,6 +58,8 @@ class Report:
     drift: tuple[Drift, ...]
     alerts: tuple[Alert, ...]
     model_versions: Mapping[str, int]
+    stations: StationReport
+    recounts: RecountStatistics | None
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
@@ -90,75 +77,53 @@ def summarise(
     window: timedelta,
     reference: Reference | None,
     thresholds: Thresholds,
+    recounts: Sequence[Recount] = (),
+    alpha: float = ALPHA,
 ) -> Report:
     """The report on the time from ``now - window`` to ``now``.
 
-    ``answers``: rows of ANSWER_DTYPE; ``truths``: rows of TRUTH_DTYPE; ``unreadable``: lines that could not be parsed.
+    ``answers``: rows of ANSWER_DTYPE; ``truths``: rows of TRUTH_DTYPE; ``unreadable``: lines that could not be parsed;
+    ``recounts``: all that there are, of whatever time; ``alpha``: the share of right records that may raise the alarm.
     """
     start, end = (now - window).timestamp(), now.timestamp()
     rows = answers[(answers["time_s"] >= start) & (answers["time_s"] <= end)]
     rows = rows[np.argsort(rows["time_s"], kind="stable")]
     correct = _correctness(rows, truths)
+    shares: ReferenceShares = reference.shares if reference else {}
+    quality = CalibrationQuality.of(shares)
     width_s = bucket_width(window).total_seconds()
-    indices = (rows["time_s"] // width_s).astype(np.int64)
-    cuts = [0, *(np.flatnonzero(np.diff(indices)) + 1).tolist(), len(rows)] if len(rows) else [0]
-    buckets = [
-        _bucket(indices[first] * width_s, rows[first:last], correct[first:last]) for first, last in pairwise(cuts)
-    ]
     drifts, notes = _compare_with_reference(rows, reference, thresholds)
-    expected_confidence = drift.reference_confidence(reference.shares) if reference else None
-    recent = _recent_statistics(rows[rows["time_s"] >= end - thresholds.recent_s])
+    compared_with = (reference.version, shares) if reference else None
+    stations = split_by_station(start, rows, correct, quality, compared_with, thresholds)
+    recounted = summarise_recounts(recounts, reference.version if reference else None, alpha, _open_count(shares))
+    recent = _recent_statistics(rows[rows["time_s"] >= end - thresholds.recent_s], recounted)
     return Report(
-        made_at=_iso(end),
-        start=_iso(start),
-        end=_iso(end),
+        made_at=iso(end),
+        start=iso(start),
+        end=iso(end),
         records=len(rows),
         unreadable=unreadable,
         bucket_s=int(width_s),
-        buckets=tuple(buckets),
-        totals=_bucket(start, rows, correct),
+        buckets=split_by_time(rows, correct, width_s, quality),
+        totals=summarise_rows(start, rows, correct, quality),
         drift=drifts,
-        alerts=drift.active_alerts(drifts, recent, expected_confidence, thresholds),
-        model_versions=_count_names(rows["version"]),
+        alerts=(
+            *drift.active_alerts(drifts, recent, drift.reference_confidence(shares), thresholds),
+            *promise_alerts(recounted),
+            *station_alerts(stations.listed),
+        ),
+        model_versions=count_names(rows["version"]),
+        stations=stations,
+        recounts=recounted,
         notes=notes,
     )
 
 
-def bucket_width(window: timedelta) -> timedelta:
-    """5 minutes, an hour or a day: the finest that gives at most MAX_BUCKETS, or a day."""
-    return next((width for width in WIDTHS if window / width <= MAX_BUCKETS), WIDTHS[-1])
-
-
-def _bucket(start_s: float, rows: Rows, correct: NDArray[np.int8]) -> TimeBucket:
-    answered = rows[rows["count"] != b""]
-    latency = rows["latency_ms"][~np.isnan(rows["latency_ms"])]
-    checked = correct[correct >= 0]
-    low, high = drift.wilson(int(checked.sum()), len(checked)) if len(checked) else (None, None)
-    return TimeBucket(
-        start=_iso(start_s),
-        requests=len(rows),
-        errors=int((rows["status"] >= 400).sum()),
-        confidence_mean=_mean(answered["confidence"]),
-        confidence_p10=_percentile(answered["confidence"], 10),
-        latency_p50_ms=_percentile(latency, 50),
-        latency_p99_ms=_percentile(latency, 99),
-        verdicts=_count_verdicts(rows),
-        verdicts_by_evidence={
-            name: _count_verdicts(rows[rows["evidence"] == name.encode()]) for name in _count_names(rows["evidence"])
-        },
-        not_a_bin=int(rows["not_a_bin"].sum()),
-        counts=_count_names(rows["count"]),
-        feedback=len(checked),
-        accuracy=_mean(checked),
-        accuracy_low=low and round(low, 4),
-        accuracy_high=high and round(high, 4),
+def _open_count(shares: ReferenceShares) -> int | None:
+    """The count that stands for itself and all above, as ``8+`` does."""
+    return next(
+        (int(name.rstrip("+")) for name in shares.get("counts", {}) if name[:-1].isdigit() and name[-1] == "+"), None
     )
-
-
-def _count_verdicts(rows: Rows) -> dict[str, int]:
-    """How often there was each verdict, 0 included."""
-    numbers = _count_names(rows["verdict"])
-    return {name: numbers.get(name, 0) for name in capture_rows.VERDICTS}
 
 
 def _correctness(rows: Rows, truths: Rows) -> NDArray[np.int8]:
@@ -186,7 +151,7 @@ def _compare_with_reference(
         return (), ("drift is left out: there is no reference for the model that serves",)
     answers = rows[(rows["version"] == reference.version.encode()) & (rows["count"] != b"")]
     values = {name: answers[name][~np.isnan(answers[name])] for name in STATISTICS}
-    drifts = drift.compare(_count_names(answers["count"]), values, reference.shares, thresholds)
+    drifts = drift.compare(count_names(answers["count"]), values, reference.shares, thresholds)
     if len(answers) >= thresholds.min_records:
         return drifts, ()
     note = (
@@ -196,34 +161,17 @@ def _compare_with_reference(
     return drifts, (note,)
 
 
-def _recent_statistics(rows: Rows) -> RecentStatistics:
-    totals = _bucket(0.0, rows, np.full(len(rows), -1, np.int8))
+def _recent_statistics(rows: Rows, recounts: RecountStatistics | None) -> RecentStatistics:
+    """``recounts``: where they test the promise, the share of mismatches is left out, since it would tell less."""
+    totals = summarise_rows(0.0, rows, np.full(len(rows), -1, np.int8), CalibrationQuality())
     verdicts = sum(totals.verdicts.values())
+    coarse = recounts is None or not recounts.tests_promise
     return RecentStatistics(
         requests=len(rows),
         answers=int((rows["count"] != b"").sum()),
         verdicts=verdicts,
         confidence_mean=totals.confidence_mean,
-        mismatch_share=totals.verdicts["mismatch"] / verdicts if verdicts else None,
+        mismatch_share=totals.verdicts["mismatch"] / verdicts if verdicts and coarse else None,
         error_share=totals.errors / len(rows) if len(rows) else None,
         latency_p99_ms=totals.latency_p99_ms,
     )
-
-
-def _count_names(values: NDArray[np.bytes_]) -> dict[str, int]:
-    """How often each name occurs, except for the empty one; numbers are sorted by value."""
-    names, occurrences = np.unique(values[values != b""], return_counts=True)
-    counts = {name.decode(): int(number) for name, number in zip(names, occurrences, strict=True)}
-    return dict(sorted(counts.items(), key=lambda item: (len(item[0].rstrip("+")), item[0])))
-
-
-def _percentile(values: NDArray[np.float64], percent: float) -> float | None:
-    return round(float(np.percentile(values, percent)), 4) if len(values) else None
-
-
-def _mean(values: NDArray[np.float64] | NDArray[np.int8]) -> float | None:
-    return round(float(np.mean(values)), 4) if len(values) else None
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

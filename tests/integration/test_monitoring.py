@@ -24,9 +24,10 @@ from serve.monitoring.monitor_settings import Thresholds
 from tests.benchmarks import bench_monitor
 from tests.benchmarks.drawn_capture import draw_records, draw_reference, write_records
 from tests.conftest import rounds
+from tests.unit import captured
 from trainer.registry.mlflow_registry import Registry
 from trainer.reporting import monitoring_plots
-from trainer.reporting.monitoring_runs import EXPERIMENT, Journal
+from trainer.reporting.monitoring_runs import EXPERIMENT, Journal, report_metrics
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime.now(UTC).replace(hour=12, minute=30, second=0, microsecond=0)
@@ -84,7 +85,10 @@ def test_mlflow_gets_a_run_a_day_with_curves_and_pictures(registry: Registry, ml
     complete = [bucket for bucket in report.buckets if bucket.start < f"{NOW:%Y-%m-%dT%H}"]
     assert [point.value for point in curve] == [bucket.confidence_mean for bucket in complete]
     assert [point.step for point in curve] == [int(bucket.start[11:13]) * 60 for bucket in complete]
-    assert {"verdict_mismatch", "count_3", "psi_brightness", "window_requests"} <= set(runs[today].data.metrics)
+    metrics = set(runs[today].data.metrics)
+    assert {"verdict_mismatch", "count_3", "psi_brightness", "window_requests", "accuracy_estimated"} <= metrics
+    assert {"window_accuracy_estimated", "window_accuracy_estimated_low"} <= metrics
+    assert not {"stations", "recounts"} & metrics
     assert runs[today].data.tags["alerts"] == "none"
     files = {file.path for file in client.list_artifacts(runs[today].info.run_id)}
     assert files == {"monitoring.json", *(f"{name}.png" for name in monitoring_plots.FIGURES)}
@@ -242,6 +246,16 @@ def wait(condition: Callable[[], bool], timeout_s: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.05)
+
+
+def test_stations_and_recounts_are_metrics_where_there_are_any() -> None:
+    lines = [captured.line(captured.event(station=name)) for name in ("dock 1", "dock 2", "dock 2")]
+    recounts = [captured.recount(number, alarm=number == 0, count=3 if number < 3 else 2) for number in range(4)]
+    metrics = report_metrics(captured.report_on(lines, recounts=recounts).to_json())
+    assert (metrics["stations"], metrics["stations_drifted"]) == (2, 0)
+    assert (metrics["recounts"], metrics["recount_accuracy"]) == (4, 0.75)
+    assert metrics["recount_alarms_on_right"] == 0.3333
+    assert {"recount_promise_e_value", "recount_accuracy_e_value", "recount_accuracy_low"} <= metrics.keys()
 
 
 def test_a_bucket_is_read_like_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,11 +48,12 @@ def latency(report: Report) -> Figure:
 
 
 def accuracy(report: Report) -> Figure:
-    """Accuracy over time, with its 95 % interval, where the ground truth is known."""
-    figure, axes = _over_time("accuracy where the ground truth is known")
-    low, high = _values(report, "accuracy_low"), _values(report, "accuracy_high")
-    axes.plot(_times(report), _values(report, "accuracy"), marker=".")
-    axes.fill_between(_times(report), low, high, alpha=0.2, label="95 % interval")
+    """Accuracy over time where the ground truth is known, and as confidence says it, each with its 95 % interval."""
+    figure, axes = _over_time("accuracy, and its 95 % interval")
+    for name, label in (("accuracy", "where the ground truth is known"), ("accuracy_estimated", "by confidence")):
+        low, high = _values(report, f"{name}_low"), _values(report, f"{name}_high")
+        axes.plot(_times(report), _values(report, name), marker=".", label=label)
+        axes.fill_between(_times(report), low, high, alpha=0.2)
     axes.set(ylabel="share", ylim=(0, 1))
     axes.legend()
     return figure

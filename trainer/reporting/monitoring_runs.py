@@ -32,7 +32,9 @@ BUCKET_METRICS = (
     "latency_p99_ms",
     "feedback",
     "accuracy",
+    "accuracy_estimated",
 )
+ACCURACIES = tuple(f"{name}{end}" for name in ("accuracy", "accuracy_estimated") for end in ("", "_low", "_high"))
 
 
 class Journal:
@@ -125,10 +127,30 @@ def report_metrics(report: Report) -> dict[str, float]:
     metrics = {
         "window_requests": totals["requests"],
         "window_alerts": len(report["alerts"]),
-        **{f"window_{name}": totals[name] for name in ("accuracy", "accuracy_low", "accuracy_high")},
+        **{f"window_{name}": totals[name] for name in ACCURACIES},
         **{f"psi_{statistic['name']}": statistic["psi"] for statistic in report["drift"]},
+        **_station_metrics(report["stations"]["listed"]),
+        **(_recount_metrics(report["recounts"]) if report["recounts"] else {}),
     }
     return {name: float(value) for name, value in metrics.items() if value is not None}
+
+
+def _station_metrics(stations: Sequence[Report]) -> dict[str, float]:
+    """How many stations there are and how many drifted; their names, which no metric can have, are in the artifact."""
+    drifted = sum(any(index["alert"] for index in station["drift"]) for station in stations)
+    return {"stations": len(stations), "stations_drifted": drifted} if stations else {}
+
+
+def _recount_metrics(recounts: Report) -> dict[str, float | None]:
+    """What random recounts say of the promise and of the accuracy."""
+    shares = {"recount_accuracy": recounts["accuracy"], "recount_alarms_on_right": recounts["alarms_on_right"]}
+    ends = {"": "share", "_low": "low", "_high": "high"}
+    return {
+        "recounts": recounts["accuracy"]["total"],
+        "recount_promise_e_value": recounts["promise_e_value"],
+        "recount_accuracy_e_value": recounts["accuracy_e_value"],
+        **{f"{name}{end}": measured[key] for name, measured in shares.items() for end, key in ends.items()},
+    }
 
 
 def _parse_reference(text: str) -> Mapping[str, object]:

@@ -142,7 +142,13 @@ def _manifest(
         files=_checksums(stage),
         licence=LICENCE,
         recipe=asdict(recipe),
-        reference=drift_reference(forms.served.probabilities, data.counts, data.train, recipe.seed),
+        reference=drift_reference(
+            forms.served.probabilities,
+            forms.served.metrics["calibration_error"],
+            data.counts,
+            data.train,
+            recipe.seed,
+        ),
     )
 
 

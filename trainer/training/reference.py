@@ -14,12 +14,13 @@ _DECILES = np.linspace(0, 1, 11)
 
 
 def drift_reference(
-    probabilities: NDArray[np.float64], counts: Counts, train: Part, seed: int
-) -> dict[str, dict[str, int] | dict[str, float] | list[float]]:
+    probabilities: NDArray[np.float64], calibration_error: float, counts: Counts, train: Part, seed: int
+) -> dict[str, dict[str, int] | dict[str, float] | list[float] | float]:
     """Shares of the predicted counts; 11 deciles each of confidence, brightness and sharpness; and the sample sizes.
 
     The sample sizes (``photos``) are needed to tell drift from chance. ``probabilities``: calibrated, ``(N, C)``, of
-    the calibration photos; brightness and sharpness are those of training photos.
+    the calibration photos; ``calibration_error``: of these (0-1), for the estimate of the accuracy from confidence;
+    brightness and sharpness are those of training photos.
     """
     shares = np.bincount(probabilities.argmax(axis=1), minlength=len(counts.names)) / len(probabilities)
     rows = np.sort(np.random.default_rng(seed).permutation(len(train))[:MAX_PHOTOS])
@@ -27,6 +28,7 @@ def drift_reference(
     predicted, measured = len(probabilities), len(rows)
     return {
         "photos": {"counts": predicted, "confidence": predicted, "brightness": measured, "sharpness": measured},
+        "calibration_error": round(calibration_error, 4),
         "counts": {name: round(float(share), 6) for name, share in zip(counts.names, shares, strict=True)},
         "confidence": _deciles(probabilities.max(axis=1)),
         "brightness": _deciles(statistics[:, 0]),
