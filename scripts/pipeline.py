@@ -17,7 +17,7 @@ from trainer.pipeline import watcher
 from trainer.pipeline.programs import build_watcher
 from trainer.pipeline.trainer_settings import TrainerSettings
 
-SETTINGS = ("recipe", "state", "monitoring", "capture", "data", "counts", "limit", "epochs")
+SETTINGS = ("recipe", "state", "monitoring", "capture", "data", "counts", "limit", "epochs", "recounts")
 
 
 def main(args: Namespace) -> int:

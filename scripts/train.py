@@ -50,6 +50,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True, help="folder for the archive and the evaluation")
     parser.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
     _options.add_data(parser)
+    _options.add_recounts(parser)
     _options.add_recipe(parser)
     _options.add_training(parser)
     entrypoint.run(main, parser.parse_args())

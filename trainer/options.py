@@ -58,6 +58,7 @@ def data_spec(options: Mapping[str, object], drawn: Path) -> DataSpec:
         train_share=1.0 if train_share is None else train_share,
         drop_suspects=drop_suspects or 0.0,
         relabel_file=Path(str(options["relabel_file"])) if options.get("relabel_file") else None,
+        recounts=Path(str(options["recounts"])) if options.get("recounts") else None,
     )
     if is_bucket:
         return replace(spec, source=_mirror(data, spec, drawn.with_name("s3")))

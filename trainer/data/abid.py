@@ -40,13 +40,17 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @dataclass(frozen=True)
 class Photo:
-    """One usable photo: its recorded count, and the bin that it shows. ``products``: ASINs, where they are recorded."""
+    """One usable photo: its recorded count, and the bin that it shows. ``products``: ASINs, where they are recorded.
+
+    ``train_only``: the photo may not enter validation or test (``trainer/data/recounts.py``).
+    """
 
     id: str
     count: int
     path: Path
     bin: str
     products: frozenset[str] = field(default=frozenset(), kw_only=True)
+    train_only: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def read_inventory(source: Path, counts: Counts, require_each: bool = True) -> I
     photos: list[Photo] = []
     skipped: list[Skipped] = []
     for photo_id, listed_count in _ids(source, counts):
-        photo = _read_photo(source, photo_id, listed_count, counts)
+        photo = read_photo(source, photo_id, counts, listed_count)
         if isinstance(photo, Photo):
             photos.append(photo)
         else:
@@ -160,7 +164,8 @@ def file_list_json(ids_by_count: Mapping[int, list[str]]) -> str:
     return json.dumps(paths, indent=1)
 
 
-def _read_photo(source: Path, photo_id: str, listed_count: int | None, counts: Counts) -> Photo | Skipped:
+def read_photo(source: Path, photo_id: str, counts: Counts, listed_count: int | None = None) -> Photo | Skipped:
+    """The photo of that id and the count in its record; ``listed_count``: in the file list. The photo is not opened."""
     if not _ID.fullmatch(photo_id):
         reason = "the id has characters other than letters, digits, - and _, or more than 64"
         return Skipped(tables.printable(photo_id), reason)
@@ -186,7 +191,7 @@ def _read_photo(source: Path, photo_id: str, listed_count: int | None, counts: C
 
 def is_usable(source: Path, photo_id: str, counts: Counts) -> bool:
     """Whether ``source`` has that photo and its record, with one of ``counts``."""
-    return isinstance(_read_photo(source, photo_id, None, counts), Photo)
+    return isinstance(read_photo(source, photo_id, counts), Photo)
 
 
 def photo_problem(path: Path) -> str | None:

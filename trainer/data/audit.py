@@ -187,7 +187,7 @@ def summary(result: Audit) -> str:
 
 
 def _contact_sheet(prepared: Prepared, result: Audit, doubts: Sequence[Doubt]) -> str:
-    paths = {row.id: prepared.root / row.path for row in prepared.rows}
+    paths = {row.id: prepared.path_of(row) for row in prepared.rows}
     cards = "".join(
         _card(number, doubt, embed_photo(paths[doubt.id], f"photo {doubt.id}"))
         for number, doubt in enumerate(doubts, 1)

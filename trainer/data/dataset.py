@@ -1,7 +1,7 @@
 """From a source of photos to a dataset: three splits with their pixels and labels.
 
-``scan_photos`` reads every photo once. Photos with the same image are put into one bin, then ``split_by_bin`` assigns
-the bins to splits. ``load`` does this in memory; ``trainer/data/prepare.py`` stores the result on disk.
+``scan_and_split`` reads every photo once. Photos with the same image are put into one bin, and the bins are assigned to
+splits. ``load`` does this in memory; ``trainer/data/prepare.py`` stores the result on disk.
 """
 
 import hashlib
@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 
 from serve.errors import DataError
 from trainer.data import corrections
-from trainer.data.abid import Photo, Skipped, merge_bins
+from trainer.data.abid import Photo, Skipped
 from trainer.data.counts import Counts, all_counts
-from trainer.data.duplicates import find_duplicates
-from trainer.data.layouts import read_source
-from trainer.data.scan import PhotoScan, find_extra, scan_photos
-from trainer.data.split import SHARES, Split, keep_train_share, split_by_bin, stable_hash, subset
+from trainer.data.recounts import is_recount, number_of_recounts
+from trainer.data.scan import PhotoScan, find_extra, scan_and_split
+from trainer.data.split import SHARES, Split, keep_train_share, stable_hash
 
 RowIndex = slice | NDArray[np.int64]
 Array = NDArray[Any]
@@ -34,9 +33,11 @@ Array = NDArray[Any]
 class DataSpec:
     """Which photos are used, and how they are split.
 
-    ``limit``: a stratified subset of at most that many photos. The other options change only the training photos:
-    ``train_share`` (0-1] is the share to use, ``drop_suspects`` [0-1) the share to leave out, the most suspicious of
-    the audit first, and ``relabel_file`` (CSV: id, count) has corrected counts. Raises DataError for what cannot be.
+    ``limit``: a stratified subset of at most that many photos of ``source``. ``recounts``: a folder of recounts, which
+    are used besides (``trainer/data/recounts.py``); a prepared source has its own. The other options change only the
+    training photos: ``train_share`` (0-1] is the share to use, ``drop_suspects`` [0-1) the share to leave out, the most
+    suspicious of the audit first, and ``relabel_file`` (CSV: id, count) has corrected counts. Raises DataError for what
+    cannot be.
     """
 
     source: Path
@@ -47,6 +48,7 @@ class DataSpec:
     train_share: float = 1.0
     drop_suspects: float = 0.0
     relabel_file: Path | None = None
+    recounts: Path | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -133,10 +135,14 @@ class Part:
 
 
 class DatasetSummary(TypedDict):
-    """What ``dataset.json`` says. The keys of the dictionaries are splits; of ``skipped``, photo id -> reason."""
+    """What ``dataset.json`` says. The keys of the dictionaries are splits; of ``skipped``, photo id -> reason.
+
+    ``recounts``: how many of the photos are recounts.
+    """
 
     fingerprint: str
     photos: dict[str, int]
+    recounts: dict[str, int]
     bins: dict[str, int]
     per_count: dict[str, dict[str, int]]
     skipped: dict[str, str]
@@ -168,6 +174,7 @@ class Dataset:
         return {
             "fingerprint": self.fingerprint,
             "photos": {name: len(part) for name, part in parts.items()},
+            "recounts": {name: number_of_recounts(part.photos) for name, part in parts.items()},
             "bins": {name: len({photo.bin for photo in part.photos}) for name, part in parts.items()},
             "per_count": {name: _per_count(part.photos) for name, part in parts.items()},
             "skipped": {photo.id: photo.reason for photo in self.skipped},
@@ -184,18 +191,18 @@ def load(spec: DataSpec, size_px: int, extra: bool = False) -> Dataset:
             f"{spec.source} is not a prepared dataset, so its suspects are not known; run scripts/prepare_data.py "
             "and scripts/audit_labels.py, and train on the prepared dataset"
         )
-    inventory = read_source(spec.source, spec.counts)
-    scanned, unreadable = scan_photos(subset(inventory.photos, spec.limit, spec.seed), size_px)
-    pairs = find_duplicates([scan.signature for scan in scanned])
-    photos = merge_bins([scan.photo for scan in scanned], pairs)
-    split_of = split_by_bin(photos, spec.seed).split_of
-    skipped = (*inventory.skipped, *unreadable)
-    dataset = build(spec, size_px, photos, split_of, _digests(scanned), _pixels(scanned), skipped)
+    split = scan_and_split(
+        spec.source, spec.counts, spec.seed, recounts=spec.recounts, limit=spec.limit, size_px=size_px
+    )
+    photos = split.photos
+    dataset = build(spec, size_px, photos, split.split_of, _digests(split.scans), _pixels(split.scans), split.skipped)
     if not extra:
         return dataset
-    extra_scans, left_out = find_extra(spec.source, spec.counts, scanned, split_of, size_px)
+    extra_scans, left_out = find_extra(spec.source, spec.counts, split, size_px)
     if spec.limit is not None:
-        extra_scans = extra_scans[: len(extra_scans) * len(photos) // len(inventory.photos)]
+        first = number_of_recounts(scan.photo for scan in extra_scans)
+        read = len(photos) - number_of_recounts(photos)
+        extra_scans = extra_scans[: first + (len(extra_scans) - first) * read // split.usable]
     extra_photos = [scan.photo for scan in extra_scans]
     return with_extra(dataset, extra_photos, _digests(extra_scans), _pixels(extra_scans), left_out)
 
@@ -233,9 +240,11 @@ def build(
     """Apply the corrections of ``spec`` and divide the photos by ``split_of`` (id -> split).
 
     ``digests``: id -> SHA-256 of the photo's bytes; ``pixels`` has a row for each of ``photos``, in the same order;
-    ``suspects``: photo ids, the most suspicious first. Raises DataError if a count has no training photo left.
+    ``suspects``: photo ids, the most suspicious first; recounts, which people have counted, are not dropped. Raises
+    DataError if a count has no training photo left.
     """
-    split_of, dropped = corrections.drop_suspects(spec.drop_suspects, suspects, split_of)
+    records = [photo_id for photo_id in suspects if not is_recount(photo_id)]
+    split_of, dropped = corrections.drop_suspects(spec.drop_suspects, records, split_of)
     skipped += dropped
     if spec.relabel_file:
         photos, split_of, dropped = corrections.relabel(spec.relabel_file, photos, split_of, spec.counts)

@@ -72,6 +72,12 @@ def find_duplicates(signatures: Sequence[Signature]) -> list[tuple[int, int]]:
     return sorted(pairs | {(int(first), int(second)) for first, second in distinct[alike]})
 
 
+def pairs_among(rows: Sequence[int], pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The pairs of which both are in ``rows``, as positions in ``rows``."""
+    position_of = {row: position for position, row in enumerate(rows)}
+    return [(position_of[a], position_of[b]) for a, b in pairs if a in position_of and b in position_of]
+
+
 def _lookalikes(signatures: Sequence[Signature]) -> tuple[Indices, int]:
     """Pairs of positions ``(N, 2)`` that look alike, and how many photos look like too many others."""
     hashes = np.array([signature.dhash for signature in signatures], dtype=np.uint64)

@@ -18,6 +18,7 @@ from serve import photo as photos_io
 from serve.files import write_text
 from trainer.data import tables
 from trainer.data.prepared import Prepared, Row
+from trainer.data.recounts import is_recount
 from trainer.data.split import SHARES, stable_hash
 
 SAMPLES, SAMPLE_PX = 8, 128
@@ -53,7 +54,17 @@ def write_report(prepared: Prepared, path: Path) -> Path:
     shares = ", ".join(f"{sizes[split]} {split}" for split in SHARES)
     lead = f"{len(rows)} photos ({shares}) of {len({row.bin for row in rows})} bins; {len(prepared.skipped)} left out."
     lead += f" Source: {html.escape(str(prepared.source))}"
+    lead += _recounts(prepared)
     return write_text(path, page(title, lead, "".join(sections)))
+
+
+def _recounts(prepared: Prepared) -> str:
+    """How many recounts are in which split, and where they are from; empty without."""
+    if prepared.recounts is None:
+        return ""
+    sizes = Counter(row.split for row in prepared.rows if is_recount(row.id))
+    shares = ", ".join(f"{sizes[split]} {split}" for split in SHARES)
+    return f". {sizes.total()} of the photos are recounts ({shares}): {html.escape(str(prepared.recounts))}"
 
 
 def page(title: str, lead: str, body: str) -> str:
@@ -113,7 +124,7 @@ def _samples(prepared: Prepared, count: int, name: str) -> str:
     rows = sorted((row for row in prepared.rows if row.count == count), key=lambda row: stable_hash(0, row.id))[
         :SAMPLES
     ]
-    sheet = _sheet([prepared.root / row.path for row in rows])
+    sheet = _sheet([prepared.path_of(row) for row in rows])
     return _embed(sheet, f"Photos with {name} recorded: {', '.join(row.id for row in rows)}")
 
 
@@ -124,7 +135,7 @@ def _duplicates(prepared: Prepared) -> str:
     if not pairs:
         return "<p>No two photos show the same image.</p>"
     shown = pairs[: SAMPLES // 2]
-    sheet = _sheet([prepared.root / row.path for pair in shown for row in pair])
+    sheet = _sheet([prepared.path_of(row) for pair in shown for row in pair])
     names = "; ".join(f"{first.id} ({first.count}) and {second.id} ({second.count})" for first, second in shown)
     return _embed(sheet, f"{len(pairs)} photos show the same image as another, counts in brackets: {names}")
 

@@ -1,6 +1,6 @@
 """Prepared datasets on disk: a split table and decoded photos, made by ``trainer/data/prepare.py``.
 
-    OUT/prepared.json         fingerprint, counts, seed, source, and the photos that were left out
+    OUT/prepared.json         fingerprint, counts, seed, source, recounts, and the photos that were left out
     OUT/versions/<fp>.csv     the split table of each version, named by its fingerprint: one Row per photo
     OUT/report.html           the inspection report (``trainer/data/inspection.py``)
     OUT/cache/<S>px-<key>.npy decoded photos, uint8 (N, S, S, 3), in the order of the table
@@ -13,6 +13,7 @@ Photos are decoded when a size is first needed. The cache is memory-mapped, and 
 import csv
 import io
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -34,20 +35,23 @@ from trainer.data.abid import Photo, Skipped
 from trainer.data.counts import Counts, parse
 from trainer.data.dataset import Dataset, DataSpec, Pixels
 from trainer.data.layouts import DESCRIPTION, is_prepared, read_source
+from trainer.data.recounts import is_recount, number_of_recounts
 from trainer.data.split import Split, split_by_bin, subset
 
 FORMAT = 2
 REPORT, AUDIT, EXTRA = "report.html", "audit.html", "extra"
 
 Scalar = TypeVar("Scalar", bound=np.generic)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One photo in the split table.
 
-    ``path``: relative to the source; ``size``: bytes; ``twin``: the id of a photo with the same image, or empty;
-    ``width``, ``height``: px; ``brightness``: mean grey, 0-255; ``sharpness``: variance of the Laplacian.
+    ``path``: relative to the source, or of a recount, to the folder of recounts; ``size``: bytes; ``twin``: the id of a
+    photo with the same image, or empty; ``width``, ``height``: px; ``brightness``: mean grey, 0-255; ``sharpness``:
+    variance of the Laplacian.
     """
 
     id: str
@@ -67,7 +71,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class _Description:
-    """The content of ``prepared.json``; ``skipped``: photo id -> reason."""
+    """The content of ``prepared.json``; ``skipped``: photo id -> reason; ``recounts``: their folder, if any."""
 
     format: int
     fingerprint: str
@@ -75,6 +79,7 @@ class _Description:
     counts: str
     seed: int
     skipped: dict[str, str]
+    recounts: str | None = None
 
 
 _ROW, _DESCRIPTION = TypeAdapter(Row), TypeAdapter(_Description)
@@ -82,7 +87,7 @@ _ROW, _DESCRIPTION = TypeAdapter(Row), TypeAdapter(_Description)
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A prepared dataset. ``rows``: its split table."""
+    """A prepared dataset. ``rows``: its split table; ``recounts``: the folder of its recounts, if it was given any."""
 
     folder: Path
     source: Path
@@ -91,14 +96,19 @@ class Prepared:
     fingerprint: str
     rows: tuple[Row, ...]
     skipped: tuple[Skipped, ...]
+    recounts: Path | None = None
 
     def photos(self) -> list[Photo]:
         """The photos in the order of the table."""
-        return [Photo(row.id, row.count, self.root / row.path, row.bin) for row in self.rows]
+        return [Photo(row.id, row.count, self.path_of(row), row.bin) for row in self.rows]
+
+    def path_of(self, row: Row) -> Path:
+        """The file of a photo of the table."""
+        return (self.recounts if self.recounts and is_recount(row.id) else self.root) / row.path
 
     @property
     def root(self) -> Path:
-        """The folder that the paths of the table are relative to."""
+        """The folder that the paths of the table are relative to, but for recounts."""
         return photo_root(self.source)
 
 
@@ -125,20 +135,22 @@ def load_any(spec: DataSpec, size_px: int, extra: bool = False) -> Dataset:
             f"{spec.source} was prepared for the counts {prepared.counts}, not {spec.counts}; "
             "prepare the source again, into another folder"
         )
+    _warn_of_other_recounts(spec, prepared)
     _refuse_stale(prepared)
     pixels = decoded(prepared, size_px)
     photos = prepared.photos()
-    chosen = {photo.id for photo in subset(photos, spec.limit, spec.seed)}
-    split_of = {row.id: row.split for row in prepared.rows if row.id in chosen}
+    of_source = [photo for photo in photos if not is_recount(photo.id)]
+    chosen = {photo.id for photo in subset(of_source, spec.limit, spec.seed)}
+    split_of = {row.id: row.split for row in prepared.rows if row.id in chosen or is_recount(row.id)}
     digests = {row.id: row.digest for row in prepared.rows}
     suspects = read_suspects(prepared) if spec.drop_suspects else ()
     data = dataset.build(spec, size_px, photos, split_of, digests, pixels, prepared.skipped, suspects)
     data = replace(data, folder=prepared.folder)
-    return _with_extra(data, prepared.folder / EXTRA, len(chosen) / len(photos)) if extra else data
+    return _with_extra(data, prepared.folder / EXTRA, len(chosen) / len(of_source)) if extra else data
 
 
 def _with_extra(data: Dataset, folder: Path, share: float) -> Dataset:
-    """``data`` with a ``share`` (0-1) of the extra photos that are prepared in ``folder``."""
+    """``data`` with the extra photos prepared in ``folder``: all recounts, and a ``share`` (0-1) of the others."""
     if not is_prepared(folder):
         raise DataError(
             f"{folder.parent} was prepared without the photos of other counts, which this recipe trains on; "
@@ -146,14 +158,26 @@ def _with_extra(data: Dataset, folder: Path, share: float) -> Dataset:
         )
     prepared = read(folder)
     _refuse_stale(prepared)
-    photos = prepared.photos()[: round(share * len(prepared.rows))]
+    photos = prepared.photos()
+    first = number_of_recounts(photos)
+    photos = photos[: first + round(share * (len(photos) - first))]
     digests = {row.id: row.digest for row in prepared.rows}
     pixels = decoded(prepared, data.size_px) if photos else np.empty(0, np.uint8)
     return dataset.with_extra(data, photos, digests, pixels, prepared.skipped)
 
 
+def _warn_of_other_recounts(spec: DataSpec, prepared: Prepared) -> None:
+    if spec.recounts and (prepared.recounts is None or spec.recounts.resolve() != prepared.recounts):
+        log.warning(
+            "%s was prepared with %s, so those of %s are not used; run scripts/prepare_data.py again with --recounts",
+            prepared.folder,
+            f"the recounts of {prepared.recounts}" if prepared.recounts else "no recounts",
+            spec.recounts,
+        )
+
+
 def _refuse_stale(prepared: Prepared) -> None:
-    changed = [row.id for row in prepared.rows if _size_and_mtime(prepared.root / row.path) != (row.size, row.mtime_ns)]
+    changed = [row.id for row in prepared.rows if _size_and_mtime(prepared.path_of(row)) != (row.size, row.mtime_ns)]
     if changed:
         raise DataError(
             f"{len(changed)} photos of {prepared.source} were changed or removed since {prepared.folder} was prepared "
@@ -217,6 +241,7 @@ def read(folder: Path) -> Prepared:
         fingerprint=description.fingerprint,
         rows=rows,
         skipped=tuple(Skipped(photo_id, reason) for photo_id, reason in description.skipped.items()),
+        recounts=Path(description.recounts) if description.recounts else None,
     )
 
 
@@ -236,6 +261,7 @@ def write(prepared: Prepared) -> None:
         counts=str(prepared.counts),
         seed=prepared.seed,
         skipped={photo.id: photo.reason for photo in prepared.skipped},
+        recounts=str(prepared.recounts) if prepared.recounts else None,
     )
     write_text(prepared.folder / DESCRIPTION, json.dumps(asdict(description), indent=1))
 

@@ -1,19 +1,21 @@
 """Splitting photos into train, validation and test: by bin, stratified by count, deterministic.
 
 Every photo and every bin is in exactly one split. Photos of one bin are almost the same image, so a bin in two splits
-would leak test photos into training.
+would leak test photos into training. Recounts follow the photos of the source: with or without them, these are split
+in the same way.
 """
 
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 
 from serve.errors import DataError
-from trainer.data.abid import Photo, Skipped
+from trainer.data.abid import Photo, Skipped, merge_bins
+from trainer.data.duplicates import pairs_among
 
 
 class Split(StrEnum):
@@ -50,8 +52,16 @@ def split_by_bin(photos: Sequence[Photo], seed: int, before: Mapping[str, Split]
 
     Greedy: bins, the largest first, go to the split that lacks most photos of their counts. Photos in ``before``
     (id -> split) keep their split, and new photos of the same bin join it; a new photo that connects bins of different
-    splits is set aside. Deterministic in photos and seed. Raises DataError if a split has no photo of a count.
+    splits is set aside. New photos that are ``train_only`` are split last, and have no part in where others go.
+    Deterministic in photos and seed. Raises DataError if a split has no photo of a count.
     """
+    last = [photo for photo in photos if photo.train_only and photo.id not in (before or {})]
+    last_ids = {photo.id for photo in last}
+    splits = _split_bins([photo for photo in photos if photo.id not in last_ids], seed, before)
+    return _add_train_only(photos, last, splits) if last else splits
+
+
+def _split_bins(photos: Sequence[Photo], seed: int, before: Mapping[str, Split] | None) -> Splits:
     bins: dict[str, list[Photo]] = defaultdict(list)
     for photo in photos:
         bins[photo.bin].append(photo)
@@ -66,9 +76,100 @@ def split_by_bin(photos: Sequence[Photo], seed: int, before: Mapping[str, Split]
             reason = f"it connects bins of {' and '.join(sorted(splits))}, which would leak between these splits"
             set_aside += [Skipped(photo.id, reason) for photo in new]
     new_bins = {name: members for name, members in bins.items() if not any(photo.id in split_of for photo in members)}
-    split_of |= _distribute(new_bins, photos, split_of, seed)
+    split_of |= _distribute(new_bins, [photo for photo in photos if not photo.train_only], split_of, seed)
     _check_each_count(photos, split_of)
     return Splits(split_of, tuple(set_aside))
+
+
+def _add_train_only(photos: Sequence[Photo], last: Sequence[Photo], splits: Splits) -> Splits:
+    """Add the photos ``last`` to training, but for those of bins that validation or test have."""
+    held_out: dict[str, Split] = {
+        photo.bin: splits.split_of[photo.id]
+        for photo in photos
+        if splits.split_of.get(photo.id, Split.TRAIN) != Split.TRAIN
+    }
+    split_of = {photo.id: Split.TRAIN for photo in last if photo.bin not in held_out}
+    reason = "it comes from an alarm, so it can only be trained on, but its bin is in"
+    set_aside = [Skipped(photo.id, f"{reason} {held_out[photo.bin]}") for photo in last if photo.bin in held_out]
+    return Splits({**splits.split_of, **split_of}, (*splits.set_aside, *set_aside))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a version of a dataset has a photo."""
+
+    split: Split
+    bin: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedPhotos:
+    """Photos with their bins, in the order in which they came, and the splits of those that are not set aside."""
+
+    photos: tuple[Photo, ...]
+    splits: Splits
+
+
+def place(
+    photos: Sequence[Photo],
+    pairs: Sequence[tuple[int, int]],
+    seed: int,
+    before: Mapping[str, Placement] | None = None,
+    followers: Collection[str] = frozenset(),
+) -> PlacedPhotos:
+    """Merge the bins of ``pairs``, positions of photos with the same image, and split them by bin.
+
+    ``before``: photo id -> its place in the previous version, which it keeps, also if the photo is gone in between.
+    ``followers``: ids of photos that join the bins and splits of the others, which they do not change. Raises
+    DataError.
+    """
+    places = dict(before or {})
+    leaders = [row for row, photo in enumerate(photos) if photo.id in places or photo.id not in followers]
+    if len(leaders) < len(photos):
+        leading = _place_together([photos[row] for row in leaders], pairs_among(leaders, pairs), seed, places)
+        split_of = leading.splits.split_of
+        places |= {
+            photo.id: Placement(split=split_of[photo.id], bin=photo.bin)
+            for photo in leading.photos
+            if photo.id in split_of
+        }
+    return _place_together(photos, pairs, seed, places)
+
+
+def _place_together(
+    photos: Sequence[Photo], pairs: Sequence[tuple[int, int]], seed: int, before: Mapping[str, Placement]
+) -> PlacedPhotos:
+    merged = merge_bins(photos, pairs)
+    splits = split_by_bin(merged, seed, _splits_before(merged, before))
+    _refuse_divided_pairs([(photos[a].id, photos[b].id) for a, b in pairs], splits.split_of)
+    return PlacedPhotos(photos=tuple(_with_old_bins(merged, before)), splits=splits)
+
+
+def _splits_before(photos: Sequence[Photo], before: Mapping[str, Placement]) -> dict[str, Split]:
+    """Photo id -> the split before, also of a new photo of a bin whose old photos are all gone."""
+    split_of = {photo_id: placement.split for photo_id, placement in before.items()}
+    split_of_bin = {placement.bin: placement.split for placement in before.values()}
+    present = {photo.bin for photo in photos if photo.id in split_of}
+    returning = (photo for photo in photos if photo.bin in split_of_bin and not photo.train_only)
+    return split_of | {photo.id: split_of_bin[photo.bin] for photo in returning if photo.bin not in present}
+
+
+def _refuse_divided_pairs(pairs: Sequence[tuple[str, str]], split_of: Mapping[str, Split]) -> None:
+    for first, second in pairs:
+        if first in split_of and second in split_of and split_of[first] != split_of[second]:
+            raise DataError(
+                f"photos {first} ({split_of[first]}) and {second} ({split_of[second]}) show the same image, but were "
+                "split before; remove one of them, or prepare into a new folder"
+            )
+
+
+def _with_old_bins(photos: Sequence[Photo], before: Mapping[str, Placement]) -> list[Photo]:
+    """Give old photos the bin of the previous version, and new ones the bin of the old photos that they join."""
+    joined_bins = {photo.bin: before[photo.id].bin for photo in photos if photo.id in before}
+    return [
+        replace(photo, bin=before[photo.id].bin if photo.id in before else joined_bins.get(photo.bin, photo.bin))
+        for photo in photos
+    ]
 
 
 def _distribute(

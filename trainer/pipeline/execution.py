@@ -122,7 +122,8 @@ class ExecutionRequest:
     def to_json(self) -> str:
         """One line of JSON, which ``parse_request`` reads."""
         spec = {**asdict(self.spec), "counts": str(self.spec.counts), "source": str(self.spec.source)}
-        spec["relabel_file"] = str(self.spec.relabel_file) if self.spec.relabel_file else None
+        for name in ("relabel_file", "recounts"):
+            spec[name] = str(spec[name]) if spec[name] else None
         return json.dumps({**asdict(self), "spec": spec})
 
 

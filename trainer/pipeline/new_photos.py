@@ -5,6 +5,8 @@ Once it has changed, the names are listed (1.3 s of CPU time for 500,000 photos)
 were not there before are read. A bucket has no such time, and listing 500,000 photos with their records takes 1,000
 requests, so it is polled less often.
 
+Recounts count, too. Their folder has the same layout, and is polled in the same way.
+
 A photo counts when it has a record whose count the model can predict, and neither file was written to in the last
 minute. That is measured by ctime, which a copy that preserves the modification time does not set back.
 """
@@ -27,6 +29,7 @@ from trainer.data.abid import MAX_QUANTITY
 from trainer.data.counts import Counts
 from trainer.data.dataset import DataSpec
 from trainer.data.layouts import DESCRIPTION, count_folders, is_prepared, read_source
+from trainer.data.recounts import PREFIX
 
 _IDS = TypeAdapter(list[str])
 SETTLED_S = 60.0
@@ -43,22 +46,39 @@ class LabelledPhotos:
 
 
 class NewPhotos:
-    """Polls the source of ``spec``, or the bucket ``uri``, and caches which records it has read."""
+    """Polls the source of ``spec``, or the bucket ``uri``, and its recounts, and caches which records it has read."""
 
     def __init__(
-        self, spec: DataSpec, uri: str = "", settled_s: float = SETTLED_S, interval_s: float | None = None
+        self,
+        spec: DataSpec,
+        uri: str = "",
+        settled_s: float = SETTLED_S,
+        interval_s: float | None = None,
+        prefix: str = "",
     ) -> None:
-        """``settled_s``: how long files must have been unchanged; ``interval_s``: at least so long between polls."""
+        """``settled_s``: how long files must have been unchanged; ``interval_s``: at least so long between polls;
+        ``prefix``: of the ids, where ``spec`` is a folder of recounts."""
         self._spec, self._uri, self._settled_s = spec, uri, settled_s
         self._source, self._counts = spec.source, spec.counts
         default_s = BUCKET_INTERVAL_S if uri else FOLDER_INTERVAL_S
         self._interval_s = default_s if interval_s is None else interval_s
         self._labelled: dict[str, bool] = {}
         self._mtimes_ns: tuple[int, ...] = ()
-        self._photos, self._next_s = LabelledPhotos(), 0.0
+        self._photos, self._next_s, self._prefix = LabelledPhotos(), 0.0, prefix
+        self._recounts: NewPhotos | None = None
+        if spec.recounts and (uri or not is_prepared(spec.source)):  # a prepared dataset has its own
+            recounts = DataSpec(spec.recounts, counts=spec.counts)
+            self._recounts = NewPhotos(recounts, settled_s=settled_s, interval_s=interval_s, prefix=PREFIX)
 
     def poll(self, known_ids: frozenset[str]) -> LabelledPhotos:
-        """The photos of the source now. ``known_ids``: counted before, so not read again. Raises DataError."""
+        """The photos and recounts now. ``known_ids``: counted before, so not read again. Raises DataError."""
+        photos = self._poll_source(known_ids)
+        if self._recounts is None or not _has_layout(self._recounts._source):
+            return photos
+        recounts = self._recounts.poll(known_ids)
+        return LabelledPhotos(photos.ids | recounts.ids, photos.settling + recounts.settling)
+
+    def _poll_source(self, known_ids: frozenset[str]) -> LabelledPhotos:
         if time.monotonic() < self._next_s:
             return self._photos
         self._next_s = time.monotonic() + min(self._interval_s, SETTLED_S)  # of the retry if this poll raises
@@ -104,11 +124,9 @@ class NewPhotos:
         if is_prepared(source):
             return LabelledPhotos(frozenset(row.id for row in prepared.read(source).rows))
         if is_abid(source):
-            present = _stems(source / "bin-images", ".jpg") & _stems(source / "metadata", ".json")
-            paths = {
-                photo_id: (source / "bin-images" / f"{photo_id}.jpg", source / "metadata" / f"{photo_id}.json")
-                for photo_id in present - known_ids
-            }
+            stems = _stems(source / "bin-images", ".jpg") & _stems(source / "metadata", ".json")
+            present = frozenset(self._prefix + stem for stem in stems) if self._prefix else stems
+            paths = {photo_id: self._paths(photo_id) for photo_id in present - known_ids}
             settled = {
                 photo_id for photo_id, pair in paths.items() if all(is_settled(path, self._settled_s) for path in pair)
             }
@@ -121,6 +139,11 @@ class NewPhotos:
             settled = {photo_id for photo_id in present - known_ids if is_settled(photos[photo_id], self._settled_s)}
             self._labelled |= dict.fromkeys(settled, True)
         return LabelledPhotos((present & known_ids) | self._usable(settled), len(present - known_ids) - len(settled))
+
+    def _paths(self, photo_id: str) -> tuple[Path, Path]:
+        """The photo and the record of an id, in the dataset's layout."""
+        stem = photo_id.removeprefix(self._prefix)
+        return self._source / "bin-images" / f"{stem}.jpg", self._source / "metadata" / f"{stem}.json"
 
     def _list_bucket(self, known_ids: frozenset[str]) -> LabelledPhotos:
         """Objects appear in a bucket once they are complete, so none is settling."""
@@ -156,6 +179,10 @@ def is_settled(path: Path, settled_s: float) -> bool:
 def is_abid(source: Path) -> bool:
     """Whether a folder has the layout of the Amazon Bin Image Dataset."""
     return (source / "bin-images").is_dir() or (source.is_dir() and not count_folders(source))
+
+
+def _has_layout(source: Path) -> bool:
+    return (source / "bin-images").is_dir() and (source / "metadata").is_dir()
 
 
 def _stems(folder: Path, suffix: str) -> frozenset[str]:

@@ -36,6 +36,7 @@ from trainer.artifacts import (
 from trainer.data import layouts, prepared, transfer
 from trainer.data.dataset import Dataset, DataSpec, digest
 from trainer.data.prepare import prepare
+from trainer.data.recounts import number_of_recounts
 from trainer.evaluation import gate
 from trainer.evaluation.evaluate import Evaluated
 from trainer.evaluation.policy import DEFAULT, GatePolicy
@@ -259,13 +260,13 @@ class _Steps:
             raise UnavailableError(
                 f"{source} was modified within the last {self.options.settled_s:.0f} s and may be incomplete"
             )
-        dataset = prepare(
-            source, prepared_folder(self.options.state, self.spec), self.spec.counts, self.spec.seed, self.recipe.extra
-        )
+        spec, folder = self.spec, prepared_folder(self.options.state, self.spec)
+        dataset = prepare(source, folder, spec.counts, spec.seed, self.recipe.extra, spec.recounts)
         run.log_params(
             {
                 "source": self.request.uri or source,
                 "photos": len(dataset.rows),
+                "recounts": number_of_recounts(dataset.photos()),
                 "left_out": len(dataset.skipped),
                 "fingerprint": dataset.fingerprint,
             }

@@ -55,14 +55,15 @@ DEFAULT = Limits()
 class TriggerInputs:
     """What the decision rests on.
 
-    ``new_photos``: how many the last execution did not have; ``known_photos``: how many it had; ``drift``: the drift
-    alerts of the monitoring, None without a fresh report.
+    ``new_photos``: how many the last execution did not have; ``new_recounts``: how many of these are recounts;
+    ``known_photos``: how many it had; ``drift``: the drift alerts of the monitoring, None without a fresh report.
     """
 
     has_champion: bool
     new_photos: int = 0
     known_photos: int = 0
     drift: tuple[str, ...] | None = None
+    new_recounts: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def _reasons(inputs: TriggerInputs, state: WatcherState, limits: Limits) -> tupl
     reasons = []
     minimum = max(limits.new_photos, limits.new_share * inputs.known_photos)
     if inputs.new_photos and minimum and inputs.new_photos >= minimum:
-        reasons.append(f"{inputs.new_photos} new labelled photos have come, beside {inputs.known_photos}")
+        recounts = f", {inputs.new_recounts} of them recounts" if inputs.new_recounts else ""
+        reasons.append(f"{inputs.new_photos} new labelled photos have come{recounts}, beside {inputs.known_photos}")
     if limits.drift and inputs.drift and not state.drift_answered:
         reasons.append(f"the monitoring reports {', '.join(inputs.drift)}")
     return tuple(reasons)

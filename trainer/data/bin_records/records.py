@@ -1,4 +1,7 @@
-"""The records of photos: which products the bin holds, with their quantities, sizes and weights."""
+"""The records of photos: which products the bin holds, with their quantities, sizes and weights.
+
+The record of a recount has products only where the record that was checked turned out to be right.
+"""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -9,6 +12,7 @@ from serve.evidence.record import Record, parse_record
 from trainer.data.abid import Photo
 from trainer.data.counts import Counts
 from trainer.data.dataset import digest
+from trainer.data.recounts import PREFIX
 
 
 def records_of(photos: Iterable[Photo]) -> dict[str, Record]:
@@ -24,10 +28,10 @@ def read_json(photo: Photo) -> Any:
 
     Raises OSError, ValueError and RecursionError for a file that cannot be read.
     """
-    folder = photo.path.parent
-    if folder.name != "bin-images" or photo.path.stem != photo.id:
+    folder, name = photo.path.parent, photo.id.removeprefix(PREFIX)
+    if folder.name != "bin-images" or photo.path.stem != name:
         return None
-    return json.loads((folder.parent / "metadata" / f"{photo.id}.json").read_bytes())
+    return json.loads((folder.parent / "metadata" / f"{name}.json").read_bytes())
 
 
 def _read(photo: Photo) -> Record | None:
