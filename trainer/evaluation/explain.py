@@ -10,6 +10,7 @@ from trainer.evaluation.evaluate import Evaluation
 from trainer.evaluation.gate import Comparison, Decision
 from trainer.evaluation.guards import GuardVerdict
 from trainer.evaluation.policy import SIGNIFICANT, UNDEPLOYED_ACCURACY
+from trainer.evaluation.recalibration import Recalibration
 
 WIDTH = 100
 POWER = 0.8
@@ -36,6 +37,9 @@ def _indent(line: str) -> str:
 
 
 def _body(decision: Decision, champion: str) -> Iterator[str]:
+    if decision.recalibration is not None:
+        yield from _recalibration(decision, decision.recalibration)
+        return
     if decision.p_value is None:
         yield "The two could not be compared: " + "; ".join(decision.reasons) + "."
         return
@@ -45,13 +49,34 @@ def _body(decision: Decision, champion: str) -> Iterator[str]:
         yield _discordant_photos(decision, decision.comparison, champion)
         yield _luck(decision, decision.comparison, decision.p_value)
         yield _gain(decision, decision.comparison)
-    width = max((len(guard.name) for guard in decision.guards), default=0)
-    yield "Guards, which refuse a challenger that is more accurate but worse elsewhere:\n" + "\n".join(
-        f"  {guard.verdict:<10}  {guard.name:<{width}}  {guard.reason}" for guard in decision.guards
-    )
+    yield "Guards, which refuse a challenger that is more accurate but worse elsewhere:\n" + _guards(decision)
     yield "So: " + "; ".join(decision.reasons) + "."
     if not decision.promote and (advice := list(_advice(decision, decision.p_value))):
         yield "What to do:\n  " + "\n  ".join(advice)
+
+
+def _guards(decision: Decision) -> str:
+    """The guards, a line each."""
+    width = max((len(guard.name) for guard in decision.guards), default=0)
+    return "\n".join(f"  {guard.verdict:<10}  {guard.name:<{width}}  {guard.reason}" for guard in decision.guards)
+
+
+def _recalibration(decision: Decision, recalibration: Recalibration) -> Iterator[str]:
+    yield (
+        f"It has the network of version {recalibration.version}, so it counts as that one does, and no higher accuracy "
+        f"is demanded. Only the scores differ, which say when a record fits too badly: they come from "
+        f"{recalibration.recounts} recounts of the random share, for each count that has enough of them."
+    )
+    kinds = {"by the photo": recalibration.photo, "with products": recalibration.products}
+    lines = [
+        f"  {count.name:<4}  {kind:<13}  {count.recounts} recounts, {count.old} scores before: "
+        + ("replaced" if count.replaced else "too few, the old ones stay")
+        for kind, counts in kinds.items()
+        for count in counts
+    ]
+    yield "\n".join(["Scores of each count:", *lines])
+    yield "Guards, on recounts of other bins than those that calibrated:\n" + _guards(decision)
+    yield "So: " + "; ".join(decision.reasons) + "."
 
 
 def _first_challenger(decision: Decision, p_value: float) -> str:

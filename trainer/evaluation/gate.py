@@ -24,6 +24,7 @@ from trainer.evaluation.evaluate import Evaluated, Prediction, parse_json
 from trainer.evaluation.guards import Guard, GuardInputs, GuardVerdict
 from trainer.evaluation.paired import Pairs, exact_p
 from trainer.evaluation.policy import DEFAULT, SIGNIFICANT, UNDEPLOYED_ACCURACY, GatePolicy
+from trainer.evaluation.recalibration import Recalibration
 from trainer.evaluation.statistics import bootstrap_interval, rmse_difference_interval
 
 
@@ -79,7 +80,8 @@ class Decision:
     """Whether to promote, why, and every number that it rests on; accuracies 0-1.
 
     ``comparison``: None without a champion, or where the two cannot be compared; ``p_value``: None where they cannot be
-    compared.
+    compared; ``recalibration``: of a version that differs from the champion in its scores alone, whose ``p_value`` is
+    that of its false alarms (``trainer/evaluation/recalibration_gate.py``).
     """
 
     promote: bool
@@ -93,6 +95,7 @@ class Decision:
     p_value: float | None = None
     comparison: Comparison | None = None
     guards: tuple[Guard, ...] = ()
+    recalibration: Recalibration | None = None
 
     def to_json(self) -> dict[str, object]:
         """The content of ``decision.json``."""

@@ -18,6 +18,7 @@ from trainer.data.split import Split
 from trainer.pipeline import retention
 from trainer.pipeline.execution import Execution, ExecutionDecision, ExecutionRequest
 from trainer.pipeline.pipeline import ExecutionOptions, Promote, execute, wait_for_promoter
+from trainer.pipeline.recalibration.from_settings import promise_check
 from trainer.pipeline.trainer_settings import TrainerSettings
 from trainer.pipeline.watcher import Notify, PipelineWatcher
 from trainer.registry import signing
@@ -55,12 +56,14 @@ def build_watcher(settings: TrainerSettings, words: Mapping[str, object], notify
         monitoring=settings.monitoring,
         notify=notify,
         prune=partial(retention.prune, places, settings.retention),
+        check_promise=promise_check(settings, registry),
     )
 
 
 def build_request(settings: TrainerSettings, words: Mapping[str, object]) -> ExecutionRequest:
     """What an execution is asked to do. Raises SettingsError, DataError."""
     values, state, data = {**words, **dict(settings)}, settings.state, settings.data or ""
+    values["recounts"] = settings.recounts if settings.recounts_train else None
     uri = data if data.startswith("s3://") else ""
     if uri:
         values["data"] = str(transfer.mirror_folder(uri, state / "s3"))

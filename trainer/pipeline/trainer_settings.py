@@ -98,5 +98,17 @@ class TrainerSettings(PruneSettings, PhotoSettings, SigningSettings, AlertSettin
     monitoring: Path = Field(
         default=Path("var/monitoring"), description="folder that the monitor writes monitoring.json to"
     )
+    recalibrate_after: int = Field(
+        default=200,
+        ge=0,
+        le=10**9,
+        description="random recounts after which the promise about false alarms is checked, and mended; 0: never",
+    )
+    recounts: Path | None = Field(
+        default=None, description="folder of the recounts, whose counts are trained on, too; off without"
+    )
+    recounts_train: bool = Field(
+        default=True, description="whether recounts are trained on and count as new photos, where there is their folder"
+    )
     limits: Limits = Limits()
     gate: GatePolicy = GatePolicy()

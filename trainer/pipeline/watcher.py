@@ -20,6 +20,7 @@ from typing import NoReturn
 from serve.errors import OUTSIDE, BinwatchError, DataError, LockHeldError, TrackingError, TrainingError, sentence
 from trainer.artifacts import MONITORING
 from trainer.data import layouts, prepared
+from trainer.data.recounts import is_recount
 from trainer.pipeline import execution_lock, triggers
 from trainer.pipeline.execution import Execution, ExecutionDecision, ExecutionRequest
 from trainer.pipeline.new_photos import KnownPhotos, LabelledPhotos, NewPhotos
@@ -70,13 +71,15 @@ class PipelineWatcher:
         monitoring: Path | None = None,
         notify: Notify = lambda *_: None,
         prune: Callable[[], object] = lambda: None,
+        check_promise: Callable[[], object] = lambda: None,
         new_photos: NewPhotos | None = None,
     ) -> None:
-        """``options.state`` is required; ``monitoring``: folder of monitoring.json; ``prune``: called once a day."""
+        """``options.state`` is required; ``monitoring``: folder of monitoring.json; ``prune``: called once a day;
+        ``check_promise``: called by each poll that starts no execution (``recalibration/promise.py``)."""
         assert options.state
         self._registry, self._request, self._promote, self._options = registry, request, promote, options
         self._state, self._limits, self._monitoring = options.state, limits, monitoring
-        self._notify, self._prune = notify, prune
+        self._notify, self._prune, self._check_promise = notify, prune, check_promise
         self._new_photos = new_photos or NewPhotos(request.spec, request.uri)
         self._known_photos = KnownPhotos(prepared_folder(self._state, request.spec).with_suffix(".seen.json"))
 
@@ -117,6 +120,7 @@ class PipelineWatcher:
                 return self._execute(request, inputs, resumed=False)
         if time.time() - state.pruned_s > DAY_S:
             self._prune_now(state)
+        self._check_promise()
         return None
 
     def _prune_now(self, state: WatcherState) -> None:
@@ -153,7 +157,8 @@ class PipelineWatcher:
             log.warning("the source cannot be polled for new photos: %s", error)
             photos = LabelledPhotos()
         drift = triggers.read_drift(self._monitoring / MONITORING, time.time()) if self._monitoring else None
-        return TriggerInputs(has_champion, len(photos.ids - known_ids), len(known_ids), drift)
+        new_ids = photos.ids - known_ids
+        return TriggerInputs(has_champion, len(new_ids), len(known_ids), drift, sum(map(is_recount, new_ids)))
 
     def _resume_unfinished(self, unfinished: execution_lock.UnfinishedExecution) -> Execution:
         if unfinished.starts < MAX_STARTS:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from serve.errors import ArchiveError, DataError
 from serve.manifest import sha256
-from trainer.artifacts import ARCHIVE, ARCHIVE_FOLDER, ARCHIVE_SHA
+from trainer.artifacts import ARCHIVE, ARCHIVE_FOLDER, ARCHIVE_SHA, LINEAGE_TAG
 from trainer.promotion import decisions
 from trainer.registry.entities import Version
 from trainer.registry.mlflow_registry import Registry
@@ -26,7 +26,8 @@ class Lineage:
 
     ``address``: of the run's page in MLflow; ``data``: the selection and the split of the photos; ``archive_sha256``:
     of the run's archive, before the promoter stamps the version into it; ``signature``: whether it fits; ``served``:
-    from, to, did and reason of each period, newest first.
+    from, to, did and reason of each period, newest first; ``recalibrated``: of a version that was not trained, but has
+    the network of another one, from which one and with how many recounts.
     """
 
     version: str
@@ -44,6 +45,7 @@ class Lineage:
     archive_sha256: str | None
     signature: str
     served: tuple[Mapping[str, str | None], ...]
+    recalibrated: str = ""
 
     def to_json(self) -> dict[str, object]:
         """For ``--json``."""
@@ -84,6 +86,7 @@ def trace_lineage(registry: Registry, number: str, trusted: Path | None) -> Line
             {"from": period["from"], "to": period["to"], "did": period["did"], "reason": period["reason"]}
             for period in periods
         ),
+        recalibrated=tags.get(LINEAGE_TAG, ""),
     )
 
 
@@ -118,6 +121,7 @@ def lineage_text(lineage: Lineage) -> str:
         ("compared with", f"version {lineage.compared_with}" if lineage.compared_with else "nothing"),
         *(("decision", reason) for reason in lineage.reasons),
         *(("served", _period_text(period)) for period in lineage.served or ({},)),
+        *([("origin", lineage.recalibrated)] if lineage.recalibrated else []),
         ("run", lineage.run_id),
         ("MLflow", lineage.address),
         ("data", lineage.dataset_fingerprint or "unknown"),

@@ -15,10 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serve.evidence.record_model import Columns, RecordModel
-from trainer.artifacts import ARCHIVE_FOLDER, DATASET, EVALUATION, PREDICTIONS, REFERENCE, TRAINING
+from trainer.artifacts import (
+    ARCHIVE_FOLDER,
+    DATASET,
+    EVALUATION,
+    LEARNED_RECOUNTS,
+    PREDICTIONS,
+    REFERENCE,
+    TRAINING,
+)
 from trainer.data.bin_records.records import right_records
 from trainer.data.dataset import Dataset, DataSpec, Part
 from trainer.data.prepared import AUDIT, REPORT, load_any
+from trainer.data.recounts import PREFIX, is_recount
 from trainer.evaluation.alarms import CURVE
 from trainer.evaluation.evaluate import Evaluated, Prediction, evaluate, verdict_alarms
 from trainer.registry import signing
@@ -262,6 +271,12 @@ def _log_inputs(run: "TrackedRun", spec: DataSpec, recipe: Recipe, data: Dataset
     run.log_params({**asdict(recipe), **settings, "device": str(distributed.pick_device())})
     run.log_dataset("bins", data.fingerprint, str(spec.source), data.summary()["photos"])
     run.log_json(data.summary(), DATASET)
+    learned = [part for part in (data.train, data.validation, data.extra) if part]
+    recounts = sorted(
+        photo.id.removeprefix(PREFIX) for part in learned for photo in part.photos if is_recount(photo.id)
+    )
+    if recounts:  # they cannot calibrate this model again
+        run.log_json(recounts, LEARNED_RECOUNTS)
     for page in (REPORT, AUDIT):
         if (spec.source / page).is_file():
             run.log_file(spec.source / page)
