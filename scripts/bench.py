@@ -2,7 +2,7 @@
 
     python scripts/bench.py fetch|gate|loader|monitor|precision|serve|train|tune [--data DIR] [--json]
     python scripts/bench.py swap [--promotions 10] [--json]
-    python scripts/bench.py novelty [--archive FILE] [--data DIR] [--json]
+    python scripts/bench.py novelty|recount [--archive FILE] [--data DIR] [--json]
 
 Exits with 1 when the target of the benchmark is missed.
 """
@@ -25,6 +25,7 @@ from tests.benchmarks.bench_gate import bench_gate
 from tests.benchmarks.bench_loader import bench_loader
 from tests.benchmarks.bench_monitor import bench_monitor
 from tests.benchmarks.bench_novelty import bench_novelty
+from tests.benchmarks.bench_recount import bench_recount
 from tests.benchmarks.bench_serve import bench_serve
 from tests.benchmarks.bench_swap import PROMOTIONS, bench_swap
 from tests.benchmarks.bench_training import bench_precision, bench_train, bench_tune
@@ -34,7 +35,7 @@ from trainer.options import data_spec
 
 
 def benchmarks(promotions: int, archive: Path | None = None) -> dict[str, Callable[[Path, Server], Result]]:
-    """All benchmarks by name. ``promotions``: of swap; ``archive``: what novelty measures in place of a new model."""
+    """All benchmarks by name. ``promotions``: of swap; ``archive``: what novelty and recount measure."""
     return {
         "fetch": bench_fetch,
         "gate": bench_gate,
@@ -42,6 +43,7 @@ def benchmarks(promotions: int, archive: Path | None = None) -> dict[str, Callab
         "monitor": bench_monitor,
         "novelty": lambda data, _: bench_novelty(data, archive),
         "precision": bench_precision,
+        "recount": lambda data, _: bench_recount(data, archive),
         "serve": lambda data, _: bench_serve(data, torchserve_server, BATCHING),
         "swap": lambda *_: bench_swap(mlflow_server, promotions),
         "train": bench_train,
@@ -60,6 +62,6 @@ if __name__ == "__main__":
     parser = _cli.parser(__doc__.splitlines()[0])
     parser.add_argument("name", choices=sorted(benchmarks(PROMOTIONS)), help="of the benchmark")
     parser.add_argument("--promotions", type=int, default=PROMOTIONS, help="of swap (default: %(default)s)")
-    parser.add_argument("--archive", type=Path, metavar="FILE", help="of novelty: measure it in place of a new model")
+    parser.add_argument("--archive", type=Path, metavar="FILE", help="of novelty and recount, in place of a new model")
     _options.add_data(parser)
     entrypoint.run(main, parser.parse_args())

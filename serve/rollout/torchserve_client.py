@@ -16,7 +16,7 @@ import requests
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.errors import FieldError, OverloadedError, PhotoError, RefusedError, ServerError
+from serve.errors import FieldError, OverloadedError, PhotoError, RefusedError, ServerError, TooLargeError
 from serve.payload import ATTRIBUTES, PROBE
 from serve.rollout.probation import Traffic
 
@@ -37,6 +37,8 @@ _QUEUE_US = "ts_queue_latency_microseconds"
 _BATCH_MS = "PredictionTime"
 _PHOTOS, _MODEL_SECONDS = "binwatch_photos_total", "binwatch_model_seconds_total"
 """What serve/handler.py counts."""
+_BUSY = ("ServiceUnavailableException", "Overloaded", "TooManyRequests")
+"""The types of errors that a full queue makes: TorchServe's own, and the gateway's."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Inference:
     def verify(self, photo: bytes, record: object) -> "Answer":
         """Ask about one photo and its record, JSON in either format that ``serve/evidence/record.py`` reads.
 
-        Raises PhotoError for a bad photo, FieldError for a bad record, ServerError for everything else.
+        Raises PhotoError for a bad photo, TooLargeError for a large one, FieldError for a bad record, OverloadedError
+        where the server is busy, ServerError for everything else.
         """
         name = "products" if isinstance(record, list) else "record"
         body = json.dumps({"image": base64.b64encode(photo).decode(), name: record}).encode()
@@ -93,6 +96,8 @@ class Inference:
         response = _call(self._session, "POST", url, self.timeout_s, data=body, headers=headers)
         if response.status_code == 422:
             raise FieldError(_message(response))
+        if response.status_code == 413:
+            raise TooLargeError(_message(response))
         answer = self._answer(response)
         if "verdict" not in answer:
             raise ServerError(f"the model at {self.url} reads no records; deploy a newer one, or ask without records")
@@ -284,7 +289,7 @@ def _torchserves_shape(url: str) -> Iterator[None]:
 
 def _raise_for_status(response: requests.Response) -> requests.Response:
     if not response.ok:
-        full = response.status_code == 503 and _content(response).get("type") == "ServiceUnavailableException"
+        full = response.status_code in (429, 503) and _content(response).get("type") in _BUSY
         raise (OverloadedError if full else RefusedError)(
             f"TorchServe answered {response.status_code} to {response.request.method} {response.url}: "
             f"{_message(response)}"
