@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from serve.gateway import routes, static, upstream
 from serve.gateway.feedback import GroundTruth
@@ -31,8 +32,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     """Build the application. Raises SettingsError for API keys, records or recounts that are unusable."""
     keys, records = Keys(settings.keys), open_records(settings)
     routers = (routes.api, recount_routes.api, routes.public, static.router())
-    paths = [route.path for router in routers for route in router.routes if isinstance(route, APIRoute)]
-    metrics = Metrics(frozenset(paths))
+    endpoints = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    metrics = Metrics(frozenset(route.path for route in endpoints))
     recounts = RecountIntake(settings, metrics)
 
     @asynccontextmanager
@@ -64,6 +65,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.state.endpoints = endpoints
     for router in routers:
         app.include_router(router)
     app.add_exception_handler(Refusal, _on_refusal)
@@ -83,7 +85,15 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = _ERROR_KINDS.get(error.status_code, "BadRequest")
     message = f"{request.method} {request.url.path[:100]}: {error.detail}; /openapi.json lists the routes"
-    return error_response(Refusal(error.status_code, kind, message, error.headers))
+    methods = _allowed_methods(request) if error.status_code == 405 else ""
+    return error_response(Refusal(error.status_code, kind, message, {"Allow": methods} if methods else error.headers))
+
+
+def _allowed_methods(request: Request) -> str:
+    """The methods of a path, which may have a route for each; FastAPI names those of the first route alone."""
+    endpoints: list[APIRoute] = request.app.state.endpoints
+    path = next((route.path for route in endpoints if route.matches(request.scope)[0] is not Match.NONE), None)
+    return ", ".join(sorted({method for route in endpoints if route.path == path for method in route.methods}))
 
 
 async def _on_invalid_request(_: Request, error: Exception) -> Response:

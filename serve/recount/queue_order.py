@@ -48,9 +48,11 @@ def choose_next(candidates: Sequence[Candidate], handed_out: int) -> Candidate |
 
 def surplus(candidates: Sequence[Candidate], limit: int) -> list[Candidate]:
     """Which candidates leave, so that at most ``limit`` stay: the least likely ones, of the random share the oldest."""
+    excess = len(candidates) - limit
+    if excess <= 0:
+        return []
     drawn = oldest_first(candidate for candidate in candidates if candidate.random)
     ranked = best_first(candidate for candidate in candidates if not candidate.random)
-    excess = max(0, len(candidates) - limit)
     from_drawn = min(excess, max(0, len(drawn) - int(limit * MAX_RANDOM_SHARE)))
     from_ranked = min(excess - from_drawn, len(ranked))
     return [*drawn[:from_drawn], *ranked[len(ranked) - from_ranked :]]

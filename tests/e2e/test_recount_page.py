@@ -48,8 +48,9 @@ def running(torchserve_answer: Upstream, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def gateway(running: RecountGateway) -> RecountGateway:
-    """A gateway at which no bin waits."""
+def gateway(running: RecountGateway, browser: WebDriver) -> RecountGateway:
+    """A gateway at which no bin waits, and no page asks for one."""
+    browser.get("about:blank")  # the page of the test before would lease bins of this one
     for path in running.folder.rglob("*"):
         if path.is_file():
             path.unlink()
@@ -163,6 +164,7 @@ def test_a_filter_selects_a_station(browser: WebDriver, gateway: RecountGateway)
     add_bins(gateway, 4)
     opened(browser, gateway.url)
     wait_for_bin(browser, 1)
+    wait(browser, lambda driver: "dock 0" in by_id(driver, "recount-station").text)
     by_id(browser, "recount-station").find_element(By.CSS_SELECTOR, "option[value='dock 0']").click()
     wait_for_bin(browser, 2)
     text_with(browser, "2 wait.", "Station dock 0")

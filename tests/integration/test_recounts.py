@@ -299,3 +299,11 @@ def test_a_real_answer_gets_into_the_list(torchserve: Served, trained: Trained, 
     assert recount.p_value == answer["fit"][str(photo.count)]
     (label,) = read_inventory(tmp_path / "recounts", Counts(), require_each=False).photos
     assert label.path.read_bytes() == photo.path.read_bytes()
+
+
+def test_a_method_that_a_path_has_not_is_405_with_those_that_it_has(gateway: RecountGateway) -> None:
+    allowed = {
+        path: requests.put(f"{gateway.url}{path}", timeout=30).headers["Allow"]
+        for path in ("/recounts", f"/recounts/{event(1)}", f"/recounts/{event(1)}/photo", "/feedback")
+    }
+    assert list(allowed.values()) == ["GET", "DELETE, POST", "GET", "POST"]
