@@ -93,7 +93,7 @@ def _allowed_methods(request: Request) -> str:
     """The methods of a path, which may have a route for each; FastAPI names those of the first route alone."""
     endpoints: list[APIRoute] = request.app.state.endpoints
     path = next((route.path for route in endpoints if route.matches(request.scope)[0] is not Match.NONE), None)
-    return ", ".join(sorted({method for route in endpoints if route.path == path for method in route.methods}))
+    return ", ".join(sorted({method for route in endpoints if route.path == path for method in route.methods or ()}))
 
 
 async def _on_invalid_request(_: Request, error: Exception) -> Response:
