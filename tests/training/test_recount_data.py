@@ -19,6 +19,9 @@ from trainer.data.prepared import Prepared
 from trainer.data.recounts import is_recount
 from trainer.data.split import Split
 from trainer.pipeline.new_photos import NewPhotos
+from trainer.pipeline.pipeline import prepared_folder
+from trainer.pipeline.programs import build_request
+from trainer.pipeline.trainer_settings import TrainerSettings
 
 COUNTS = Counts((1, 2))
 PHOTOS = 60
@@ -267,3 +270,15 @@ def test_a_prepared_dataset_is_polled_for_the_recounts_that_it_has(
     put_recount(recounts, "b", picture(101), 1)
     ids = NewPhotos(DataSpec(version.folder, counts=COUNTS, recounts=recounts)).poll(frozenset()).ids
     assert {photo_id for photo_id in ids if is_recount(photo_id)} == {"recount/a"}
+
+
+def test_recounts_change_nothing_of_where_photos_are_prepared(recounts: Path) -> None:
+    without = DataSpec(Path("photos"))
+    assert prepared_folder(recounts, replace(without, recounts=recounts)) == prepared_folder(recounts, without)
+
+
+def test_one_switch_turns_recounts_off(photos: Path, recounts: Path) -> None:
+    settings = TrainerSettings(data=str(photos), recounts=recounts)
+    assert build_request(settings, {}).spec.recounts == recounts
+    assert build_request(settings.model_copy(update={"recounts_train": False}), {}).spec.recounts is None
+    assert build_request(TrainerSettings(data=str(photos)), {}).spec.recounts is None

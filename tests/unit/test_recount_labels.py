@@ -17,9 +17,6 @@ from trainer.data.split import split_by_bin
 from trainer.pipeline import disposal
 from trainer.pipeline.execution import ExecutionRequest, parse_request
 from trainer.pipeline.new_photos import NewPhotos
-from trainer.pipeline.pipeline import prepared_folder
-from trainer.pipeline.programs import build_request
-from trainer.pipeline.trainer_settings import TrainerSettings
 from trainer.pipeline.triggers import Limits, TriggerInputs, WatcherState, decide
 from trainer.training.recipes import RECIPES
 
@@ -93,15 +90,6 @@ def test_a_request_names_the_folder_of_recounts_and_one_of_older_code_none(recou
     content = json.loads(request.to_json())
     del content["spec"]["recounts"]
     assert parse_request(json.dumps(content)).spec == DataSpec(Path("photos"))
-    # the prepared dataset is the same one, so that photos keep their splits
-    assert prepared_folder(recounts, request.spec) == prepared_folder(recounts, DataSpec(Path("photos")))
-
-
-def test_one_switch_turns_recounts_off(photos: Path, recounts: Path) -> None:
-    settings = TrainerSettings(data=str(photos), recounts=recounts)
-    assert build_request(settings, {}).spec.recounts == recounts
-    assert build_request(settings.model_copy(update={"recounts_train": False}), {}).spec.recounts is None
-    assert build_request(TrainerSettings(data=str(photos)), {}).spec.recounts is None
 
 
 def test_nothing_prunes_recounts_however_old_they_are(tmp_path: Path) -> None:
