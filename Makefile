@@ -41,7 +41,7 @@ proof: $(READY) toolkits ## what takes long: every round of the tests that CI sa
 	@$(MAKE) bench
 
 bench: $(READY) ## all benchmarks against their peers; DATA= the photos
-	@for name in fetch gate loader serve swap monitor novelty train precision tune; do $(PY) scripts/bench.py $$name $(if $(DATA),--data "$$DATA"); done
+	@for name in fetch gate loader serve swap monitor novelty recount train precision tune; do $(PY) scripts/bench.py $$name $(if $(DATA),--data "$$DATA"); done
 
 up: ## start the containers and wait until they are healthy
 	@docker compose up --build --wait || { docker compose logs --no-log-prefix settings; exit 1; }

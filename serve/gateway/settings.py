@@ -11,7 +11,7 @@ from serve.gateway.keys import Keys
 from serve.gateway.records import location
 from serve.recount.queue_store import MAX_CANDIDATES
 from serve.settings import FolderOrBucket
-from serve.settings.common import InferenceSettings, StoreSettings
+from serve.settings.common import InferenceSettings, RecountSettings, StoreSettings
 
 MAX_BODY = 6_500_000
 """Bytes of a request's body; TorchServe's own limit is 6,553,500."""
@@ -20,7 +20,7 @@ BIND, LISTEN = "BINWATCH_GATEWAY_BIND", "BINWATCH_GATEWAY_LISTEN"
 ADD_KEY = "add one with `python scripts/api_key.py add NAME`, or bind 127.0.0.1"
 
 
-class GatewaySettings(InferenceSettings, StoreSettings):
+class GatewaySettings(InferenceSettings, StoreSettings, RecountSettings):
     """What ``python -m serve.gateway`` reads from the environment. Other machines need API keys."""
 
     bind: str = Field(
@@ -66,15 +66,6 @@ class GatewaySettings(InferenceSettings, StoreSettings):
         validate_default=True,
         description="the query of a database of records, in one line: a SELECT with :bin_id",
         examples=["'SELECT id, name, quantity FROM stock WHERE bin_id = :bin_id'"],
-    )
-    recounts: Path | None = Field(
-        default=None, description="folder of the recounts: bins that wait for one, and what people counted; off without"
-    )
-    recount_random: float = Field(
-        default=0.05,
-        ge=0,
-        le=1,
-        description="the share of all checked bins that is recounted whatever their verdict, to measure without bias",
     )
     recount_queue: int = Field(
         default=MAX_CANDIDATES,

@@ -7,7 +7,7 @@ from pydantic_settings import SettingsConfigDict
 
 from serve import verdict
 from serve.settings import Settings
-from serve.settings.common import AlertSettings, CaptureSettings, MlflowSettings
+from serve.settings.common import AlertSettings, CaptureSettings, MlflowSettings, RecountFolderSettings
 
 ALPHA = verdict.ALPHA
 """What BINWATCH_ALPHA is by default."""
@@ -35,16 +35,13 @@ class Thresholds(Settings):
     recent_s: float = Field(default=3600.0, gt=0, description="seconds of records that are measured, except for drift")
 
 
-class MonitorSettings(MlflowSettings, CaptureSettings, AlertSettings):
+class MonitorSettings(MlflowSettings, CaptureSettings, RecountFolderSettings, AlertSettings):
     """What scripts/monitor.py reads from the environment."""
 
     monitoring: Path = Field(
         default=Path("var/monitoring"),
         description="folder that monitoring.json and history.json are written to",
         json_schema_extra={"option": "out"},
-    )
-    recounts: Path | None = Field(
-        default=None, description="folder of the recounts, which test the promise about alarms; without, nothing does"
     )
     alpha: float = Field(
         default=ALPHA, ge=verdict.MIN_ALPHA, le=1, description="the share of right records that may raise the alarm"

@@ -39,6 +39,25 @@ class CaptureSettings(StoreSettings):
     capture: FolderOrBucket = Field(default="var/capture", description="data capture: a folder, or s3://bucket/prefix")
 
 
+class RecountFolderSettings(Settings):
+    """Where recounts are."""
+
+    recounts: Path | None = Field(
+        default=None, description="folder of the recounts: bins that wait for one, and what people counted; off without"
+    )
+
+
+class RecountSettings(RecountFolderSettings):
+    """Where recounts are, and which bins are recounted whatever their verdict."""
+
+    recount_random: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="the share of all checked bins that is recounted whatever their verdict, to measure without bias",
+    )
+
+
 class StateSettings(Settings):
     """The folder of what has to outlive a process."""
 

@@ -8,7 +8,14 @@ from pydantic_settings import SettingsConfigDict
 
 from serve.errors import DataError
 from serve.settings import FolderOrBucket, Settings
-from serve.settings.common import AlertSettings, CaptureSettings, MlflowSettings, RevisionSettings, StateSettings
+from serve.settings.common import (
+    AlertSettings,
+    CaptureSettings,
+    MlflowSettings,
+    RecountFolderSettings,
+    RevisionSettings,
+    StateSettings,
+)
 from trainer.data import counts
 from trainer.evaluation.policy import GatePolicy
 from trainer.pipeline.triggers import Limits
@@ -85,7 +92,9 @@ def _known_recipe(name: str) -> str:
     return name
 
 
-class TrainerSettings(PruneSettings, PhotoSettings, SigningSettings, AlertSettings, RevisionSettings):
+class TrainerSettings(
+    PruneSettings, PhotoSettings, RecountFolderSettings, SigningSettings, AlertSettings, RevisionSettings
+):
     """What scripts/pipeline.py reads from the environment."""
 
     recipe: Annotated[str, AfterValidator(_known_recipe)] = Field(
@@ -103,9 +112,6 @@ class TrainerSettings(PruneSettings, PhotoSettings, SigningSettings, AlertSettin
         ge=0,
         le=10**9,
         description="random recounts after which the promise about false alarms is checked, and mended; 0: never",
-    )
-    recounts: Path | None = Field(
-        default=None, description="folder of the recounts, whose counts are trained on, too; off without"
     )
     recounts_train: bool = Field(
         default=True, description="whether recounts are trained on and count as new photos, where there is their folder"
