@@ -115,6 +115,18 @@ def test_the_cache_is_made_once_and_again_when_a_photo_changes(bins: Path, tmp_p
     assert new_cache != cache
 
 
+def test_a_copy_of_the_photos_with_other_times_is_what_was_prepared(bins: Path, tmp_path: Path) -> None:
+    version = prepare(bins, tmp_path / "out", COUNTS)
+    for path in (bins / "bin-images").iterdir():
+        os.utime(path, (1, 1))
+    train = [row for row in version.rows if row.split == "train"]
+    assert len(prepared.load_any(DataSpec(tmp_path / "out"), 32).train) == len(train)
+    photo = next((bins / "bin-images").iterdir())
+    photo.write_bytes(photo.read_bytes()[:-2] + b"\xff\xd8")  # as large as before
+    with pytest.raises(DataError, match=f"1 photos .*{photo.stem}"):
+        prepared.load_any(DataSpec(tmp_path / "out"), 32)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_added_photos_leave_every_old_one_where_it_was(bins: Path, tmp_path: Path, seed: int) -> None:
     ids = [path.stem for path in sorted((bins / "bin-images").iterdir())]

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from serve import photo as photos_io
 from serve.errors import DataError
 from serve.files import exclusive_lock, write_text
+from serve.manifest import sha256
 from trainer.data import dataset, tables
 from trainer.data.abid import Photo, Skipped
 from trainer.data.counts import Counts, parse
@@ -177,7 +178,7 @@ def _warn_of_other_recounts(spec: DataSpec, prepared: Prepared) -> None:
 
 
 def _refuse_stale(prepared: Prepared) -> None:
-    changed = [row.id for row in prepared.rows if _size_and_mtime(prepared.path_of(row)) != (row.size, row.mtime_ns)]
+    changed = [row.id for row in prepared.rows if not _is_unchanged(prepared.path_of(row), row)]
     if changed:
         raise DataError(
             f"{len(changed)} photos of {prepared.source} were changed or removed since {prepared.folder} was prepared "
@@ -185,12 +186,13 @@ def _refuse_stale(prepared: Prepared) -> None:
         )
 
 
-def _size_and_mtime(path: Path) -> tuple[int, int] | None:
+def _is_unchanged(path: Path, row: Row) -> bool:
+    """Whether a photo is as it was; a copy with the same bytes is, whatever its modification time."""
     try:
         stat = path.stat()
+        return stat.st_size == row.size and (stat.st_mtime_ns == row.mtime_ns or sha256(path) == row.digest)
     except OSError:
-        return None
-    return stat.st_size, stat.st_mtime_ns
+        return False
 
 
 def splits_of(spec: DataSpec) -> tuple[list[Photo], dict[str, Split]]:
