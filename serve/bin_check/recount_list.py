@@ -97,7 +97,7 @@ class RecountList:
     def text(self) -> str:
         """The summary in sentences."""
         parts = [
-            f"{len(self.entries)} bins checked: {self.alarms} alarms, {self.unknown} of which nothing can be said; "
+            f"{len(self.entries)} bins checked: {self.alarms} alarms; {self.unknown} without a judgement; "
             f"{len(self.problems)} could not be checked"
         ]
         if expectation := self.expectation:
