@@ -5,19 +5,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from serve.bin_check.bin_records import ListedBin
+from serve.recount.count_names import is_open, name_of
 from serve.recount.ranking import Judged
-
-ANY_COUNT_ABOVE = "+"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckedBin:
     """A bin that was checked, or ``problem``: why it could not be.
 
-    ``photo``: its address; ``recorded``: quantity; ``seen``: the most probable count; ``p_value``: of the recorded
-    quantity (0-1), None where the model does not know it, or the photo shows no bin; ``calibration_photos``: how many
-    it was ranked among; ``scores``: a name that bins share which are ranked among the same ones; ``probability``: that
-    the record is right, by the model itself; ``model``: the version that answered; ``moment``: ISO 8601, UTC.
+    ``photo``: its address; ``recorded``: quantity; ``seen``: the most probable count, with ``seen_open`` also any
+    larger one; ``p_value``: of the recorded quantity (0-1), None where the model does not know it, or the photo shows
+    no bin; ``calibration_photos``: how many it was ranked among; ``scores``: a name that bins share which are ranked
+    among the same ones; ``probability``: that the record is right, by the model itself; ``model``: the version that
+    answered; ``moment``: ISO 8601, UTC.
     """
 
     bin_id: str
@@ -25,6 +25,7 @@ class CheckedBin:
     problem: str = ""
     recorded: int = 0
     seen: int | None = None
+    seen_open: bool = False
     expected_count: float | None = None
     p_value: float | None = None
     calibration_photos: int | None = None
@@ -52,16 +53,18 @@ class CheckedBin:
 
 def from_answer(item: ListedBin, photo: str, answer: Mapping[str, object], model: str, moment: str) -> CheckedBin:
     """The bin of an answer with a verdict. Raises KeyError, TypeError and ValueError for an answer of another shape."""
-    fits, name = answer["fit"], _class_name(item.record.quantity, answer["fit"])
+    fits, seen = answer["fit"], int(str(answer["count"]))
     if not isinstance(fits, Mapping):
         raise TypeError(f"fit is {type(fits).__name__}")
+    name = name_of(item.record.quantity, fits)
     counted = name in fits and answer.get("not_a_bin") is not True
     evidence, photos = str(answer.get("evidence", "")), answer.get("calibration_photos")
     return CheckedBin(
         bin_id=item.bin_id,
         photo=photo,
         recorded=item.record.quantity,
-        seen=int(str(answer["count"])),
+        seen=seen,
+        seen_open=is_open(name_of(seen, fits)),
         expected_count=_number(answer.get("expected_count")),
         p_value=_number(fits[name]) if counted else None,
         calibration_photos=photos if isinstance(photos, int) else None,
@@ -74,13 +77,6 @@ def from_answer(item: ListedBin, photo: str, answer: Mapping[str, object], model
         event_id=str(answer.get("event_id") or uuid.uuid4()),
         moment=moment,
     )
-
-
-def _class_name(quantity: int, fits: object) -> str:
-    """The name of the count that a quantity belongs to: ``8+`` stands for 8 and more."""
-    last = list(fits)[-1] if isinstance(fits, Mapping) and fits else ""
-    open_top = isinstance(last, str) and last.endswith(ANY_COUNT_ABOVE)
-    return last if open_top and quantity >= int(last.removesuffix(ANY_COUNT_ABOVE)) else str(quantity)
 
 
 def _number(value: object) -> float | None:

@@ -51,6 +51,7 @@ def _candidate(
         random=random,
         model_version=item.model,
         predicted_count=item.seen,
+        predicted_open=item.seen_open,
         expected_count=item.expected_count,
         verdict=item.verdict,
         reason=item.reason,

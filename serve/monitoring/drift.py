@@ -10,7 +10,6 @@ properties of the population stability index, Journal of Risk Model Validation 1
 - an index above the threshold and above that 99.9 % quantile: one false alarm in 1,000 reports on independent photos
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
@@ -237,11 +236,3 @@ def _recent_alerts(recent: RecentStatistics, expected_confidence: float | None, 
         for name, value, limit, size, text in rules
         if value is not None and value > limit and size >= thresholds.min_records
     ]
-
-
-def wilson(right: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share (E. B. Wilson, 1927); it holds for small samples and shares near 0 and 1."""
-    share, square = right / total, Z95**2
-    middle = (share + square / (2 * total)) / (1 + square / total)
-    half = Z95 / (1 + square / total) * math.sqrt(share * (1 - share) / total + square / (4 * total**2))
-    return max(0.0, middle - half), min(1.0, middle + half)

@@ -48,12 +48,10 @@ class RecountStatistics:
         return self.alarms_on_right.total >= MIN_RIGHT_RECORDS
 
 
-def summarise_recounts(
-    recounts: Sequence[Recount], version: str | None, alpha: float, open_count: int | None = None
-) -> RecountStatistics | None:
+def summarise_recounts(recounts: Sequence[Recount], version: str | None, alpha: float) -> RecountStatistics | None:
     """The statistics of a version, without one of that of the newest recount; None where it has no random recount.
 
-    ``alpha``: the promised share (0-1); ``open_count``: the count that stands for itself and all above, if any.
+    ``alpha``: the promised share (0-1).
     """
     counted = sorted(
         (recount for recount in recounts if recount.random and recount.count is not None),
@@ -64,20 +62,20 @@ def summarise_recounts(
     drawn = [recount for recount in counted if recount.model_version == version]
     if version is None or not drawn:
         return None
-    right = [recount for recount in drawn if recount.record_was_right and recount.p_value is not None]
-    alarms = np.array([recount.alarm and (recount.p_value or 0.0) <= alpha for recount in right], bool)
+    false_alarms = [false for recount in drawn if (false := recount.is_false_alarm(alpha)) is not None]
+    alarms = np.array(false_alarms, bool)
     compared = [recount for recount in drawn if recount.confidence is not None]
     confidence = np.array([recount.confidence for recount in compared], np.float64)
     return RecountStatistics(
         version=version,
         alpha=alpha,
-        alarms_on_right=MeasuredShare.of(alarms.tolist()),
+        alarms_on_right=MeasuredShare.of(false_alarms),
         promise_e_value=_rounded(rate_e_value(alarms, alpha)),
-        accuracy=MeasuredShare.of([_was_correct(recount, open_count) for recount in drawn]),
+        accuracy=MeasuredShare.of([recount.answer_was_right for recount in drawn]),
         accuracy_estimated=round(float(confidence.mean()), 4) if compared else None,
         accuracy_compared=len(compared),
         accuracy_e_value=_rounded(
-            probability_e_value(np.array([_was_correct(recount, open_count) for recount in compared], bool), confidence)
+            probability_e_value(np.array([recount.answer_was_right for recount in compared], bool), confidence)
         ),
     )
 
@@ -108,14 +106,6 @@ def promise_alerts(statistics: RecountStatistics | None) -> tuple[Alert, ...]:
         for name, e_value, message in rules
         if e_value >= statistics.threshold
     )
-
-
-def _was_correct(recount: Recount, open_count: int | None) -> bool:
-    if recount.predicted_count is None or recount.count is None:
-        return False
-    if open_count is not None and recount.predicted_count == open_count:
-        return recount.count >= open_count
-    return recount.predicted_count == recount.count
 
 
 def _rounded(e_value: float) -> float:

@@ -95,7 +95,7 @@ def summarise(
     drifts, notes = _compare_with_reference(rows, reference, thresholds)
     compared_with = (reference.version, shares) if reference else None
     stations = split_by_station(start, rows, correct, quality, compared_with, thresholds)
-    recounted = summarise_recounts(recounts, reference.version if reference else None, alpha, _open_count(shares))
+    recounted = summarise_recounts(recounts, reference.version if reference else None, alpha)
     recent = _recent_statistics(rows[rows["time_s"] >= end - thresholds.recent_s], recounted)
     return Report(
         made_at=iso(end),
@@ -116,13 +116,6 @@ def summarise(
         stations=stations,
         recounts=recounted,
         notes=notes,
-    )
-
-
-def _open_count(shares: ReferenceShares) -> int | None:
-    """The count that stands for itself and all above, as ``8+`` does."""
-    return next(
-        (int(name.rstrip("+")) for name in shares.get("counts", {}) if name[:-1].isdigit() and name[-1] == "+"), None
     )
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from serve.monitoring import capture_rows, drift
 from serve.monitoring.capture_rows import Rows
 from serve.monitoring.drift import ReferenceShares
+from serve.recount.recount_progress import MeasuredShare
 
 WIDTHS = (timedelta(minutes=5), timedelta(hours=1), timedelta(days=1))
 MAX_BUCKETS = 100
@@ -103,7 +104,7 @@ def summarise_rows(start_s: float, rows: Rows, correct: NDArray[np.int8], qualit
     answered = rows[rows["count"] != b""]
     latency = rows["latency_ms"][~np.isnan(rows["latency_ms"])]
     checked = correct[correct >= 0]
-    low, high = drift.wilson(int(checked.sum()), len(checked)) if len(checked) else (None, None)
+    measured = MeasuredShare.of((checked == 1).tolist())
     estimated, estimated_low, estimated_high = quality.estimate_accuracy(answered["confidence"])
     return TimeBucket(
         start=iso(start_s),
@@ -119,10 +120,10 @@ def summarise_rows(start_s: float, rows: Rows, correct: NDArray[np.int8], qualit
         },
         not_a_bin=int(rows["not_a_bin"].sum()),
         counts=count_names(rows["count"]),
-        feedback=len(checked),
-        accuracy=_mean(checked),
-        accuracy_low=low and round(low, 4),
-        accuracy_high=high and round(high, 4),
+        feedback=measured.total,
+        accuracy=measured.share,
+        accuracy_low=measured.low,
+        accuracy_high=measured.high,
         accuracy_estimated=estimated,
         accuracy_estimated_low=estimated_low,
         accuracy_estimated_high=estimated_high,

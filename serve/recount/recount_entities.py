@@ -45,7 +45,7 @@ class Candidate:
     that the record is wrong. All of them are None where the answer does not say them.
     ``alarm``: whether the verdict was a mismatch; ``random``: whether the event is in the random share, with or without
     an alarm; ``predicted_count``, ``confidence``, ``expected_count``: the answer's most probable count, the probability
-    of it, and the mean of all counts;
+    of it, and the mean of all counts; ``predicted_open``: whether the first also stands for all larger counts;
     ``link``: the photo's address in S3, where it was sent as a link.
     """
 
@@ -63,6 +63,7 @@ class Candidate:
     random: bool = False
     model_version: str = ""
     predicted_count: int | None = None
+    predicted_open: bool = False
     confidence: float | None = None
     expected_count: float | None = None
     verdict: str = ""
@@ -93,6 +94,22 @@ class Recount(Candidate):
     def record_was_right(self) -> bool | None:
         """Whether the record was right; None if nobody could count."""
         return None if self.count is None else self.count == self.recorded_quantity
+
+    @property
+    def answer_was_right(self) -> bool:
+        """Whether the most probable count was what the person counted."""
+        if self.predicted_count is None or self.count is None:
+            return False
+        return self.count == self.predicted_count or (self.predicted_open and self.count > self.predicted_count)
+
+    def is_false_alarm(self, alpha: float) -> bool | None:
+        """Whether the record was right and raised the alarm all the same, None where the promise does not cover it.
+
+        It covers right records with a p-value; an alarm by a weight alone is not one of it.
+        """
+        if not self.record_was_right or self.p_value is None:
+            return None
+        return self.alarm and self.p_value <= alpha
 
     def to_metadata(self) -> dict[str, object]:
         """The record in the dataset's format: with its products where it was right, since only then they are."""

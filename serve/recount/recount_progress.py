@@ -73,7 +73,7 @@ def progress_of(pending: Iterable[Candidate], settled: Iterable[Recount], statio
         expected_of=len(probabilities),
         base_rate=round(BaseRate().updated(recounts).mean, 4),
         wrong_share=MeasuredShare.of([recount.record_was_right is False for recount in drawn]),
-        accuracy=MeasuredShare.of([recount.predicted_count == recount.count for recount in drawn]),
+        accuracy=MeasuredShare.of([recount.answer_was_right for recount in drawn]),
         stations=_tally(candidate.station for candidate in waiting),
         days=_tally(candidate.day for candidate in waiting),
     )

@@ -14,13 +14,14 @@ from serve.bin_check.asking import Question
 from serve.bin_check.bin_check import BinCheck
 from serve.bin_check.bin_listing import check_listing
 from serve.bin_check.bin_photos import open_photos
-from serve.bin_check.bin_records import open_bins
+from serve.bin_check.bin_records import ListedBin, open_bins
 from serve.bin_check.check_journal import NAME, CheckJournal
-from serve.bin_check.checked_bin import CheckedBin
+from serve.bin_check.checked_bin import CheckedBin, from_answer
 from serve.bin_check.filing import file_candidates
 from serve.bin_check.recount_list import RecountList, Wishes, make_list, write_list
 from serve.bin_check.recount_page import SHOWN, write_page
 from serve.errors import DataError, FieldError, MissingError, PhotoError, RequestError, SettingsError
+from serve.evidence.record import Record
 from serve.recount.base_rate import BaseRate
 from serve.recount.queue_store import RecountStore
 from serve.recount.recount_entities import Outcome
@@ -217,9 +218,18 @@ def test_a_database_needs_a_query() -> None:
         open_bins("sqlite:////tmp/stock.db")
 
 
-def test_an_open_count_stands_for_all_larger_ones() -> None:
+@pytest.mark.parametrize(("recorded", "p_value"), [(2, 0.5), (3, 0.25), (7, 0.25)])
+def test_an_open_count_stands_for_all_larger_ones(recorded: int, p_value: float) -> None:
+    item = ListedBin("1", Record(recorded), {})
+    answer = {"fit": {"2": 0.5, "3+": 0.25}, "count": 3, "verdict": "match", "reason": "r", "calibration_photos": 3}
+    checked = from_answer(item, "1.jpg", answer, "9", "2026-11-30T12:00:00Z")
+    assert (checked.p_value, checked.seen, checked.seen_open) == (p_value, 3, True)
+    assert checked.judged is not None
+
+
+def test_nothing_is_said_without_calibration_photos_nor_of_bins_that_were_not_answered() -> None:
     answered = CheckedBin(bin_id="1", p_value=0.5, calibration_photos=0, scores="3+ photo")
-    assert answered.judged is None, "without calibration photos a p-value says nothing"
+    assert answered.judged is None
     with pytest.raises(DataError, match="none of 1 bins"):
         make_list([CheckedBin(bin_id="1", problem="no photo")], ["1"], BaseRate(), Wishes())
 

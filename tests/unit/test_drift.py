@@ -151,12 +151,6 @@ def test_the_references_mean_confidence_comes_from_its_deciles() -> None:
     assert drift.reference_confidence({}) is None
 
 
-@pytest.mark.parametrize(("right", "total"), [(0, 10), (1, 10), (50, 100), (10, 10)])
-def test_the_interval_is_wilsons(right: int, total: int) -> None:
-    exact = stats.binomtest(right, total).proportion_ci(0.95, method="wilson")
-    assert drift.wilson(right, total) == pytest.approx((exact.low, exact.high), abs=1e-9)
-
-
 def test_thresholds_come_from_the_environment_and_all_problems_are_named_at_once() -> None:
     environ = {"BINWATCH_ALERT_PSI": "0.1", "BINWATCH_ALERT_MIN_RECORDS": "50"}
     assert read(Thresholds, environ) == Thresholds(psi=0.1, min_records=50)

@@ -77,8 +77,11 @@ def test_an_accuracy_that_the_confidence_does_not_say_raises_an_alert() -> None:
 
 
 def test_an_open_count_is_right_for_all_above_it() -> None:
-    recounts = [recount(1, count=9, predicted_count=8), recount(2, count=8, predicted_count=8), recount(3, count=7)]
-    shares = [summarise_recounts(recounts, "1", 0.05, open_count) for open_count in (None, 8)]
+    shares = []
+    for is_open in (False, True):
+        predicted = {"predicted_count": 8, "predicted_open": is_open}
+        recounts = [recount(1, count=9, **predicted), recount(2, count=8, **predicted), recount(3, count=7)]
+        shares.append(summarise_recounts(recounts, "1", 0.05))
     assert [statistics and statistics.accuracy.share for statistics in shares] == [0.3333, 0.6667]
 
 

@@ -268,15 +268,15 @@ def store(folder: Path, recount: Recount, photo: bytes | None = None) -> None:
 
 
 def test_only_counts_of_the_random_share_are_read_and_a_damaged_one_is_left_out(tmp_path: Path) -> None:
-    folder = RecountFolder(tmp_path / "recounts")
-    assert folder.poll() == []
-    store(folder.folder, recount(2))
-    store(folder.folder, recount(1))
-    store(folder.folder, recount(3, random=False))
-    (folder.folder / "metadata" / "event-004.json").write_text("{")
-    assert [item.event_id for item in folder.poll()] == ["event-001", "event-002"]
-    (folder.folder / "metadata" / "event-001.json").unlink()  # undone
-    assert [item.event_id for item in folder.poll()] == ["event-002"]
+    recounts = RecountFolder(tmp_path)
+    assert recounts.poll() == []
+    store(tmp_path, recount(2))
+    store(tmp_path, recount(1))
+    store(tmp_path, recount(3, random=False))
+    (tmp_path / "metadata" / "event-004.json").write_text("{")
+    assert [item.event_id for item in recounts.poll()] == ["event-001", "event-002"]
+    (tmp_path / "metadata" / "event-001.json").unlink()  # undone
+    assert [item.event_id for item in recounts.poll()] == ["event-002"]
 
 
 def test_photos_that_the_model_learned_from_and_those_of_their_bins_cannot_calibrate(tmp_path: Path) -> None:

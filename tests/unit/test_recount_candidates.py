@@ -1,6 +1,7 @@
 import base64
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -66,13 +67,25 @@ def test_a_mismatch_is_a_candidate_with_all_that_the_answer_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "probabilities", "confidence"),
-    [(2, {"1": 0.3, "2": 0.7}, 0.7), (3, {"2": 0.4, "3+": 0.6}, 0.6), (2, None, None)],
+    ("count", "probabilities", "confidence", "is_open"),
+    [(2, {"1": 0.3, "2+": 0.7}, 0.7, True), (2, {"2": 0.4, "3+": 0.6}, 0.4, False), (2, None, None, False)],
 )
-def test_a_candidate_has_the_confidence_of_its_count(count: int, probabilities: object, confidence: object) -> None:
+def test_a_candidate_has_the_confidence_of_its_count(
+    count: int, probabilities: object, confidence: object, is_open: bool
+) -> None:
     candidate = candidate_of(count=count, probabilities=probabilities)
     assert candidate is not None
-    assert (candidate.predicted_count, candidate.confidence) == (count, confidence)
+    assert (candidate.predicted_count, candidate.confidence, candidate.predicted_open) == (count, confidence, is_open)
+
+
+@pytest.mark.parametrize(("counted", "is_right"), [(2, [False, False]), (3, [True, True]), (7, [False, True])])
+def test_an_open_count_is_right_for_all_larger_ones(counted: int, is_right: list[bool]) -> None:
+    candidate = candidate_of(count=3)
+    assert candidate is not None
+    recounts = [
+        settle(replace(candidate, predicted_open=is_open), Outcome.COUNT, counted, "", NOW) for is_open in (False, True)
+    ]
+    assert [recount.answer_was_right for recount in recounts] == is_right
 
 
 @pytest.mark.parametrize("verdict", ["match", "unsure"])
@@ -162,7 +175,7 @@ def test_progress_counts_what_was_found_and_measures_the_random_share_alone() ->
     assert progress_of([], []).accuracy == MeasuredShare(None, None, None, 0)
 
 
-@pytest.mark.parametrize(("right", "total"), [(0, 1), (3, 40), (40, 40)])
+@pytest.mark.parametrize(("right", "total"), [(0, 1), (0, 10), (3, 40), (50, 100), (40, 40)])
 def test_a_measured_share_has_wilsons_interval(right: int, total: int) -> None:
     interval = stats.binomtest(right, total).proportion_ci(0.95, method="wilson")
     share = MeasuredShare.of([number < right for number in range(total)])

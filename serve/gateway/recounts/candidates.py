@@ -13,6 +13,7 @@ from serve.evidence.fields import RECORDS
 from serve.gateway.parsing import JSON, ModelRequest
 from serve.gateway.records.record_fields import present_fields
 from serve.recount.base_rate import probability_wrong
+from serve.recount.count_names import is_open, name_of
 from serve.recount.recount_entities import EVENT_ID, Candidate, utc_text
 from serve.verdict import VerdictKind
 
@@ -41,7 +42,7 @@ def to_candidate(
         return None
     p_value, photos = _of_count(answer.get("fit"), quantity), answer.get("calibration_photos")
     calibration_photos = photos if isinstance(photos, int) else None
-    count = answer.get("count")
+    count, probabilities = answer.get("count"), answer.get("probabilities")
     return Candidate(
         event_id=event_id,
         bin_id=bin_id,
@@ -57,7 +58,8 @@ def to_candidate(
         random=random,
         model_version=str(answer.get("model_version", "")),
         predicted_count=count if isinstance(count, int) else None,
-        confidence=_of_count(answer.get("probabilities"), count) if isinstance(count, int) else None,
+        predicted_open=isinstance(count, int) and is_open(_name_of(probabilities, count)),
+        confidence=_of_count(probabilities, count) if isinstance(count, int) else None,
         expected_count=_number(answer.get("expected_count")),
         verdict=str(answer.get("verdict", "")),
         reason=str(answer.get("reason", "")),
@@ -82,11 +84,12 @@ def _json_body(request: ModelRequest) -> dict[str, object]:
 
 
 def _of_count(numbers: object, count: int) -> float | None:
-    """What the answer says of a count, in ``fit`` or ``probabilities``; it may belong to an open one such as ``8+``."""
-    if not isinstance(numbers, Mapping):
-        return None
-    open_names = (name for name in numbers if name.endswith("+") and count >= int(name[:-1]))
-    return _number(numbers.get(str(count), numbers.get(next(open_names, ""))))
+    """What the answer says of a count, in ``fit`` or ``probabilities``."""
+    return _number(numbers.get(_name_of(numbers, count))) if isinstance(numbers, Mapping) else None
+
+
+def _name_of(numbers: object, count: int) -> str:
+    return name_of(count, numbers if isinstance(numbers, Mapping) else ())
 
 
 def _products(request: ModelRequest) -> tuple[Mapping[str, object], ...]:

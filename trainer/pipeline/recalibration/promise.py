@@ -52,14 +52,11 @@ class LastLook:
 
 
 def check_promise(recounts: Sequence[Recount], alpha: float) -> PromiseCheck:
-    """Check the promise with the recounts of the random share that one version has answered.
-
-    An alarm by a weight alone does not count: the promise does not cover it.
-    """
-    right = [recount for recount in recounts if recount.record_was_right and recount.p_value is not None]
-    alarms = sum(recount.alarm and (recount.p_value or 0.0) <= alpha for recount in right)
-    p_value = float(bdtrc(alarms - 1, len(right), alpha)) if alarms else 1.0
-    return PromiseCheck(records=len(right), alarms=alarms, p_value=p_value)
+    """Check the promise with the recounts of the random share that one version has answered."""
+    false_alarms = [false for recount in recounts if (false := recount.is_false_alarm(alpha)) is not None]
+    alarms = sum(false_alarms)
+    p_value = float(bdtrc(alarms - 1, len(false_alarms), alpha)) if alarms else 1.0
+    return PromiseCheck(records=len(false_alarms), alarms=alarms, p_value=p_value)
 
 
 def is_due(recounts: int, version: str, last: LastLook, after: int) -> bool:

@@ -1,4 +1,4 @@
-"""Recalibrates the champion by itself where the promise about false alarms is broken (``recount_statistics.py``).
+"""Recalibrates the champion by itself where the promise about false alarms is broken (``promise.py``).
 
 A poll reads nothing but a folder's time while no recount comes, and asks MLflow only when enough have come.
 """

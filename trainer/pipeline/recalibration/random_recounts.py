@@ -4,22 +4,20 @@ Only the random share is like all bins; whoever chooses recounts by alarms choos
 recounts, by their bin, calibrate, and the other half judges. A bin stays in its half whatever else is recounted.
 """
 
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve.errors import DataError
 from serve.manifest import sha256
+from serve.recount.json_index import JsonIndex
+from serve.recount.queue_store import METADATA, PHOTOS
 from serve.recount.recount_entities import Outcome, Recount, read_recount
 from trainer.data.counts import Counts
 from trainer.data.split import stable_hash
 
-METADATA, PHOTOS = "metadata", "bin-images"
 SEED = 21
 """Of the halves; another one would mix bins that calibrated with bins that judged."""
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,36 +49,15 @@ class RecountSelection:
 
 
 class RecountFolder:
-    """The recounts of the random share in BINWATCH_RECOUNTS. A file that has not changed is not read again."""
+    """The recounts of the random share in BINWATCH_RECOUNTS."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._changed_ns = -1
-        self._recounts: dict[str, tuple[int, Recount | None]] = {}
+        self._recounts = JsonIndex(folder / METADATA, read_recount)
 
     def poll(self) -> list[Recount]:
         """Those that have a count, by the time at which they were settled; a damaged one is logged and left out."""
-        metadata = self.folder / METADATA
-        try:
-            changed_ns = metadata.stat().st_mtime_ns
-            if changed_ns != self._changed_ns:
-                times = {path.name: path.stat().st_mtime_ns for path in metadata.glob("[!.]*.json")}
-                self._recounts = {name: self._read(metadata / name, at_ns) for name, at_ns in times.items()}
-                self._changed_ns = changed_ns
-        except FileNotFoundError:  # nothing was recounted yet, or one is being undone
-            return []
-        recounts = (recount for _, recount in self._recounts.values() if recount and _is_random_count(recount))
+        recounts = filter(_is_random_count, self._recounts.refresh().values())
         return sorted(recounts, key=lambda recount: (recount.settled_at, recount.event_id))
-
-    def _read(self, path: Path, at_ns: int) -> tuple[int, Recount | None]:
-        known = self._recounts.get(path.name)
-        if known and known[0] == at_ns:
-            return known
-        try:
-            return at_ns, read_recount(path)
-        except DataError as error:
-            log.warning("a recount is left out: %s", error)
-            return at_ns, None
 
 
 def _is_random_count(recount: Recount) -> bool:
