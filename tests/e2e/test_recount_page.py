@@ -16,11 +16,11 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 
 from serve.gateway import keys
-from serve.local.servers import free_port, gateway_server
+from serve.local.servers import free_port
 from serve.recount.recount_entities import Recount, read_recount
 from tests.e2e.conftest import log_of, text_with
 from tests.e2e.test_page import DESKTOP, PHONE, axe_violations, by_id, open_page, overflow_px, wait
-from tests.integration.recounting import RecountGateway, event
+from tests.integration.recounting import RecountGateway, event, recount_gateway
 from tests.integration.upstream import Upstream, upstream_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
@@ -38,22 +38,15 @@ def torchserve_answer() -> Iterator[Upstream]:
 def running(torchserve_answer: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RecountGateway]:
     home = tmp_path_factory.mktemp("recount-page")
     (home / "records").mkdir()
-    environ = {
-        "BINWATCH_RECOUNTS": str(home / "recounts"),
-        "BINWATCH_RECOUNT_RANDOM": "0",
-        "BINWATCH_RECORDS": str(home / "records"),
-    }
-    with gateway_server(home, torchserve_answer.url, environ=environ) as url:
-        yield RecountGateway(url, torchserve_answer, home / "recounts")
+    with recount_gateway(home, torchserve_answer, RECORDS=str(home / "records")) as gateway:
+        yield gateway
 
 
 @pytest.fixture
 def gateway(running: RecountGateway, browser: WebDriver) -> RecountGateway:
     """A gateway at which no bin waits, and no page asks for one."""
     browser.get("about:blank")  # the page of the test before would lease bins of this one
-    for path in running.folder.rglob("*"):
-        if path.is_file():
-            path.unlink()
+    running.empty()
     return running
 
 
@@ -198,19 +191,18 @@ def test_two_tabs_get_different_bins(browser: WebDriver, gateway: RecountGateway
 
 
 def test_a_server_that_is_away_loses_nothing(browser: WebDriver, torchserve_answer: Upstream, tmp_path: Path) -> None:
-    port, environ = free_port(), {"BINWATCH_RECOUNTS": str(tmp_path / "recounts"), "BINWATCH_RECOUNT_RANDOM": "0"}
-    with gateway_server(tmp_path, torchserve_answer.url, port, environ) as url:
-        gateway = RecountGateway(url, torchserve_answer, tmp_path / "recounts")
+    port, photos = free_port(), 'performance.getEntriesByType("resource").filter(({name}) => name.endsWith("/photo"))'
+    with recount_gateway(tmp_path, torchserve_answer, port) as gateway:
         add_bins(gateway, 3)
-        opened(browser, url)
+        opened(browser, gateway.url)
         wait_for_bin(browser, 1)
         wait(browser, lambda driver: "leases.json" in {path.name for path in gateway.folder.iterdir()})
         wait(browser, lambda driver: len(re.findall("until_s", (gateway.folder / "leases.json").read_text())) == 2)
-        time.sleep(1)  # the photo of the next one is in memory
+        wait(browser, lambda driver: driver.execute_script(f"return {photos}.length") == 2)  # the next one is there
     press(browser, "4", Keys.ENTER)
     text_with(browser, "1 recount is not saved yet.", "Nothing is lost")
     wait_for_bin(browser, 2)
-    with gateway_server(tmp_path, torchserve_answer.url, port, environ):
+    with recount_gateway(tmp_path, torchserve_answer, port):
         assert {recount.count for recount in wait_settled(gateway, 1).values()} == {4}
         wait(browser, lambda driver: not by_id(driver, "recount-unsaved").is_displayed())
         press(browser, "5", Keys.ENTER)
@@ -222,9 +214,8 @@ def test_a_key_without_the_right_is_told_what_to_do(
     browser: WebDriver, torchserve_answer: Upstream, tmp_path: Path
 ) -> None:
     key = keys.add(tmp_path / "keys.json", "station")
-    environ = {"BINWATCH_API_KEYS": str(tmp_path / "keys.json"), "BINWATCH_RECOUNTS": str(tmp_path / "recounts")}
-    with gateway_server(tmp_path, torchserve_answer.url, environ=environ) as url:
-        opened(browser, url)
+    with recount_gateway(tmp_path, torchserve_answer, API_KEYS=str(tmp_path / "keys.json")) as gateway:
+        opened(browser, gateway.url)
         text_with(browser, "An API key is needed")
         ActionChains(browser).send_keys(key, Keys.ENTER).perform()
         text_with(browser, "This API key may not recount", "--may recount")

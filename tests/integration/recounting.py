@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from uuid import UUID, uuid5
 
 import requests
 
+from serve.local.servers import gateway_server
 from serve.recount.recount_entities import Recount, read_recount
 from tests.integration.upstream import Upstream
 
@@ -77,9 +80,27 @@ class RecountGateway:
         assert progress["pending"] == number
         return progress
 
+    def empty(self) -> None:
+        """Forget all bins."""
+        for path in self.folder.rglob("*"):
+            if path.is_file():
+                path.unlink()
+
     def recount(self, number: int) -> Recount:
         return read_recount(self.folder / "settled" / f"{event(number)}.json")
 
     def metric(self, name: str) -> float:
         lines = requests.get(f"{self.url}/metrics", timeout=30).text.splitlines()
         return float(next((line.rpartition(" ")[2] for line in lines if line.startswith(name)), 0))
+
+
+@contextmanager
+def recount_gateway(
+    home: Path, upstream: Upstream, port: int | None = None, **settings: str
+) -> Iterator[RecountGateway]:
+    """A gateway whose random share is empty. ``settings``: other variables, without BINWATCH_."""
+    recounts = home / "recounts"
+    defaults = {"BINWATCH_RECOUNTS": str(recounts), "BINWATCH_RECOUNT_RANDOM": "0"}
+    environ = defaults | {f"BINWATCH_{name}": value for name, value in settings.items()}
+    with gateway_server(home, upstream.url, port, environ) as url:
+        yield RecountGateway(url, upstream, recounts)

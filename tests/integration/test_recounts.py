@@ -16,7 +16,7 @@ from serve.gateway import keys
 from serve.local.servers import gateway_server
 from serve.recount.recount_entities import read_recount
 from tests.conftest import Served, emptied
-from tests.integration.recounting import JPEG, LISTED_S, RecountGateway, event
+from tests.integration.recounting import JPEG, LISTED_S, RecountGateway, event, recount_gateway
 from tests.integration.test_serving import deploy
 from tests.integration.upstream import Upstream, upstream_server
 from tests.records import PRODUCTS, RECORD
@@ -36,21 +36,14 @@ def torchserve_answer() -> Iterator[Upstream]:
 @pytest.fixture(scope="module")
 def running(torchserve_answer: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RecountGateway]:
     home = tmp_path_factory.mktemp("recounts")
-    environ = {
-        "BINWATCH_RECOUNTS": str(home / "recounts"),
-        "BINWATCH_RECOUNT_RANDOM": "0",
-        "BINWATCH_CAPTURE": str(home / "capture"),
-    }
-    with gateway_server(home, torchserve_answer.url, environ=environ) as url:
-        yield RecountGateway(url, torchserve_answer, home / "recounts")
+    with recount_gateway(home, torchserve_answer, CAPTURE=str(home / "capture")) as gateway:
+        yield gateway
 
 
 @pytest.fixture
 def gateway(running: RecountGateway) -> RecountGateway:
     """A gateway whose list is empty."""
-    for path in running.folder.rglob("*"):
-        if path.is_file():
-            path.unlink()
+    running.empty()
     return running
 
 
@@ -196,13 +189,10 @@ def test_another_count_of_a_settled_bin_is_409_and_the_same_one_is_not(gateway: 
 
 
 def test_the_list_outlives_the_gateway(torchserve_answer: Upstream, tmp_path: Path) -> None:
-    environ = {"BINWATCH_RECOUNTS": str(tmp_path / "recounts"), "BINWATCH_RECOUNT_RANDOM": "1"}
-    with gateway_server(tmp_path, torchserve_answer.url, environ=environ) as url:
-        gateway = RecountGateway(url, torchserve_answer, tmp_path / "recounts")
+    with recount_gateway(tmp_path, torchserve_answer, RECOUNT_RANDOM="1") as gateway:
         for number in (1, 2, 3):
             gateway.verify(number, "match")
-    with gateway_server(tmp_path, torchserve_answer.url, environ=environ) as url:
-        gateway = RecountGateway(url, torchserve_answer, tmp_path / "recounts")
+    with recount_gateway(tmp_path, torchserve_answer, RECOUNT_RANDOM="1") as gateway:
         assert gateway.pending(3)["pending_random"] == 3
         assert gateway.next() == event(1)
         assert gateway.settle(1, count=2).status_code == 201
@@ -246,14 +236,10 @@ def test_without_a_folder_recounts_are_409_and_name_the_setting(torchserve_answe
 def test_only_a_key_that_may_recount_does(torchserve_answer: Upstream, tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     station, anna = keys.add(path, "station"), keys.add(path, "anna", ("recount",))
-    environ = {
-        "BINWATCH_API_KEYS": str(path),
-        "BINWATCH_RECOUNTS": str(tmp_path / "recounts"),
-        "BINWATCH_CAPTURE": str(tmp_path / "capture"),
-    }
     body = {"outcome": "count", "count": 4}
-    with gateway_server(tmp_path, torchserve_answer.url, environ=environ) as url:
-        gateway = RecountGateway(url, torchserve_answer, tmp_path / "recounts")
+    capture = str(tmp_path / "capture")
+    with recount_gateway(tmp_path, torchserve_answer, API_KEYS=str(path), CAPTURE=capture) as gateway:
+        url = gateway.url
         for number in (1, 2):
             gateway.answers(number)
             headers = {"X-API-Key": station}
