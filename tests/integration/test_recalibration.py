@@ -46,6 +46,12 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> signing.KeyPair:
 
 
 @pytest.fixture
+def first(registry: Registry, trained: Trained, drawn: Path, tmp_path: Path, keys: signing.KeyPair) -> str:
+    """The first version, which the promoter has not deployed yet."""
+    return calibrated_champion(registry, trained, drawn, tmp_path / "calibrated", keys)
+
+
+@pytest.fixture
 def options(drawn: Path, tmp_path: Path, keys: signing.KeyPair) -> Iterator[RecalibrationOptions]:
     """Recounts of all drawn bins, whose photos have lost contrast."""
     write_recounts(drawn, tmp_path / "recounts")
@@ -59,15 +65,8 @@ def alarms_of(report: RecalibrationReport) -> FalseAlarms:
 
 
 def test_drift_breaks_the_promise_and_recounts_mend_it_by_the_ordinary_way(
-    registry: Registry,
-    served: Served,
-    trained: Trained,
-    drawn: Path,
-    tmp_path: Path,
-    options: RecalibrationOptions,
-    keys: signing.KeyPair,
+    registry: Registry, served: Served, first: str, tmp_path: Path, options: RecalibrationOptions, keys: signing.KeyPair
 ) -> None:
-    first = calibrated_champion(registry, trained, drawn, tmp_path / "calibrated", keys)
     promoter = Promoter(registry, served.rollout, served.store / "accuracy.json", POLICY, keys.public)
     assert promoter.promote(first).did == Status.PROMOTED
 
@@ -131,15 +130,9 @@ def assert_records_tell_where_it_comes_from(registry: Registry, first: str, seco
 
 
 def test_the_watcher_s_keeper_recalibrates_once_where_the_promise_is_broken(
-    registry: Registry,
-    trained: Trained,
-    drawn: Path,
-    tmp_path: Path,
-    options: RecalibrationOptions,
-    keys: signing.KeyPair,
+    registry: Registry, first: str, drawn: Path, tmp_path: Path, options: RecalibrationOptions
 ) -> None:
     state, promote = tmp_path / "state", promoting(registry)
-    first = calibrated_champion(registry, trained, drawn, tmp_path / "calibrated", keys)
     keeper = PromiseKeeper(registry, options, promote, state=state, after=200)
     assert keeper.poll() is None  # no champion yet: the first version still waits for the promoter
     promote(first)
@@ -165,17 +158,11 @@ def test_the_watcher_s_keeper_recalibrates_once_where_the_promise_is_broken(
 
 
 def test_recounts_that_the_champion_learned_from_are_left_out_and_too_few_change_nothing(
-    registry: Registry,
-    trained: Trained,
-    drawn: Path,
-    tmp_path: Path,
-    options: RecalibrationOptions,
-    keys: signing.KeyPair,
+    registry: Registry, first: str, options: RecalibrationOptions
 ) -> None:
     promote = promoting(registry)
     with pytest.raises(DataError, match="no champion"):
         recalibrate(registry, options, promote)
-    first = calibrated_champion(registry, trained, drawn, tmp_path / "calibrated", keys)
     promote(first)
     registry.mark(first, Status.APPROVED, "on probation")
     with pytest.raises(DataError, match=f"version {first} waits"):
