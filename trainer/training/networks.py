@@ -1,5 +1,7 @@
 """The networks that count objects: one table, one way to build them. A new one is one entry in ARCHITECTURES.
 
+Those of the library timm need no entry: they are named ``timm:NAME`` (trainer/training/timm_bodies.py).
+
 A counter consists of a layer that normalises pixels, a body that turns them into features, and a linear head with
 one output per count. All three are in the exported graph, so training and serving cannot normalise differently.
 """
@@ -18,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from serve.errors import TrainingError
+from trainer.training import timm_bodies
+from trainer.training.timm_bodies import TimmBody
 
 Weights = Mapping[str, Tensor]
 NO_WEIGHTS, PRETRAINED = "none", "pretrained"
@@ -32,6 +36,7 @@ class Architecture:
     ``min_size_px``: the smallest S.
     ``dropout``: share (0-1) of the features that dropout removes during training.
     ``mean``, ``std``: per channel, 0-1, as the weights expect.
+    ``read_weights``: the weights of a file, with the names of the body's state dict; without, they have these names.
     """
 
     build: Callable[[], nn.Module]
@@ -41,6 +46,7 @@ class Architecture:
     dropout: float = 0.0
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    read_weights: Callable[[Path], Weights] | None = None
 
 
 class EfficientNetLite(nn.Module):
@@ -295,6 +301,8 @@ def spatial_and_pool(body: nn.Module) -> tuple[Callable[[Tensor], Tensor], Calla
     """
     if isinstance(body, EfficientNetLite):
         return body.spatial, body.pool
+    if isinstance(body, TimmBody):
+        return None
     *layers, pool, last = body.children()
     if isinstance(pool, nn.AdaptiveAvgPool2d) and isinstance(last, nn.Identity | nn.Flatten):
         return nn.Sequential(*layers), nn.Sequential(pool, nn.Flatten())
@@ -316,17 +324,37 @@ def create(
     torchvision or in a counter. Raises TrainingError for an unknown network, too small photos, or weights that cannot
     be read or do not fit.
     """
-    if name not in ARCHITECTURES:
-        raise TrainingError(f"there is no model {name!r}; choose one of {', '.join(ARCHITECTURES)}")
-    architecture = ARCHITECTURES[name]
+    architecture = _architecture(name, size_px)
     if size_px < architecture.min_size_px:
         raise TrainingError(f"{name} needs photos of at least {architecture.min_size_px} px; size_px is {size_px}")
     counter = Counter(architecture, classes, frozen, class_indices, mirrored)
     if weights == PRETRAINED:
         _load_weights(counter.body, architecture.load_imagenet(), f"the pretrained weights of {name}")
     elif weights != NO_WEIGHTS:
-        _load_weights(counter.body, _read_weights(Path(weights)), weights)
+        _load_weights(counter.body, (architecture.read_weights or _read_weights)(Path(weights)), weights)
     return counter
+
+
+def _architecture(name: str, size_px: int) -> Architecture:
+    if name.startswith(timm_bodies.PREFIX):
+        return _timm(name.removeprefix(timm_bodies.PREFIX), size_px)
+    if name not in ARCHITECTURES:
+        raise TrainingError(
+            f"there is no model {name!r}; choose one of {', '.join(ARCHITECTURES)}, or {timm_bodies.PREFIX}NAME"
+        )
+    return ARCHITECTURES[name]
+
+
+def _timm(name: str, size_px: int) -> Architecture:
+    body = timm_bodies.build(name, size_px)
+    return Architecture(
+        lambda: body,
+        body.width,
+        lambda: timm_bodies.build(name, size_px, pretrained=True).state_dict(),
+        mean=body.mean,
+        std=body.std,
+        read_weights=partial(timm_bodies.read_weights, name, size_px),
+    )
 
 
 def _read_weights(path: Path) -> Weights:
