@@ -105,6 +105,7 @@ class Part:
     """One split: photos, pixels uint8 ``(N, S, S, 3)`` and labels int64 ``(N,)``, indices into the counts.
 
     ``measures``: of the photos' records, float32 ``(N, M)``, NaN where unknown; None where they are not learned.
+    ``taught``: the probabilities of the learned counts by teachers, float32 ``(N, C)``; None where there are none.
     """
 
     photos: tuple[Photo, ...]
@@ -112,6 +113,7 @@ class Part:
     labels: NDArray[np.int64]
     fingerprint: str
     measures: NDArray[np.float32] | None = None
+    taught: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -131,6 +133,7 @@ class Part:
             pixels=Rows(self.pixels.whole, self.pixels.index[index]),
             labels=self.labels[index],
             measures=None if self.measures is None else self.measures[index],
+            taught=None if self.taught is None else self.taught[index],
         )
 
 

@@ -39,6 +39,7 @@ from trainer.training.recipes import Recipe
 from trainer.training.record_training import are_enough, fit_record_model, helps
 from trainer.training.rules import FiredRule
 from trainer.training.scoring import predict_outputs
+from trainer.training.teachers import Lesson, teach
 from trainer.training.train import fit
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def load_and_fit(
 
     ``out``: the folder of ``dataset.json``. ``stop_on``: rules that stop the training. ``checkpoints``: the folder that
     an interrupted training resumes from. ``data``: the data of ``spec``, if loaded already. ``folds``: whether to train
-    the networks of the recipe's folds, too.
+    the recipe's teachers before it, and the networks of its folds after it, too.
     """
     data = data or load_any(spec, recipe.size_px, recipe.extra)
     if distributed.rank() == 0:
@@ -100,21 +101,34 @@ def load_and_fit(
         if run:
             run.buffer_metrics(epoch.metrics(), epoch.number)
 
+    selecting = replace(data, validation=selection)
+    lesson = _learn_from_teachers(selecting, recipe, checkpoints) if folds else None
     result = fit(
-        replace(data, validation=selection),
+        selecting,
         recipe,
         log_epoch,
         on_rule=lambda rule: _log_rule(run, rule),
         stop_on=stop_on,
         checkpoints=checkpoints,
+        lesson=lesson,
     )
     if run:
         _log_training(run, result)
-    held_out = _fit_folds(replace(data, validation=selection), recipe, checkpoints) if folds else None
+    held_out = _fit_folds(selecting, recipe, checkpoints, lesson) if folds else None
     return FittedModel(result, data, selection, calibration, held_out)
 
 
-def _fit_folds(data: Dataset, recipe: Recipe, checkpoints: Path | None) -> HeldOut | None:
+def _learn_from_teachers(data: Dataset, recipe: Recipe, checkpoints: Path | None) -> Lesson | None:
+    def fit_fold(teacher: Recipe, fold: Fold, folder: Path | None) -> HeldOut:
+        named = replace(teacher, name=f"{teacher.name}, fold {fold.number + 1} of {fold.folds}")
+        held_out = fit(data, named, checkpoints=folder, fold=fold).held_out
+        assert held_out
+        return held_out
+
+    return teach(recipe, len(learned_counts(data.counts, recipe).values), checkpoints, fit_fold)
+
+
+def _fit_folds(data: Dataset, recipe: Recipe, checkpoints: Path | None, lesson: Lesson | None) -> HeldOut | None:
     """The training photos, each answered by a network of the recipe that has learned from the other folds alone.
 
     None where too few of them have a record to train the record model on.
@@ -127,7 +141,7 @@ def _fit_folds(data: Dataset, recipe: Recipe, checkpoints: Path | None) -> HeldO
         name = f"{recipe.name}, fold {number + 1} of {recipe.record_folds}"
         folder = checkpoints / f"fold-{number}" if checkpoints else None
         fold = Fold(number, recipe.record_folds, recipe.seed)
-        parts.append(fit(data, replace(recipe, name=name), checkpoints=folder, fold=fold).held_out)
+        parts.append(fit(data, replace(recipe, name=name), checkpoints=folder, fold=fold, lesson=lesson).held_out)
     return joined([part for part in parts if part])
 
 
@@ -179,7 +193,7 @@ def run_training(
             run.log_file(path, ARCHIVE_FOLDER)
     if checkpoints:
         checkpoint.remove(checkpoints)
-        for folder in checkpoints.glob("fold-*"):
+        for folder in (*checkpoints.glob("fold-*"), *checkpoints.glob("teacher-*")):
             checkpoint.remove(folder)
             with suppress(OSError):  # what else is in it stays
                 folder.rmdir()

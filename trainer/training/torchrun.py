@@ -2,7 +2,7 @@
 
 The hosts come from SageMaker's ``input/config/resourceconfig.json``. Where WORLD_SIZE is set, another launcher has
 started the processes already. BINWATCH_PROCESSES is the number of processes per host; the default is the number of
-GPUs, or 1.
+GPUs, or 1. MASTER_PORT is the port at which the hosts meet on the first one; the default is PORT.
 https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html
 """
 
@@ -35,7 +35,7 @@ def launch_command(base: Path, environ: Mapping[str, str], module: str) -> list[
             f"--nnodes={len(hosts)}",
             f"--node-rank={hosts.index(current)}",
             f"--master-addr={hosts[0]}",
-            f"--master-port={PORT}",
+            f"--master-port={environ.get('MASTER_PORT') or PORT}",
         ]
     if len(hosts) * int(processes) == 1:
         return None

@@ -22,6 +22,7 @@ from trainer.training.networks import create
 from trainer.training.recipes import Recipe
 from trainer.training.rules import FiredRule
 from trainer.training.scoring import predict_outputs
+from trainer.training.teachers import Lesson
 
 
 def fit(
@@ -34,6 +35,7 @@ def fit(
     checkpoints: Path | None = None,
     device: torch.device | None = None,
     fold: Fold | None = None,
+    lesson: Lesson | None = None,
 ) -> TrainingResult:
     """Train ``recipe`` on ``data.train`` and keep the weights with the lowest loss on ``data.validation``.
 
@@ -41,8 +43,9 @@ def fit(
     from before the interruption. ``stop_on``: rules that stop the training early. A checkpoint is written to
     ``checkpoints`` after each epoch and on SIGTERM, which then raises SystemExit; an existing one is resumed. With
     several processes (``trainer/training/distributed.py``) every one calls this and gets the same weights. With a
-    ``fold``, its photos are left out of the training, and answered. Raises TrainingError when the loss is not finite,
-    or when a rule stops the training before the first epoch ends.
+    ``fold``, its photos are left out of the training, and answered. With a ``lesson``, what teachers say is part of the
+    targets. Raises TrainingError when the loss is not finite, or when a rule stops the training before the first epoch
+    ends.
     """
     device = device or distributed.pick_device()
     torch.manual_seed(recipe.seed)
@@ -63,7 +66,8 @@ def fit(
     if recipe.extra:
         data = replace(data, train=join_extra(data, class_indices))
     train, left_out = fold.divide(data.train) if fold else (data.train, None)
-    data = replace(data, train=with_measures(train) if recipe.auxiliary else train)
+    train = with_measures(train) if recipe.auxiliary else train
+    data = replace(data, train=replace(train, taught=lesson.of(train)) if lesson else train)
     training = Training(trainable, data, recipe, device, stop_on=stop_on, on_epoch=on_epoch, on_rule=on_rule)
     training.begin(checkpoints)
     for epoch in training.state.epochs:

@@ -60,7 +60,7 @@ class TrainingStep:
         ``place``: epoch and batch, which seed the mixing of photos.
         """
         with self.autocast():
-            inputs, targets, measures = batch.inputs, self.targets[batch.labels], batch.measures  # targets (B, C)
+            inputs, targets, measures = batch.inputs, self._targets(batch), batch.measures
             if self.recipe.mixup:
                 inputs, targets, measures = self._mix(inputs, targets, measures, place)
             outputs = self.network(inputs)
@@ -71,6 +71,11 @@ class TrainingStep:
             # the mean over the processes' gradients then equals that over the whole batch
             loss = loss * distributed.world_size() / batch.size
         return loss, logits
+
+    def _targets(self, batch: Batch) -> Tensor:
+        """The target distribution of each photo ``(B, C)``: of its label, and what teachers say of it."""
+        targets = self.targets[batch.labels]
+        return torch.lerp(targets, batch.taught, self.recipe.teacher_share) if batch.taught.shape[1] else targets
 
     def backward(self, loss: Tensor) -> None:
         """Compute the gradients of ``loss``, multiplied by the scaler's factor."""
