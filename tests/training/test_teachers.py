@@ -17,8 +17,8 @@ from trainer.training.loop.batches import batches
 from trainer.training.loop.epochs import Training
 from trainer.training.loop.folds import Fold, HeldOut
 from trainer.training.loop.step import TrainingStep
+from trainer.training.loop.teachers import Lesson, mean_answers, teach, teacher_recipes
 from trainer.training.run import FittedModel, load_and_fit
-from trainer.training.teachers import Lesson, mean_answers, teach, teacher_recipes
 from trainer.training.train import fit
 
 STUDENT = replace(TINY, name="student", epochs=2, teachers=("small", "tiny"), teacher_share=0.7)

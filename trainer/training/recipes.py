@@ -31,8 +31,8 @@ class Recipe:
     ``record_folds``: train that many more networks, each on the bins that are not in its fold, so that the record model
     learns from answers to photos that a network had not learned from; 0 makes no record model.
     ``teachers``: the architectures of networks that answer the training photos; the mean of their answers is part of
-    the targets (trainer/training/teachers.py). ``teacher_folds``: each teacher is so many networks, at least 2, which
-    answer the photos of one fold each. ``teacher_share``: the part of the teachers' mean in the targets, 0-1.
+    the targets (trainer/training/loop/teachers.py). ``teacher_folds``: each teacher is so many networks, at least 2,
+    which answer the photos of one fold each. ``teacher_share``: the part of the teachers' mean in the targets, 0-1.
     ``erasing``: the share (0-1) of training photos in which a random rectangle is replaced by the mean of the photo.
     ``precision``: number format of the forward and backward pass: ``float32``, ``bfloat16``, or ``auto``: float16 on a
     GPU; on a CPU with instructions for bfloat16 whichever wins a short trial (trainer/training/loop/precision.py), on

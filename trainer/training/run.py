@@ -35,11 +35,11 @@ from trainer.training import checkpoint, distributed
 from trainer.training.loop.batches import learned_counts
 from trainer.training.loop.folds import Fold, HeldOut, joined
 from trainer.training.loop.progress import Epoch, TrainingResult
+from trainer.training.loop.teachers import Lesson, teach
 from trainer.training.recipes import Recipe
 from trainer.training.record_training import are_enough, fit_record_model, helps
 from trainer.training.rules import FiredRule
 from trainer.training.scoring import predict_outputs
-from trainer.training.teachers import Lesson, teach
 from trainer.training.train import fit
 
 if TYPE_CHECKING:
@@ -305,7 +305,9 @@ def _log_rule(run: "TrackedRun | None", fired: FiredRule) -> None:
 
 
 def _log_training(run: "TrackedRun", result: TrainingResult) -> None:
-    from trainer.training import training_plots  # matplotlib takes a second to import: not for trainings without MLflow
+    from trainer.training.loop import (
+        training_plots,  # matplotlib takes a second to import: not for trainings without MLflow
+    )
 
     run.flush()
     run.log_metrics({"best_epoch": result.best_epoch})

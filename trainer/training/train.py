@@ -18,11 +18,11 @@ from trainer.training.loop.batches import join_extra, learned_counts, with_measu
 from trainer.training.loop.epochs import Training
 from trainer.training.loop.folds import Fold, HeldOut
 from trainer.training.loop.progress import Epoch, TrainingResult
+from trainer.training.loop.teachers import Lesson
 from trainer.training.networks import create
 from trainer.training.recipes import Recipe
 from trainer.training.rules import FiredRule
 from trainer.training.scoring import predict_outputs
-from trainer.training.teachers import Lesson
 
 
 def fit(
