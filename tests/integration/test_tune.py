@@ -105,7 +105,7 @@ def test_an_earlier_study_warms_the_next_one_up(tmp_path: Path) -> None:
     search(tmp_path / "old", trials=5).run()
     trials = search(tmp_path / "new", trials=3).run(warm_start=tmp_path / "old")
     assert len(trials) == 3
-    assert tune.importance(tmp_path / "new").keys() == {"learning_rate", "batch_size", "architecture"}
+    assert search(tmp_path / "new").importance().keys() == {"learning_rate", "batch_size", "architecture"}
     with pytest.raises(DataError, match=r"study\.log"):
         search(tmp_path / "third").run(warm_start=tmp_path)
 
@@ -122,7 +122,7 @@ def test_the_pictures_show_every_trial(tmp_path: Path) -> None:
     assert len(axes.lines) == len(completed)
     (axes,) = search_history(trials).axes
     assert len(axes.collections[0].get_offsets()) == len(completed)  # type: ignore[arg-type]
-    (axes,) = importances(tune.importance(tmp_path)).axes
+    (axes,) = importances(search(tmp_path).importance()).axes
     assert len(axes.patches) == 3
 
 

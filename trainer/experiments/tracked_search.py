@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from trainer.experiments.search_plots import importances, parallel_coordinates, search_history
-from trainer.experiments.tune import Trial, importance
+from trainer.experiments.tune import Search, Trial
 from trainer.registry.mlflow_registry import Registry
 from trainer.registry.tracked_run import TrackedRun
 
@@ -24,12 +24,12 @@ def parent_run(registry: Registry, out: Path) -> Iterator[TrackedRun]:
         yield run
 
 
-def log(run: TrackedRun, out: Path, trials: Sequence[Trial]) -> Trial:
-    """Log the trials of the search in ``out``, and return the best one: at least one must have a loss."""
+def log(run: TrackedRun, search: Search, trials: Sequence[Trial]) -> Trial:
+    """Log the trials of a search, and return the best one: at least one must have a loss."""
     best = min((trial for trial in trials if trial.loss is not None), key=lambda trial: trial.loss or 0.0)
     run.log_json([asdict(trial) for trial in trials], "trials.json")
     run.log_metrics({"best_validation_loss": best.loss or 0.0})
     run.log_picture(search_history(trials), "history.png")
     run.log_picture(parallel_coordinates(trials), "parallel_coordinates.png")
-    run.log_picture(importances(importance(out)), "importance.png")
+    run.log_picture(importances(search.importance()), "importance.png")
     return best

@@ -3,38 +3,42 @@
 The space is the report's (docs/background.md): learning rate 0.001-0.1 (log), batch size 16, 32 or 64, and the network.
 The objective is the mean validation loss of a trial's best epoch, minimised. Everything is in one folder:
 
-    OUT/study.log          Optuna's journal: every trial and its state
+    OUT/study.log          Optuna's journal: every trial and its state; a database may take its place
     OUT/trials/<params>/   the job of a trial, with the checkpoint that it resumes from
 
 A killed search is resumed by starting it again: the trials that were running are queued again with the same parameters,
-and resume from their checkpoints. Method: TPE; J. Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011.
+and resume from their checkpoints. Several searches, on several hosts, may share a study in a database.
+Method: TPE; J. Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011.
 """
 
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Event
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 from serve.errors import BinwatchError, DataError, TrainingError
 from serve.files import exclusive_lock
 from trainer.experiments import runners
 from trainer.experiments.runners import EpochReport, Job, Runner
+from trainer.experiments.study_store import DatabaseStore, JournalStore, StudyStore, read_journal
 
 STUDY = "binwatch"
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+WAIT_S = 0.5
+"""How often a driver that has nothing to start looks whether another one has left a trial."""
 log = logging.getLogger(__name__)
 
 
@@ -68,7 +72,11 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """The settings of a search. ``fixed``: hyperparameters that all trials share; ``trials``: how many in total."""
+    """The settings of a search. ``fixed``: hyperparameters that all trials share; ``trials``: how many in total.
+
+    ``random_trials``: how many are drawn at random before the sampler learns from results. ``database``: the address of
+    a PostgreSQL with the study, which is named ``study`` there; without, it is a journal in ``out``.
+    """
 
     out: Path
     data: Path
@@ -79,52 +87,97 @@ class Search:
     trials: int = 5
     parallel: int = 1
     seed: int = 0
+    random_trials: int = 3
+    database: str = ""
+    study: str = STUDY
 
     def run(self, warm_start: Path | None = None) -> list[Trial]:
-        """Run trials until ``trials`` have ended, those of earlier starts included.
+        """Run trials until ``trials`` have ended, those of earlier starts and of other drivers included.
 
         ``warm_start``: the folder of an earlier study to learn from. Raises DataError when another search uses the
         folder, TrainingError when no trial completed.
         """
-        with _exclusive(self.out):
-            study = self._open_study()
-            self._requeue_running(study)
+        with _exclusive(self.out), _reported(), closing(self._store()) as store:
+            study = self._open_study(store)
             if warm_start:
-                _warm_start(study, warm_start, self.space)
-            lock, remaining = Lock(), self.trials - len(ended_trials(study))
-            bar = tqdm(total=self.trials, initial=self.trials - remaining, desc="tuning", unit="trial")
-            with bar, ThreadPoolExecutor(max(self.parallel, 1)) as pool:
-                for future in [pool.submit(self._run_trial, study, lock, bar) for _ in range(remaining)]:
-                    future.result()
+                with store.lock():
+                    _warm_start(study, warm_start, self.space)
+            self._run_trials(study, store)
             trials = summary(study)
             if not any(trial.loss is not None for trial in trials):
                 raise TrainingError(f"none of {len(trials)} trials completed; the first: {trials[0].reason}")
             return trials
 
-    def _open_study(self) -> optuna.Study:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        _drop_partial_line(self.out / "study.log")
-        study = optuna.create_study(
-            study_name=STUDY,
-            storage=_storage(self.out),
-            load_if_exists=True,
-            direction="minimize",
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1),
-        )
-        # a resumed search must not draw the random numbers of its first start again
-        study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(study.trials), n_startup_trials=3)
-        return study
+    def importance(self) -> dict[str, float]:
+        """How much of the loss's variance (0-1) each parameter explains; empty with fewer than two different losses."""
+        with _reported(), closing(self._store()) as store:
+            study = optuna.load_study(study_name=self.study, storage=store.storage)
+            if len({trial.value for trial in study.get_trials(states=(TrialState.COMPLETE,))}) < 2:
+                return {}
+            return dict(optuna.importance.get_param_importances(study))
 
-    def _requeue_running(self, study: optuna.Study) -> None:
-        """Queue the trials that were running when the search was killed, with the same parameters."""
-        for trial in study.get_trials(states=(TrialState.RUNNING,)):
+    def _store(self) -> StudyStore:
+        return DatabaseStore(self.database, self.study) if self.database else JournalStore(self.out)
+
+    def _open_study(self, store: StudyStore) -> optuna.Study:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with store.lock():
+            return optuna.create_study(
+                study_name=self.study,
+                storage=store.storage,
+                load_if_exists=True,
+                direction="minimize",
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1),
+            )
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        """The sampler of trial ``number``, whose own seed no restart and no other driver uses for another trial."""
+        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self.random_trials)
+
+    def _run_trials(self, study: optuna.Study, store: StudyStore) -> None:
+        """Run trials in ``parallel`` threads. What ends one of them, SIGTERM included, interrupts the others."""
+        stop = Event()
+        bar = tqdm(total=self.trials, initial=len(ended_trials(study)), desc="tuning", unit="trial")
+        with bar, ThreadPoolExecutor(max(self.parallel, 1)) as pool:
+            threads = [pool.submit(self._run_thread, study, store, stop, bar) for _ in range(max(self.parallel, 1))]
+            try:
+                for thread in wait(threads, return_when=FIRST_EXCEPTION).done:
+                    thread.result()
+            finally:
+                stop.set()
+
+    def _run_thread(self, study: optuna.Study, store: StudyStore, stop: Event, bar: "tqdm[None]") -> None:
+        while not stop.is_set():
+            with store.lock():
+                ended = len(ended_trials(study))
+                trial = self._next_trial(study, store) if ended < self.trials else None
+            bar.update(ended - bar.n)
+            if ended >= self.trials:
+                return
+            if trial:
+                self._run_trial(study, trial, stop)
+            else:
+                stop.wait(WAIT_S)
+
+    def _next_trial(self, study: optuna.Study, store: StudyStore) -> optuna.Trial | None:
+        """A new trial, or one that a killed driver has left; None if those that run are enough. Needs the lock."""
+        running = 0
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if store.is_alive(trial.user_attrs.get("driver", "")):
+                running += 1
+                continue
             if len(trial.params) == len(self.space.distributions()):
                 study.enqueue_trial(trial.params)
             study.tell(trial.number, state=TrialState.FAIL)
+        if len(ended_trials(study)) + running >= self.trials:
+            return None
+        study.sampler = self._sampler(len(study.get_trials(deepcopy=False)))
+        new = study.ask(self.space.distributions())
+        new.set_user_attr("driver", store.driver)
+        return new
 
-    def _run_trial(self, study: optuna.Study, lock: Lock, bar: "tqdm[None]") -> None:
-        with lock:  # the sampler is not thread-safe
-            trial = study.ask(self.space.distributions())
+    def _run_trial(self, study: optuna.Study, trial: optuna.Trial, stop: Event) -> None:
         job = self._job(trial)
         best = float("inf")
 
@@ -135,17 +188,19 @@ class Search:
             return not trial.should_prune()
 
         try:
-            if runners.run(self.runner, job, on_epoch):
-                study.tell(trial, best)
+            if runners.run(self.runner, job, on_epoch, stop.is_set):
+                study.tell(trial, best, skip_if_finished=True)
             else:
-                study.tell(trial, state=TrialState.PRUNED)
+                study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
         except BinwatchError as error:
             trial.set_user_attr("reason", str(error))
             log.warning("trial %d %s: %s", trial.number, trial.params, error)
-            study.tell(trial, state=TrialState.FAIL)
-        bar.update()
+            study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        except UpdateFinishedTrialError:
+            log.warning("trial %d was taken over by another driver while the database was away", trial.number)
 
     def _job(self, trial: optuna.Trial) -> Job:
+        """The job of a trial; the same parameters have the same folder, so that one which was killed resumes."""
         params = {key: str(value) for key, value in trial.params.items()}
         name = hashlib.sha256(json.dumps({**self.fixed, **params}, sort_keys=True).encode()).hexdigest()[:12]
         environment = {**self.environment, "BINWATCH_RUN_NAME": f"trial {trial.number}"}
@@ -175,21 +230,13 @@ def summary(study: optuna.Study) -> list[Trial]:
     ]
 
 
-def importance(out: Path) -> dict[str, float]:
-    """How much of the loss's variance (0-1) each parameter explains; empty with fewer than two different losses."""
-    study = optuna.load_study(study_name=STUDY, storage=_storage(out))
-    if len({trial.value for trial in study.get_trials(states=(TrialState.COMPLETE,))}) < 2:
-        return {}
-    return dict(optuna.importance.get_param_importances(study))
-
-
 def _warm_start(study: optuna.Study, folder: Path, space: Space) -> None:
     """Add the completed trials of the study in ``folder``, which the sampler learns from and which do not count."""
     if not (folder / "study.log").is_file():
         raise DataError(f"{folder} is not the folder of a study: it has no study.log")
     if any("warm_start" in trial.user_attrs for trial in study.get_trials()):
         return
-    earlier = optuna.load_study(study_name=STUDY, storage=_storage(folder))
+    earlier = optuna.load_study(study_name=STUDY, storage=read_journal(folder))
     for trial in earlier.get_trials(states=(TrialState.COMPLETE,)):
         try:
             study.add_trial(
@@ -204,29 +251,6 @@ def _warm_start(study: optuna.Study, folder: Path, space: Space) -> None:
             log.warning("trial %d of %s is outside the space and skipped: %s", trial.number, folder, error)
 
 
-def _storage(out: Path) -> JournalStorage:
-    """The journal of a study. Raises DataError if it is damaged."""
-    path = out / "study.log"
-    try:
-        return JournalStorage(JournalFileBackend(str(path)))
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        problem = f"{type(error).__name__}: {str(error)[:100]}"
-        raise DataError(
-            f"{path} is not the journal of a study ({problem}); restore it, or use another folder"
-        ) from error
-
-
-def _drop_partial_line(path: Path) -> None:
-    """Remove what a killed search or a full disk left of the last line of a journal: Optuna appends to it otherwise."""
-    if not path.is_file():
-        return
-    data = path.read_bytes()
-    end = data.rfind(b"\n") + 1
-    if end < len(data):
-        log.warning("%s was cut off in a line; its last %d bytes are removed", path, len(data) - end)
-        os.truncate(path, end)
-
-
 @contextmanager
 def _exclusive(out: Path) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
@@ -234,6 +258,16 @@ def _exclusive(out: Path) -> Iterator[None]:
         if not acquired:
             raise DataError(f"another search is running in {out}; wait for it, or choose another folder")
         yield
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Errors of a study's database as DataError."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise DataError(f"the study's database failed ({reason}); run the search again to resume it") from error
 
 
 def architectures(text: str, known: Sequence[str]) -> tuple[str, ...]:
