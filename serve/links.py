@@ -81,11 +81,12 @@ def parse(text: str) -> Link:
 def read_store(read: Variables) -> "PhotoStore":
     """The store of BINWATCH_S3_BUCKETS and BINWATCH_S3_ENDPOINT."""
     none: frozenset[str] = frozenset()
-    buckets = read.parsed("BINWATCH_S3_BUCKETS", none, _parse_buckets)
+    buckets = read.parsed("BINWATCH_S3_BUCKETS", none, parse_buckets)
     return PhotoStore(buckets, read.parsed("BINWATCH_S3_ENDPOINT", "", web_address) or None)
 
 
-def _parse_buckets(text: str) -> frozenset[str]:
+def parse_buckets(text: str) -> frozenset[str]:
+    """The names of buckets, separated by commas. Raises ValueError."""
     names = frozenset(filter(None, text.replace(" ", "").split(",")))
     wrong = sorted(name for name in names if not _BUCKET.fullmatch(name))
     if wrong:
@@ -114,8 +115,11 @@ def _split_https_url(address: SplitResult) -> tuple[str, str]:
     return bucket, key
 
 
-def s3_client(endpoint_url: str | None, timeout_s: float, connections: int) -> "BaseClient":
-    """A client of AWS S3 or of the store at ``endpoint_url``, without retries; unsigned if there are no credentials."""
+def s3_client(endpoint_url: str | None, timeout_s: float, connections: int, attempts: int = 1) -> "BaseClient":
+    """A client of AWS S3 or of the store at ``endpoint_url``; unsigned if there are no credentials.
+
+    ``timeout_s``: of one of at most ``attempts``.
+    """
     import boto3
     from botocore import UNSIGNED
     from botocore.config import Config
@@ -126,7 +130,7 @@ def s3_client(endpoint_url: str | None, timeout_s: float, connections: int) -> "
         max_pool_connections=connections,
         connect_timeout=timeout_s / 2,
         read_timeout=timeout_s,
-        retries={"total_max_attempts": 1},
+        retries={"total_max_attempts": attempts},
         s3={"addressing_style": "path"} if endpoint_url else {},
         request_checksum_calculation="when_required",
     )

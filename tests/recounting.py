@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from serve.recount.recount_entities import Outcome, Recount
+from serve.recount.recount_entities import Outcome, Recount, parse_recount
 
 MOMENT = "2026-03-01T08:00:00.000Z"
 
@@ -31,6 +31,11 @@ def put_recount(
     values: dict[str, Any] = {"recorded_quantity": count, "seen_at": MOMENT, "settled_at": MOMENT, **fields}
     recount = Recount(event_id=event_id, random=random, outcome=Outcome.COUNT, count=count, **values)
     _put(recounts, event_id, image, recount.to_metadata())
+
+
+def recount_in(path: Path) -> Recount:
+    """The recount in a file of ``settled/`` or ``metadata/``."""
+    return parse_recount(str(path), path.read_bytes())
 
 
 def _put(folder: Path, name: str, image: Image.Image, record: Mapping[str, object]) -> None:

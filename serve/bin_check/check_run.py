@@ -16,6 +16,7 @@ from serve.bin_check.recount_list import RecountList, Wishes, make_list, write_l
 from serve.bin_check.recount_page import write_page
 from serve.errors import DataError, LockHeldError
 from serve.files import exclusive_lock
+from serve.objects.places import open_objects
 from serve.recount.base_rate import BaseRate
 from serve.recount.queue_store import RecountStore
 from serve.settings import without_password
@@ -64,7 +65,7 @@ def run_check(places: Places, settings: CheckSettings, wishes: Wishes, bar: Bar)
     """Check all bins, and write the results. Raises BinwatchError."""
     records = open_bins(places.records, places.query)
     photos = open_photos(places.photos, places.records, settings.s3_endpoint)
-    store = RecountStore(settings.recounts) if settings.recounts else None
+    store = RecountStore(open_objects(settings.recounts, settings.s3_endpoint)) if settings.recounts else None
     rate = BaseRate().updated(store.settled() if store else ())
     wishes.check()
     asker = _asker(places, photos)

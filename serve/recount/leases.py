@@ -8,11 +8,8 @@ A lease that has run out stays in the file until its bin leaves the queue: it sa
 import json
 from collections.abc import Container
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
-
-from serve.files import write_text
 
 LEASE_S = 180.0
 """A bin that was handed out is given to nobody else for this time; the page renews it while it shows the bin."""
@@ -34,17 +31,17 @@ class Leases:
     leases: dict[str, Lease] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: Path) -> "Leases":
-        """The leases in a file; none where there is no file, or a damaged one, since they only last minutes."""
+    def parse(cls, content: bytes) -> "Leases":
+        """The leases in JSON; none where it is empty or damaged, since they only last minutes."""
         try:
-            return _ADAPTER.validate_json(path.read_bytes())
-        except (OSError, ValidationError):
+            return _ADAPTER.validate_json(content)
+        except ValidationError:
             return cls()
 
-    def write(self, path: Path) -> None:
-        """Replace the file."""
+    def to_json(self) -> bytes:
+        """The leases in JSON."""
         leases = {event_id: vars(lease) for event_id, lease in self.leases.items()}
-        write_text(path, json.dumps({"handed_out": self.handed_out, "leases": leases}))
+        return json.dumps({"handed_out": self.handed_out, "leases": leases}).encode()
 
     def holder(self, event_id: str, now_s: float) -> str | None:
         """The client that counts a bin, None where nobody does."""

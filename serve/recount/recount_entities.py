@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -149,26 +148,24 @@ def utc_text(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def read_candidate(path: Path) -> Candidate:
-    """The candidate in a file of ``queue/``. Raises DataError, or FileNotFoundError if another process took it."""
-    return _read(path, _CANDIDATE, "")
+def parse_candidate(place: str, content: bytes) -> Candidate:
+    """The candidate in an object of ``queue/``. ``place``: of it, for the message of the DataError that this raises."""
+    return _parse(place, content, _CANDIDATE, "")
 
 
-def read_recount(path: Path) -> Recount:
-    """The recount in a file of ``settled/`` or ``metadata/``. Raises DataError, or FileNotFoundError."""
-    return _read(path, _RECOUNT, BLOCK)
+def parse_recount(place: str, content: bytes) -> Recount:
+    """The recount in an object of ``settled/`` or ``metadata/``. Raises DataError."""
+    return _parse(place, content, _RECOUNT, BLOCK)
 
 
-def _read(path: Path, adapter: TypeAdapter[Stored], block: str) -> Stored:
+def _parse(place: str, text: bytes, adapter: TypeAdapter[Stored], block: str) -> Stored:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(text)
         return adapter.validate_python(content.get(block, content) if isinstance(content, dict) else content)
-    except FileNotFoundError:
-        raise
     except ValidationError as error:
         problem = error.errors()[0]
         name = ".".join(map(str, problem["loc"])) or "the content"
         reason = f"{name} is {problem.get('input')!r:.60}: {problem['msg']}"
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         reason = str(error)
-    raise DataError(f"{path} cannot be read: {reason}; correct or remove it")
+    raise DataError(f"{place} cannot be read: {reason}; correct or remove it")

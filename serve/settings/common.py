@@ -25,6 +25,16 @@ class InferenceSettings(Settings):
     )
 
 
+class TlsHostSettings(Settings):
+    """Where the TLS proxy is reached."""
+
+    tls_host: str = Field(
+        default="localhost",
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?$",
+        description="name at which the TLS proxy is reached; any but localhost needs API keys",
+    )
+
+
 class StoreSettings(Settings):
     """Which S3 store buckets are in."""
 
@@ -39,15 +49,17 @@ class CaptureSettings(StoreSettings):
     capture: FolderOrBucket = Field(default="var/capture", description="data capture: a folder, or s3://bucket/prefix")
 
 
-class RecountFolderSettings(Settings):
+class RecountPlaceSettings(Settings):
     """Where recounts are."""
 
-    recounts: Path | None = Field(
-        default=None, description="folder of the recounts: bins that wait for one, and what people counted; off without"
+    recounts: FolderOrBucket | None = Field(
+        default=None,
+        description="recounts, bins that wait and what people counted: a folder, or s3://bucket/prefix; off without",
+        examples=["s3://bins/recounts"],
     )
 
 
-class RecountSettings(RecountFolderSettings):
+class RecountSettings(RecountPlaceSettings):
     """Where recounts are, and which bins are recounted whatever their verdict."""
 
     recount_random: float = Field(

@@ -12,8 +12,9 @@ from uuid import UUID, uuid5
 import requests
 
 from serve.local.servers import gateway_server
-from serve.recount.recount_entities import Recount, read_recount
+from serve.recount.recount_entities import Recount
 from tests.integration.upstream import Upstream
+from tests.recounting import recount_in
 
 JPEG = b"\xff\xd8\xff photo"
 LISTED_S = 30.0
@@ -87,7 +88,7 @@ class RecountGateway:
                 path.unlink()
 
     def recount(self, number: int) -> Recount:
-        return read_recount(self.folder / "settled" / f"{event(number)}.json")
+        return recount_in(self.folder / "settled" / f"{event(number)}.json")
 
     def metric(self, name: str) -> float:
         lines = requests.get(f"{self.url}/metrics", timeout=30).text.splitlines()

@@ -20,6 +20,7 @@ from trainer.training.run import Trained
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "check_bins.py"
+LIMIT_S = rounds(600, 4 * 3600)
 
 
 def command(*words: object) -> list[str]:
@@ -28,7 +29,7 @@ def command(*words: object) -> list[str]:
 
 def call(*words: object, **env: str) -> "subprocess.CompletedProcess[str]":
     environ = {**os.environ, **env}
-    return subprocess.run(command(*words), cwd=ROOT, env=environ, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command(*words), cwd=ROOT, env=environ, capture_output=True, text=True, timeout=LIMIT_S)
 
 
 def rows_of(out: Path) -> list[dict[str, str]]:
@@ -64,9 +65,14 @@ def resident_bytes(pid: int) -> int:
 def run_until(lines: int, words: tuple[object, ...], journal: Path) -> int:
     """Run the script until its journal has so many lines, then kill it; returns its memory in bytes."""
     process = subprocess.Popen(command(*words), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    memory = 0
+    memory = written = position = 0
     while process.poll() is None:
-        if journal.exists() and len(journal.read_bytes().splitlines()) >= lines:
+        if journal.exists():
+            with journal.open("rb") as answers:
+                answers.seek(position)
+                written += answers.read().count(b"\n")
+                position = answers.tell()
+        if written >= lines:
             memory = resident_bytes(process.pid)
             process.send_signal(signal.SIGKILL)
             break

@@ -14,12 +14,12 @@ import requests
 from serve.errors import ServerError
 from serve.gateway import keys
 from serve.local.servers import gateway_server
-from serve.recount.recount_entities import read_recount
 from tests.conftest import Served, emptied
 from tests.integration.recounting import JPEG, LISTED_S, RecountGateway, event, recount_gateway
 from tests.integration.test_serving import deploy
 from tests.integration.upstream import Upstream, upstream_server
 from tests.records import PRODUCTS, RECORD
+from tests.recounting import recount_in
 from trainer.data.abid import read_inventory
 from trainer.data.counts import Counts
 from trainer.training.run import Trained
@@ -281,7 +281,7 @@ def test_a_real_answer_gets_into_the_list(torchserve: Served, trained: Trained, 
         assert requests.get(f"{url}/recounts", timeout=30).json()["pending"] == 0
     emptied(torchserve)
     assert (settled["random"], settled["predicted_count"], settled["model_version"]) == (True, answer["count"], "3")
-    recount = read_recount(tmp_path / "recounts" / "metadata" / f"{answer['event_id']}.json")
+    recount = recount_in(tmp_path / "recounts" / "metadata" / f"{answer['event_id']}.json")
     assert recount.p_value == answer["fit"][str(photo.count)]
     (label,) = read_inventory(tmp_path / "recounts", Counts(), require_each=False).photos
     assert label.path.read_bytes() == photo.path.read_bytes()

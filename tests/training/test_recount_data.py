@@ -278,7 +278,7 @@ def test_recounts_change_nothing_of_where_photos_are_prepared(recounts: Path) ->
 
 
 def test_one_switch_turns_recounts_off(photos: Path, recounts: Path) -> None:
-    settings = TrainerSettings(data=str(photos), recounts=recounts)
+    settings = TrainerSettings(data=str(photos), recounts=str(recounts))
     assert build_request(settings, {}).spec.recounts == recounts
     assert build_request(settings.model_copy(update={"recounts_train": False}), {}).spec.recounts is None
     assert build_request(TrainerSettings(data=str(photos)), {}).spec.recounts is None

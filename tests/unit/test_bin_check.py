@@ -22,6 +22,7 @@ from serve.bin_check.recount_list import RecountList, Wishes, make_list, write_l
 from serve.bin_check.recount_page import SHOWN, write_page
 from serve.errors import DataError, FieldError, MissingError, PhotoError, RequestError, SettingsError
 from serve.evidence.record import Record
+from serve.objects.folder_objects import FolderObjects
 from serve.recount.base_rate import BaseRate
 from serve.recount.queue_store import RecountStore
 from serve.recount.recount_entities import Outcome
@@ -151,7 +152,7 @@ def test_the_summary_says_what_to_expect(bins: Path) -> None:
 
 def test_alarms_and_the_random_share_wait_for_a_recount_and_settled_ones_do_not_come_again(bins: Path) -> None:
     result, photos, records = check(bins), open_photos(str(bins / "photos"), ""), open_bins(str(bins / "records"))
-    store = RecountStore(bins / "recounts")
+    store = RecountStore(FolderObjects(bins / "recounts"))
     assert file_candidates(result, records, photos, store, 0.0) == 5
     waiting = {candidate.bin_id: candidate for candidate in store.pending()}
     assert sorted(waiting) == ["01", "02", "03", "04", "05"]

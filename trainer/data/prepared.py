@@ -178,7 +178,7 @@ def _warn_of_other_recounts(spec: DataSpec, prepared: Prepared) -> None:
 
 
 def _refuse_stale(prepared: Prepared) -> None:
-    changed = [row.id for row in prepared.rows if not _is_unchanged(prepared.path_of(row), row)]
+    changed = [row.id for row in prepared.rows if not is_unchanged(prepared.path_of(row), row)]
     if changed:
         raise DataError(
             f"{len(changed)} photos of {prepared.source} were changed or removed since {prepared.folder} was prepared "
@@ -186,7 +186,7 @@ def _refuse_stale(prepared: Prepared) -> None:
         )
 
 
-def _is_unchanged(path: Path, row: Row) -> bool:
+def is_unchanged(path: Path, row: Row) -> bool:
     """Whether a photo is as it was; a copy with the same bytes is, whatever its modification time."""
     try:
         stat = path.stat()
@@ -227,7 +227,7 @@ def read(folder: Path) -> Prepared:
         description = _DESCRIPTION.validate_json((folder / DESCRIPTION).read_bytes())
         if description.format != FORMAT:
             raise ValueError(f"its format is {description.format}, this version reads {FORMAT}")
-        path = _table_path(folder, description.fingerprint)
+        path = table_path(folder, description.fingerprint)
         with path.open(newline="", encoding="utf-8") as lines:
             rows = tuple(_ROW.validate_python(line) for line in csv.DictReader(lines))
     except (OSError, ValueError, csv.Error) as error:
@@ -249,7 +249,7 @@ def read(folder: Path) -> Prepared:
 
 def write(prepared: Prepared) -> None:
     """Write the table, then the description that names it, so that an interruption leaves the previous version."""
-    table = _table_path(prepared.folder, prepared.fingerprint)
+    table = table_path(prepared.folder, prepared.fingerprint)
     table.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
@@ -268,7 +268,8 @@ def write(prepared: Prepared) -> None:
     write_text(prepared.folder / DESCRIPTION, json.dumps(asdict(description), indent=1))
 
 
-def _table_path(folder: Path, fingerprint: str) -> Path:
+def table_path(folder: Path, fingerprint: str) -> Path:
+    """The split table of a version in a prepared dataset."""
     return folder / "versions" / f"{fingerprint[:12]}.csv"
 
 

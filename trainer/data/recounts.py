@@ -24,6 +24,7 @@ from serve.errors import DataError
 from trainer.data import tables
 from trainer.data.abid import Inventory, Photo, Skipped, merge_bins, read_photo
 from trainer.data.counts import Counts
+from trainer.data.mirrors import recount_mirror
 from trainer.data.split import Split
 
 PREFIX = "recount/"
@@ -62,8 +63,10 @@ def read_recounts(folder: Path | None, counts: Counts, bin_of: Mapping[str, str]
     """The recounted photos whose count is one of ``counts``, sorted by id; none where ``folder`` is None or not there.
 
     ``bin_of``: photo id -> bin in the first source, whose bin a recount joins if its bin's id is that photo's id.
-    Raises DataError if the folder cannot be read.
+    A copy of a bucket is brought up to date first. Raises DataError if the folder, or the bucket, cannot be read.
     """
+    if folder is not None:
+        recount_mirror.refresh(folder)
     if folder is None or not (folder / METADATA).is_dir():
         if folder and not folder.is_dir():
             log.warning("there is no folder %s, so there are no recounts yet", folder)

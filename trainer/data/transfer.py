@@ -24,6 +24,8 @@ from serve.settings.common import StoreSettings
 from trainer.data import abid, tables
 from trainer.data.abid import FILE_LIST, OPTIONAL_FILES
 from trainer.data.dataset import DataSpec
+from trainer.data.layouts import is_prepared
+from trainer.data.mirrors import prepared_mirror
 from trainer.data.s3 import Missing, S3Store, Store, parse_uri
 from trainer.data.split import stable_hash, subset
 
@@ -134,7 +136,12 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def upload(folder: Path, uri: str, endpoint_url: str | None = None, workers: int = 32) -> tuple[int, int]:
-    """Upload all files of ``folder`` below ``uri``; returns how many were sent, and how many were there already."""
+    """Upload all files of ``folder`` below ``uri``; returns how many were sent, and how many were there already.
+
+    Of a prepared dataset, the photos are sent, too, wherever they are.
+    """
+    if is_prepared(folder):
+        return prepared_mirror.upload(folder, uri, endpoint_url, workers)
     store = S3Store(uri, endpoint_url, workers)
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".partial"))
     if not paths:
@@ -166,15 +173,19 @@ def mirror_folder(uri: str, cache: Path) -> Path:
 def mirror(uri: str, cache: Path, spec: DataSpec | None = None, environ: Mapping[str, str] = os.environ) -> Path:
     """Fetch the missing photos and records of ``uri`` into a folder in ``cache``, and return the folder.
 
-    The file list and the labels are fetched each time; they may be at ``uri`` or one level above it. Where ``spec`` has
-    a limit, only as much is fetched as it takes: with a file list, the photos that ``subset`` chooses from it; without,
-    ids in the order of a hash until there are enough usable photos, so that each photo is as likely as any other, and
-    the counts have about the shares that they have in the bucket. More may be there, of earlier calls.
+    A prepared dataset is fetched whole (``trainer/data/mirrors/prepared_mirror.py``). Of others, the file list and the
+    labels are fetched each time; they may be at ``uri`` or one level above it. Where ``spec`` has a limit, only as much
+    is fetched as it takes: with a file list, the photos that ``subset`` chooses from it; without, ids in the order of a
+    hash until there are enough usable photos, so that each photo is as likely as any other, and the counts have about
+    the shares that they have in the bucket. More may be there, of earlier calls.
     """
     bucket, prefix = parse_uri(uri)
     endpoint_url = read(StoreSettings, environ).s3_endpoint
     out = mirror_folder(uri, cache)
     store = S3Store(uri, endpoint_url)
+    if prepared_mirror.is_in_bucket(store):
+        prepared_mirror.fetch(store, out)
+        return out
     out.mkdir(parents=True, exist_ok=True)
     parent = S3Store(f"s3://{bucket}/{'/'.join(prefix.split('/')[:-2])}", endpoint_url) if prefix else store
     for name in OPTIONAL_FILES:

@@ -18,6 +18,7 @@ from trainer.artifacts import (
     ARCHIVE_SHA,
     CACHED_FROM_TAG,
     CHAMPION_KEY_TAG,
+    CHAMPION_PREFIX,
     DECISION,
     EVALUATION,
     EVALUATION_KEY_TAG,
@@ -40,7 +41,6 @@ from trainer.registry.entities import CHAMPION, Status, Version
 from trainer.registry.mlflow_registry import Registry
 from trainer.registry.tracked_run import TrackedRun
 
-CHAMPION_PREFIX = "champion_"
 ArchiveOf = Callable[[str], Path]
 """Returns the archive of a run, by the run's id."""
 

@@ -29,6 +29,7 @@ from trainer.data.abid import MAX_QUANTITY
 from trainer.data.counts import Counts
 from trainer.data.dataset import DataSpec
 from trainer.data.layouts import DESCRIPTION, count_folders, is_prepared, read_source
+from trainer.data.mirrors import recount_mirror
 from trainer.data.recounts import PREFIX
 
 _IDS = TypeAdapter(list[str])
@@ -73,7 +74,10 @@ class NewPhotos:
     def poll(self, known_ids: frozenset[str]) -> LabelledPhotos:
         """The photos and recounts now. ``known_ids``: counted before, so not read again. Raises DataError."""
         photos = self._poll_source(known_ids)
-        if self._recounts is None or not _has_layout(self._recounts._source):
+        if self._recounts is None:
+            return photos
+        recount_mirror.refresh(self._recounts._source, recount_mirror.POLL_S)
+        if not _has_layout(self._recounts._source):
             return photos
         recounts = self._recounts.poll(known_ids)
         return LabelledPhotos(photos.ids | recounts.ids, photos.settling + recounts.settling)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from serve.evidence import Evidence
+from serve.objects.places import open_objects
 from trainer import options
 from trainer.data import prepared, transfer
 from trainer.data.abid import Photo
@@ -53,7 +54,7 @@ def build_watcher(settings: TrainerSettings, words: Mapping[str, object], notify
             recovery_s=RECOVERY_S,
         ),
         limits=settings.limits,
-        monitoring=settings.monitoring,
+        monitoring=open_objects(settings.monitoring, settings.s3_endpoint),
         notify=notify,
         prune=partial(retention.prune, places, settings.retention),
         check_promise=promise_check(settings, registry),

@@ -1,6 +1,5 @@
 """All settings of the trainer."""
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -12,7 +11,7 @@ from serve.settings.common import (
     AlertSettings,
     CaptureSettings,
     MlflowSettings,
-    RecountFolderSettings,
+    RecountPlaceSettings,
     RevisionSettings,
     StateSettings,
 )
@@ -93,7 +92,7 @@ def _known_recipe(name: str) -> str:
 
 
 class TrainerSettings(
-    PruneSettings, PhotoSettings, RecountFolderSettings, SigningSettings, AlertSettings, RevisionSettings
+    PruneSettings, PhotoSettings, RecountPlaceSettings, SigningSettings, AlertSettings, RevisionSettings
 ):
     """What scripts/pipeline.py reads from the environment."""
 
@@ -104,8 +103,9 @@ class TrainerSettings(
     epochs: int | None = Field(
         default=None, ge=1, description="epochs of a training; without, the recipe's", examples=[12]
     )
-    monitoring: Path = Field(
-        default=Path("var/monitoring"), description="folder that the monitor writes monitoring.json to"
+    monitoring: FolderOrBucket = Field(
+        default="var/monitoring",
+        description="where the monitor writes monitoring.json: a folder, or s3://bucket/prefix",
     )
     recalibrate_after: int = Field(
         default=200,

@@ -136,13 +136,13 @@ def after_execution(
     return replace(state, ended_s=now_s, failures=failures, drift_answered=answered)
 
 
-def read_drift(path: Path, now_s: float) -> tuple[str, ...] | None:
-    """The names of the drift alerts in a ``monitoring.json``; None where it is missing, damaged or stale."""
+def read_drift(content: bytes, now_s: float) -> tuple[str, ...] | None:
+    """The names of the drift alerts in a ``monitoring.json``; None where it is empty, damaged or stale."""
     try:
-        report = json.loads(path.read_bytes())
+        report = json.loads(content)
         age_s = now_s - datetime.fromisoformat(report["made_at"]).timestamp()
         names = tuple(alert["name"] for alert in report["alerts"] if alert["name"].startswith("drift of "))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         return None
     return names if age_s <= STALE_S else None
 

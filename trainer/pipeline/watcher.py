@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from serve.errors import OUTSIDE, BinwatchError, DataError, LockHeldError, TrackingError, TrainingError, sentence
+from serve.objects.object_store import ObjectStore
 from trainer.artifacts import MONITORING
 from trainer.data import layouts, prepared
 from trainer.data.recounts import is_recount
@@ -68,13 +69,13 @@ class PipelineWatcher:
         options: ExecutionOptions,
         *,
         limits: Limits = DEFAULT,
-        monitoring: Path | None = None,
+        monitoring: ObjectStore | None = None,
         notify: Notify = lambda *_: None,
         prune: Callable[[], object] = lambda: None,
         check_promise: Callable[[], object] = lambda: None,
         new_photos: NewPhotos | None = None,
     ) -> None:
-        """``options.state`` is required; ``monitoring``: folder of monitoring.json; ``prune``: called once a day;
+        """``options.state`` is required; ``monitoring``: place of monitoring.json; ``prune``: called once a day;
         ``check_promise``: called by each poll that starts no execution (``recalibration/promise.py``)."""
         assert options.state
         self._registry, self._request, self._promote, self._options = registry, request, promote, options
@@ -156,9 +157,18 @@ class PipelineWatcher:
         except DataError as error:
             log.warning("the source cannot be polled for new photos: %s", error)
             photos = LabelledPhotos()
-        drift = triggers.read_drift(self._monitoring / MONITORING, time.time()) if self._monitoring else None
+        drift = triggers.read_drift(self._read_monitoring(), time.time())
         new_ids = photos.ids - known_ids
         return TriggerInputs(has_champion, len(new_ids), len(known_ids), drift, sum(map(is_recount, new_ids)))
+
+    def _read_monitoring(self) -> bytes:
+        """The monitoring's report; empty where there is none, or its place does not answer: drift is then unknown."""
+        try:
+            stored = self._monitoring.read(MONITORING) if self._monitoring else None
+        except (DataError, OSError) as error:
+            log.warning("the monitoring cannot be read for drift: %s", sentence(error))
+            return b""
+        return stored.content if stored else b""
 
     def _resume_unfinished(self, unfinished: execution_lock.UnfinishedExecution) -> Execution:
         if unfinished.starts < MAX_STARTS:

@@ -1,6 +1,6 @@
 """The routes below /recounts: what waits, the next bin and its photo, what was found, undo.
 
-The folder is read and written in threads, since both block.
+The store is read and written in threads, since both block.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi import Path as PathParameter
 from starlette.concurrency import run_in_threadpool
 
-from serve.errors import RequestError, sentence
+from serve.errors import DataError, RequestError, UnavailableError, sentence
 from serve.evidence.fields import MAX_STATION
 from serve.gateway import parsing
 from serve.gateway.keys import RECOUNT
@@ -35,6 +35,8 @@ from serve.recount.recount_progress import progress_of
 
 DAY = r"^\d{4}-\d{2}-\d{2}$"
 CLIENT = "^[A-Za-z0-9_-]{1,64}$"
+AWAY_S = 5
+"""After so many seconds a client asks again, while a bucket does not answer."""
 PNG_MAGIC = b"\x89PNG"
 Result = TypeVar("Result")
 
@@ -43,7 +45,7 @@ api = APIRouter(dependencies=SECURED)
 
 @dataclass(frozen=True)
 class Recounter:
-    """Who counts, by the name of the API key, empty where none is needed; and the folder of the recounts."""
+    """Who counts, by the name of the API key, empty where none is needed; and the store of the recounts."""
 
     name: str
     store: RecountStore
@@ -70,13 +72,15 @@ WindowInQuery = Annotated[str, Query(pattern=CLIENT, description="tells apart th
 
 
 async def in_thread(call: Callable[[], Result]) -> Result:
-    """The result of a call that reads or writes the folder. Raises Refusal."""
+    """The result of a call that reads or writes the store. Raises Refusal."""
     try:
         return await run_in_threadpool(call)
     except RequestError as error:
         raise Refusal(error.status, error.kind, str(error)) from error
-    except OSError as error:
-        raise retry_later("NoRoom", f"the folder of the recounts fails: {sentence(error)}", 60) from error
+    except UnavailableError as error:
+        raise retry_later("StoreAway", f"the recounts cannot be reached: {sentence(error)}", AWAY_S) from error
+    except (DataError, OSError) as error:
+        raise retry_later("NoRoom", f"the store of the recounts fails: {sentence(error)}", 60) from error
 
 
 @api.get(
@@ -126,7 +130,7 @@ async def next_bin(
     responses={200: {"content": {"image/jpeg": {}, "image/png": {}}}, **error_responses(404, 409)},
 )
 async def photo(recounter: RecounterDep, event_id: EventInPath) -> Response:
-    """As it was sent. 404 where it was sent as a link, which the gateway does not read."""
+    """As it was sent. 404 where it was sent as a link into a bucket that the gateway does not read."""
     content = await in_thread(lambda: recounter.store.photo(event_id))
     if content is None:
         raise Refusal(404, "NoSuchPhoto", f"the photo of event {event_id} was sent as a link; look at it there")

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from serve.errors import DataError, SettingsError
+from trainer.data.mirrors.recount_mirror import RECOUNT_CACHE, recount_folder
 from trainer.pipeline import execution_lock
 from trainer.pipeline.pipeline import wait_for_promoter
 from trainer.pipeline.recalibration.promise_keeper import PURPOSE, PromiseKeeper
@@ -35,7 +35,7 @@ def recalibrate_once(settings: TrainerSettings, *, dry_run: bool) -> Recalibrati
     ``recalibrate`` does.
     """
     if settings.recounts is None:
-        raise SettingsError("BINWATCH_RECOUNTS is not set; name the folder of the recounts, or give --recounts")
+        raise SettingsError("BINWATCH_RECOUNTS is not set; name a folder or bucket of recounts, or give --recounts")
     registry, options = Registry(settings.tracking_uri), _options(settings, settings.recounts)
     promote = partial(wait_for_promoter, registry)
     if dry_run:
@@ -46,6 +46,7 @@ def recalibrate_once(settings: TrainerSettings, *, dry_run: bool) -> Recalibrati
         return recalibrate(registry, options, promote)
 
 
-def _options(settings: TrainerSettings, recounts: Path) -> RecalibrationOptions:
+def _options(settings: TrainerSettings, recounts: str) -> RecalibrationOptions:
     trusted = signing.ensure_local_keys(settings.state)
-    return RecalibrationOptions(recounts=recounts, policy=settings.gate, trusted=trusted)
+    folder = recount_folder(recounts, settings.state / RECOUNT_CACHE)
+    return RecalibrationOptions(recounts=folder, policy=settings.gate, trusted=trusted)

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve.manifest import sha256
+from serve.objects.folder_objects import FolderObjects
 from serve.recount.json_index import JsonIndex
 from serve.recount.queue_store import METADATA, PHOTOS
-from serve.recount.recount_entities import Outcome, Recount, read_recount
+from serve.recount.recount_entities import Outcome, Recount, parse_recount
 from trainer.data.counts import Counts
+from trainer.data.mirrors import recount_mirror
 from trainer.data.split import stable_hash
 
 SEED = 21
@@ -52,10 +54,15 @@ class RecountFolder:
     """The recounts of the random share in BINWATCH_RECOUNTS."""
 
     def __init__(self, folder: Path) -> None:
-        self._recounts = JsonIndex(folder / METADATA, read_recount)
+        self._folder = folder
+        self._recounts = JsonIndex(FolderObjects(folder), METADATA, parse_recount)
 
     def poll(self) -> list[Recount]:
-        """Those that have a count, by the time at which they were settled; a damaged one is logged and left out."""
+        """Those that have a count, by the time at which they were settled; a damaged one is logged and left out.
+
+        Raises UnavailableError where they are in a bucket that does not answer.
+        """
+        recount_mirror.refresh(self._folder, recount_mirror.POLL_S)
         recounts = filter(_is_random_count, self._recounts.refresh().values())
         return sorted(recounts, key=lambda recount: (recount.settled_at, recount.event_id))
 
