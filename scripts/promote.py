@@ -28,10 +28,8 @@ from trainer.reporting import history
 def main(args: Namespace) -> int:
     settings = _cli.read_settings(PromoterSettings, args)
     stop = entrypoint.stop_on_sigterm() if args.watch or args.dry_run else Event()
-    rollout = assembly.build_rollout(settings)
-    scaler = assembly.build_autoscaler(settings, rollout, args.dry_run)
     if args.dry_run:
-        autoscale.watch(scaler, args.interval, stop)
+        autoscale.watch(assembly.build_dry_autoscaler(settings), args.interval, stop)
         return entrypoint.OK
     registry = Registry(settings.tracking_uri)
     if args.explain:
@@ -42,10 +40,12 @@ def main(args: Namespace) -> int:
         _cli.emit(args, content, history.serving_table(content["served"]))
     if args.explain or args.history:
         return entrypoint.OK
-    promoter = assembly.build_promoter(settings, registry, rollout)
+    servers = assembly.build_server_side(settings, args.watch)
+    promoter = assembly.build_promoter(settings, registry, servers.server, servers.board)
     if args.watch:
         os.nice(5)  # what answers requests comes first
-        watch(promoter, args.heartbeat, args.interval, stop, scaler.step if settings.autoscale else None)
+        with servers.door():
+            watch(promoter, args.heartbeat, args.interval, stop, servers.scale if settings.autoscale else None)
         return entrypoint.OK
     outcome = promoter.reconcile() if args.rollback is None else promoter.roll_back(args.rollback)
     _cli.emit(args, vars(outcome), f"{outcome.did} version {outcome.version or '-'}: {outcome.reason}")

@@ -4,6 +4,8 @@ MODEL_NAME = "bin-counter"
 
 # Artifacts of a training run, named as in the folder that a training writes.
 EVALUATION, PREDICTIONS = "evaluation.json", "predictions.json"
+CHAMPION_PREFIX = "champion_"
+"""Before these two names in an evaluate run: the champion's answers to the challenger's photos."""
 DATASET, TRAINING, REFERENCE = "dataset.json", "training.json", "reference.json"
 LEARNED_RECOUNTS = "recounts.json"
 """The event ids of the recounts among the training and validation photos; missing where there are none."""

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.evidence import Evidence
+from serve.routing.route_table import SHADOW
 
 ANSWERS, TRUTHS = "bin-counter/AllTraffic", "ground-truth"
 VERDICTS = ("match", "mismatch", "unsure")
@@ -95,12 +96,12 @@ class ReadProgress:
 
 def read(
     file: BinaryIO,
-    parse: Callable[[bytes], tuple[object, ...]],
+    parse: Callable[[bytes], tuple[object, ...] | None],
     dtype: "np.dtype[np.void]",
     settled: bool,
     offset: int = 0,
 ) -> tuple[Rows, ReadProgress]:
-    """Parse the rest of a file that is positioned at ``offset``.
+    """Parse the rest of a file that is positioned at ``offset``; a line for which ``parse`` returns None is left out.
 
     An incomplete last line is left for the next time, unless the file is ``settled``: nobody is writing it any more.
     """
@@ -109,16 +110,19 @@ def read(
 
 
 def _parse_lines(
-    file: BinaryIO, parse: Callable[[bytes], tuple[object, ...]], settled: bool, progress: ReadProgress
+    file: BinaryIO, parse: Callable[[bytes], tuple[object, ...] | None], settled: bool, progress: ReadProgress
 ) -> Iterator[tuple[object, ...]]:
     for line, length in _lines(file, settled):
         progress.offset += length
         if line.isspace():
             continue
         try:
-            yield parse(line)
+            row = parse(line)
         except PARSE_ERRORS:
             progress.unreadable += 1
+        else:
+            if row is not None:
+                yield row
 
 
 def _lines(file: BinaryIO, settled: bool) -> Iterator[tuple[bytes, int]]:
@@ -159,6 +163,19 @@ def parse_answer(line: bytes) -> AnswerRow:
         sharpness=_number(measured.get("sharpness")),
         station=_station(measured, metadata.get("customAttributes") or ()),
     )
+
+
+def parse_traffic(line: bytes) -> AnswerRow | None:
+    """Parse a line of data capture; None for a copy, whose answer no client got. Raises PARSE_ERRORS."""
+    return None if is_copy(line) else parse_answer(line)
+
+
+def is_copy(line: bytes) -> bool:
+    """Whether a line is the answer to a copy that the gateway made of a photo. Raises PARSE_ERRORS."""
+    if SHADOW.encode() not in line:  # parsing every line twice would be slow
+        return False
+    attributes = _load(line)["eventMetadata"].get("customAttributes") or ()
+    return any(part.strip() == SHADOW for text in attributes for part in str(text).split(","))
 
 
 def parse_truth(line: bytes) -> TruthRow:

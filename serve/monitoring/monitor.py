@@ -13,15 +13,15 @@ from threading import Event
 from typing import Protocol
 
 from serve.errors import OUTSIDE, BinwatchError, DataError, SettingsError, TrackingError, sentence
-from serve.files import write_text
 from serve.monitoring import alerts, capture_rows
 from serve.monitoring.drift import Alert, checked_reference
 from serve.monitoring.monitor_settings import ALPHA, Thresholds
 from serve.monitoring.reader import CaptureSource, Reader
 from serve.monitoring.report import Reference, Report, summarise
+from serve.objects.object_store import ObjectStore
 from serve.recount.json_index import JsonIndex
 from serve.recount.queue_store import SETTLED
-from serve.recount.recount_entities import read_recount
+from serve.recount.recount_entities import parse_recount
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,9 @@ class Journal(Protocol):
     def reference(self) -> tuple[str, Mapping[str, object]] | None:
         """The version that serves, and what its answers are compared with. Raises TrackingError."""
 
+    def comparison(self) -> Mapping[str, object] | None:
+        """How the newest challenger does beside the champion on live traffic, if one was. Raises TrackingError."""
+
     def log(self, report: Mapping[str, object]) -> None:
         """Log a report. Raises TrackingError."""
 
@@ -42,28 +45,29 @@ class Journal(Protocol):
 class Monitor:
     """Creates reports on a capture; each run only reads what is new since the last one.
 
-    ``out``: folder for ``monitoring.json``; ``window``: how far back a report reaches; ``recounts``: the folder
+    ``out``: where ``monitoring.json`` is written; ``window``: how far back a report reaches; ``recounts``:
     BINWATCH_RECOUNTS, none for no recounts; ``alpha``: the share of right records that may raise the alarm (0-1).
     """
 
     def __init__(
         self,
         source: CaptureSource,
-        out: Path,
+        out: ObjectStore,
         window: timedelta,
         thresholds: Thresholds,
         webhook: str = "",
         journal: Journal | None = None,
-        recounts: Path | None = None,
+        recounts: ObjectStore | None = None,
         alpha: float = ALPHA,
     ) -> None:
         self._out, self._window, self._thresholds = out, window, thresholds
         self._webhook, self._journal = webhook, journal
         self._reference: Reference | None = None
+        self._comparison: Mapping[str, object] | None = None
         self._problem = ""
-        self._recounts = JsonIndex(recounts / SETTLED, read_recount) if recounts else None
+        self._recounts = JsonIndex(recounts, SETTLED, parse_recount) if recounts else None
         self._alpha = alpha
-        self._answers = Reader(source, capture_rows.ANSWERS, capture_rows.parse_answer, capture_rows.ANSWER_DTYPE)
+        self._answers = Reader(source, capture_rows.ANSWERS, capture_rows.parse_traffic, capture_rows.ANSWER_DTYPE)
         self._truths = Reader(source, capture_rows.TRUTHS, capture_rows.parse_truth, capture_rows.TRUTH_DTYPE)
 
     def run_once(self, now: datetime | None = None) -> Report:
@@ -88,6 +92,7 @@ class Monitor:
             self._thresholds,
             list(self._recounts.refresh().values()) if self._recounts else (),
             self._alpha,
+            self._comparison,
         )
         events = alerts.diff(last_alerts(self._out), report.alerts)
         write(report, self._out)
@@ -101,6 +106,7 @@ class Monitor:
     def _update_reference(self) -> TrackingError | None:
         try:
             reference = self._journal.reference() if self._journal else None
+            self._comparison = self._journal.comparison() if self._journal else None
         except TrackingError as error:
             return error
         self._reference = self._checked(*reference) if reference else None
@@ -132,19 +138,19 @@ def watch(run_once: Callable[[], object], heartbeat: Path, interval_s: float, st
         stop.wait(interval_s)
 
 
-def write(report: Report, out: Path) -> None:
-    """Write ``monitoring.json`` into ``out`` atomically. Raises DataError."""
+def write(report: Report, out: ObjectStore) -> None:
+    """Write ``monitoring.json`` to ``out`` atomically. Raises DataError."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / FILE, json.dumps(report.to_json(), allow_nan=False))
+        out.write(FILE, json.dumps(report.to_json(), allow_nan=False).encode())
     except OSError as error:
-        raise DataError(f"{out / FILE} cannot be written: {error}; choose another folder with --out") from error
+        raise DataError(f"{out.place}/{FILE} cannot be written: {error}; choose another place with --out") from error
 
 
-def last_alerts(out: Path) -> tuple[Alert, ...]:
-    """The alerts in the last report; none if there is no readable report."""
+def last_alerts(out: ObjectStore) -> tuple[Alert, ...]:
+    """The alerts in the last report; none if there is no readable report. Raises UnavailableError."""
     try:
-        return tuple(Alert(**alert) for alert in json.loads((out / FILE).read_bytes())["alerts"])
+        stored = out.read(FILE)
+        return tuple(Alert(**alert) for alert in json.loads(stored.content)["alerts"]) if stored else ()
     except (OSError, ValueError, LookupError, TypeError):
         return ()
 

@@ -1,13 +1,11 @@
 """All settings of the monitor."""
 
-from pathlib import Path
-
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from serve import verdict
-from serve.settings import Settings
-from serve.settings.common import AlertSettings, CaptureSettings, MlflowSettings, RecountFolderSettings
+from serve.settings import FolderOrBucket, Settings
+from serve.settings.common import AlertSettings, CaptureSettings, MlflowSettings, RecountPlaceSettings
 
 ALPHA = verdict.ALPHA
 """What BINWATCH_ALPHA is by default."""
@@ -35,12 +33,12 @@ class Thresholds(Settings):
     recent_s: float = Field(default=3600.0, gt=0, description="seconds of records that are measured, except for drift")
 
 
-class MonitorSettings(MlflowSettings, CaptureSettings, RecountFolderSettings, AlertSettings):
+class MonitorSettings(MlflowSettings, CaptureSettings, RecountPlaceSettings, AlertSettings):
     """What scripts/monitor.py reads from the environment."""
 
-    monitoring: Path = Field(
-        default=Path("var/monitoring"),
-        description="folder that monitoring.json and history.json are written to",
+    monitoring: FolderOrBucket = Field(
+        default="var/monitoring",
+        description="where monitoring.json and history.json are written: a folder, or s3://bucket/prefix",
         json_schema_extra={"option": "out"},
     )
     alpha: float = Field(

@@ -131,14 +131,14 @@ class _FileProgress:
 class Reader:
     """Reads the records of one kind from a source, day by day, and caches their rows.
 
-    ``parse``: a line to the fields of ``dtype``.
+    ``parse``: a line to the fields of ``dtype``, or None for one that does not count.
     """
 
     def __init__(
         self,
         source: CaptureSource,
         prefix: str,
-        parse: Callable[[bytes], tuple[object, ...]],
+        parse: Callable[[bytes], tuple[object, ...] | None],
         dtype: "np.dtype[np.void]",
     ) -> None:
         self._source, self._prefix, self._parse, self._dtype = source, prefix, parse, dtype

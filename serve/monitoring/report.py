@@ -44,7 +44,7 @@ class Report:
     """The content of ``monitoring.json``; buckets without a record are left out.
 
     ``stations``: the same statistics by station; ``recounts``: None where no answer of the version was recounted at
-    random.
+    random; ``comparison``: of the newest challenger that was tried on live traffic with the champion, if any was.
     """
 
     made_at: str
@@ -60,6 +60,7 @@ class Report:
     model_versions: Mapping[str, int]
     stations: StationReport
     recounts: RecountStatistics | None
+    comparison: Mapping[str, object] | None
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
@@ -79,11 +80,13 @@ def summarise(
     thresholds: Thresholds,
     recounts: Sequence[Recount] = (),
     alpha: float = ALPHA,
+    comparison: Mapping[str, object] | None = None,
 ) -> Report:
     """The report on the time from ``now - window`` to ``now``.
 
     ``answers``: rows of ANSWER_DTYPE; ``truths``: rows of TRUTH_DTYPE; ``unreadable``: lines that could not be parsed;
-    ``recounts``: all that there are, of whatever time; ``alpha``: the share of right records that may raise the alarm.
+    ``recounts``: all that there are, of whatever time; ``alpha``: the share of right records that may raise the alarm;
+    ``comparison``: of a challenger with the champion, as the promoter has stored it.
     """
     start, end = (now - window).timestamp(), now.timestamp()
     rows = answers[(answers["time_s"] >= start) & (answers["time_s"] <= end)]
@@ -115,6 +118,7 @@ def summarise(
         model_versions=count_names(rows["version"]),
         stations=stations,
         recounts=recounted,
+        comparison=comparison,
         notes=notes,
     )
 

@@ -7,11 +7,11 @@ version like live traffic. A fault triggers a rollback; if there is none until t
 Only the model speaks against a version: neither requests that TorchServe or the handler refuses, nor photos that cannot
 be read, nor a store that is away, nor a queue that somebody fills. Anybody who reaches the port could cause those.
 
-``Rollout.switch`` moves all traffic at once. With several servers it could move in shares, or be mirrored: then each
-share would be a switch with a probation of its own, assessed by the same function.
+``Rollout.switch`` moves all traffic at once; with several servers their measurements are summed. A trial before the
+switch (``trainer/promotion/trials.py``) moves it in shares.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -108,6 +108,34 @@ class Silence:
         return batches == self.batches and now_s - self.start_s >= HANG_S
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What is known of a version on probation. ``before``, ``now``: the traffic before and since the switch, None where
+    it is not known; ``failures``: the reason of each golden photo that did not get the promised answer; ``answered``:
+    whether the latest one did."""
+
+    elapsed_s: float
+    before: Traffic | None = None
+    now: Traffic | None = None
+    failures: tuple[str, ...] = ()
+    answered: bool = True
+
+    def plus(self, measurement: "Measurement") -> "Measurement":
+        """Both together, for a version on several servers: it has been watched as long as on the latest of them."""
+        return Measurement(
+            elapsed_s=min(self.elapsed_s, measurement.elapsed_s),
+            before=_sum(self.before, measurement.before),
+            now=_sum(self.now, measurement.now),
+            failures=self.failures + measurement.failures,
+            answered=self.answered and measurement.answered,
+        )
+
+    def assessed(self, policy: ProbationPolicy) -> "Observation":
+        """What ``policy`` says of it: the probation ends with a golden photo that gets the promised answer."""
+        observation = assess(policy, self.elapsed_s, self.before, self.now, self.failures)
+        return replace(observation, over=observation.over and self.answered)
+
+
 @dataclass(frozen=True)
 class Observation:
     """The state of a probation. ``over``: whether it has lasted long enough; ``fault``: the reason for a rollback,
@@ -138,6 +166,13 @@ def assess(
     if len(failed_probes) >= policy.failed_probes:
         faults.append(f"{len(failed_probes)} golden photos did not get the promised answer: {failed_probes[-1]}")
     return Observation(elapsed_s >= policy.duration_s, "; ".join(faults), summary)
+
+
+def _sum(first: Traffic | None, second: Traffic | None) -> Traffic | None:
+    """The traffic of both; where one is not known, that of the other."""
+    if first is None or second is None:
+        return first or second
+    return Traffic(first.answered + second.answered, first.failed + second.failed, first.seconds + second.seconds)
 
 
 def _traffic_faults(policy: ProbationPolicy, before: Traffic | None, now: Traffic) -> list[str]:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from serve import capture, links
@@ -28,7 +28,7 @@ from serve.archives.archive import golden_photos
 from serve.errors import CanaryError, OverloadedError, PhotoError, RefusedError, ServerError
 from serve.rollout import canary, probation
 from serve.rollout.model_store import ModelStore
-from serve.rollout.probation import Observation, Silence, Traffic
+from serve.rollout.probation import Measurement, Observation, Silence, Traffic
 from serve.rollout.torchserve_client import BATCHING, Inference, LoadedVersion, Management, Metrics
 
 log = logging.getLogger(__name__)
@@ -53,16 +53,19 @@ class Rollout:
         workers: int = 1,
         metrics: Metrics | None = None,
         policy: probation.ProbationPolicy | None = None,
+        archives_url: str = "",
     ) -> None:
         """``workers``: how many a version starts with; ``policy``: the probation after a switch, none by default.
 
-        Probation watches ``metrics`` and golden photos; without metrics, golden photos only.
+        Probation watches ``metrics`` and golden photos; without metrics, golden photos only. ``archives_url``: where
+        TorchServe fetches archives from, if it does not share the folder ``store``.
         """
         self._inference = inference
         self._probing = Inference(inference.url, PROBE_TIMEOUT_S)
         self._management = management
         self.store = store
         self._archives = ModelStore(store)
+        self._archives_url = archives_url
         self._metrics = metrics
         self._policy = policy or probation.ProbationPolicy(duration_s=0)
         self._probation: _Probation | None = None
@@ -88,13 +91,13 @@ class Rollout:
         """Make sure that the archive of ``version`` is in the store, undamaged; else store what ``fetch`` returns."""
         self._archives.ensure(version, fetch, run_id)
 
-    def load(self, version: str, fetch: Callable[[], Path], run_id: str = "") -> None:
+    def load(self, version: str, fetch: Callable[[], Path], run_id: str = "", replaces: bool = False) -> None:
         """Load ``version``; ``fetch`` returns its archive and is called only if the store lacks it.
 
-        ``run_id``: its training run; a version of that number from another one is replaced. Raises CanaryError where
-        TorchServe cannot start it, ServerError where TorchServe does not answer.
+        ``run_id``: its training run; a version of that number from another one is replaced, and so is any with
+        ``replaces``. Raises CanaryError where TorchServe cannot start it, ServerError where it does not answer.
         """
-        replaces = self._archives.is_of_another_run(version, run_id)
+        replaces = replaces or self._archives.is_of_another_run(version, run_id)
         self._archives.ensure(version, fetch, run_id)
         loaded = self._find(version)
         if loaded and (replaces or not self._is_serving(loaded)):
@@ -121,6 +124,10 @@ class Rollout:
 
     def observe(self, version: str) -> Observation:
         """Assess the default version once. Probation starts at the switch; after a restart of the promoter, now."""
+        return self.measure(version).assessed(self._policy)
+
+    def measure(self, version: str) -> Measurement:
+        """What the probation of the default version is to be assessed by; sends it a golden photo."""
         current = self._probation
         if current is None or current.version != version:
             current = self._probation = _Probation(version, None, self._traffic(version))
@@ -130,13 +137,16 @@ class Rollout:
         if now is None:  # TorchServe was restarted
             current.start = total
         elapsed_s = time.monotonic() - current.start_s
-        observation = probation.assess(self._policy, elapsed_s, current.before, now, tuple(current.failures))
-        return replace(observation, over=observation.over and answered)
+        return Measurement(
+            elapsed_s=elapsed_s, before=current.before, now=now, failures=tuple(current.failures), answered=answered
+        )
 
-    def resize(self, version: str, workers: int) -> None:
+    def resize(self, version: str, workers: int, announce: Callable[[str], object] | None = None) -> None:
         """Set the number of workers of the default version, without dropping a request.
 
-        If it is interrupted, the promoter's next reconciliation unloads the stand-in that is left.
+        ``announce`` is called with the version that answers, and then with ``version`` again; it returns when whoever
+        asks for a version by its number knows. If this is interrupted, the promoter's next reconciliation unloads the
+        stand-in that is left.
         """
         loaded = self._find(version)
         self.workers = workers
@@ -146,24 +156,41 @@ class Rollout:
         stand_in = version + STAND_IN
         self.load(stand_in, lambda: self._archives.path(version))
         self._management.set_default(stand_in)
+        if announce:
+            announce(stand_in)
         self._drain(loaded)
         self._management.scale(version, workers)
         self._management.set_default(version)
+        if announce:
+            announce(version)
         self._drain_and_unload(stand_in)
         self._archives.delete(stand_in)
 
     def retire_others(self, version: str, fallback: str | None = None) -> None:
         """Drain and unload every version but ``version``; in the store, the archive of ``fallback`` stays as well."""
+        self.unload_others(version)
+        self._archives.delete_all_but(version, *filter(None, [fallback]))
+
+    def unload_others(self, version: str) -> None:
+        """Drain and unload every version but ``version``."""
         for loaded in self._management.loaded():
             if loaded.version != version:
                 self._drain_and_unload(loaded.version)
-        self._archives.delete_all_but(version, *filter(None, [fallback]))
 
     def discard(self, version: str) -> None:
         """Unload a version that does not serve, and delete its archive from the store."""
+        self.unload(version)
+        self._archives.delete(version)
+
+    def unload(self, version: str) -> None:
+        """Unload a version that does not serve, without draining it."""
         if self._find(version):
             self._management.unregister(version)
-        self._archives.delete(version)
+
+    def has(self, version: str) -> bool:
+        """Whether the version is loaded from its archive, with ready workers."""
+        loaded = self._find(version)
+        return loaded is not None and self._is_serving(loaded)
 
     def _start(self, version: str, workers: int) -> None:
         """Bring a version from ``workers`` to all its workers.
@@ -174,7 +201,7 @@ class Rollout:
             default = [loaded.version for loaded in self._management.loaded() if loaded.default]
             self._replaced = "".join(default).removesuffix(STAND_IN)
             self._traffic_at_load = self._traffic(self._replaced)
-            self._management.register(self._archives.path(version).name)
+            self._management.register(self._archives_url + self._archives.path(version).name)
         for number in range(workers + 1, self.workers + 1):
             self._management.scale(version, number)
 
@@ -186,7 +213,8 @@ class Rollout:
 
     def _is_serving(self, loaded: LoadedVersion) -> bool:
         """Whether it has ready workers and runs its archive in the store, not one that was registered by hand."""
-        return loaded.ready > 0 and loaded.archive == self._archives.path(loaded.version).name
+        archive = loaded.archive.rpartition("/")[2] if self._archives_url else loaded.archive
+        return loaded.ready > 0 and archive == self._archives.path(loaded.version).name
 
     def _unload_dead(self, dead: LoadedVersion) -> None:
         """Unregister a version that is about to be loaded again.

@@ -28,6 +28,8 @@ READY = "READY"
 SOCKET = "unix:"
 """Start of an address that is a socket on this machine."""
 POLL_S = 0.2
+CONNECT_S = 5.0
+"""A host that does not take a connection within this time is down, or cut off."""
 BATCHING = {"batch_size": 4, "max_batch_delay": 2}
 """A worker takes up to four waiting requests at once, and waits up to 2 ms for the second: passing them on one by one
 costs a tenth of the CPU time."""
@@ -37,6 +39,7 @@ _QUEUE_US = "ts_queue_latency_microseconds"
 _BATCH_MS = "PredictionTime"
 _PHOTOS, _MODEL_SECONDS = "binwatch_photos_total", "binwatch_model_seconds_total"
 """What serve/handler.py counts."""
+_EXISTS = "Model file already exists"
 _BUSY = ("ServiceUnavailableException", "Overloaded", "TooManyRequests")
 """The types of errors that a full queue makes: TorchServe's own, and the gateway's."""
 
@@ -133,9 +136,18 @@ class Management:
             return [_loaded_version(content, default) for content in versions]
 
     def register(self, archive: str) -> None:
-        """Register an archive of the model store as a version, without workers; see ``scale``."""
+        """Register an archive of the model store, or from an address, as a version without workers; see ``scale``.
+
+        Raises RefusedError where TorchServe cannot use the archive, ServerError where it cannot get it.
+        """
         query: dict[str, str | int] = {"url": archive, "model_name": MODEL, "initial_workers": 0, **BATCHING}
-        _raise_for_status(_call(self._session, "POST", f"{self.url}/models", self.timeout_s, params=query))
+        response = _call(self._session, "POST", f"{self.url}/models", self.timeout_s, params=query)
+        if _content(response).get("type") == "DownloadArchiveException" or _EXISTS in _message(response):
+            raise ServerError(
+                f"TorchServe at {self.url} cannot fetch {archive}: {_message(response)}; does it reach the promoter? "
+                "What it has fetched in part is removed when it is restarted"
+            )
+        _raise_for_status(response)
 
     def set_default(self, version: str) -> None:
         """Let ``version`` answer the requests that name none."""
@@ -271,7 +283,9 @@ def _call(
     headers: Mapping[str, str] | None = None,
 ) -> requests.Response:
     try:
-        return session.request(method, url, timeout=timeout_s, params=params, data=data, headers=headers)
+        return session.request(
+            method, url, timeout=(min(CONNECT_S, timeout_s), timeout_s), params=params, data=data, headers=headers
+        )
     except requests.RequestException as error:
         raise ServerError(f"TorchServe at {url} does not answer: {error}; is it running?") from error
 

@@ -125,16 +125,14 @@ def test_it_is_never_stuck_and_always_says_why(inputs: TriggerInputs, state: Wat
         assert decide(inputs, replace(state, ended_s=min(state.ended_s, NOW)), LIMITS, NOW + 600).start
 
 
-def test_reads_the_drift_of_a_fresh_report_only(tmp_path: Path) -> None:
-    path = tmp_path / "monitoring.json"
-    assert read_drift(path, NOW) is None
+def test_reads_the_drift_of_a_fresh_report_only() -> None:
+    assert read_drift(b"", NOW) is None
     alerts = [{"name": "drift of counts"}, {"name": "latency"}]
     made_at = datetime.fromtimestamp(NOW, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    path.write_text(json.dumps({"made_at": made_at, "alerts": alerts}))
-    assert read_drift(path, NOW + 60) == ("drift of counts",)
-    assert read_drift(path, NOW + 901) is None
-    path.write_text('{"made_at": "yester')
-    assert read_drift(path, NOW) is None
+    report = json.dumps({"made_at": made_at, "alerts": alerts}).encode()
+    assert read_drift(report, NOW + 60) == ("drift of counts",)
+    assert read_drift(report, NOW + 901) is None
+    assert read_drift(b'{"made_at": "yester', NOW) is None
 
 
 def test_the_state_outlives_a_restart_and_a_damaged_file(tmp_path: Path) -> None:

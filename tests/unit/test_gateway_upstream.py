@@ -16,6 +16,7 @@ from serve.gateway.records.record_fields import Fields
 from serve.gateway.refusal import to_refusal
 from serve.gateway.routes import HISTORY, MONITORING, read_monitoring_file
 from serve.gateway.schemas import Refusal, json_response
+from serve.objects.folder_objects import FolderObjects
 
 EVENT = UUID("11111111-2222-4333-8444-555555555555")
 NOW = datetime(2026, 11, 24, 5, 40, tzinfo=UTC)
@@ -28,6 +29,7 @@ NOW = datetime(2026, 11, 24, 5, 40, tzinfo=UTC)
         (422, {"code": 422, "type": "BadField", "message": "wrong"}, 422, "BadField"),
         (404, {"code": 404, "type": "NoSuchObject", "message": "no such key"}, 404, "NoSuchObject"),
         (404, {"code": 404, "type": "ModelNotFoundException", "message": "Model not found"}, 503, "NoModel"),
+        (404, {"code": 404, "type": "ModelVersionNotFoundException", "message": "Version: 7"}, 503, "NoModel"),
         (
             503,
             {"code": 503, "type": "ServiceUnavailableException", "message": "Model has no worker"},
@@ -152,11 +154,11 @@ def test_a_spool_that_cannot_be_written_is_503(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [MONITORING, HISTORY])
 def test_monitoring_that_is_not_there_says_what_to_do(name: str, tmp_path: Path) -> None:
-    for folder in (None, tmp_path):
+    for folder in (None, FolderObjects(tmp_path)):
         with pytest.raises(Refusal, match=r"scripts/monitor.py") as caught:
             read_monitoring_file(folder, name, "Monitoring")
         assert caught.value.status == 404
     (tmp_path / name).write_text('{"records"')
     with pytest.raises(Refusal, match=name) as caught:
-        read_monitoring_file(tmp_path, name, "Monitoring")
+        read_monitoring_file(FolderObjects(tmp_path), name, "Monitoring")
     assert (caught.value.status, caught.value.kind) == (503, "MonitoringUnreadable")

@@ -24,6 +24,7 @@ from serve.monitoring.alerts import AlertEvent
 from serve.monitoring.drift import Alert
 from serve.monitoring.monitor import Monitor
 from serve.monitoring.time_buckets import CalibrationQuality, bucket_width
+from serve.objects.folder_objects import FolderObjects
 from serve.recount.recount_entities import to_json
 from tests.http_server import serving
 from tests.unit.captured import DAY, LIMITS, NOW, answer, drawn, event, line, parsed, recount, reference, report_on
@@ -238,7 +239,7 @@ def write(capture: Path, event: Event, name: str = "a.jsonl", data: bytes | None
 
 
 def new_monitor(capture: Path, out: Path, **more: Any) -> Monitor:
-    return Monitor(reader.FolderSource(capture), out, DAY, LIMITS, **more)
+    return Monitor(reader.FolderSource(capture), FolderObjects(out), DAY, LIMITS, **more)
 
 
 def test_a_half_written_last_line_is_left_for_the_next_report(tmp_path: Path) -> None:
@@ -263,7 +264,7 @@ def test_a_file_is_read_once_and_only_its_new_lines_after_that(tmp_path: Path) -
             opened.append((name[-7:], offset))
             return super().open(name, offset)
 
-    watching = Monitor(CountingSource(tmp_path), tmp_path / "out", DAY, LIMITS)
+    watching = Monitor(CountingSource(tmp_path), FolderObjects(tmp_path / "out"), DAY, LIMITS)
     size = write(tmp_path, event(), "a.jsonl").stat().st_size
     write(tmp_path, event(), "b.jsonl")
     assert watching.run_once(NOW).records == 2
@@ -346,7 +347,8 @@ def test_the_report_has_the_fields_that_the_page_reads_and_replaces_the_last_one
 
 def test_recounts_are_read_from_their_folder_and_an_undone_one_counts_no_longer(tmp_path: Path) -> None:
     write(tmp_path / "capture", event())
-    watching = new_monitor(tmp_path / "capture", tmp_path / "out", recounts=tmp_path / "recounts", alpha=0.1)
+    recounts = FolderObjects(tmp_path / "recounts")
+    watching = new_monitor(tmp_path / "capture", tmp_path / "out", recounts=recounts, alpha=0.1)
     assert watching.run_once(NOW).recounts is None
     settled = tmp_path / "recounts" / "settled"
     settled.mkdir(parents=True)
@@ -383,6 +385,9 @@ class DownJournal:
     def reference(self) -> None:
         raise TrackingError("MLflow does not answer")
 
+    def comparison(self) -> None:
+        raise TrackingError("MLflow does not answer")
+
     def log(self, report: Any) -> None:
         raise AssertionError("no report is logged while MLflow does not answer")
 
@@ -392,6 +397,18 @@ def test_the_report_is_written_even_if_the_journal_does_not_answer(tmp_path: Pat
     with pytest.raises(TrackingError):
         new_monitor(tmp_path, tmp_path / "out", journal=DownJournal()).run_once(NOW)
     assert json.loads((tmp_path / "out" / monitor.FILE).read_text())["records"] == 1
+
+
+def test_copies_of_photos_are_captured_and_are_no_traffic(tmp_path: Path) -> None:
+    copy = event(attributes="expected_quantity=3,shadow=1", model_version="2", status=500, answer={"code": 500})
+    marks = ("", "station=7, shadow=1", "shadow=11,station=shadow%3D1")
+    for captured in (copy, *(event(attributes=mark) for mark in marks)):
+        write(tmp_path, captured)
+    report = new_monitor(tmp_path, tmp_path / "out").run_once(NOW)
+    assert (report.records, report.unreadable, report.totals.errors) == (2, 0, 0)
+    assert report.model_versions == {"1": 2}
+    assert capture_rows.is_copy(line(copy))
+    assert capture_rows.parse_answer(line(copy)).version == b"2"  # it can be found by its event id
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from serve import capture, verdict
 from serve.errors import SettingsError
 from serve.gateway.settings import GatewaySettings
 from serve.monitoring.monitor_settings import MonitorSettings
+from serve.observe.observe_settings import AlertmanagerSettings
+from serve.proxy.proxy_settings import ProxySettings
 from serve.settings import FloatOrOff, Setting, Settings, WebAddress, read, settings_of
 from trainer.pipeline.trainer_settings import TrainerSettings
 from trainer.promotion.promoter_settings import PromoterSettings
@@ -21,7 +23,9 @@ COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text()
 SERVICES = yaml.safe_load(COMPOSE_TEXT)["services"]
 EXAMPLE = (ROOT / ".env.example").read_text()
 CLASSES: dict[str, tuple[type[Settings], str]] = {
+    "alertmanager": (AlertmanagerSettings, "serve/observe/Dockerfile"),
     "gateway": (GatewaySettings, "serve/gateway/Dockerfile"),
+    "proxy": (ProxySettings, "serve/proxy/Dockerfile"),
     "monitor": (MonitorSettings, "trainer/Dockerfile"),
     "promoter": (PromoterSettings, "trainer/Dockerfile"),
     "trainer": (TrainerSettings, "trainer/Dockerfile"),
@@ -29,8 +33,12 @@ CLASSES: dict[str, tuple[type[Settings], str]] = {
 CONTAINER_DEFAULTS = {
     "BINWATCH_AUTOSCALE": "1",  # scripts/promote.py scales only where it is told to
     "BINWATCH_CAPTURE": "/capture",  # the volume; without containers TorchServe captures only where it is told to
+    "BINWATCH_RECOUNTS": "/recounts",  # volumes, too
+    "BINWATCH_MONITORING": "/monitoring",
 }
 """Where the containers set another default than the class, on purpose."""
+PUBLISHED = {"gateway", "mlflow", "proxy", "prometheus", "alertmanager"}
+"""The services that publish ports, the last three in profiles."""
 ARCHIVE_DEFAULTS = {
     "BINWATCH_ALPHA": f"{verdict.ALPHA:g}",
     "BINWATCH_NOVELTY": f"{verdict.NOVELTY_LIMIT:g}",
@@ -98,7 +106,7 @@ def test_published_ports_and_addresses_have_the_defaults_of_the_gateway() -> Non
     published = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", first))
     assert published == {name: defaults[name] for name in ("BINWATCH_GATEWAY_BIND", "BINWATCH_GATEWAY_PORT")}
     assert re.fullmatch(r"127\.0\.0\.1:\$\{BINWATCH_PORT:-8080\}:8000", second)
-    assert {name for name, service in SERVICES.items() if service.get("ports")} == {"gateway", "mlflow"}
+    assert {name for name, service in SERVICES.items() if service.get("ports")} == PUBLISHED
 
 
 def test_every_container_has_a_limit_of_memory() -> None:
@@ -110,7 +118,7 @@ def test_every_container_has_a_limit_of_memory() -> None:
 def test_the_example_lists_what_docker_compose_takes_and_nothing_else() -> None:
     listed = re.findall(r"^# ([A-Z][A-Z0-9_]+)=", EXAMPLE, re.MULTILINE)
     assert len(listed) == len(set(listed))
-    assert set(listed) == set(re.findall(r"\$\{(\w+)", COMPOSE_TEXT))
+    assert set(listed) == set(re.findall(r"\$\{(\w+)", COMPOSE_TEXT)) | {"COMPOSE_PROFILES"}
 
 
 def test_the_example_has_the_sentence_and_the_default_of_each_setting() -> None:

@@ -11,6 +11,8 @@ from serve import verdict
 from serve.environment import Variables, server_address
 from serve.gateway.settings import GatewaySettings
 from serve.monitoring.monitor_settings import MonitorSettings
+from serve.observe.observe_settings import AlertmanagerSettings
+from serve.proxy.proxy_settings import ProxySettings
 from serve.settings import problems_of
 from serve.settings.worker_check import worker_problems
 from tests.unit.test_settings import COMPOSE_TEXT, environment
@@ -18,7 +20,7 @@ from trainer.pipeline.source_check import source_problems
 from trainer.pipeline.trainer_settings import TrainerSettings
 from trainer.promotion.promoter_settings import PromoterSettings
 
-CLASSES = (TrainerSettings, PromoterSettings, MonitorSettings, GatewaySettings)
+CLASSES = (TrainerSettings, PromoterSettings, MonitorSettings, GatewaySettings, ProxySettings, AlertmanagerSettings)
 
 UNUSABLE = [
     *(("BINWATCH_ALPHA", text) for text in ("5", "-0.1", "1.01", "nan", "inf", "a lot", "0,05", "5%")),
@@ -49,6 +51,10 @@ UNUSABLE = [
     *(("BINWATCH_TIMEOUT_S", text) for text in ("0", "1h", "3601")),
     ("BINWATCH_TARGET_UTILISATION", "70"),
     ("BINWATCH_MAX_WORKERS", "0"),
+    *(("BINWATCH_TLS", text) for text in ("on", "cert.pem", "Acme")),
+    *(("BINWATCH_TLS_HOST", text) for text in ("https://bins", "a b", "bins.example.com/", "-x")),
+    ("BINWATCH_TLS_PORT", "0"),
+    ("BINWATCH_ALERTMANAGER_WEBHOOK", "hooks.example.com"),
 ]
 USABLE = [
     ("BINWATCH_ALPHA", " 0.05 "),
@@ -112,7 +118,7 @@ def test_an_address_of_a_server_is_http_or_a_socket(address: str) -> None:
 def test_the_check_gets_all_that_services_get() -> None:
     checked = dict(line.split("=", 1) for line in yaml.safe_load(COMPOSE_TEXT)["x-settings"].splitlines())
     passed: dict[str, set[str]] = {}
-    for service in ("gateway", "monitor", "promoter", "serve", "trainer"):
+    for service in ("alertmanager", "gateway", "monitor", "promoter", "proxy", "serve", "trainer"):
         for name, text in environment(service).items():
             if "$" in text:
                 passed.setdefault(name, set()).add(text)

@@ -18,6 +18,7 @@ from trainer.evaluation.evaluate import Evaluated, evaluation_from_json, predict
 from trainer.evaluation.explain import explain
 from trainer.evaluation.gate import Decision, decision_from_json
 from trainer.evaluation.policy import GatePolicy
+from trainer.promotion.trial_status import status_from_text
 from trainer.registry.entities import UNWANTED, Status, Version
 from trainer.registry.mlflow_registry import Registry
 from trainer.registry.tracked_run import TrackedRun
@@ -84,7 +85,9 @@ def find_and_explain(registry: Registry, number: str) -> tuple[Decision, str]:
         raise DataError("no version is registered yet; scripts/pipeline.py creates one")
     version = versions[0]
     decision = find(registry, version)
-    return decision, explain(decision, version.number, version.compared_with, version.status, version.reason)
+    text = explain(decision, version.number, version.compared_with, version.status, version.reason)
+    trial = status_from_text(version.trial)
+    return decision, f"{text}\n\n{trial.explain()}" if trial else text
 
 
 def is_newest_unwanted(registry: Registry) -> bool:

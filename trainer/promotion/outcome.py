@@ -12,7 +12,9 @@ class Upkeep(StrEnum):
     KEPT = "kept"
     """The champion cannot be served, or there is none: the version that serves goes on."""
     WATCHED = "watched"
-    """The champion is on probation."""
+    """The champion is on probation, or a challenger is tried on live traffic."""
+    WAITING = "waiting"
+    """A challenger is to be tried on live traffic, which this process cannot do."""
 
 
 @dataclass(frozen=True)

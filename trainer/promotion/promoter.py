@@ -11,8 +11,9 @@ at a time. It takes these steps:
    ``promoted``, and the other versions are drained and unloaded; a fault makes it ``rolled-back``, and ``previous``
    becomes the champion.
 4. If a version has no status yet, let the gate decide, from what its training run recorded.
-5. If a version is ``approved``, load it beside the champion, run its canary with golden photos and move the alias; then
-   as in 2 and 3. A failed canary makes it ``rejected``, and the champion keeps serving.
+5. If a version is ``approved``, load it beside the champion, run its canary with golden photos, try it on live traffic
+   if BINWATCH_ROLLOUT asks for that, and move the alias; then as in 2 and 3. A failed canary or trial makes it
+   ``rejected``, and the champion keeps serving.
 6. Write ``accuracy.json``: the accuracy of the champion, or 0.1 where there is none.
 
 Nothing that MLflow says takes the model away. A champion that cannot be served (its archive is lost, or not signed)
@@ -37,6 +38,8 @@ from trainer.promotion.outcome import PromotionOutcome, Upkeep
 from trainer.promotion.patience import Patience
 from trainer.promotion.recovery import Recovery
 from trainer.promotion.server import Server
+from trainer.promotion.trial_decision import TrialStep
+from trainer.promotion.trials import Trials
 from trainer.registry import signed_archive
 from trainer.registry.entities import CHAMPION, Status, Version
 from trainer.registry.mlflow_registry import Registry
@@ -57,17 +60,20 @@ class Promoter:
         accuracy_file: Path,
         policy: GatePolicy = DEFAULT,
         trusted: Path | None = None,
+        trials: Trials | None = None,
     ) -> None:
-        """``trusted``: the keys whose archives are accepted (``trainer/registry/signed_archive.py``)."""
+        """``trusted``: the keys whose archives are accepted (``trainer/registry/signed_archive.py``); ``trials``: of
+        challengers on live traffic; without, a challenger gets all of the traffic at once."""
         self._registry, self._server = registry, server
         self._trusted, self._policy = trusted, policy
         notices = Notices()
         self._accuracy = AccuracyFile(accuracy_file, registry, notices)
         self._recovery = Recovery(registry, server, trusted, notices)
         self._patience = Patience()
+        self._trials = trials or Trials(registry)
 
     def reconcile(self) -> PromotionOutcome:
-        """Reconcile until no version is on probation. Raises as ``reconcile_once`` does."""
+        """Reconcile until no version is on probation or on trial. Raises as ``reconcile_once`` does."""
         while (outcome := self.reconcile_once()).did == Upkeep.WATCHED:
             time.sleep(OBSERVE_S)
         return outcome
@@ -80,7 +86,8 @@ class Promoter:
         """
         with self._server.lock():
             try:
-                return self._reconcile()
+                with self._trials.round():
+                    return self._reconcile()
             finally:
                 if idle:
                     idle()
@@ -146,8 +153,7 @@ class Promoter:
                 continue
             self._patience.succeed(version.number)
             if isinstance(result, Version):
-                self._registry.set_champion(result.number)
-                return self._follow(result) or PromotionOutcome(Status.PROMOTED, result.number, result.reason)
+                return self._try_on_traffic(result, champion) or self._crown(result)
             if result:
                 return result
         return None
@@ -163,7 +169,7 @@ class Promoter:
         if version.status != Status.APPROVED or version.number == current:
             return None
         if version.compared_with == current:
-            return self._load_or_reject(version)
+            return self._load_or_reject(version, champion)
         compared_with = version.compared_with or "none"
         reason = (
             f"it was compared with version {compared_with}, but the champion is version {current}; "
@@ -172,9 +178,40 @@ class Promoter:
         self._registry.mark(version.number, Status.REFUSED, reason)
         return None
 
-    def _load_or_reject(self, version: Version) -> Version | PromotionOutcome:
+    def _try_on_traffic(self, version: Version, champion: Version | None) -> PromotionOutcome | None:
+        """The trial of a loaded version beside the champion; None where it may become the champion."""
+        decision = self._trials.step(version, champion)
+        if decision.step == TrialStep.WAIT:
+            did = Upkeep.WATCHED if self._trials.version else Upkeep.WAITING
+            return PromotionOutcome(did, version.number, decision.reason)
+        if decision.step == TrialStep.RETURN and champion:
+            self._registry.mark(version.number, Status.REJECTED, decision.reason)
+            self._end_trial(champion)
+            return PromotionOutcome(Status.REJECTED, version.number, decision.reason)
+        return None
+
+    def _end_trial(self, champion: Version) -> None:
+        """Drain and unload a challenger that was on trial."""
+        self._trials.end()
+        previous = self._registry.plan_record(champion).previous
+        self._retire_others(champion, previous)
+
+    def _retire_others(self, champion: Version, previous: Version | None) -> None:
+        """Drain and unload what does not serve, unless it is on trial."""
+        if not self._trials.version:
+            self._server.retire_others(champion.number, previous.number if previous else None)
+
+    def _crown(self, version: Version) -> PromotionOutcome:
+        """Make a loaded version the champion."""
+        self._registry.set_champion(version.number)
+        self._trials.end()
+        return self._follow(version) or PromotionOutcome(Status.PROMOTED, version.number, version.reason)
+
+    def _load_or_reject(self, version: Version, champion: Version | None) -> Version | PromotionOutcome:
+        if champion and self._trials.version not in ("", version.number):
+            self._end_trial(champion)
         try:
-            self._prepare(version)
+            self._prepare(version, canary=self._trials.version != version.number)
         except (CanaryError, ArchiveError) as error:
             replaced = self._server.archives.run_of(version.number) == version.run_id
             if replaced or self._server.serving() != version.number:  # else another run's model has this number
@@ -199,7 +236,7 @@ class Promoter:
         self._recovery.check_artifacts(champion)
         if champion.status != Status.PROMOTED:
             return self._watch(champion, previous)
-        self._server.retire_others(champion.number, previous.number if previous else None)
+        self._retire_others(champion, previous)
         if served_already:
             return None
         return PromotionOutcome(Upkeep.RESTORED, champion.number, "TorchServe did not serve the champion")
@@ -216,11 +253,12 @@ class Promoter:
         self._switch(champion)
         return False
 
-    def _prepare(self, version: Version) -> None:
-        """Load a version beside the others, and run its canary."""
+    def _prepare(self, version: Version, canary: bool = True) -> None:
+        """Load a version beside the others, and run its canary, unless ``canary`` is false: it has passed it before."""
         with self._archive_of(version) as fetch:
             self._server.load(version.number, fetch, version.run_id)
-        self._server.canary(version.number)
+        if canary:
+            self._server.canary(version.number)
 
     def _switch(self, version: Version) -> None:
         self._server.switch(version.number)

@@ -9,6 +9,8 @@ from serve.rollout.probation import ProbationPolicy
 from serve.settings import ServerAddress
 from serve.settings.common import InferenceSettings, MlflowSettings, VerifySettings
 from trainer.evaluation.policy import GatePolicy
+from trainer.promotion.fleet.fleet_settings import FleetSettings
+from trainer.promotion.rollout_policy import RolloutPolicy
 
 
 class PromoterSettings(MlflowSettings, InferenceSettings, VerifySettings):
@@ -32,4 +34,6 @@ class PromoterSettings(MlflowSettings, InferenceSettings, VerifySettings):
     autoscale: bool = Field(default=False, description="whether the number of workers follows the load")
     scaling: ScalingPolicy = ScalingPolicy()
     probation: ProbationPolicy = ProbationPolicy()
+    rollout: RolloutPolicy = RolloutPolicy()
+    fleet: FleetSettings = FleetSettings()
     gate: GatePolicy = GatePolicy()

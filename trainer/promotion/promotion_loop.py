@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 
-from serve.errors import OUTSIDE, BinwatchError, sentence
+from serve.errors import OUTSIDE, BinwatchError, LockHeldError, sentence
 from trainer.promotion.notices import Notices
 from trainer.promotion.outcome import PromotionOutcome, Upkeep
 from trainer.promotion.promoter import OBSERVE_S, Promoter
@@ -19,7 +19,8 @@ def watch(
     """Reconcile every ``interval_s`` seconds until ``stop``, and touch ``heartbeat`` after each success.
 
     ``scale`` is called in each round under the same lock, also in one that fails. Errors are logged when they change,
-    and retried: the next reconciliation finishes what a failed one left undone.
+    and retried: the next reconciliation finishes what a failed one left undone. So is the lock that another promoter
+    holds; to wait for it is a success, too.
     """
     notices = Notices()
 
@@ -36,6 +37,9 @@ def watch(
         wait_s = interval_s
         try:
             outcome = promoter.reconcile_once(idle)
+        except LockHeldError as error:
+            heartbeat.touch()
+            notices.warn("round", sentence(error))
         except (BinwatchError, *OUTSIDE) as error:
             notices.warn("round", f"{sentence(error)}; trying again every {interval_s:.0f} s")
         else:

@@ -4,7 +4,7 @@ The status of a version goes one way:
 
     (none) -> approved -> promoted -> rolled-back    the gate approved it, the promoter deployed it, and took it back
           |          |`-> rolled-back                it was taken back while it was still on probation
-          |          `-> rejected                    its canary failed: it is never tried again
+          |          `-> rejected                    its canary failed, or a trial on live traffic: never tried again
           `-> refused                                the gate refused it
 """
 
@@ -35,7 +35,7 @@ class Version:
     """One version of the registered model.
 
     ``run_id``: its training run; ``status``: a Status; ``compared_with``: the champion that the gate compared it with,
-    or "".
+    or ""; ``trial``: how it did on live traffic beside the champion, as JSON, or "".
     """
 
     number: str
@@ -43,6 +43,7 @@ class Version:
     status: str
     reason: str
     compared_with: str
+    trial: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

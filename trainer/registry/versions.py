@@ -1,6 +1,7 @@
 """Versions of the registered model, and the aliases that say which one serves.
 
-A version carries the tags ``status`` (``trainer/registry/entities.py``), ``reason`` and ``compared_with``. The alias
+A version carries the tags ``status`` (``trainer/registry/entities.py``), ``reason`` and ``compared_with``, and, once
+it was tried on live traffic, ``trial`` (``trainer/promotion/trial_status.py``). The alias
 ``champion`` names the version that TorchServe must serve, ``previous`` the one that a rollback returns to.
 """
 
@@ -46,6 +47,10 @@ class VersionStore:
             if value is not None:
                 self._client.set_model_version_tag(MODEL_NAME, number, key, value)
 
+    def set_trial_status(self, number: str, text: str) -> None:
+        """Store how far the rollout of a version is."""
+        self._client.set_model_version_tag(MODEL_NAME, number, "trial", text)
+
     def alias(self, name: str) -> Version | None:
         """The version that an alias names, if any."""
         try:
@@ -77,4 +82,5 @@ def _version(version: ModelVersion) -> Version:
         status=tags.get("status", ""),
         reason=tags.get("reason", ""),
         compared_with=tags.get("compared_with", ""),
+        trial=tags.get("trial", ""),
     )

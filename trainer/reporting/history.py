@@ -17,11 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from serve.errors import DataError
-from serve.files import write_text
+from serve.objects.object_store import ObjectStore
 from trainer.artifacts import DATASET, EVALUATION, EXECUTION, EXECUTION_KIND, KIND_TAG
 from trainer.registry.deployments import Deployment
 from trainer.registry.entities import RunInfo, Status
@@ -185,7 +184,7 @@ def serving_table(periods: Sequence[ServingPeriod]) -> str:
 class HistoryExporter:
     """Reads the history from MLflow repeatedly; runs that can no longer change are cached."""
 
-    def __init__(self, uri: str, out: Path | None = None) -> None:
+    def __init__(self, uri: str, out: ObjectStore | None = None) -> None:
         """``out``: the folder that ``write`` writes to."""
         self._uri, self._out = uri, out
         self._facts: dict[str, Facts] = {}
@@ -215,10 +214,10 @@ class HistoryExporter:
         assert self._out
         history = self.read()
         try:
-            self._out.mkdir(parents=True, exist_ok=True)
-            write_text(self._out / FILE, json.dumps(history, allow_nan=False))
+            self._out.write(FILE, json.dumps(history, allow_nan=False).encode())
         except OSError as error:
-            raise DataError(f"{self._out / FILE} cannot be written: {error}; name another folder with --out") from error
+            message = f"{self._out.place}/{FILE} cannot be written: {error}; name another place with --out"
+            raise DataError(message) from error
 
     def _summary_of(self, run: RunInfo, now_s: float) -> ExecutionSummary:
         if run.id in self._ended and run.ended_s:  # the run of a resumed execution is running again

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from serve.errors import DataError
 from trainer.artifacts import LOGGED_TO_TAG, MONITORING, REFERENCE
 from trainer.promotion.notices import Notices
+from trainer.promotion.trial_status import status_from_text
 from trainer.registry.entities import CHAMPION, Version
 from trainer.registry.mlflow_registry import Registry
 from trainer.reporting.history import HistoryExporter
@@ -75,6 +76,12 @@ class Journal:
                 return None
         shares = self._reference[1]
         return (champion.number, shares) if shares is not None else None
+
+    def comparison(self) -> Mapping[str, object] | None:
+        """What the promoter has stored of the newest version that was tried on live traffic; None where none was."""
+        texts = (version.trial for version in self._models.versions() if status_from_text(version.trial))
+        text = next(texts, None)
+        return _OBJECT.validate_json(text) if text else None
 
     def log(self, report: Report) -> None:
         """Log a report if, since the last one, a bucket has ended or an alert has started or ended."""

@@ -5,6 +5,10 @@ from enum import StrEnum
 
 from pydantic import TypeAdapter
 
+SHADOW = "shadow=1"
+"""In the header X-Amzn-SageMaker-Custom-Attributes: a copy of a photo, whose answer no client gets. It is captured with
+this mark, and it is no traffic. Only the gateway may say so."""
+
 
 class TrialMode(StrEnum):
     """What a challenger does with its share: it answers (canary), or its answers are only compared (shadow)."""
