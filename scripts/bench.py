@@ -3,6 +3,7 @@
     python scripts/bench.py fetch|gate|loader|monitor|precision|serve|train|tune [--data DIR] [--json]
     python scripts/bench.py swap [--promotions 10] [--json]
     python scripts/bench.py novelty|recount [--archive FILE] [--data DIR] [--json]
+    python scripts/bench.py replicas [--json]
 
 Exits with 1 when the target of the benchmark is missed.
 """
@@ -26,6 +27,7 @@ from tests.benchmarks.bench_loader import bench_loader
 from tests.benchmarks.bench_monitor import bench_monitor
 from tests.benchmarks.bench_novelty import bench_novelty
 from tests.benchmarks.bench_recount import bench_recount
+from tests.benchmarks.bench_replicas import bench_replicas
 from tests.benchmarks.bench_serve import bench_serve
 from tests.benchmarks.bench_swap import PROMOTIONS, bench_swap
 from tests.benchmarks.bench_training import bench_precision, bench_train, bench_tune
@@ -44,6 +46,7 @@ def benchmarks(promotions: int, archive: Path | None = None) -> dict[str, Callab
         "novelty": lambda data, _: bench_novelty(data, archive),
         "precision": bench_precision,
         "recount": lambda data, _: bench_recount(data, archive),
+        "replicas": lambda *_: bench_replicas(),
         "serve": lambda data, _: bench_serve(data, torchserve_server, BATCHING),
         "swap": lambda *_: bench_swap(mlflow_server, promotions),
         "train": bench_train,

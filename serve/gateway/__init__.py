@@ -13,7 +13,8 @@ It replaces the Lambda function that the report (docs/background.md) put in fron
     keys.py        API keys, stored as hashes
     routes.py      the endpoints
     parsing.py     turns a client's request into a request to the model
-    upstream.py    sends it to TorchServe and maps errors
+    upstream.py    asks the model: the champion, or in a trial a challenger
+    upstreams/     the servers and versions behind it: spreads, retries, compares
     refusal.py     turns errors into HTTP answers, and TorchServe's error answers into errors
     health.py      checks whether the champion answers
     feedback.py    stores ground truth, the real count in a bin

@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
-from serve.gateway import routes, static, upstream
+from serve.gateway import routes, static
+from serve.gateway.exposition.monitoring_collector import MonitoringCollector
 from serve.gateway.feedback import GroundTruth
 from serve.gateway.health import Health
 from serve.gateway.keys import Keys
@@ -23,7 +24,8 @@ from serve.gateway.recounts import recount_routes
 from serve.gateway.recounts.intake import RecountIntake
 from serve.gateway.schemas import Refusal, error_response
 from serve.gateway.settings import GatewaySettings
-from serve.gateway.upstream import TorchServe
+from serve.gateway.upstreams.connection import connect
+from serve.objects.places import open_objects
 
 _ERROR_KINDS = {400: "BadRequest", 404: "NotFound", 405: "MethodNotAllowed"}
 
@@ -35,12 +37,14 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     endpoints = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     metrics = Metrics(frozenset(route.path for route in endpoints))
     recounts = RecountIntake(settings, metrics)
+    monitoring = open_objects(settings.monitoring, settings.s3_endpoint) if settings.monitoring else None
+    if monitoring:
+        metrics.registry.register(MonitoringCollector(monitoring))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         ground_truth = GroundTruth(settings.capture, spool=settings.capture_spool, endpoint_url=settings.s3_endpoint)
-        async with upstream.http_client(settings) as http:
-            torchserve = TorchServe(http, settings.timeout_s, metrics)
+        async with connect(settings, metrics) as torchserve:
             app.state.services = routes.Services(
                 torchserve=torchserve,
                 health=Health(torchserve, settings.timeout_s),
@@ -49,7 +53,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
                 recounts=recounts,
                 keys=keys,
                 metrics=metrics,
-                monitoring=settings.monitoring,
+                monitoring=monitoring,
             )
             yield
         ground_truth.close()

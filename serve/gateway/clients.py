@@ -1,6 +1,7 @@
 """What one client may use: its requests per second, and its share of the requests in progress.
 
 A client is an API key, else an address. All that come from one address, as from behind a router, share what it may use.
+Behind the TLS proxy, the address is that of the proxy's client.
 """
 
 import ipaddress
@@ -26,6 +27,11 @@ def client_address(client: tuple[str, int] | None) -> str:
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
     return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
+
+
+def forwarded_address(header: str) -> str:
+    """The address of a proxy's client, from the X-Forwarded-For that the proxy itself wrote: the last one in it."""
+    return client_address((header.rpartition(",")[2].strip(), 0))
 
 
 class RateLimiter:

@@ -18,9 +18,10 @@ from urllib.parse import parse_qsl, urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.errors import SettingsError
-from serve.gateway.clients import RateLimiter, Slots, client_address
+from serve.gateway.clients import RateLimiter, Slots, client_address, forwarded_address
 from serve.gateway.keys import Keys
 from serve.gateway.metrics import Metrics
+from serve.gateway.protocol import PROXY
 from serve.gateway.schemas import Refusal, error_response, retry_later
 from serve.gateway.settings import MAX_BODY, GatewaySettings, is_address
 
@@ -63,7 +64,7 @@ class RequestInfo:
 
     ``repeated``: names that headers or query have twice; ``site``: whose page sent it, in the browser's words;
     ``link``: whether it is a link that a user followed; ``tokens``: the API keys sent; ``length``: of the body in
-    bytes, as announced.
+    bytes, as announced; ``proxied``: whether it came through the TLS proxy, and so perhaps from another machine.
     """
 
     path: str
@@ -75,6 +76,7 @@ class RequestInfo:
     tokens: tuple[str, ...]
     length: int
     client: str
+    proxied: bool
 
     @classmethod
     def from_scope(cls, scope: Scope) -> "RequestInfo":
@@ -82,6 +84,8 @@ class RequestInfo:
         pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
         headers = dict(pairs)
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        proxied = scope.get("server") == PROXY
+        forwarded = forwarded_address(headers.get("x-forwarded-for", ""))
         return cls(
             path=scope["path"],
             repeated=_repeated_names((name for name, _ in pairs), scope["query_string"]),
@@ -93,7 +97,8 @@ class RequestInfo:
                 filter(None, (headers.get("x-api-key"), bearer.strip() if scheme.lower() == "bearer" else ""))
             ),
             length=int(headers.get("content-length", 0)),
-            client=client_address(scope.get("client")),
+            client=forwarded if proxied else client_address(scope.get("client")),
+            proxied=proxied,
         )
 
 
@@ -140,7 +145,7 @@ class AdmissionMiddleware:
         """The client that the request counts for, and the name of its key, empty without one. Raises Refusal."""
         check_repeated(request.repeated)
         check_host(request.host, self.settings.hosts)
-        check_origin(request.origin, request.host)
+        check_origin(request.origin, request.host, ("https",) if request.proxied else ("http", "https"))
         check_site(request.site, request.link)
         client = f"client {request.client}"
         try:
@@ -165,7 +170,7 @@ class AdmissionMiddleware:
         if _is_public(request.path):
             return None
         try:
-            if not self.keys.required():
+            if not self.keys.required() and not request.proxied:
                 return None
             names = [self.keys.name_of(token) for token in request.tokens]
         except SettingsError as error:
@@ -204,12 +209,13 @@ def check_host(host: str, allowed: frozenset[str]) -> None:
         raise Refusal(421, "WrongHost", message)
 
 
-def check_origin(origin: str | None, host: str) -> None:
-    """Raises Refusal for a request that a page of another site sent."""
+def check_origin(origin: str | None, host: str, schemes: tuple[str, ...] = ("http", "https")) -> None:
+    """Raises Refusal for a request that a page of another site sent, or of this one without TLS where there is TLS."""
     if origin is None:
         return
     try:
-        same_site = hmac.compare_digest(urlsplit(origin).netloc.lower().encode(), host.lower().encode())
+        site = urlsplit(origin)
+        same_site = site.scheme in schemes and hmac.compare_digest(site.netloc.lower().encode(), host.lower().encode())
     except ValueError:
         same_site = False
     if not same_site:

@@ -22,6 +22,7 @@ from serve.evidence.record import unique_names
 from serve.gateway.records.record_fields import Fields, PhotoFields, Strict, present_fields, recorded_quantity
 from serve.gateway.schemas import Refusal
 from serve.gateway.settings import MAX_BODY
+from serve.routing.route_table import SHADOW
 
 PHOTO_TYPES = ("image/jpeg", "image/png", "application/octet-stream")
 FORM, JSON, LINK = "multipart/form-data", "application/json", "string/url"
@@ -129,6 +130,11 @@ def with_station(request: ModelRequest, key: str) -> ModelRequest:
     return replace(request, fields=request.fields.model_copy(update={"station": key}))
 
 
+def with_shadow(request: ModelRequest) -> ModelRequest:
+    """``request`` marked as a copy."""
+    return replace(request, extra_attribute=",".join(filter(None, (request.extra_attribute, SHADOW))))
+
+
 def with_record(request: ModelRequest) -> ModelRequest:
     """``request`` with the recorded quantity, which a record with products says, and such a record in its body.
 
@@ -162,6 +168,8 @@ async def parse_any(request: Request) -> ModelRequest:
     attributes = request.headers.get(ATTRIBUTES, "")
     if not attributes.isascii():
         raise Refusal(422, "BadField", f"the header {ATTRIBUTES} is {_shorten(attributes)}; give it in ASCII")
+    if any(text.partition("=")[0] == SHADOW.partition("=")[0] for text in "".join(attributes.split()).split(",")):
+        raise Refusal(422, "BadField", f"the header {ATTRIBUTES} names shadow, which is the gateway's; leave it out")
     whole = request.headers.get("content-type", "")  # with the form's boundary
     content_type = whole if kind == FORM else kind if kind in (JSON, LINK) else photo_type(kind)
     return ModelRequest(body, content_type, extra_attribute=attributes)

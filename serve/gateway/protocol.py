@@ -7,6 +7,7 @@ longest time makes room: idle connections, however many, keep nobody out.
 """
 
 import asyncio
+import socket
 from collections.abc import Sequence
 
 import h11
@@ -15,6 +16,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from serve.gateway.clients import client_address
 from serve.gateway.schemas import Refusal, error_response
 
+PROXY = ("proxy", None)
+"""What the ASGI scope of a request has as ``server`` where the TLS proxy sent it."""
 MAX_CONNECTIONS = 512
 MAX_CLIENT_CONNECTIONS = 128
 """Of one address."""
@@ -36,12 +39,15 @@ class DeadlineProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the deadline; make room if there are too many connections."""
         super().connection_made(transport)
+        behind_proxy = transport.get_extra_info("socket").family == socket.AF_UNIX
+        if behind_proxy:
+            self.server = PROXY
         transport.set_write_buffer_limits(high=0)  # so that resume_writing means that the client has read everything
         self.address, self.idle_since = client_address(self.client), self.loop.time()
         self._start_deadline(self.head_s)
         open_connections = [peer for peer in self._peers() if not peer.transport.is_closing()]
         of_client = [peer for peer in open_connections if peer.address == self.address]
-        if len(of_client) > MAX_CLIENT_CONNECTIONS:
+        if len(of_client) > MAX_CLIENT_CONNECTIONS and not behind_proxy:  # its connections are those of many clients
             _longest_idle(of_client).transport.abort()
         elif len(open_connections) > MAX_CONNECTIONS:
             _longest_idle(open_connections).transport.abort()

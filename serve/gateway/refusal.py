@@ -45,7 +45,7 @@ def to_refusal(status: int, body: Mapping[str, object] | None, server: str = "To
     if status == 200 and body is not None:
         return None
     kind, message = str((body or {}).get("type", "")), str((body or {}).get("message", ""))
-    if kind == "ModelNotFoundException":
+    if kind in ("ModelNotFoundException", "ModelVersionNotFoundException"):
         text = "no model is deployed yet; the first one is deployed automatically once it is trained and promoted"
         return retry_later("NoModel", text, 10)
     if status in (503, 507, 429):

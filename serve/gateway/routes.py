@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -12,6 +11,7 @@ from fastapi import Path as PathParameter
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
+from serve.errors import DataError
 from serve.evidence import Evidence
 from serve.evidence.fields import MAX_STATION
 from serve.gateway import parsing, upstream
@@ -38,6 +38,7 @@ from serve.gateway.schemas import (
     json_response,
 )
 from serve.gateway.upstream import TorchServe
+from serve.objects.object_store import ObjectStore
 
 MONITORING, HISTORY = "monitoring.json", "history.json"
 PHOTO_ERRORS = (400, 404, 408, 415, 422, 502, 504)
@@ -46,7 +47,7 @@ PHOTO_ERRORS = (400, 404, 408, 415, 422, 502, 504)
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """What the routes use, created when the process starts. ``monitoring``: folder of the monitoring's files."""
+    """What the routes use, created when the process starts. ``monitoring``: place of the monitoring's files."""
 
     torchserve: TorchServe
     health: Health
@@ -55,7 +56,7 @@ class Services:
     recounts: RecountIntake
     keys: Keys
     metrics: Metrics
-    monitoring: Path | None
+    monitoring: ObjectStore | None
 
 
 def get_services(request: Request) -> Services:
@@ -223,8 +224,8 @@ async def ping(services: ServicesDep) -> Response:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **error_responses()},
 )
-async def metrics(services: ServicesDep) -> Response:
-    """Requests by route and status, durations, verdicts, and errors of TorchServe."""
+def metrics(services: ServicesDep) -> Response:
+    """Requests by route and status, durations, verdicts, errors of TorchServe, and what the monitoring reports."""
     return Response(services.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -254,18 +255,19 @@ async def livez() -> Response:
     return json_response({"status": "ok"})
 
 
-def read_monitoring_file(folder: Path | None, name: str, kind: str) -> dict[str, object]:
+def read_monitoring_file(objects: ObjectStore | None, name: str, kind: str) -> dict[str, object]:
     """The JSON object in a file of the monitoring. ``kind``: used in the type of errors. Raises Refusal."""
     fix = "run `python scripts/monitor.py`, which reads the data capture"
-    if folder is None:
-        raise Refusal(404, f"No{kind}", f"BINWATCH_MONITORING is not set; set it to a folder and {fix}")
+    if objects is None:
+        raise Refusal(404, f"No{kind}", f"BINWATCH_MONITORING is not set; set it to a folder or bucket and {fix}")
     try:
-        content = json.loads((folder / name).read_bytes())
+        stored = objects.read(name)
+        if stored is None:
+            raise Refusal(404, f"No{kind}", f"there is no {name} yet; {fix}")
+        content = json.loads(stored.content)
         if not isinstance(content, dict):
             raise ValueError(f"it contains {type(content).__name__}, not an object")
         return content
-    except FileNotFoundError as error:
-        raise Refusal(404, f"No{kind}", f"there is no {name} yet; {fix}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, DataError, ValueError, RecursionError) as error:
         message = f"{name} cannot be read: {error}; {fix}"
         raise Refusal(503, f"{kind}Unreadable", message, {"Retry-After": "60"}) from error

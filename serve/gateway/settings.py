@@ -7,22 +7,35 @@ from pathlib import Path
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from serve import links
+from serve.environment import web_address
 from serve.gateway.keys import Keys
 from serve.gateway.records import location
 from serve.recount.queue_store import MAX_CANDIDATES
-from serve.settings import FolderOrBucket
-from serve.settings.common import InferenceSettings, RecountSettings, StoreSettings
+from serve.settings import BaseAddress, FolderOrBucket
+from serve.settings.common import InferenceSettings, RecountSettings, StoreSettings, TlsHostSettings
 
 MAX_BODY = 6_500_000
 """Bytes of a request's body; TorchServe's own limit is 6,553,500."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 BIND, LISTEN = "BINWATCH_GATEWAY_BIND", "BINWATCH_GATEWAY_LISTEN"
+TLS_HOST = "BINWATCH_TLS_HOST"
 ADD_KEY = "add one with `python scripts/api_key.py add NAME`, or bind 127.0.0.1"
 
 
-class GatewaySettings(InferenceSettings, StoreSettings, RecountSettings):
+class GatewaySettings(InferenceSettings, StoreSettings, RecountSettings, TlsHostSettings):
     """What ``python -m serve.gateway`` reads from the environment. Other machines need API keys."""
 
+    inference_url: str = Field(
+        default="http://127.0.0.1:8080",
+        description="addresses of TorchServe's inference API, separated by commas; a name with several counts as all",
+    )
+    promoter_url: BaseAddress | None = Field(
+        default=None,
+        description="address of the promoter where it says which servers and versions answer; without, the champion of "
+        "BINWATCH_INFERENCE_URL does",
+        examples=["http://promoter:8090"],
+    )
     bind: str = Field(
         default="127.0.0.1",
         validation_alias=BIND,
@@ -35,6 +48,10 @@ class GatewaySettings(InferenceSettings, StoreSettings, RecountSettings):
     )
     port: int = Field(
         default=8000, ge=1, le=65535, validation_alias="BINWATCH_GATEWAY_PORT", description="port of the gateway"
+    )
+    proxy_socket: Path | None = Field(
+        default=None,
+        description="socket that the TLS proxy alone reaches; what it forwards of its clients' addresses is trusted",
     )
     extra_hosts: str = Field(
         default="",
@@ -54,7 +71,14 @@ class GatewaySettings(InferenceSettings, StoreSettings, RecountSettings):
     capture_spool: Path | None = Field(
         default=None, description="folder in which feedback waits for the bucket; without, a temporary one"
     )
-    monitoring: Path | None = Field(default=None, description="folder of monitoring.json and history.json")
+    s3_buckets: str = Field(
+        default="",
+        description="buckets that a request's links to photos may name, separated by commas; none without",
+        examples=["aft-vbi-pds,my-bins"],
+    )
+    monitoring: FolderOrBucket | None = Field(
+        default=None, description="place of monitoring.json and history.json: a folder, or s3://bucket/prefix"
+    )
     records: str = Field(
         default="",
         repr=False,
@@ -88,11 +112,17 @@ class GatewaySettings(InferenceSettings, StoreSettings, RecountSettings):
         rest = {name: value for name, value in values.items() if name not in ("bind", "listen", BIND, LISTEN)}
         return {**rest, "bind": bind or listen, "listen": listen or bind} if bind or listen else rest
 
+    @field_validator("inference_url")
+    @classmethod
+    def _addresses(cls, text: str) -> str:
+        return ",".join(web_address(part.strip()).rstrip("/") for part in text.split(","))
+
     @field_validator("keys")
     @classmethod
     def _keys_where_other_machines_reach_it(cls, keys: Path | None, info: ValidationInfo) -> Path | None:
-        address = str(info.data["bind"])
-        if is_loopback(address) or (keys and Keys(keys).names()):
+        addresses = (str(info.data["bind"]), str(info.data.get("tls_host", "localhost")))
+        address = next((address for address in addresses if not is_loopback(address)), "")
+        if not address or (keys and Keys(keys).names()):
             return keys
         reason = f"the gateway is reached at {address}, which is not loopback"
         if keys is None:
@@ -115,6 +145,21 @@ class GatewaySettings(InferenceSettings, StoreSettings, RecountSettings):
         return query
 
     @property
+    def inference_urls(self) -> tuple[str, ...]:
+        """The addresses of TorchServe."""
+        return tuple(dict.fromkeys(self.inference_url.split(",")))
+
+    @field_validator("s3_buckets")
+    @classmethod
+    def _names_of_buckets(cls, text: str) -> str:
+        return ",".join(sorted(links.parse_buckets(text)))
+
+    @property
+    def link_buckets(self) -> frozenset[str]:
+        """The buckets whose photos are fetched for recounts."""
+        return links.parse_buckets(self.s3_buckets)
+
+    @property
     def needs_keys(self) -> bool:
         """Whether other machines reach it."""
         return not is_loopback(self.bind)
@@ -123,7 +168,7 @@ class GatewaySettings(InferenceSettings, StoreSettings, RecountSettings):
     def hosts(self) -> frozenset[str]:
         """The names, in lower case, that requests may use."""
         names = {name.strip().lower() for name in self.extra_hosts.split(",")}
-        return LOOPBACK | (names - {""}) | {self.bind.lower()}
+        return LOOPBACK | (names - {""}) | {self.bind.lower(), self.tls_host.lower()}
 
 
 def is_loopback(address: str) -> bool:

@@ -1,63 +1,62 @@
-"""Sends requests to TorchServe's inference API and maps its errors to those of the gateway.
+"""The model as the routes ask it: the champion, and in a trial a challenger for a share of the photos.
 
 https://pytorch.org/serve/inference_api.html
 """
 
-import asyncio
-
-import httpx
+import random
 
 from serve.gateway.metrics import Metrics
 from serve.gateway.parsing import ModelRequest
-from serve.gateway.refusal import PASS_THROUGH, Refusal, parse_object, retry_later, to_refusal
-from serve.gateway.settings import GatewaySettings
+from serve.gateway.refusal import parse_object, to_refusal
+from serve.gateway.upstreams.routes_poll import RoutesPoll
+from serve.gateway.upstreams.sender import PATH, Reply, Sender
+from serve.gateway.upstreams.trial_traffic import TrialTraffic
 
-PATH = "/predictions/bin-counter"
-CONNECT_S = 5.0
-
-
-def http_client(settings: GatewaySettings) -> httpx.AsyncClient:
-    """The process's HTTP client. It ignores proxies that the environment sets: TorchServe is on the local network."""
-    limits = httpx.Limits(max_connections=settings.in_flight + 1, max_keepalive_connections=settings.in_flight)
-    timeout = httpx.Timeout(settings.timeout_s, connect=min(CONNECT_S, settings.timeout_s))
-    return httpx.AsyncClient(base_url=settings.inference_url, limits=limits, timeout=timeout, trust_env=False)
+__all__ = ["PATH", "TorchServe"]
 
 
 class TorchServe:
-    """The champion in TorchServe, whichever version it is. ``timeout_s``: limit for a complete answer."""
+    """The model in TorchServe, on one server or several. ``timeout_s``: limit for a complete answer."""
 
-    def __init__(self, http: httpx.AsyncClient, timeout_s: float, metrics: Metrics) -> None:
-        self._http, self._timeout_s, self._metrics = http, timeout_s, metrics
+    def __init__(
+        self,
+        sender: Sender,
+        poll: RoutesPoll,
+        trial_traffic: TrialTraffic,
+        rng: random.Random,
+        metrics: Metrics,
+        timeout_s: float,
+    ) -> None:
+        self._sender, self._poll, self._trial_traffic, self._rng = sender, poll, trial_traffic, rng
+        self._metrics, self._timeout_s = metrics, timeout_s
 
-    async def predict(self, request: ModelRequest, timeout_s: float | None = None) -> dict[str, object]:
+    async def predict(self, request: ModelRequest) -> dict[str, object]:
         """The model's answer. Raises Refusal."""
-        response = await self._post(request, timeout_s or self._timeout_s)
-        return self._checked(response.status_code, parse_object(response.content))
+        return self._one_answer(await self._ask(request))
 
     async def predict_any(self, request: ModelRequest) -> bytes:
         """The model's answer as TorchServe wrote it, a list for a request with a list of photos. Raises Refusal."""
-        response = await self._post(request, self._timeout_s)
-        if response.status_code != 200 or response.content[:1] != b"[":
-            self._checked(response.status_code, parse_object(response.content))
-        return response.content
+        return self._checked(await self._ask(request)).content
 
-    async def _post(self, request: ModelRequest, timeout_s: float) -> httpx.Response:
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._http.post(PATH, content=request.body, headers=request.headers)
-        except (TimeoutError, httpx.TimeoutException) as error:
-            message = f"TorchServe did not answer within {timeout_s:g} s; it may be overloaded"
-            raise self._counted(retry_later("TimedOut", message)) from error
-        except httpx.HTTPError as error:
-            message = f"TorchServe does not answer ({type(error).__name__}); is it running?"
-            raise self._counted(retry_later("Down", message)) from error
+    async def ask_champion(self, request: ModelRequest, timeout_s: float) -> dict[str, object]:
+        """The champion's answer, also during a trial. Raises Refusal."""
+        return self._one_answer(await self._sender.send(request, self._poll.champion, timeout_s))
 
-    def _checked(self, status: int, answer: dict[str, object] | None) -> dict[str, object]:
-        refusal = to_refusal(status, answer)
-        if refusal is None:
-            return answer or {}
-        raise refusal if refusal.status in PASS_THROUGH else self._counted(refusal)
+    async def _ask(self, request: ModelRequest) -> Reply:
+        routes = self._poll.routes
+        if routes and routes.trial and self._rng.random() < routes.trial.share:
+            return await self._trial_traffic.ask(request, routes.champion, routes.trial)
+        return await self._sender.send(request, self._poll.champion, self._timeout_s)
 
-    def _counted(self, refusal: Refusal) -> Refusal:
-        self._metrics.torchserve_error(refusal.kind)
-        return refusal
+    def _one_answer(self, reply: Reply) -> dict[str, object]:
+        answer = parse_object(self._checked(reply).content)
+        if refusal := to_refusal(200, answer):
+            raise refusal
+        return answer or {}
+
+    def _checked(self, reply: Reply) -> Reply:
+        if reply.failure and reply.refusal:
+            self._metrics.torchserve_error(reply.refusal.kind)
+        if reply.refusal:
+            raise reply.refusal
+        return reply

@@ -6,7 +6,8 @@ import { announce, byId, show } from "./dom.js";
 import * as photo from "./photo.js";
 import { drawProblem, drawResult } from "./result.js";
 
-const FIELDS = { bin_id: "bin", expected_quantity: "quantity", weight: "weight", weight_unit: "weight-unit", expected_weight: "expected-weight" };
+const FIELDS = { bin_id: "bin", expected_quantity: "quantity", weight: "weight", weight_unit: "weight-unit", expected_weight: "expected-weight", station: "station" };
+const STATION = "binwatch-station";
 
 let checked = null; // the photo that the last verdict is about
 
@@ -16,6 +17,9 @@ export function setUp(onAnswer) {
   bin.setUp(onBin);
   const form = byId("check");
   form.addEventListener("submit", (event) => { event.preventDefault(); send("/verify", onAnswer); });
+  const station = byId("station");
+  station.value = localStorage.getItem(STATION) ?? "";
+  station.addEventListener("change", () => localStorage.setItem(STATION, station.value.trim()));
   byId("count-only").addEventListener("click", () => send("/predict", onAnswer));
   byId("fewer").addEventListener("click", () => step(-1));
   byId("more").addEventListener("click", () => step(1));
@@ -51,8 +55,8 @@ async function send(path, onAnswer) {
     return;
   }
   const body = new FormData();
-  if (path === "/verify") {
-    for (const [name, text] of Object.entries(fields())) body.append(name, text);
+  for (const [name, text] of Object.entries(fields())) {
+    if (path === "/verify" || name === "station") body.append(name, text);
   }
   body.append("attention", "1");
   body.append("photo", photo.chosen, "photo");

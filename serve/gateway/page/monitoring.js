@@ -3,6 +3,7 @@
 import { request } from "./api.js";
 import { figure, gauge, lines, stacks, table } from "./charts.js";
 import { byId, el, icon, percent } from "./dom.js";
+import { comparison } from "./comparison.js";
 import * as history from "./history.js";
 
 const VERDICTS = ["match", "unsure", "mismatch"];
@@ -54,7 +55,7 @@ function sections(report) {
   const labels = bucketLabels(report.buckets);
   const parts = [alerts(report.alerts || []), tiles(report)];
   parts.push(el("div", { class: "grid" }, charts(report, labels)));
-  parts.push(...evidence(report.totals), ...recounts(report.recounts), ...stations(report.stations));
+  parts.push(...comparison(report.comparison), ...evidence(report.totals), ...recounts(report.recounts), ...stations(report.stations));
   parts.push(drift(report.drift || []), versions(report.model_versions || {}));
   if (report.notes?.length) parts.push(el("ul", { class: "notes help" }, report.notes.map((note) => el("li", {}, note))));
   return parts;

@@ -1,0 +1,1 @@
+"""TLS in front of the gateway and MLflow: Caddy with the settings of ``Caddyfile``, in an image of its own."""
