@@ -43,7 +43,7 @@ def add_data(to: ArgumentParser, environ: Mapping[str, str] = os.environ, exclud
 
 def add_recounts(to: ArgumentParser) -> None:
     """--recounts, for scripts that read photos themselves."""
-    to.add_argument("--recounts", type=Path, metavar="FOLDER", help="recounted bins, which are trained on, too")
+    to.add_argument("--recounts", metavar="PLACE", help="folder or bucket of recounts, which are trained on, too")
 
 
 def add_recipe(to: ArgumentParser, environ: Mapping[str, str] = os.environ, exclude: Collection[str] = ()) -> None:

@@ -12,8 +12,10 @@ import sys
 from pathlib import Path
 
 from serve.gateway.records.location import is_database, path_problems
-from serve.gateway.settings import BIND, GatewaySettings
+from serve.gateway.settings import BIND, TLS_HOST, GatewaySettings
 from serve.monitoring.monitor_settings import MonitorSettings
+from serve.observe.observe_settings import AlertmanagerSettings
+from serve.proxy.proxy_settings import ProxySettings
 from serve.settings import problems_of
 from serve.settings.worker_check import worker_problems
 from trainer import entrypoint
@@ -21,15 +23,16 @@ from trainer.pipeline.source_check import source_problems
 from trainer.pipeline.trainer_settings import TrainerSettings
 from trainer.promotion.promoter_settings import PromoterSettings
 
-CLASSES = (TrainerSettings, PromoterSettings, MonitorSettings, GatewaySettings)
+CLASSES = (TrainerSettings, PromoterSettings, MonitorSettings, ProxySettings, AlertmanagerSettings)
 
 
 def main(args: argparse.Namespace) -> int:
     lines = os.environ.get("BINWATCH_SETTINGS", "").splitlines()
     environ = {**os.environ, **{name: text for name, _, text in (line.partition("=") for line in lines)}}
-    if args.build:
-        environ.pop(BIND, None)  # whether there are the keys that it demands is seen when the container runs
+    # whether there are the keys that these demand is seen when the container runs
+    fenced = {name: text for name, text in environ.items() if not args.build or name not in (BIND, TLS_HOST)}
     problems = [problem for cls in CLASSES for problem in problems_of(cls, environ)] + worker_problems(environ)
+    problems += problems_of(GatewaySettings, fenced)
     data = environ.get("BINWATCH_DATA", "").strip()
     if data and not data.startswith("s3://") and not args.build:
         problems += source_problems(Path(data))

@@ -16,23 +16,24 @@ import _cli
 from serve.monitoring.monitor import Journal, Monitor, parse_window, watch
 from serve.monitoring.monitor_settings import MonitorSettings
 from serve.monitoring.reader import open_source
+from serve.objects.places import open_objects
 from trainer import entrypoint
 
 
 def main(args: Namespace) -> int:
     settings, since = _cli.read_settings(MonitorSettings, args), parse_window(args.since)
     source = open_source(settings.capture, settings.s3_endpoint)
+    out = open_objects(settings.monitoring, settings.s3_endpoint)
+    recounts = open_objects(settings.recounts, settings.s3_endpoint) if settings.recounts else None
     journal: Journal | None = None
     if not args.no_tracking:
         from trainer.reporting import monitoring_runs  # MLflow takes 1.5 s and 130 MB, and is optional
         from trainer.reporting.history import HistoryExporter
 
-        history = HistoryExporter(settings.tracking_uri, settings.monitoring)
+        history = HistoryExporter(settings.tracking_uri, out)
         journal = monitoring_runs.Journal(settings.tracking_uri, history)
     webhook = settings.alert_webhook or ""
-    monitor = Monitor(
-        source, settings.monitoring, since, settings.thresholds, webhook, journal, settings.recounts, settings.alpha
-    )
+    monitor = Monitor(source, out, since, settings.thresholds, webhook, journal, recounts, settings.alpha)
     if args.watch:
         stop = Event()
         signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -25,6 +25,7 @@
     ├── TrainingError    a training that cannot continue
     ├── TrackingError    MLflow does not answer, or not as expected
     ├── LockHeldError    another process holds an exclusive lock
+    ├── LockLostError    this process no longer holds its lock
     ├── AwsError         AWS refuses, or does not answer; ``code`` and ``message`` are its own
     └── ServerError      TorchServe does not answer
         ├── PromoterTimeoutError  the promoter does not deal with a version in time
@@ -189,6 +190,10 @@ class TrackingError(BinwatchError):
 
 class LockHeldError(BinwatchError):
     """Another process holds an exclusive lock."""
+
+
+class LockLostError(BinwatchError):
+    """This process no longer holds its lock, or cannot ask for it: it must change nothing."""
 
 
 class AwsError(BinwatchError):

@@ -58,10 +58,10 @@ def data_spec(options: Mapping[str, object], drawn: Path) -> DataSpec:
         train_share=1.0 if train_share is None else train_share,
         drop_suspects=drop_suspects or 0.0,
         relabel_file=Path(str(options["relabel_file"])) if options.get("relabel_file") else None,
-        recounts=Path(str(options["recounts"])) if options.get("recounts") else None,
+        recounts=_recounts(str(options["recounts"]), drawn) if options.get("recounts") else None,
     )
     if is_bucket:
-        return replace(spec, source=_mirror(data, spec, drawn.with_name("s3")))
+        return _mirrored(data, spec, drawn.with_name("s3"), bool(options.get("counts")))
     return spec if data else replace(spec, source=_draw(drawn))
 
 
@@ -103,10 +103,19 @@ def _refuse(problems: list[str]) -> None:
         raise SettingsError("; ".join(problems))
 
 
-def _mirror(uri: str, spec: DataSpec, cache: Path) -> Path:
+def _mirrored(uri: str, spec: DataSpec, cache: Path, has_counts: bool) -> DataSpec:
+    """``spec`` with a local copy of a bucket, and the counts of a prepared dataset unless it has others."""
     from trainer.data import transfer  # importing boto3 takes half a second, and most calls do not need it
 
-    return transfer.mirror(uri, cache, spec)
+    source = transfer.mirror(uri, cache, spec)
+    prepared_counts = None if has_counts else prepared.counts_of(source)
+    return replace(spec, source=source, counts=counts.parse(prepared_counts) if prepared_counts else spec.counts)
+
+
+def _recounts(place: str, drawn: Path) -> Path:
+    from trainer.data.mirrors.recount_mirror import RECOUNT_CACHE, recount_folder
+
+    return recount_folder(place, drawn.with_name(RECOUNT_CACHE))
 
 
 def _draw(drawn: Path) -> Path:

@@ -34,8 +34,8 @@ def free_port(preferred: int = 0) -> int:
 
 
 @contextmanager
-def mlflow_server(state: Path, port: int | None = None) -> Iterator[str]:
-    """MLflow on SQLite, with its files below ``state``; yields its address."""
+def mlflow_server(state: Path, port: int | None = None, artifacts: str = "") -> Iterator[str]:
+    """MLflow on SQLite, with its files below ``state``; yields its address. ``artifacts``: s3://..., if not there."""
     port = port or free_port()
     state.mkdir(parents=True, exist_ok=True)
     command = [
@@ -52,7 +52,7 @@ def mlflow_server(state: Path, port: int | None = None) -> Iterator[str]:
         "--backend-store-uri",
         f"sqlite:///{state.resolve() / 'mlflow.db'}",
         "--artifacts-destination",
-        state.resolve() / "artifacts",
+        artifacts or state.resolve() / "artifacts",
         "--serve-artifacts",
     ]
     environ = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -100,9 +100,10 @@ def metrics_url(state: Path) -> str:
 
 
 @contextmanager
-def s3_server(state: Path) -> Iterator[str]:
+def s3_server(state: Path, port: int | None = None) -> Iterator[str]:
     """An S3 server (SeaweedFS) that needs no credentials; yields its address."""
-    ports = {name: free_port() for name in ("master.port", "volume.port", "filer.port", "s3.port")}
+    ports = {name: free_port() for name in ("master.port", "volume.port", "filer.port")}
+    ports["s3.port"] = port or free_port()
     grpc = {f"{name}.grpc": free_port() for name in ports}
     (state / "weed").mkdir(parents=True, exist_ok=True)
     command = [

@@ -223,6 +223,21 @@ def test_without_records_there_is_no_field_for_a_bin(
     assert not [entry for entry in log_of(browser, "browser") if entry["level"] == "SEVERE"]
 
 
+def test_the_station_is_sent_with_each_photo_and_remembered(
+    browser: WebDriver, page: Page, torchserve_answer: Upstream
+) -> None:
+    opened(browser, page)
+    by_id(browser, "station").send_keys("dock 3", Keys.TAB)
+    check_bin(browser, page, 5)
+    assert "dock%203" in torchserve_answer.headers[ATTRIBUTES]
+    opened(browser, page)
+    assert value_of(browser, "station") == "dock 3"
+    by_id(browser, "station").clear()
+    by_id(browser, "quantity").click()
+    check_bin(browser, page, 5)
+    assert "station" not in torchserve_answer.headers[ATTRIBUTES]
+
+
 def test_where_the_model_looked_is_shown_on_request(
     browser: WebDriver, page: Page, torchserve_answer: Upstream, answer: dict[str, Any]
 ) -> None:

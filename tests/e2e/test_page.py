@@ -337,6 +337,42 @@ def test_monitoring_says_what_the_verdicts_rest_on_where_the_report_knows(browse
     text_with(browser, "Drift since training")
 
 
+def test_monitoring_compares_a_challenger_with_the_champion_on_live_traffic(browser: WebDriver, page: Page) -> None:
+    traffic = {"answered": 100, "failed": 0}
+    trial = {
+        "version": "2",
+        "champion": "1",
+        "plan": "shadow",
+        "stage": "shadow",
+        "step": "wait",
+        "reason": "100 of 400 photos are compared",
+        "comparison": {
+            "champion": traffic,
+            "challenger": traffic,
+            "counts": {"2>2": 50, "3>2": 40, "3>3": 10},
+            "verdicts": {"match>match": 90, "match>mismatch": 10},
+        },
+        "agreement": {
+            "2": {"photos": 50, "share": 1.0, "expected": 0.9},
+            "3": {"photos": 50, "share": 0.2, "expected": None},
+        },
+        "latency_ms": {"champion": 31.2, "challenger": 40.0},
+    }
+    file = page.home / "monitoring" / "monitoring.json"
+    file.write_text(json.dumps({**monitoring_report(), "comparison": trial}))
+    open_page(browser, f"{page.url}/#monitoring")
+    text_with(browser, "Version 2 beside version 1", "It is under way.", "100 of 400 photos are compared")
+    rows = browser.find_elements(By.CSS_SELECTOR, "[aria-labelledby=comparison-title] tbody tr")
+    assert [row.text for row in rows] == [
+        "1, champion 100 0 31 ms",
+        "2, challenger 100 0 40 ms",
+        "2 50 0 100 % 90 %",
+        "3 40 10 20 % -",
+        "match 90 10",
+    ]
+    assert axe_violations(browser) == []
+
+
 def test_a_period_in_which_every_answer_failed_is_shown(browser: WebDriver, page: Page) -> None:
     report = monitoring_report()
     drift = [{**entry, "psi": None, "alert": False} for entry in report["drift"]]

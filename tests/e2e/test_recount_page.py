@@ -17,11 +17,12 @@ from selenium.webdriver.remote.webdriver import WebDriver
 
 from serve.gateway import keys
 from serve.local.servers import free_port
-from serve.recount.recount_entities import Recount, read_recount
+from serve.recount.recount_entities import Recount
 from tests.e2e.conftest import log_of, text_with
 from tests.e2e.test_page import DESKTOP, PHONE, axe_violations, by_id, open_page, overflow_px, wait
 from tests.integration.recounting import RecountGateway, event, recount_gateway
 from tests.integration.upstream import Upstream, upstream_server
+from tests.recounting import recount_in
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
 EVIL = "<img src=x onerror=\"document.title='owned'\">"
@@ -90,7 +91,7 @@ def press(browser: WebDriver, *names: str) -> None:
 
 def settled(gateway: RecountGateway) -> dict[str, Recount]:
     paths = sorted((gateway.folder / "settled").glob("*.json"))
-    return {path.stem: read_recount(path) for path in paths}
+    return {path.stem: recount_in(path) for path in paths}
 
 
 def wait_settled(gateway: RecountGateway, number: int) -> dict[str, Recount]:

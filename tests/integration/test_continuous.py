@@ -18,6 +18,7 @@ import pytest
 from mlflow import MlflowClient
 
 from serve.errors import DataError, LockHeldError, TrackingError, TrainingError
+from serve.objects.folder_objects import FolderObjects
 from tests import old_step_tags
 from tests.conftest import rounds
 from tests.integration.mortal import Killed, flaky, mortal, promoting
@@ -367,7 +368,8 @@ def test_new_photos_start_an_execution_in_which_old_ones_keep_their_split(
 
 def test_drift_starts_one_execution(registry: Registry, drawn: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    watcher = make_watcher(registry, drawn, state, monitoring=tmp_path)
+    monitoring = FolderObjects(tmp_path)
+    watcher = make_watcher(registry, drawn, state, monitoring=monitoring)
     assert watcher.poll()
     assert watcher.poll() is None
     made_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -379,7 +381,9 @@ def test_drift_starts_one_execution(registry: Registry, drawn: Path, tmp_path: P
     assert "drift of brightness" in execution.why[0]
     assert execution.decision == "refused"  # there is nothing new to learn from, and it costs no training
     assert cached(execution)["train"]
-    assert make_watcher(registry, drawn, state, monitoring=tmp_path).poll() is None  # nor after a restart
+    assert (
+        make_watcher(registry, drawn, state, monitoring=FolderObjects(tmp_path)).poll() is None
+    )  # nor after a restart
 
 
 def test_there_is_one_execution_at_a_time_and_the_second_names_the_holder_of_the_lock(

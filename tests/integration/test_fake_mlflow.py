@@ -13,6 +13,7 @@ from serve.manifest import Manifest
 from serve.monitoring.monitor import Monitor
 from serve.monitoring.monitor_settings import Thresholds
 from serve.monitoring.reader import FolderSource
+from serve.objects.folder_objects import FolderObjects
 from tests import small_archives as small
 from tests.benchmarks.drawn_capture import draw_records, draw_reference, write_records
 from tests.conftest import rounds
@@ -114,7 +115,7 @@ class Callers:
         registry = Registry(url)
         self.promoter = Promoter(registry, self.shelf, self.shelf.folder / "accuracy.json", trusted=trusted)
         write_records(folder / "capture", draw_records(50, 3, NOW - timedelta(hours=2), timedelta(hours=1), "1"))
-        out = folder / "monitoring"
+        out = FolderObjects(folder / "monitoring")
         self.journal = Journal(url, HistoryExporter(url, out))
         source = FolderSource(folder / "capture")
         self.monitor = Monitor(source, out, timedelta(hours=24), Thresholds(), journal=self.journal)

@@ -14,6 +14,7 @@ from serve.capture_record import Event, record
 from serve.errors import DataError, TrackingError
 from serve.monitoring import find_event
 from serve.monitoring.reader import FolderSource
+from serve.objects.folder_objects import FolderObjects
 from trainer.registry.entities import Status
 from trainer.registry.mlflow_registry import Registry
 from trainer.reporting.history import FILE, HistoryExporter, serving_table
@@ -57,7 +58,7 @@ def test_the_history_is_told_and_written_and_leads_back_to_run_data_and_code(
     steps = [{"name": "train", "status": "Succeeded", "seconds": 3.0}]
     run_id = executed(registry, {"decision": "promoted", "challenger": {"version": second}, "steps": steps})
 
-    exporter = HistoryExporter(mlflow_url, tmp_path / "monitoring")
+    exporter = HistoryExporter(mlflow_url, FolderObjects(tmp_path / "monitoring"))
     Journal(mlflow_url, exporter).log({"buckets": [], "alerts": [], "records": 0, "to": "2026-11-24T00:00:00Z"})
     history = json.loads((tmp_path / "monitoring" / FILE).read_text())
     assert [path.name for path in (tmp_path / "monitoring").iterdir()] == [FILE]
@@ -119,7 +120,7 @@ def test_an_mlflow_that_is_away_and_a_folder_that_cannot_be_written_are_told_apa
 ) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=FILE):
-        HistoryExporter(mlflow_url, tmp_path / "file").write()
+        HistoryExporter(mlflow_url, FolderObjects(tmp_path / "file")).write()
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9"):
-        HistoryExporter("http://127.0.0.1:9", tmp_path).write()
+        HistoryExporter("http://127.0.0.1:9", FolderObjects(tmp_path)).write()

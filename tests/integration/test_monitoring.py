@@ -21,6 +21,7 @@ from serve.local.servers import s3_server
 from serve.monitoring import capture_rows, reader
 from serve.monitoring.monitor import Monitor
 from serve.monitoring.monitor_settings import Thresholds
+from serve.objects.folder_objects import FolderObjects
 from tests.benchmarks import bench_monitor
 from tests.benchmarks.drawn_capture import draw_records, draw_reference, write_records
 from tests.conftest import rounds
@@ -66,7 +67,7 @@ def delete_runs(mlflow_url: str) -> Iterator[None]:
 
 
 def new_monitor(folder: Path, out: Path, url: str) -> Monitor:
-    return Monitor(reader.FolderSource(folder), out, 24 * HOURS, Thresholds(), journal=Journal(url))
+    return Monitor(reader.FolderSource(folder), FolderObjects(out), 24 * HOURS, Thresholds(), journal=Journal(url))
 
 
 def test_mlflow_gets_a_run_a_day_with_curves_and_pictures(registry: Registry, mlflow_url: str, tmp_path: Path) -> None:
@@ -272,10 +273,10 @@ def test_a_bucket_is_read_like_a_folder(tmp_path: Path, monkeypatch: pytest.Monk
         for path in (tmp_path / "capture").rglob("*.jsonl"):
             client.upload_file(str(path), "bins", f"kept/{path.relative_to(tmp_path / 'capture')}")
         folder = Monitor(
-            reader.FolderSource(tmp_path / "capture"), tmp_path / "one", 24 * HOURS, Thresholds()
+            reader.FolderSource(tmp_path / "capture"), FolderObjects(tmp_path / "one"), 24 * HOURS, Thresholds()
         ).run_once(NOW)
         bucket = reader.open_source("s3://bins/kept/", url)
-        watching = Monitor(bucket, tmp_path / "two", 24 * HOURS, Thresholds())
+        watching = Monitor(bucket, FolderObjects(tmp_path / "two"), 24 * HOURS, Thresholds())
         assert watching.run_once(NOW) == folder
         assert folder.records == 600
         assert watching.run_once(NOW) == folder
