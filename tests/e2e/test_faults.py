@@ -28,7 +28,7 @@ from trainer.registry.signed_archive import fetch
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.usefixtures("docker"),
-    # docker's adapter for sockets leaves one that nobody listens on, such as a killed server's, to the garbage collector
+    # docker's adapter for sockets leaves one that nobody listens on to the garbage collector
     pytest.mark.filterwarnings("ignore:unclosed <socket.socket fd=[0-9]+, family=1,:ResourceWarning"),
 ]
 
