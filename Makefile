@@ -37,7 +37,7 @@ check: $(READY) ## ruff, mypy strict, tests
 
 proof: $(READY) toolkits ## what takes long: every round of the tests that CI samples, then the benchmarks
 	@BINWATCH_PROOF=1 $(PY) -m pytest -m "not e2e"
-	@BINWATCH_PROOF=1 $(PY) -m pytest -s tests/e2e/test_faults.py tests/e2e/test_swarm.py
+	@BINWATCH_PROOF=1 $(PY) -m pytest -s tests/e2e/test_faults.py tests/e2e/test_swarm.py tests/e2e/test_front.py
 	@$(MAKE) bench
 
 bench: $(READY) ## all benchmarks against their peers; DATA= the photos

@@ -35,7 +35,7 @@ PROMOTIONS = frozenset({"test_healing", "test_pipeline", "test_probation", "test
 """The files with the TorchServe of promotions; the others have a second one, so that neither row is too long."""
 
 
-LONGEST = frozenset({"test_continuous", "test_distributed", "test_extra", "test_ray", "test_story", "test_tune"})
+LONGEST = frozenset({"test_continuous", "test_distributed", "test_extra", "test_story", "test_tune"})
 """The files whose tests take minutes, besides the rows."""
 
 

@@ -1,6 +1,7 @@
 """The profiles tls and observe: the proxy in front of gateway and MLflow, Prometheus, and an alert that is posted."""
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -15,7 +16,11 @@ import requests
 from serve.local.servers import free_port
 from tests.e2e.stack import ROOT, Stack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("docker")]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.usefixtures("docker"),
+    pytest.mark.skipif(not os.environ.get("BINWATCH_PROOF"), reason="builds two more images: make proof"),
+]
 
 PROJECT = "binwatch-e2e-front"
 SERVICES = ("gateway", "mlflow", "proxy", "prometheus", "alertmanager")

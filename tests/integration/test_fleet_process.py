@@ -13,6 +13,7 @@ from serve.local.servers import free_port
 from serve.routing.route_table import ROUTES, Routes
 from tests.integration.fleets import HOST, hosts, until
 from tests.integration.promoting import challenger
+from trainer.registry import signing
 from trainer.registry.mlflow_registry import Registry
 from trainer.training.run import Trained
 
@@ -31,7 +32,8 @@ def asked(url: str) -> Routes | None:
 def test_a_promoter_that_is_killed_in_the_middle_is_followed_by_one_that_finishes(
     registry: Registry, trained: Trained, tmp_path: Path
 ) -> None:
-    first = challenger(registry, trained, 0.5)
+    keys = signing.ensure_key_pair(tmp_path / "keys")
+    first = challenger(registry, trained, 0.5, keys=keys)
     port = free_port()
     url = f"http://{HOST}:{port}"
     (tmp_path / "store").mkdir()
@@ -43,6 +45,7 @@ def test_a_promoter_that_is_killed_in_the_middle_is_followed_by_one_that_finishe
             "BINWATCH_PROMOTER_URL": url,
             "BINWATCH_MODEL_STORE": str(tmp_path / "store"),
             "BINWATCH_STATE": str(tmp_path / "state"),
+            "BINWATCH_VERIFY_KEY": str(keys.public),
             "BINWATCH_WATCH_S": "0",
             "BINWATCH_WORKERS": "1",
             "MLFLOW_TRACKING_URI": registry.uri,
@@ -59,7 +62,7 @@ def test_a_promoter_that_is_killed_in_the_middle_is_followed_by_one_that_finishe
             process = subprocess.Popen(command, cwd=ROOT, env=environ, stderr=log)
             try:
                 until(lambda: answers_with(first), "version 1 on all servers")
-                second = challenger(registry, trained, 0.6, compared_with=first)
+                second = challenger(registry, trained, 0.6, compared_with=first, keys=keys)
                 until(lambda: any(second in server.loaded() for server in servers), "the second version on a server")
             finally:
                 process.send_signal(signal.SIGKILL)

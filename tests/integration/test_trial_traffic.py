@@ -17,6 +17,7 @@ from serve.routing.route_board import RouteBoard
 from tests.conftest import Served
 from tests.integration.promoting import alias, challenger
 from tests.integration.test_serving import altered
+from trainer.artifacts import ARCHIVE_FILE
 from trainer.promotion.fleet.door import Door, opened
 from trainer.promotion.outcome import PromotionOutcome, Upkeep
 from trainer.promotion.promoter import Promoter
@@ -75,9 +76,10 @@ def site(registry: Registry, served: Served, trained: Trained, tmp_path: Path) -
             yield site
 
 
-def archive_that(trained: Trained, target: Path, behaviour: bytes) -> Path:
-    """The archive with a handler that also does ``behaviour``, but not for health checks."""
-    return altered(trained.archive, target, "handler.py", {ENTRIES: ENTRIES + b"; " + behaviour})
+def archive_that(trained: Trained, folder: Path, behaviour: bytes) -> Path:
+    """The archive, in ``folder``, with a handler that also does ``behaviour``, but not for health checks."""
+    folder.mkdir()
+    return altered(trained.archive, folder / ARCHIVE_FILE, "handler.py", {ENTRIES: ENTRIES + b"; " + behaviour})
 
 
 def test_what_is_worse_at_one_count_never_answers_and_what_is_slower_is_returned_at_its_first_share(
@@ -88,7 +90,7 @@ def test_what_is_worse_at_one_count_never_answers_and_what_is_slower_is_returned
     blind = f"[entry.update(count=entry['count'] % 5 + 1) for entry in entries if entry.get('count') == {count}]"
     behaviour = f"request.probe or {blind}".encode()
     worse = challenger(
-        site.registry, trained, 0.5, compared_with="1", archive=archive_that(trained, tmp_path / "b.mar", behaviour)
+        site.registry, trained, 0.5, compared_with="1", archive=archive_that(trained, tmp_path / "worse", behaviour)
     )
     outcome, versions = site.until_decided(site.promoter("shadow"))
     assert (outcome.did, outcome.version) == (Status.REJECTED, worse)
@@ -99,7 +101,7 @@ def test_what_is_worse_at_one_count_never_answers_and_what_is_slower_is_returned
         trained,
         0.5,
         compared_with="1",
-        archive=archive_that(trained, tmp_path / "bin-counter.mar", b"request.probe or time.sleep(1.2)"),
+        archive=archive_that(trained, tmp_path / "slower", b"request.probe or time.sleep(1.2)"),
     )
     outcome, versions = site.until_decided(site.promoter("canary:50,100"))
     assert (outcome.did, outcome.version) == (Status.REJECTED, slower)

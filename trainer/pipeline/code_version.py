@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 TRAINING = (
     "serve/*.py",  # the code that is copied into the archive
     "serve/evidence/*.py",
+    "serve/objects/*.py",  # by which photos and labels come from buckets
     "trainer/data/**/*.py",
     "trainer/training/**/*.py",
     "trainer/evaluation/calibration.py",  # for the temperature and conformal scores in the manifest
@@ -22,6 +23,7 @@ EVALUATION = (
     "serve/*.py",
     "serve/evidence/*.py",
     "serve/archives/**/*.py",
+    "serve/objects/*.py",
     "trainer/data/**/*.py",
     *(f"trainer/evaluation/{stem}.py" for stem in ("evaluate", "alarms", "record_alarms", "calibration", "statistics")),
 )
