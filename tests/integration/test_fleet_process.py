@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import requests
 
 from serve.local.servers import free_port
@@ -30,8 +31,9 @@ def asked(url: str) -> Routes | None:
 
 
 def test_a_promoter_that_is_killed_in_the_middle_is_followed_by_one_that_finishes(
-    registry: Registry, trained: Trained, tmp_path: Path
+    registry: Registry, trained: Trained, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    tmp_path = tmp_path_factory.mktemp("fleet")  # a socket's path has at most 107 characters
     keys = signing.ensure_key_pair(tmp_path / "keys")
     first = challenger(registry, trained, 0.5, keys=keys)
     port = free_port()
