@@ -417,6 +417,7 @@ def test_the_keyboard_is_enough(browser: WebDriver, page: Page) -> None:
     press(Keys.ARROW_UP, Keys.ARROW_UP, Keys.ARROW_DOWN)
     assert by_id(browser, "quantity").get_property("value") == "1"
     assert press(Keys.TAB) == "Weighed it too? (optional)"
+    assert press(Keys.TAB) == "station"
     assert press(Keys.TAB) == "submit"
     press(Keys.ENTER)
     wait(browser, lambda driver: driver.switch_to.active_element.get_attribute("id") == "result-title")
