@@ -83,6 +83,10 @@ def rounds(sample: int, full: int) -> int:
     return full if os.environ.get("BINWATCH_PROOF") else sample
 
 
+proof = pytest.mark.skipif(not os.environ.get("BINWATCH_PROOF"), reason="takes minutes: make proof")
+"""Marks a test that only `make proof` runs."""
+
+
 def need(name: str, present: bool, reason: str) -> None:
     """Skip where ``name`` is missing; fail where BINWATCH_REQUIRE lists it."""
     if present:

@@ -12,6 +12,7 @@ import requests
 
 from serve.local.servers import free_port
 from serve.routing.route_table import ROUTES, Routes
+from tests.conftest import proof
 from tests.integration.fleets import HOST, hosts, until
 from tests.integration.promoting import challenger
 from trainer.registry import signing
@@ -30,6 +31,7 @@ def asked(url: str) -> Routes | None:
     return ROUTES.validate_json(response.content) if response.ok else None
 
 
+@proof
 def test_a_promoter_that_is_killed_in_the_middle_is_followed_by_one_that_finishes(
     registry: Registry, trained: Trained, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import boto3
 import pytest
 
+from tests.conftest import proof
 from trainer.data import transfer
 from trainer.experiments.runners import Job, job_host
 from trainer.experiments.runners.job_host import HostAddress, JobHost, JobPlace, Progress
@@ -56,6 +57,7 @@ def keys(s3: str, prefix: str) -> set[str]:
     return set(S3Store(f"s3://{BUCKET}/{prefix}", s3).keys(""))
 
 
+@proof
 def test_another_host_goes_on_from_the_checkpoint_in_the_bucket(host_of: JobPlace, s3: str, tmp_path: Path) -> None:
     lost, heir = (JobHost(job(tmp_path), host_of) for _ in range(2))
     lost.start(HOSTS, 0)

@@ -8,6 +8,7 @@ import pytest
 
 from serve.errors import DataError
 from serve.links import s3_client
+from tests.conftest import proof
 from tests.recounting import picture, put_recount
 from tests.unit.test_recount_store import files
 from trainer.data import prepared, transfer
@@ -29,6 +30,7 @@ def source(drawn: Path, tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
+@proof
 def test_a_training_elsewhere_reads_what_was_prepared_here(
     source: Path, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from serve.errors import SettingsError
+from tests.conftest import proof
 from tests.integration.raylets import TOKEN, Raylets, raylets
 from trainer.data.counts import Counts
 from trainer.data.prepare import prepare
@@ -18,7 +19,6 @@ from trainer.experiments.runners import EpochReport, Job
 from trainer.experiments.runners.ray_job import RayRunner
 from trainer.experiments.tune import Search, Space, Trial
 
-PROOF = pytest.mark.skipif(not os.environ.get("BINWATCH_PROOF"), reason="a cluster takes minutes: make proof")
 CLOSE = 4e-3
 FIXED = {"recipe": "hpo-frozen", "architecture": "resnet18", "weights": "none", "size_px": "32", "seed": "0"}
 SHARED = {"recipe": "tiny", "epochs": "2", "batch_size": "16", "limit": "90", "learning_rate": "0.0001"}
@@ -58,7 +58,7 @@ def test_a_cluster_that_is_not_there_is_one_sentence() -> None:
         runners.runner("ray")
 
 
-@PROOF
+@proof
 def test_a_job_whose_host_is_lost_goes_on_elsewhere_with_the_same_losses(
     cluster: Raylets, data: Path, tmp_path: Path
 ) -> None:
@@ -89,7 +89,7 @@ def test_a_job_whose_host_is_lost_goes_on_elsewhere_with_the_same_losses(
     assert losses(on_cluster) == losses(alone)
 
 
-@PROOF
+@proof
 def test_a_job_that_is_pruned_gets_sigterm_and_leaves_a_checkpoint(
     cluster: Raylets, data: Path, tmp_path: Path
 ) -> None:
@@ -119,7 +119,7 @@ def read_bytes(path: Path) -> bytes:
         return b""
 
 
-@PROOF
+@proof
 def test_two_hosts_of_a_cluster_learn_what_one_learns(cluster: Raylets, drawn: Path, tmp_path: Path) -> None:
     cluster.add(4, cpus=1)
     both, alone = (job(tmp_path / name, drawn, **SHARED) for name in ("both", "alone"))
@@ -132,7 +132,7 @@ def best(trials: list[Trial]) -> Trial:
     return min((trial for trial in trials if trial.loss is not None), key=lambda trial: trial.loss or 0.0)
 
 
-@PROOF
+@proof
 def test_a_search_on_three_hosts_of_which_one_is_lost_finds_the_same_best_trial(
     cluster: Raylets, data: Path, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from serve.errors import DataError
-from tests.conftest import rounds, start_torchserve
+from tests.conftest import proof, rounds, start_torchserve
 from tests.once import Run
 from trainer.data.abid import FILE_LIST, LABELS, file_list_json, read_file_list, select_ids
 from trainer.data.counts import Counts
@@ -48,6 +48,7 @@ def source(abid: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@proof
 def test_the_report_s_story(registry: Registry, once: Run, source: Path, tmp_path: Path) -> None:
     served = start_torchserve(once, "story")
     promoter = Promoter(registry, served.rollout, served.store / "accuracy.json")

@@ -13,7 +13,7 @@ from serve.archives.archive import manifest_of, stamp, unpacked
 from serve.errors import TrainingError
 from serve.manifest import FP32_MODEL
 from serve.runtime import onnx_runner
-from tests.conftest import rounds
+from tests.conftest import proof
 from tests.models import TINY
 from trainer.training.export import write_archive
 from trainer.training.networks import Counter, create
@@ -70,7 +70,8 @@ def test_the_positions_of_a_transformer_are_interpolated(tmp_path: Path) -> None
     assert features(counter, photos()).shape == (3, 64)
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_convnext"][: rounds(1, 2)])
+@proof
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
 def test_it_is_trained_exported_and_served_like_ours(name: str, trained: Trained, tmp_path: Path) -> None:
     recipe = replace(TINY, architecture=f"timm:{name}", size_px=trained.data.size_px, epochs=1)
     result = fit(trained.data, recipe)
