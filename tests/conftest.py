@@ -182,6 +182,15 @@ def registry(mlflow_url: str) -> "Iterator[Registry]":
         client.delete_run(run_id)
 
 
+@pytest.fixture
+def no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No credentials of AWS, of the environment or of files."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+
+
 @pytest.fixture(scope="session")
 def s3(once: Run) -> str:
     """The address of the run's S3 server, which asks for no credentials. Tests share it: name buckets after yours."""

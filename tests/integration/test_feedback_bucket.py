@@ -15,15 +15,9 @@ from serve.monitoring import capture_rows
 from serve.monitoring.reader import Reader, open_source
 from tests.unit.test_capture import until
 
+pytestmark = pytest.mark.usefixtures("no_credentials")
+
 CAPTURE = "s3://bins/live"
-
-
-@pytest.fixture(autouse=True)
-def no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, str(tmp_path / "none"))
 
 
 def send(state: Path, endpoint: str, counts: dict[UUID, int]) -> list[int]:

@@ -26,15 +26,9 @@ from trainer.data.counts import Counts
 from trainer.data.mirrors import recount_mirror
 from trainer.data.recounts import read_recounts
 
+pytestmark = pytest.mark.usefixtures("no_credentials")
+
 NAMES = itertools.count()
-
-
-@pytest.fixture(autouse=True)
-def no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, str(tmp_path / "none"))
 
 
 @pytest.fixture

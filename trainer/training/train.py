@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from serve.evidence.record_model import MEASURES
-from trainer.data.dataset import Dataset
+from trainer.data.dataset import Dataset, Part
 from trainer.training import distributed
 from trainer.training.features import split_frozen
 from trainer.training.loop.batches import join_extra, learned_counts, with_measures
@@ -66,8 +66,7 @@ def fit(
     if recipe.extra:
         data = replace(data, train=join_extra(data, class_indices))
     train, left_out = fold.divide(data.train) if fold else (data.train, None)
-    train = with_measures(train) if recipe.auxiliary else train
-    data = replace(data, train=replace(train, taught=lesson.of(train)) if lesson else train)
+    data = replace(data, train=_with_targets(train, recipe, lesson))
     training = Training(trainable, data, recipe, device, stop_on=stop_on, on_epoch=on_epoch, on_rule=on_rule)
     training.begin(checkpoints)
     for epoch in training.state.epochs:
@@ -86,3 +85,9 @@ def fit(
         precision=training.step.precision,
         held_out=HeldOut(left_out.photos, predict_outputs(trainable, left_out).numpy()) if left_out else None,
     )
+
+
+def _with_targets(train: Part, recipe: Recipe, lesson: Lesson | None) -> Part:
+    """The photos to train on, with all that is learned beside their labels."""
+    train = with_measures(train) if recipe.auxiliary else train
+    return replace(train, taught=lesson.of(train)) if lesson else train
